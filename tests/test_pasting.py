@@ -1,0 +1,114 @@
+"""Mask pasting against hand-computed values and a pixel-by-pixel oracle."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+from pycocotools import mask as rle_codec
+
+from maskrcnn_jax import pasting
+
+
+def paste_slowly(mask, box, size):
+    """Every pixel of the image on its own, in float64 except for the corners of the box."""
+    num_cells = len(mask) + 2
+    padded = np.pad(mask.astype(np.float64), 1)
+    x0, y0, x1, y1 = np.asarray(box, np.float32)
+    half_w = (x1 - x0) * np.float32(0.5) * np.float32(num_cells / len(mask))
+    half_h = (y1 - y0) * np.float32(0.5) * np.float32(num_cells / len(mask))
+    x, y = (x0 + x1) * np.float32(0.5), (y0 + y1) * np.float32(0.5)
+    x0, y0, x1, y1 = int(x - half_w), int(y - half_h), int(x + half_w), int(y + half_h)
+    width, height = max(x1 - x0 + 1, 1), max(y1 - y0 + 1, 1)
+
+    def cells(pixel, extent):
+        position = max((pixel + 0.5) * num_cells / extent - 0.5, 0)
+        low = min(math.floor(position), num_cells - 1)
+        return low, min(low + 1, num_cells - 1), position - low
+
+    image = np.zeros(size)
+    for row in range(max(y0, 0), min(y1 + 1, size[0])):
+        for column in range(max(x0, 0), min(x1 + 1, size[1])):
+            top, bottom, v = cells(row - y0, height)
+            left, right, u = cells(column - x0, width)
+            upper = padded[top, left] * (1 - u) + padded[top, right] * u
+            lower = padded[bottom, left] * (1 - u) + padded[bottom, right] * u
+            image[row, column] = upper * (1 - v) + lower * v
+    return image
+
+
+def test_paste_hand_computed_small():
+    # The 4x4 mask becomes 6x6, the box [2.3, 1.2, 7.9, 6.6] becomes [0.9, -0.15, 9.3, 7.95], in whole pixels
+    # [0, 0, 9, 7]: ten columns and eight rows for six cells.
+    image = pasting.paste(np.ones((1, 4, 4)), np.array([[2.3, 1.2, 7.9, 6.6]]), (9, 10))[0]
+    assert np.flatnonzero(image.any(1)).tolist() == list(range(1, 7))
+    np.testing.assert_allclose(image[1], [0, 0.25, *[0.625] * 6, 0.25, 0], atol=1e-6)
+    np.testing.assert_allclose(image[2], [0, 0.4, *[1] * 6, 0.4, 0], atol=1e-6)
+
+
+def test_paste_hand_computed_at_the_border():
+    image = pasting.paste(np.ones((1, 28, 28)), np.array([[0.0, 0, 10, 10]]), (12, 12))[0]
+    np.testing.assert_allclose(image[0], [0.745868, *[0.863636] * 9, 0.745867, 0], atol=1e-6)
+    np.testing.assert_allclose(image[5], [0.863636, *[1] * 9, 0.863636, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_paste_equals_the_oracle(seed):
+    rng = np.random.default_rng(seed)
+    size = tuple(rng.integers(20, 50, 2).tolist())
+    corners = rng.uniform(-15, 55, (2, 2)).astype(np.float32)
+    box = np.concatenate([corners.min(0), corners.max(0)])
+    mask = rng.random((rng.integers(1, 15),) * 2).astype(np.float32)
+    image = pasting.paste(mask[None], box[None], size)[0]
+    np.testing.assert_allclose(image, paste_slowly(mask, box, size), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [[-90, 5, -50, 15], [300, 5, 420, 15], [5, -90, 15, -50], [5, 300, 15, 420]],
+    ids=["left", "right", "above", "below"],
+)
+def test_a_box_outside_the_image_has_an_empty_patch(box):
+    patch, _ = pasting.paste_in_box(np.ones((28, 28)), np.array(box), (30, 40))
+    assert patch.size == 0
+    assert not pasting.paste(np.ones((1, 28, 28)), np.array([box]), (30, 40)).any()
+
+
+def test_a_box_without_area_covers_one_pixel():
+    patch, offset = pasting.paste_in_box(np.ones((28, 28)), np.array([7.0, 3, 7, 3]), (30, 40))
+    assert patch.shape == (1, 1) and offset == (3, 7)
+    np.testing.assert_allclose(patch, 1)
+
+
+def test_no_masks():
+    assert pasting.paste(np.zeros((0, 28, 28)), np.zeros((0, 4)), (30, 40)).shape == (0, 30, 40)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [[10, 5, 30, 25], [-20, -20, 60, 60], [20, 15, 39.9, 29.9], [-90, 5, -50, 15], [0, 0, 2, 29]],
+    ids=["inside", "all", "last pixel", "outside", "first column"],
+)
+def test_encode_equals_encoding_the_full_image(box):
+    noise = np.random.default_rng(0).random((28, 28)).astype(np.float32)
+    for mask in (noise, np.ones_like(noise), np.zeros_like(noise)):
+        patch, offset = pasting.paste_in_box(mask, np.array(box), (30, 40))
+        full = pasting.paste(mask[None], np.array([box]), (30, 40))[0] > 0.5
+        expected = rle_codec.encode(np.asfortranarray(full))
+        assert pasting.encode(patch, offset, (30, 40)) == {"size": [30, 40], "counts": expected["counts"].decode()}
+
+
+def test_encode_excludes_the_threshold():
+    patch = np.array([[0.5, 0.6], [0.5, 0.5]], np.float32)
+    assert rle_codec.area(pasting.encode(patch, (1, 1), (4, 4))) == 1
+
+
+def test_hundreds_of_small_objects_are_quick():
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 480, (300, 2))
+    boxes = np.concatenate([low, low + rng.uniform(8, 40, (300, 2))], axis=1).astype(np.float32)
+    masks = rng.random((300, 28, 28)).astype(np.float32)
+    start = time.perf_counter()
+    for mask, box in zip(masks, boxes, strict=True):
+        pasting.paste_in_box(mask, box, (520, 696))
+    assert time.perf_counter() - start < 0.5  # Full images would take ten times as long.

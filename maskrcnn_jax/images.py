@@ -1,0 +1,152 @@
+"""Pictures on the host: reading them as RGB and resizing them by torchvision's rule.
+
+Sizes are ``(height, width)`` in pixels, everywhere.
+"""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32, Int, UInt8
+from PIL import Image, ImageOps
+
+try:
+    import cv2
+except ImportError:  # OpenCV makes the resizing of training images faster; nothing depends on it.
+    cv2 = None
+
+Size = tuple[int, int]
+
+_ROWS_PER_BLOCK = 64  # Output rows blended at once: their intermediates stay in the cache.
+
+
+def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads a picture as RGB, turned the way its EXIF orientation says.
+
+    Grey and palette pictures become RGB, alpha is dropped without blending, and 16-bit grey values are divided by 257.
+    Pillow itself reduces 16-bit colour to its high byte, which differs from that by at most one level.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: The file cannot be read as a picture. The message names it.
+    """
+    try:
+        with Image.open(path) as picture:
+            return _to_rgb(ImageOps.exif_transpose(picture))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of many kinds on broken files, most without the name.
+        raise OSError(f"cannot read the image {os.fspath(path)}: {error}") from error
+
+
+def _to_rgb(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    if picture.mode.startswith("I"):  # "I;16", its big-endian twin, or "I": grey of more than 8 bits.
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"expected 16-bit values, got {values.min()} to {values.max()}")
+        return as_rgb(values.astype(np.uint16))
+    if picture.mode == "F":
+        raise ValueError("expected integer pixels, got floating point")
+    if "transparency" in picture.info:  # Pillow warns unless this becomes an alpha channel first.
+        picture = picture.convert("RGBA")
+    return np.asarray(picture.convert("RGB"))
+
+
+def as_rgb(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]:
+    """Makes an array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) an RGB image.
+
+    Grey is repeated and alpha dropped. uint8 stays, uint16 is divided by 257 and rounded to uint8, and floating point,
+    which has to lie in [0, 1], becomes float32.
+
+    Raises:
+        ValueError: The shape, dtype or range is another. The message says what was expected and what came.
+    """
+    image = np.asarray(image)
+    grey = image[:, :, None] if image.ndim == 2 else image
+    if grey.ndim != 3 or grey.shape[2] not in (1, 3, 4) or grey.size == 0:
+        raise ValueError(f"expected an image of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {image.shape}")
+    color = np.repeat(grey, 3, axis=2) if grey.shape[2] == 1 else grey[:, :, :3]
+    if color.dtype == np.uint8:
+        return color
+    if color.dtype == np.uint16:
+        return ((color.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if not np.issubdtype(color.dtype, np.floating):
+        raise ValueError(f"expected an image of dtype uint8, uint16 or floating point, got {color.dtype}")
+    if not (color.min() >= 0 and color.max() <= 1):  # NaN fails this too.
+        raise ValueError(f"expected floating-point pixels in [0, 1], got {color.min()} to {color.max()}")
+    return color.astype(np.float32)
+
+
+def resized_size(size: Sequence[int] | Int[np.ndarray, " 2"], short_side: int, max_long_side: int) -> Size:
+    """Size with the short side at ``short_side``, or smaller where the long one would exceed ``max_long_side``.
+
+    torchvision's rule: the factor is a float64 and the result truncated, so that a short side of 97 becomes 799
+    when 800 is asked for. Neither side falls below one pixel.
+    """
+    height, width = int(size[0]), int(size[1])
+    scale = min(short_side / min(height, width), max_long_side / max(height, width))
+    return max(int(height * scale), 1), max(int(width * scale), 1)
+
+
+def resize(
+    image: UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"], size: Size
+) -> Float32[np.ndarray, "{size[0]} {size[1]} c"]:
+    """Resizes by separable bilinear interpolation, half-pixel and without antialiasing, to float32 in [0, 1].
+
+    This is what `torch.nn.functional.interpolate` computes; uint8 images are divided by 255.
+    """
+    above, below, down = _bilinear(image.shape[0], size[0])
+    left, right, across = _bilinear(image.shape[1], size[1])
+    scale = np.float32(1 / 255) if image.dtype == np.uint8 else np.float32(1)
+    down, across = down[:, None, None], across[:, None]
+    out = np.empty((*size, image.shape[2]), np.float32)
+    for start in range(0, size[0], _ROWS_PER_BLOCK):
+        block = slice(start, start + _ROWS_PER_BLOCK)
+        rows = image[above[block]] * (scale * (1 - down[block]))
+        rows += image[below[block]] * (scale * down[block])
+        result = np.take(rows, left, axis=1)
+        result *= 1 - across
+        rows = np.take(rows, right, axis=1)
+        rows *= across
+        result += rows
+        np.minimum(result, 1, out=out[block])  # The two weights may sum to one and an ulp.
+    return out
+
+
+def _bilinear(
+    num_inputs: int, num_outputs: int
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+    """Indices of the two neighbours of each output pixel, and the weight of the second one."""
+    half = np.float32(0.5)
+    source = (np.arange(num_outputs, dtype=np.float32) + half) * np.float32(num_inputs / num_outputs) - half
+    source = np.maximum(source, 0)
+    first = np.minimum(source.astype(np.int64), num_inputs - 1)
+    second = np.minimum(first + 1, num_inputs - 1)
+    return first, second, source - first.astype(np.float32)
+
+
+def resize_uint8(image: UInt8[np.ndarray, "h w 3"], size: Size) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
+    """The same resize rounded to uint8, for training: by OpenCV where installed, one grey level off at most."""
+    if image.shape[:2] == tuple(size):
+        return image
+    if cv2 is None:
+        return np.rint(resize(image, size) * np.float32(255)).astype(np.uint8)
+    return cv2.resize(np.ascontiguousarray(image), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def ceil32(size: Sequence[int] | Int[np.ndarray, " 2"]) -> Size:
+    """The size with both sides rounded up to multiples of 32, the stride of the coarsest backbone stage."""
+    return -(-int(size[0]) // 32) * 32, -(-int(size[1]) // 32) * 32
+
+
+def bucket_for(size: Sequence[int] | Int[np.ndarray, " 2"], buckets: Sequence[Sequence[int]]) -> Size:
+    """The bucket of smallest area that holds an image of this size; of equal ones the first.
+
+    Raises:
+        ValueError: No bucket holds it. The message names the size and the buckets.
+    """
+    height, width = int(size[0]), int(size[1])
+    holding = [(int(h), int(w)) for h, w in buckets if h >= height and w >= width]
+    if not holding:
+        raise ValueError(f"no bucket holds an image of {height}x{width}; the buckets are {[tuple(b) for b in buckets]}")
+    return min(holding, key=lambda bucket: bucket[0] * bucket[1])

@@ -1,0 +1,67 @@
+"""Slow references in NumPy: plain loops that follow the published rules word by word."""
+
+import math
+
+import numpy as np
+
+
+def nms(boxes, valid, threshold, groups=None):
+    """Greedy non-maximum suppression of boxes given best first; bool ``[n]``, the survivors."""
+    boxes, threshold = np.asarray(boxes, np.float32), np.float32(threshold)
+    groups = np.zeros(len(boxes), int) if groups is None else np.asarray(groups)
+    keep = np.zeros(len(boxes), bool)
+    for i in range(len(boxes)):
+        keep[i] = valid[i]
+        for j in range(i):
+            if keep[j] and groups[i] == groups[j] and iou(boxes[i], boxes[j]) > threshold:
+                keep[i] = False
+    return keep
+
+
+def iou(a, b):
+    """Intersection over union of two float32 boxes; 0 where both have no area."""
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), np.float32(0))
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), np.float32(0))
+    intersection = width * height
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection
+    return intersection / union if union > 0 else np.float32(0)
+
+
+def roi_align(features, boxes, scale, resolution, sampling_ratio, aligned):
+    """RoIAlign of a map ``[h, w, c]`` by the rule of the C++ kernels, in float64: ``[r, p, p, c]``."""
+    features = np.asarray(features, np.float64)
+    pooled = np.zeros((len(boxes), resolution, resolution, features.shape[2]))
+    for r, box in enumerate(np.asarray(boxes, np.float64)):
+        x0, y0, x1, y1 = box * scale - (0.5 if aligned else 0.0)
+        width, height = x1 - x0, y1 - y0
+        if not aligned:
+            width, height = max(width, 1.0), max(height, 1.0)
+        for i in range(resolution):
+            for j in range(resolution):
+                for k in range(sampling_ratio):
+                    for m in range(sampling_ratio):
+                        y = y0 + (i + (k + 0.5) / sampling_ratio) * height / resolution
+                        x = x0 + (j + (m + 0.5) / sampling_ratio) * width / resolution
+                        pooled[r, i, j] += bilinear(features, y, x) / sampling_ratio**2
+    return pooled
+
+
+def bilinear(features, y, x):
+    """The map at one point: zero further than a cell outside, the nearest border value up to there."""
+    height, width, channels = features.shape
+    if not (-1 <= y <= height and -1 <= x <= width):
+        return np.zeros(channels)
+    y0, y1, fy = neighbours(y, height)
+    x0, x1, fx = neighbours(x, width)
+    top = (1 - fx) * features[y0, x0] + fx * features[y0, x1]
+    bottom = (1 - fx) * features[y1, x0] + fx * features[y1, x1]
+    return (1 - fy) * top + fy * bottom
+
+
+def neighbours(position, size):
+    """The two cells a position lies between, and its distance to the first."""
+    position = max(position, 0.0)
+    low = math.floor(position)
+    if low >= size - 1:
+        return size - 1, size - 1, 0.0
+    return low, low + 1, position - low

@@ -1,14 +1,39 @@
-"""From a small mask on the grid of its box to pixels of the image, on the host and inside the box only.
+"""From what the model sees to pixels of the original image: boxes scaled, masks pasted inside their box, on the host.
 
 A patch is the part of a pasted mask that lies inside both its box and the image; its offset is the (y, x) of its first
 pixel. Everything outside a patch is zero, so that hundreds of instances never need hundreds of full images.
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Num
+from jaxtyping import Float32, Int, Num
 from pycocotools import mask as rle_codec
+
+from maskrcnn_jax.structures import Detections
+
+
+class ImageDetections(NamedTuple):
+    """What was found in one image, in its original pixels, by descending score; no padding."""
+
+    boxes: Float32[np.ndarray, "n 4"]  # x0, y0, x1, y1.
+    labels: Int[np.ndarray, " n"]
+    scores: Float32[np.ndarray, " n"]
+    patches: list[tuple[np.ndarray, tuple[int, int]]]  # Probabilities, and the (y, x) where they start.
+
+
+def to_original(detections: Detections, size: tuple[int, int], original_size: tuple[int, int]) -> ImageDetections:
+    """Brings one image's detections (NumPy arrays) from resized to original pixels, sizes being (height, width).
+
+    Each axis has its own factor, the quotient of the two whole-numbered sizes, as in torchvision.
+    """
+    valid = np.asarray(detections.valid)
+    factor = np.array(original_size, np.float32) / np.array(size, np.float32)
+    boxes = detections.boxes[valid] * factor[[1, 0, 1, 0]]
+    patches = [paste_in_box(mask, box, original_size) for mask, box in zip(detections.masks[valid], boxes, strict=True)]
+    labels = detections.classes[valid].astype(np.int64)
+    return ImageDetections(boxes, labels, detections.scores[valid], patches)
 
 
 def paste_in_box(

@@ -1,0 +1,224 @@
+"""COCO box and mask average precision, and the losses on held-out images.
+
+Detections become COCO results: category ids instead of labels, boxes as x, y, width, height and masks as run lengths,
+in pixels of the original images. An undefined number, such as the AP of small objects where there are none, is -1.
+"""
+
+import contextlib
+import functools
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from maskrcnn_jax import pasting
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.structures import Batch, Detections
+
+
+class Evaluation(NamedTuple):
+    """Everything one pass over a validation set says."""
+
+    bbox: dict[str, float]  # The twelve COCO numbers of the boxes, as fractions.
+    segm: dict[str, float]  # The same of the masks.
+    losses: dict[str, float]  # The five losses over the whole set, and "loss", their sum.
+    bbox_per_class: dict[str, float]  # AP of each category, by name.
+    segm_per_class: dict[str, float]
+    detections: list[dict]  # COCO results, with "bbox" and "segmentation".
+
+
+def evaluate(
+    model: Any,
+    variables: Any,
+    batches: Iterable,
+    annotations: dict,
+    categories: Any,
+    config: Config,
+    *,
+    advance: Callable[[int], object] = lambda num_images: None,
+) -> Evaluation:
+    """Runs the model over a validation set.
+
+    The random draws of the losses depend on the image only, so the numbers are repeatable.
+
+    Args:
+      model: the `MaskRCNN` to evaluate.
+      variables: its parameters and constants.
+      batches: `EvalBatch`es, once over the set; entries that are not `real` count for nothing.
+      annotations: the ground truth in COCO's format.
+      categories: names, and ids as in `annotations`, of the labels 1, 2, ...
+      config: the experiment; AP and the AR of sizes are at `config.model.detection.num_detections` per image.
+      advance: called with the number of images after each batch.
+    """
+    results, totals = [], {}
+    for batch, original_sizes, real in batches:
+        detections = jax.device_get(_detect(model, variables, batch.images, batch.sizes, batch.canvas))
+        for i in np.flatnonzero(real):
+            size, original_size = _pair(batch.sizes[i]), _pair(original_sizes[i])
+            found = pasting.to_original(_slice(detections, i), size, original_size)
+            results += coco_results(found, original_size, int(batch.image_id[i]), categories.ids)
+            # One image at a time: an entry that is not real would count in the sums of its batch.
+            losses = _losses(model, variables, _slice(batch, slice(i, i + 1)))
+            for name, pair in losses.items():
+                totals[name] = totals.get(name, 0) + np.array(pair, np.float64)
+        advance(int(np.sum(real)))
+    return _summarise(results, annotations, totals, config.model.detection.num_detections)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _detect(model: Any, variables: Any, images: Any, sizes: Any, canvas: Any) -> Detections:
+    return model.apply(variables, images, sizes, canvas)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _losses(model: Any, variables: Any, batch: Batch) -> dict:
+    losses, _ = model.apply(variables, batch, jax.random.key(0), method="losses")
+    return losses
+
+
+def _slice(tree: Any, index: Any) -> Any:
+    return jax.tree.map(lambda x: x[index], tree)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    height, width = np.asarray(size).tolist()
+    return height, width
+
+
+def _summarise(results: list[dict], annotations: dict, totals: dict, max_detections: int) -> Evaluation:
+    bbox, segm = (_run(annotations, results, iou_type, max_detections) for iou_type in ("bbox", "segm"))
+    losses = {name: float(total / max(count, 1)) for name, (total, count) in totals.items()}
+    return Evaluation(
+        bbox=_twelve(bbox, max_detections),
+        segm=_twelve(segm, max_detections),
+        losses=losses | {"loss": sum(losses.values())},
+        bbox_per_class=_per_class(bbox, max_detections),
+        segm_per_class=_per_class(segm, max_detections),
+        detections=results,
+    )
+
+
+def coco_results(
+    found: pasting.ImageDetections, size: tuple[int, int], image_id: int | str, category_ids: Sequence[int]
+) -> list[dict]:
+    """One image's detections as COCO results; masks are thresholded at 0.5, boxes are rounded to 0.001 pixels.
+
+    Args:
+      found: the detections in original pixels.
+      size: height and width of the original image.
+      image_id: of the image, as in the ground truth.
+      category_ids: of the labels 1, 2, ...
+    """
+    results = []
+    for box, label, score, (patch, offset) in zip(*found, strict=True):
+        x0, y0, x1, y1 = box.tolist()
+        results.append(
+            {
+                "image_id": image_id,
+                "category_id": category_ids[label - 1],
+                "bbox": [round(x, 3) for x in (x0, y0, x1 - x0, y1 - y0)],
+                "score": round(score.item(), 6),
+                "segmentation": pasting.encode(patch, offset, size),
+            }
+        )
+    return results
+
+
+def coco_summary(
+    annotations: dict, results: Sequence[dict], iou_type: str, max_detections: int = 100
+) -> dict[str, float]:
+    """The twelve COCO numbers by name, as fractions; -1 where undefined.
+
+    `AP*` and the AR of object sizes (`ARs`, `ARm`, `ARl`) are at `max_detections` per image, `AR1`, `AR10` and `AR100`
+    at what they say. At 100 they equal pycocotools' own. The size of a detected mask is its area, as in the papers,
+    which pycocotools does only for results without a "bbox".
+
+    Args:
+      annotations: ground truth in COCO's format.
+      results: detections in COCO's results format, possibly none.
+      iou_type: "bbox" or "segm".
+      max_detections: per image, best first.
+    """
+    return _twelve(_run(annotations, results, iou_type, max_detections), max_detections)
+
+
+def per_class_ap(
+    annotations: dict, results: Sequence[dict], iou_type: str, max_detections: int = 100
+) -> dict[str, float]:
+    """AP of each category, by its name; -1 where there is no object of it. Arguments as in `coco_summary`."""
+    return _per_class(_run(annotations, results, iou_type, max_detections), max_detections)
+
+
+def _run(annotations: dict, results: Sequence[dict], iou_type: str, max_detections: int) -> COCOeval:
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports by printing.
+        truth = _index(annotations, annotations["annotations"])
+        # A mask's size would be that of its box if it had one.
+        dropped = {"bbox"} if iou_type == "segm" else {"segmentation"}
+        results = [{key: value for key, value in result.items() if key not in dropped} for result in results]
+        detected = truth.loadRes(results) if results else _index(annotations, [])
+        evaluator = COCOeval(truth, detected, iou_type)
+        evaluator.params.maxDets = sorted({1, 10, 100, max_detections})
+        evaluator.evaluate()
+        evaluator.accumulate()
+    return evaluator
+
+
+def _index(annotations: dict, objects: Sequence[dict]) -> COCO:
+    coco = COCO()
+    # Copies, because pycocotools writes into the objects.
+    coco.dataset = annotations | {"annotations": [dict(object) for object in objects]}
+    coco.createIndex()
+    return coco
+
+
+def _twelve(evaluator: COCOeval, max_detections: int) -> dict[str, float]:
+    def mean(values: np.ndarray, area: str, limit: int) -> float:
+        params = evaluator.params
+        values = values[..., params.areaRngLbl.index(area), params.maxDets.index(limit)]
+        return _mean(values)
+
+    precision = evaluator.eval["precision"]  # [IoU, recall, category, area, limit]
+    recall = evaluator.eval["recall"]  # [IoU, category, area, limit]
+    thresholds = evaluator.params.iouThrs
+    return {
+        "AP": mean(precision, "all", max_detections),
+        "AP50": mean(precision[thresholds == 0.5], "all", max_detections),
+        "AP75": mean(precision[thresholds == 0.75], "all", max_detections),
+        "APs": mean(precision, "small", max_detections),
+        "APm": mean(precision, "medium", max_detections),
+        "APl": mean(precision, "large", max_detections),
+        "AR1": mean(recall, "all", 1),
+        "AR10": mean(recall, "all", 10),
+        "AR100": mean(recall, "all", 100),
+        "ARs": mean(recall, "small", max_detections),
+        "ARm": mean(recall, "medium", max_detections),
+        "ARl": mean(recall, "large", max_detections),
+    }
+
+
+def _per_class(evaluator: COCOeval, max_detections: int) -> dict[str, float]:
+    limit = evaluator.params.maxDets.index(max_detections)
+    precision = evaluator.eval["precision"][:, :, :, 0, limit]
+    names = [category["name"] for category in evaluator.cocoGt.loadCats(evaluator.params.catIds)]
+    return {name: _mean(precision[:, :, i]) for i, name in enumerate(names)}
+
+
+def _mean(values: Float[np.ndarray, "..."]) -> float:
+    defined = values[values > -1]
+    return float(np.mean(defined)) if defined.size else -1.0
+
+
+def write(directory: str | Path, evaluation: Evaluation) -> None:
+    """Writes `evaluation.json` (the COCO numbers and the losses) and `detections.json` (COCO results)."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    numbers = {"bbox": evaluation.bbox, "segm": evaluation.segm, "losses": evaluation.losses}
+    (directory / "evaluation.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    (directory / "detections.json").write_text(json.dumps(evaluation.detections))

@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Example(NamedTuple):
-    """One image with everything known of it, before augmentation. The data set keeps the arrays: never write to them."""
+    """One image with everything known of it, before augmentation. Not to be written to: the data set keeps it."""
 
     image: UInt8[np.ndarray, "h w 3"]
     image_id: int

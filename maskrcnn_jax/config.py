@@ -65,6 +65,7 @@ class RPNConfig:
     negative_iou: float = 0.3  # Anchors below this, to every object, are negative.
     num_samples: int = 256  # Anchors per image in the loss.
     positive_fraction: float = 0.5  # At most this share of the samples is positive.
+    box_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)  # Scale of the targets dx, dy, dw, dh.
     smooth_l1_beta: float = 1 / 9  # Where the box loss turns from quadratic to linear.
     train_num_candidates: int = 2000  # Best-scored anchors per level that enter non-maximum suppression.
     train_num_proposals: int = 2000  # Proposals per image that leave it, over all levels.
@@ -81,7 +82,8 @@ class RoIConfig:
 
     positive_iou: float = 0.5  # Proposals at least this close to an object are positive, all others background.
     num_samples: int = 512  # RoIs per image in the loss.
-    positive_fraction: float = 0.25  # At most this share of the samples is positive; only these train the mask head.
+    positive_fraction: float = 0.25  # At most this share of the samples is positive.
+    max_mask_samples: int | None = None  # At most this many of the positives train the mask head; None for all.
     box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)  # Scale of the targets dx, dy, dw, dh.
     smooth_l1_beta: float = 1 / 9
     box_resolution: int = 7  # Side of the features pooled for the box head.

@@ -1,0 +1,220 @@
+"""Mask R-CNN (He et al., 2017): one image to boxes, classes and masks, and a batch to five losses.
+
+Start here. Every line below is a stage with a file of its own; the stages work on one image and are mapped over the
+batch by `per_image`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from maskrcnn_jax.config import ModelConfig, freeze
+from maskrcnn_jax.detections import detect
+from maskrcnn_jax.losses import SumAndCount, box_loss, mask_loss, mean, rpn_loss
+from maskrcnn_jax.modules.fpn import FPN
+from maskrcnn_jax.modules.heads import BoxHead, MaskHead, RPNHead
+from maskrcnn_jax.modules.layers import zero_beyond
+from maskrcnn_jax.modules.resnet import ResNet
+from maskrcnn_jax.ops.roi_align import multilevel_roi_align
+from maskrcnn_jax.ops.sampling import Key
+from maskrcnn_jax.proposals import propose
+from maskrcnn_jax.structures import Batch, Detections, Proposals, RoITargets
+from maskrcnn_jax.targets import anchor_targets, mask_targets, max_positives, roi_targets
+
+Images = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
+Pyramid = dict[int, Array]  # {level: [b, h, w, c]} of stride 2**level; each level above the finest half as large.
+
+
+class MaskRCNN(nn.Module):
+    """Finds the objects in images and draws a mask for each of them.
+
+    All shapes are static. The height and width of a batch of images, its bucket, are multiples of 32. ``sizes`` says
+    which part of it an image fills, ``canvas`` up to where the network may look: the size rounded up to a multiple
+    of 32 unless given. Beyond the canvas the bucket does not exist for any layer, so an image gives the same detections
+    in any bucket and beside any other image.
+
+    Attributes:
+        config: Copied and frozen when the model is built.
+        per_image: Maps a function of one image over arguments that all have a leading batch axis, as `jax.vmap` does.
+            A program that shards the batch puts a `shard_map` round it, lest XLA gather the batch.
+    """
+
+    config: ModelConfig
+    per_image: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.vmap
+
+    def __post_init__(self) -> None:
+        self.config = freeze(self.config)
+        super().__post_init__()
+
+    def setup(self) -> None:
+        c = self.config
+        self.backbone = ResNet(c.depth, c.norm, c.norm_eps, c.stride_in_1x1, c.frozen_stages, c.dtype)
+        self.fpn = FPN(c.fpn_channels, c.fpn_norm, c.norm_eps, c.dtype)
+        self.rpn_head = RPNHead(len(c.rpn.aspect_ratios), c.dtype)
+        self.box_head = BoxHead(c.num_classes, c.box_head_features, c.dtype)
+        self.mask_head = MaskHead(
+            c.num_classes, c.mask_head_channels, c.mask_head_convs, c.mask_head_norm, c.norm_eps, c.dtype
+        )
+
+    def __call__(
+        self,
+        images: Images,
+        sizes: Int[Array, "b 2"],
+        canvas: Int[Array, "b 2"] | None = None,
+        score_threshold: Float[Array, ""] | float | None = None,
+    ) -> Detections:
+        """Detects objects: boxes first, then a mask inside each detected box.
+
+        Args:
+            images: RGB, uint8 or float in [0, 1], resized, at the top left of the bucket.
+            sizes: Height and width of each image in pixels.
+            canvas: Height and width of each image with the padding the network sees.
+            score_threshold: Detections must score above it; the configured one by default. May be traced.
+        """
+        config = self.config
+        canvas = ceil32(sizes) if canvas is None else canvas
+        threshold = config.detection.score_threshold if score_threshold is None else score_threshold
+
+        pyramid = self.features(images, sizes, canvas)
+        logits, deltas = self.rpn_head(pyramid, _extents(pyramid, canvas))
+        count = config.rpn.test_num_candidates, config.rpn.test_num_proposals
+        proposals = self.propose(pyramid, logits, deltas, sizes, canvas, *count)
+
+        pooled = self.pool(pyramid, proposals.boxes, canvas, config.roi.box_resolution)  # [b, p, 7, 7, c]
+        logits, deltas = self.box_head(pooled)
+        detect_one = partial(detect, config=config.detection, box_weights=config.roi.box_weights)
+        thresholds = jnp.full(len(images), threshold, jnp.float32)
+        detections = self.per_image(detect_one)(logits, deltas, proposals, sizes, thresholds)
+
+        pooled = self.pool(pyramid, detections.boxes, canvas, config.roi.mask_resolution)  # [b, d, 14, 14, c]
+        masks = jax.nn.sigmoid(_select_class(self.mask_head(pooled), detections.classes))
+        return detections._replace(masks=masks)
+
+    def losses(self, batch: Batch, key: Key) -> tuple[dict[str, SumAndCount], dict[str, Float[Array, ""]]]:
+        """The five losses of the paper, each a sum and a count, and diagnostics to watch.
+
+        Random draws depend on the key and on `Batch.image_id` only.
+        """
+        config = self.config
+        keys = jax.vmap(lambda image_id: jax.random.split(jax.random.fold_in(key, image_id)))(batch.image_id)
+        instances = batch.instances
+
+        pyramid = self.features(batch.images, batch.sizes, batch.canvas)
+        shapes = _shapes(pyramid)
+        logits, deltas = self.rpn_head(pyramid, _extents(pyramid, batch.canvas))
+        anchor_targets_one = partial(anchor_targets, shapes=shapes, config=config.rpn)
+        anchors = self.per_image(anchor_targets_one)(keys[:, 0], instances, batch.canvas)
+        losses = rpn_loss(_concatenate(logits), _concatenate(deltas), anchors, beta=config.rpn.smooth_l1_beta)
+
+        count = config.rpn.train_num_candidates, config.rpn.train_num_proposals
+        proposals = self.propose(pyramid, logits, deltas, batch.sizes, batch.canvas, *count)
+        rois = self.per_image(partial(roi_targets, config=config.roi))(keys[:, 1], proposals, instances)
+        pooled = self.pool(pyramid, rois.boxes, batch.canvas, config.roi.box_resolution)  # [b, r, 7, 7, c]
+        logits, deltas = self.box_head(pooled)
+        losses |= box_loss(logits, deltas, rois, beta=config.roi.smooth_l1_beta)
+
+        positives = jax.tree.map(lambda x: x[:, : self.num_mask_samples], rois)
+        pooled = self.pool(pyramid, positives.boxes, batch.canvas, config.roi.mask_resolution)  # [b, r, 14, 14, c]
+        masks = self.per_image(partial(mask_targets, resolution=2 * config.roi.mask_resolution))(positives, instances)
+        losses |= mask_loss(self.mask_head(pooled), masks, positives)
+        return losses, _diagnostics(batch, anchors.positive, rois, logits)
+
+    def loss(self, batch: Batch, key: Key) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """The sum of the five mean losses; each of them, and the diagnostics, as metrics."""
+        losses, diagnostics = self.losses(batch, key)
+        means = {name: mean(loss) for name, loss in losses.items()}
+        return sum(means.values()), means | diagnostics
+
+    def features(self, images: Images, sizes: Int[Array, "b 2"], canvas: Int[Array, "b 2"]) -> Pyramid:
+        """Images to the pyramid P2 to P6. Raises ValueError if the bucket is not a multiple of 32."""
+        if images.shape[1] % 32 or images.shape[2] % 32:
+            raise ValueError(f"image height and width must be multiples of 32, got {images.shape[1:3]}")
+        stages = self.backbone(self.normalise(images, sizes), canvas)
+        return self.fpn(stages, _extents(stages, canvas))
+
+    def normalise(self, images: Images, sizes: Int[Array, "b 2"]) -> Float[Array, "b h w 3"]:
+        """Standardises the colours; the padding becomes zero, which is the mean colour."""
+        if images.dtype == jnp.uint8:
+            images = images.astype(jnp.float32) / 255
+        mean = jnp.array(self.config.image_mean, jnp.float32).reshape(1, 1, 1, 3)
+        std = jnp.array(self.config.image_std, jnp.float32).reshape(1, 1, 1, 3)
+        return zero_beyond((images - mean) / std, sizes)
+
+    def propose(
+        self,
+        pyramid: Pyramid,
+        logits: dict[int, Array],
+        deltas: dict[int, Array],
+        sizes: Int[Array, "b 2"],
+        canvas: Int[Array, "b 2"],
+        num_candidates: int,
+        num_proposals: int,
+    ) -> Proposals:
+        """Maps `proposals.propose` over the batch."""
+        propose_one = partial(
+            propose,
+            shapes=_shapes(pyramid),
+            config=self.config.rpn,
+            num_candidates=num_candidates,
+            num_proposals=num_proposals,
+        )
+        return self.per_image(propose_one)(logits, deltas, sizes, canvas)
+
+    def pool(
+        self, pyramid: Pyramid, rois: Float[Array, "b r 4"], canvas: Int[Array, "b 2"], resolution: int
+    ) -> Float[Array, "b r s s c"]:
+        """RoIAlign on the level of the pyramid that suits each RoI; the coarsest level is for anchors only."""
+        config = self.config.roi
+        align = partial(
+            multilevel_roi_align,
+            resolution=resolution,
+            sampling_ratio=config.sampling_ratio,
+            aligned=config.aligned,
+        )
+        levels = {level: pyramid[level] for level in sorted(pyramid)[:-1]}
+        return self.per_image(align)(levels, rois, canvas)
+
+    @property
+    def num_mask_samples(self) -> int:
+        """RoIs per image that the mask head trains on: positives come first, so a slice holds them all."""
+        most = max_positives(self.config.roi)
+        return min(most, self.config.roi.max_mask_samples or most)
+
+
+def ceil32(sizes: Int[Array, "b 2"]) -> Int[Array, "b 2"]:
+    """Sizes rounded up to multiples of 32, the stride of the coarsest stage of the backbone."""
+    return -(-sizes // 32) * 32
+
+
+def _extents(features: dict[int, Array], canvas: Int[Array, "b 2"]) -> dict[int, Int[Array, "b 2"]]:
+    """Per level, the cells that the canvas covers."""
+    return {level: -(-canvas // 2**level) for level in features}
+
+
+def _shapes(pyramid: Pyramid) -> dict[int, tuple[int, int]]:
+    return {level: x.shape[1:3] for level, x in pyramid.items()}
+
+
+def _concatenate(levels: dict[int, Array]) -> Array:
+    return jnp.concatenate([levels[level] for level in sorted(levels)], axis=1)
+
+
+def _select_class(logits: Float[Array, "b d m m k"], classes: Int[Array, "b d"]) -> Float[Array, "b d m m"]:
+    return jnp.take_along_axis(logits, classes.reshape(*classes.shape, 1, 1, 1), axis=4).squeeze(4)
+
+
+def _diagnostics(batch: Batch, positive_anchors: Array, rois: RoITargets, logits: Array) -> dict[str, Array]:
+    """Per image: positive anchors and RoIs, surplus objects; and the share of RoIs that are classified rightly."""
+    right = (logits.argmax(-1) == rois.classes) & rois.valid
+    count = rois.valid.sum(dtype=jnp.float32)
+    return {
+        "positive_anchors": positive_anchors.sum(dtype=jnp.float32) / len(positive_anchors),
+        "positive_rois": rois.positive.sum(dtype=jnp.float32) / len(positive_anchors),
+        "classification_accuracy": right.sum(dtype=jnp.float32) / jnp.maximum(count, 1),
+        "surplus_instances": batch.num_surplus.sum(dtype=jnp.float32) / len(positive_anchors),
+    }

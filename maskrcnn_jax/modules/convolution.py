@@ -1,0 +1,77 @@
+"""Convolution with symmetric padding, and a weight gradient that is fast on a CPU too."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# XLA's CPU backend computes the weight gradient of a 3x3 convolution four times slower than a matrix product of the
+# same size. Unfolding strips of about this many pixels keeps the unfolded copy in the cache.
+STRIP_PIXELS = 640
+
+
+def conv(x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], stride: int) -> Float[Array, "b h2 w2 o"]:
+    """Convolves with zero padding of half a kernel on every side: ``h2 = ceil(h / stride)`` for odd kernels.
+
+    The result has the dtype of ``x``. Differentiable in reverse mode; 3x3 kernels of stride 1 in that mode only.
+    """
+    if kernel.shape[:2] == (1, 1):  # A matrix product is faster than a 1x1 convolution, most of all backward.
+        return x[:, ::stride, ::stride] @ kernel[0, 0]
+    return _conv3x3(x, kernel) if kernel.shape[:2] == (3, 3) and stride == 1 else _conv(x, kernel, stride)
+
+
+def _conv(x: Array, kernel: Array, stride: int) -> Array:
+    padding = [(side // 2, side // 2) for side in kernel.shape[:2]]
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@jax.custom_vjp
+def _conv3x3(x: Array, kernel: Array) -> Array:
+    return _conv(x, kernel, 1)
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _conv(x, kernel, 1), (x, kernel)
+
+
+def _backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    (x_gradient,) = jax.linear_transpose(lambda x: _conv(x, kernel, 1), x)(gradient)
+
+    def by_transpose(x: Array, gradient: Array) -> Array:
+        return jax.linear_transpose(lambda kernel: _conv(x, kernel, 1), kernel)(gradient)[0]
+
+    return x_gradient, jax.lax.platform_dependent(x, gradient, cpu=_kernel_gradient_in_strips, default=by_transpose)
+
+
+_conv3x3.defvjp(_forward, _backward)
+
+
+def _kernel_gradient_in_strips(x: Array, gradient: Array) -> Array:
+    """Gradient of a 3x3 kernel: unfolds a strip of the input to ``[pixels, 9 i]``, one matrix product per strip.
+
+    Strips are groups of whole images where these are small (RoIs), else groups of rows of all images.
+    """
+    b, h, w, channels = x.shape
+    axis, pixels = (0, h * w) if h * w < STRIP_PIXELS else (1, b * w)
+    thickness = min(max(1, STRIP_PIXELS // pixels), x.shape[axis])
+    num_strips = -(-x.shape[axis] // thickness)
+    surplus = num_strips * thickness - x.shape[axis]
+    extra = [(0, surplus if i == axis else 0) for i in range(4)]
+    x = jnp.pad(jnp.pad(x, extra), [(0, 0), (1, 1), (1, 1), (0, 0)])
+    gradient = jnp.pad(gradient, extra)
+
+    def add_strip(total: Array, strip: Array) -> tuple[Array, None]:
+        halo = 2 if axis == 1 else 0
+        rows = jax.lax.dynamic_slice_in_dim(x, strip * thickness, thickness + halo, axis)
+        outer = jax.lax.dynamic_slice_in_dim(gradient, strip * thickness, thickness, axis)
+        height = outer.shape[1]
+        taps = [rows[:, i : i + height, j : j + w] for i in range(3) for j in range(3)]
+        unfolded = jnp.concatenate(taps, axis=-1).reshape(-1, 9 * channels)
+        product = jnp.matmul(unfolded.T, outer.reshape(-1, outer.shape[-1]), preferred_element_type=jnp.float32)
+        return total + product, None
+
+    total = jnp.zeros((9 * channels, gradient.shape[-1]), jnp.float32)
+    total, _ = jax.lax.scan(add_strip, total, jnp.arange(num_strips))
+    return total.reshape(3, 3, channels, -1).astype(x.dtype)

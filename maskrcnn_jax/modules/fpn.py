@@ -1,0 +1,42 @@
+"""Feature pyramid network (Lin et al., 2017)."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from maskrcnn_jax.modules.layers import NORMS, Conv, kaiming_uniform
+
+
+class FPN(nn.Module):
+    """Feature maps C2 to C5 to the pyramid P2 to P6, all of one width; P6 is P5 subsampled by two."""
+
+    features: int
+    norm: str  # "none", or a norm after every convolution, which then has no bias.
+    norm_eps: float
+    dtype: str
+
+    @nn.compact
+    def __call__(self, features: dict[int, Array], extents: dict[int, Int[Array, "b 2"]]) -> dict[int, Array]:
+        top_down = None
+        pyramid = {}
+        for level in sorted(features, reverse=True):
+            lateral = self._conv(features[level], extents[level], 1, f"lateral{level}")
+            top_down = lateral if top_down is None else lateral + _upsample(top_down)
+            pyramid[level] = self._conv(top_down, extents[level], 3, f"output{level}")
+        top = max(pyramid)
+        pyramid[top + 1] = pyramid[top][:, ::2, ::2]
+        return dict(sorted(pyramid.items()))
+
+    def _conv(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"], side: int, name: str) -> Array:
+        plain = self.norm == "none"
+        conv = partial(Conv, self.features, side, kernel_init=kaiming_uniform, dtype=self.dtype)
+        y = conv(use_bias=plain, name=name)(x, extent)
+        return y if plain else NORMS[self.norm](self.norm_eps, self.dtype, name=f"{name}_bn")(y, extent)
+
+
+def _upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
+    """Repeats every cell twice per axis."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x.reshape(b, h, 1, w, 1, c), (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)

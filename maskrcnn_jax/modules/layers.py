@@ -1,0 +1,138 @@
+"""The layers everything is built from: convolution, normalisation, upsampling by two.
+
+Activations are ``[b, h, w, c]``. ``extent`` is the part of a feature map that the canvas of each image covers, in
+cells, int32 ``[b, 2]`` (height, width); what lies beyond it must influence nothing inside, so that an image gives the
+same result in any bucket. RoIs have no such border and pass None.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from maskrcnn_jax.modules.convolution import conv
+
+Initializer = Callable[..., Array]
+
+kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+kaiming_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's default for a linear layer.
+
+
+def torch_bias(fan_in: int) -> Initializer:
+    """PyTorch's default for a bias: uniform within ``1 / sqrt(fan_in)`` of zero."""
+    bound = fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def zero_beyond(x: Float[Array, "b h w c"], extent: Int[Array, "b 2"] | None) -> Float[Array, "b h w c"]:
+    """Sets the cells beyond the extent of each image to zero, as if the map ended there."""
+    return x if extent is None else jnp.where(within(x.shape[1:3], extent), x, 0)
+
+
+def within(shape: tuple[int, int], extent: Int[Array, "b 2"]) -> Array:
+    """Whether each cell of a map lies inside the extent of its image, bool ``[b, h, w, 1]``."""
+    rows = jnp.arange(shape[0]).reshape(1, -1, 1, 1) < extent[:, 0].reshape(-1, 1, 1, 1)
+    columns = jnp.arange(shape[1]).reshape(1, 1, -1, 1) < extent[:, 1].reshape(-1, 1, 1, 1)
+    return rows & columns
+
+
+def halve(extent: Int[Array, "b 2"], stride: int = 2) -> Int[Array, "b 2"]:
+    """Extent of the result of a convolution or pooling of this stride."""
+    return -(-extent // stride)
+
+
+class Conv(nn.Module):
+    """Convolution, padded symmetrically by half its kernel; parameters ``kernel`` (HWIO) and ``bias``."""
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    use_bias: bool = True
+    kernel_init: Initializer = kaiming_normal
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"] | None = None) -> Float[Array, "b _ _ f"]:
+        side = self.kernel_size
+        kernel = self.param("kernel", self.kernel_init, (side, side, x.shape[-1], self.features))
+        if side > 1:
+            x = zero_beyond(x, extent)
+        y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,))
+            y += bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        return y
+
+
+class Deconv2x2(nn.Module):
+    """Transposed convolution with a 2x2 kernel and stride 2: no windows overlap, so it is one matrix product.
+
+    Parameters: ``kernel [2, 2, c, f]``, by row and column of the output cell, and ``bias [f]``.
+    """
+
+    features: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n 2*h 2*w f"]:
+        n, h, w, c = x.shape
+        # PyTorch counts the fans of a transposed convolution the other way round.
+        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+        kernel = self.param("kernel", init, (2, 2, c, self.features))
+        bias = self.param("bias", torch_bias(4 * self.features), (self.features,))
+        matrix = kernel.astype(self.dtype).transpose(2, 0, 1, 3).reshape(c, -1)
+        y = (x.astype(self.dtype) @ matrix).reshape(n, h, w, 2, 2, self.features)
+        y = y.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, self.features)
+        return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm with fixed statistics and fixed affine, a scale and a shift per channel.
+
+    Its four vectors live in the collection ``constants``: no optimizer ever sees them.
+    """
+
+    eps: float = 1e-5
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"] | None = None) -> Float[Array, "b h w c"]:
+        shape = (x.shape[-1],)
+        scale = self.variable("constants", "scale", jnp.ones, shape).value
+        bias = self.variable("constants", "bias", jnp.zeros, shape).value
+        mean = self.variable("constants", "mean", jnp.zeros, shape).value
+        variance = self.variable("constants", "var", jnp.ones, shape).value
+        factor = scale * jax.lax.rsqrt(variance + self.eps)
+        shift = bias - mean * factor
+        return x * _channels(factor, self.dtype) + _channels(shift, self.dtype)
+
+
+class GroupNorm(nn.Module):
+    """Group norm (Wu and He, 2018) over 32 groups of channels, with statistics taken inside the extent, in float32."""
+
+    eps: float = 1e-5
+    dtype: str = "float32"
+    num_groups: int = 32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"] | None = None) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+        scale = self.param("scale", nn.initializers.ones, (c,))
+        bias = self.param("bias", nn.initializers.zeros, (c,))
+        groups = x.astype(jnp.float32).reshape(b, h * w, self.num_groups, -1)
+        inside = None if extent is None else within((h, w), extent).reshape(b, h * w, 1, 1)
+        mean = groups.mean((1, 3), keepdims=True, where=inside)
+        variance = jnp.square(groups - mean).mean((1, 3), keepdims=True, where=inside)
+        y = ((groups - mean) * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape)
+        return (y * _channels(scale, "float32") + _channels(bias, "float32")).astype(self.dtype)
+
+
+NORMS = {"frozen_batch": FrozenBatchNorm, "group": GroupNorm}
+
+
+def _channels(vector: Float[Array, " c"], dtype: str) -> Float[Array, "1 1 1 c"]:
+    return vector.astype(dtype).reshape(1, 1, 1, -1)

@@ -1,0 +1,98 @@
+"""ResNet (He et al., 2015): the backbone. Layers are named as in torchvision."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float, Int
+
+from maskrcnn_jax.modules.layers import NORMS, Conv, halve, zero_beyond
+
+# Blocks in each of the four stages, and whether a block has a bottleneck.
+DEPTHS = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True),
+}
+
+
+class ResNet(nn.Module):
+    """Images to the feature maps C2 to C5, of strides 4 to 32."""
+
+    depth: int
+    norm: str
+    norm_eps: float
+    stride_in_1x1: bool
+    frozen_stages: int  # No gradient flows into the first of: stem, C2, C3, C4, C5.
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w 3"], extent: Int[Array, "b 2"]) -> dict[int, Array]:
+        sizes, bottleneck = DEPTHS[self.depth]
+        norm = partial(NORMS[self.norm], eps=self.norm_eps, dtype=self.dtype)
+        x = Conv(64, 7, 2, use_bias=False, dtype=self.dtype, name="conv1")(x, extent)
+        extent = halve(extent)
+        x = nn.relu(norm(name="bn1")(x, extent))
+        # Zero is as good as minus infinity beyond the border: no value inside is negative.
+        x = nn.max_pool(zero_beyond(x, extent), (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        extent = halve(extent)
+        x = jax.lax.stop_gradient(x) if self.frozen_stages >= 1 else x
+
+        features = {}
+        for stage, num_blocks in enumerate(sizes, start=1):
+            for i in range(num_blocks):
+                stride = 2 if stage > 1 and i == 0 else 1
+                block = Bottleneck if bottleneck else BasicBlock
+                width = 64 * 2 ** (stage - 1)
+                x = block(width, stride, self.stride_in_1x1, norm, self.dtype, name=f"layer{stage}_{i}")(x, extent)
+                extent = halve(extent, stride)
+            x = jax.lax.stop_gradient(x) if self.frozen_stages >= stage + 1 else x
+            features[stage + 1] = x
+        return features
+
+
+class Bottleneck(nn.Module):
+    """1x1 down, 3x3, 1x1 up, around a shortcut."""
+
+    width: int
+    stride: int
+    stride_in_1x1: bool
+    norm: partial
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Float[Array, "b _ _ _"]:
+        conv = partial(Conv, use_bias=False, dtype=self.dtype)
+        first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
+        outer = halve(extent, self.stride)
+        inner = halve(extent, first)
+        y = nn.relu(self.norm(name="bn1")(conv(self.width, 1, first, name="conv1")(x), inner))
+        y = nn.relu(self.norm(name="bn2")(conv(self.width, 3, second, name="conv2")(y, inner), outer))
+        y = self.norm(name="bn3")(conv(4 * self.width, 1, name="conv3")(y), outer)
+        if x.shape != y.shape:
+            x = conv(4 * self.width, 1, self.stride, name="downsample_conv")(x)
+            x = self.norm(name="downsample_bn")(x, outer)
+        return nn.relu(x + y)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut, for ResNet 18 and 34."""
+
+    width: int
+    stride: int
+    stride_in_1x1: bool  # Has no effect: there is no 1x1 convolution to move the stride to.
+    norm: partial
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Float[Array, "b _ _ _"]:
+        conv = partial(Conv, use_bias=False, dtype=self.dtype)
+        outer = halve(extent, self.stride)
+        y = nn.relu(self.norm(name="bn1")(conv(self.width, 3, self.stride, name="conv1")(x, extent), outer))
+        y = self.norm(name="bn2")(conv(self.width, 3, name="conv2")(y, outer), outer)
+        if x.shape != y.shape:
+            x = conv(self.width, 1, self.stride, name="downsample_conv")(x)
+            x = self.norm(name="downsample_bn")(x, outer)
+        return nn.relu(x + y)

@@ -1,0 +1,56 @@
+"""Anchors: the reference boxes the region proposal network moves and scores."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+def cell_anchors(size: float, aspect_ratios: tuple[float, ...]) -> np.ndarray:
+    """Anchors of one cell around the origin, float32 ``[a, 4]``; the aspect ratio is height over width.
+
+    Corners are rounded to whole pixels, half to even, as in torchvision: trained weights expect it.
+    """
+    height = np.sqrt(np.array(aspect_ratios, np.float32))
+    width = 1 / height
+    half = np.stack([-width, -height, width, height], axis=1) * np.float32(size) / 2
+    return np.round(half).astype(np.float32)
+
+
+def grid_anchors(
+    shape: tuple[int, int],
+    extent: Int[Array, "2"],
+    canvas: Int[Array, "2"],
+    size: float,
+    aspect_ratios: tuple[float, ...],
+) -> tuple[Float[Array, "n 4"], Bool[Array, " n"]]:
+    """Anchors of one level in pixels, ordered by row, column, ratio, and which of them lie on the canvas.
+
+    Args:
+        shape: Height and width of the feature map, in cells.
+        extent: The part of the map that the canvas covers, in cells.
+        canvas: Height and width of the padded picture, in pixels.
+
+    The stride is the whole number ``canvas // extent`` per axis, torchvision's rule: 61, not 64, for 800 pixels on the
+    13 rows of P6. The first anchor is centred on the corner of the picture, without half a stride of offset.
+    """
+    stride = canvas // extent
+    rows, columns = jnp.arange(shape[0]), jnp.arange(shape[1])
+    y, x = jnp.meshgrid(rows * stride[0], columns * stride[1], indexing="ij")
+    shifts = jnp.stack([x, y, x, y], axis=-1).astype(jnp.float32)  # [h, w, 4]
+    base = jnp.asarray(cell_anchors(size, aspect_ratios))
+    anchors = shifts.reshape(*shape, 1, 4) + base.reshape(1, 1, -1, 4)
+    inside = (rows < extent[0]).reshape(-1, 1, 1) & (columns < extent[1]).reshape(1, -1, 1)
+    return anchors.reshape(-1, 4), jnp.broadcast_to(inside, anchors.shape[:3]).reshape(-1)
+
+
+def pyramid_anchors(
+    shapes: dict[int, tuple[int, int]],
+    canvas: Int[Array, "2"],
+    sizes: tuple[float, ...],
+    aspect_ratios: tuple[float, ...],
+) -> dict[int, tuple[Float[Array, "n 4"], Bool[Array, " n"]]]:
+    """`grid_anchors` of every level, given the (height, width) of its map; one anchor size per level, finest first."""
+    return {
+        level: grid_anchors(shapes[level], -(-canvas // 2**level), canvas, size, aspect_ratios)
+        for level, size in zip(sorted(shapes), sizes, strict=True)
+    }

@@ -1,0 +1,52 @@
+"""Random choice of positives and negatives for a loss, with static shapes."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt32
+
+Key = PRNGKeyArray | UInt32[Array, "2"]  # A new-style key, or an old-style one.
+
+
+def priorities(key: Key, positions: Int[Array, " n"]) -> UInt32[Array, " n"]:
+    """A random number for each position, which depends on the key and the position alone.
+
+    Not on the number of positions: a wider bucket or more empty slots must not change what is drawn for the others.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+    return jax.random.key_data(keys)[..., -1]
+
+
+def sample(
+    priority: UInt32[Array, " n"],
+    positive: Bool[Array, " n"],
+    negative: Bool[Array, " n"],
+    *,
+    num_samples: int,
+    max_positives: int,
+) -> tuple[Int[Array, " s"], Bool[Array, " s"], Bool[Array, " s"]]:
+    """Draws at most ``max_positives`` positives, then negatives until ``num_samples`` are found or none is left.
+
+    Returns:
+        Indices into the candidates, whether each is positive, and whether the slot is used. Positives come first, so
+        they always lie in the first ``max_positives`` slots.
+    """
+    positives, num_positives = _draw(priority, positive, max_positives)
+    negatives, num_negatives = _draw(priority, negative, num_samples)
+    slots = jnp.arange(num_samples)
+    is_positive = slots < num_positives
+    indices = jnp.where(
+        is_positive,
+        positives[jnp.minimum(slots, positives.shape[0] - 1)],
+        negatives[jnp.clip(slots - num_positives, 0, negatives.shape[0] - 1)],
+    )
+    return indices, is_positive, slots < num_positives + num_negatives
+
+
+def _draw(
+    priority: UInt32[Array, " n"], eligible: Bool[Array, " n"], count: int
+) -> tuple[Int[Array, " s"], Int[Array, ""]]:
+    """The eligible candidates of highest priority, and how many there are of them (at most ``count``)."""
+    # top_k of a signed number: 31 random bits for the eligible, -1 for all others.
+    key = jnp.where(eligible, (priority >> 1).astype(jnp.int32), -1)
+    _, indices = jax.lax.top_k(key, min(count, key.shape[0]))
+    return indices, jnp.minimum(eligible.sum(), count)

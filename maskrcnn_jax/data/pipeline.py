@@ -1,0 +1,214 @@
+"""From a data set to batches of one static shape each.
+
+The order is a pure function of the seed and the step: `schedule` says which images a step sees, and what is random
+about an image follows from seed, step and image id. So the step is the whole state of the iterator, every host agrees
+on the bucket, and a resumed run continues with the very batches it would have seen.
+"""
+
+import bisect
+import contextlib
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+from jaxtyping import Bool, Int
+
+from maskrcnn_jax import images
+from maskrcnn_jax.config import DataConfig
+from maskrcnn_jax.data import augmentation
+from maskrcnn_jax.data.augmentation import Sample, Window
+from maskrcnn_jax.data.coco import Example
+from maskrcnn_jax.structures import Batch, Instances
+
+
+class EvalBatch(NamedTuple):
+    """A batch with what evaluation needs to lead detections back to the original images."""
+
+    batch: Batch
+    original_sizes: Int[np.ndarray, "b 2"]  # Height and width before resizing.
+    real: Bool[np.ndarray, " b"]  # False where an image is repeated to fill the batch.
+
+
+def assign_buckets(
+    sizes: Int[np.ndarray, "n 2"], short_side: int, max_long_side: int, buckets: Sequence[tuple[int, int]]
+) -> list[Int[np.ndarray, " _"]]:
+    """Sorts images by the bucket that holds them after resizing.
+
+    Raises:
+        ValueError: there are no images, or one fits no bucket.
+    """
+    if len(sizes) == 0:
+        raise ValueError("the data set has no images")
+    shapes, shape_of_image = np.unique(sizes, axis=0, return_inverse=True)
+    bucket_of_shape = []
+    for height, width in shapes.tolist():
+        resized = images.resized_size((height, width), short_side, max_long_side)
+        bucket_of_shape.append(tuple(images.bucket_for(resized, buckets)))
+    index_of_shape = np.array([list(map(tuple, buckets)).index(bucket) for bucket in bucket_of_shape])
+    bucket_of_image = index_of_shape[shape_of_image.reshape(-1)]
+    return [np.flatnonzero(bucket_of_image == index) for index in range(len(buckets))]
+
+
+def schedule(
+    step: int, members: Sequence[Int[np.ndarray, " _"]], *, batch_size: int, seed: int
+) -> tuple[int, Int[np.ndarray, " {batch_size}"]]:
+    """Says which bucket a training step takes, and which of its images.
+
+    Each bucket is an endless stream, one permutation of its members after the other, cut into batches. In an epoch a
+    bucket gives as many batches as make its stream reach the epoch's end, in an order shuffled over the buckets. So
+    after n epochs every image was seen at least n times, no image is preferred in the long run, and a bucket with
+    fewer images than a batch gives a batch now and then.
+
+    Args:
+        members: indices of the images in each bucket, at least one in all.
+
+    Returns:
+        The position of the bucket in ``members``, and the indices of ``batch_size`` images.
+    """
+    counts = tuple(map(len, members))
+    epoch = _epoch(step, counts, batch_size)
+    before, after = _batches_before(epoch, counts, batch_size), _batches_before(epoch + 1, counts, batch_size)
+    order = _bucket_order(tuple(b - a for a, b in zip(before, after, strict=True)), seed, epoch)
+    position = step - sum(before)
+    bucket = int(order[position])
+    batch = before[bucket] + int((order[:position] == bucket).sum())
+    stream = range(batch * batch_size, (batch + 1) * batch_size)
+    drawn = [_permutation(counts[bucket], seed, bucket, i // counts[bucket])[i % counts[bucket]] for i in stream]
+    return bucket, members[bucket][drawn]
+
+
+def _batches_before(epoch: int, counts: tuple[int, ...], batch_size: int) -> list[int]:
+    # Rounded up: the last batch of an epoch runs on into the next permutation.
+    return [-(-epoch * count // batch_size) for count in counts]
+
+
+def _epoch(step: int, counts: tuple[int, ...], batch_size: int) -> int:
+    # An epoch has at least 1 / batch_size steps on average, which bounds the search.
+    epochs = range((step + 1) * batch_size + 1)
+    return bisect.bisect_right(epochs, step, key=lambda epoch: sum(_batches_before(epoch, counts, batch_size))) - 1
+
+
+# The second number of each seed keeps the kinds of draws apart: order of buckets, permutations, views of images.
+@functools.lru_cache(maxsize=4)
+def _bucket_order(batches: tuple[int, ...], seed: int, epoch: int) -> Int[np.ndarray, " steps"]:
+    return np.random.default_rng((seed, 0, epoch)).permutation(np.repeat(np.arange(len(batches)), batches))
+
+
+@functools.lru_cache(maxsize=64)
+def _permutation(count: int, seed: int, bucket: int, repetition: int) -> Int[np.ndarray, " n"]:
+    return np.random.default_rng((seed, 1, bucket, repetition)).permutation(count)
+
+
+def _view_rng(seed: int, step: int, image_id: int) -> np.random.Generator:
+    return np.random.default_rng((seed, 2, step, image_id % 2**32))  # A seed cannot be negative, an id can.
+
+
+def train_batches(
+    dataset: Any, data_config: DataConfig, *, batch_size: int, seed: int, start_step: int = 0
+) -> Iterator[Batch]:
+    """Yields the batches of `schedule` without end, from ``start_step`` on, with ``uint8`` images.
+
+    Objects beyond ``max_instances`` are those that come last in the annotations; `Batch.num_surplus` counts them.
+
+    Args:
+        dataset: has a length, ``sizes`` and, by index, an `Example`.
+
+    Raises:
+        ValueError: the data set is empty, or an image fits no bucket.
+    """
+    sizes = np.asarray(dataset.sizes).reshape(-1, 2)
+    if data_config.crop_size is not None:
+        sizes = np.minimum(sizes, data_config.crop_size)
+    buckets = data_config.buckets
+    members = assign_buckets(sizes, max(data_config.short_sides), data_config.max_long_side, buckets)
+
+    def load(index: int) -> Batch:
+        step, position = divmod(index, batch_size)
+        bucket, indices = schedule(step, members, batch_size=batch_size, seed=seed)
+        example = dataset[int(indices[position])]
+        rng = _view_rng(seed, step, example.image_id)
+        return _row(_train_sample(example, rng, data_config), example.image_id, buckets[bucket], data_config)
+
+    return _read(grain.MapDataset.range(start_step * batch_size, sys.maxsize).map(load), batch_size, data_config)
+
+
+def eval_batches(dataset: Any, data_config: DataConfig, *, batch_size: int) -> Iterator[EvalBatch]:
+    """Yields every image once, bucket by bucket, with float32 images in [0, 1] and their ground truth.
+
+    The last batch of a bucket is filled by repeating its last image.
+
+    Args:
+        dataset: has a length, ``sizes`` and, by index, an `Example`.
+
+    Raises:
+        ValueError: the data set is empty, or an image fits no bucket.
+    """
+    sizes, buckets = np.asarray(dataset.sizes).reshape(-1, 2), data_config.test_buckets
+    members = assign_buckets(sizes, data_config.test_short_side, data_config.test_max_long_side, buckets)
+    rows = [
+        (bucket, int(indices[min(i, len(indices) - 1)]), i < len(indices))
+        for bucket, indices in zip(buckets, members, strict=True)
+        for i in range(-(-len(indices) // batch_size) * batch_size)
+    ]
+
+    def load(row: tuple[tuple[int, int], int, bool]) -> EvalBatch:
+        bucket, index, real = row
+        example = dataset[index]
+        size = np.array(example.image.shape[:2], np.int32)
+        batch = _row(_eval_sample(example, data_config), example.image_id, bucket, data_config)
+        return EvalBatch(batch, size, np.bool_(real))
+
+    return _read(grain.MapDataset.source(rows).map(load), batch_size, data_config)
+
+
+def _read(rows: grain.MapDataset, batch_size: int, data_config: DataConfig) -> Iterator:
+    # Two batches ahead: grain's own default of 500 elements is gigabytes here.
+    options = grain.ReadOptions(data_config.num_threads, prefetch_buffer_size=2 * batch_size)
+    with contextlib.closing(iter(rows.to_iter_dataset(options).batch(batch_size))) as batches:
+        yield from batches
+
+
+def _train_sample(example: Example, rng: np.random.Generator, data_config: DataConfig) -> Sample:
+    view = augmentation.draw(rng, example.image.shape[:2], data_config)
+    size = images.resized_size((view.window.height, view.window.width), view.short_side, data_config.max_long_side)
+    sample = augmentation.cut(example, view.window, size, images.resize_uint8, data_config)
+    if view.flip_horizontally:
+        sample = augmentation.flip_horizontally(sample)
+    if view.flip_vertically:
+        sample = augmentation.flip_vertically(sample)
+    return sample
+
+
+def _eval_sample(example: Example, data_config: DataConfig) -> Sample:
+    height, width = example.image.shape[:2]
+    size = images.resized_size((height, width), data_config.test_short_side, data_config.test_max_long_side)
+    return augmentation.cut(example, Window(0, 0, height, width), size, images.resize, data_config)
+
+
+def _row(sample: Sample, image_id: int, bucket: tuple[int, int], data_config: DataConfig) -> Batch:
+    """Pads a sample to the static shapes of its bucket; the result is a `Batch` without the axis b."""
+    size, slots = sample.image.shape[:2], data_config.max_instances
+    instances = Instances(
+        boxes=_pad(sample.boxes, (slots, 4)),
+        classes=_pad(sample.classes.astype(np.int32), (slots,)),
+        masks=_pad(sample.masks, (slots, *sample.masks.shape[1:])),
+        valid=np.arange(slots) < len(sample.boxes),
+    )
+    return Batch(
+        images=_pad(sample.image, (*bucket, 3)),
+        sizes=np.array(size, np.int32),
+        canvas=np.array(images.ceil32(size), np.int32),
+        image_id=np.int32(image_id),
+        instances=instances,
+        num_surplus=np.int32(sample.num_surplus),
+    )
+
+
+def _pad(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Fills up with zeros behind the array, on every axis."""
+    padded = np.zeros(shape, array.dtype)
+    padded[tuple(map(slice, array.shape))] = array
+    return padded

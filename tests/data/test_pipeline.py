@@ -1,0 +1,270 @@
+import itertools
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from maskrcnn_jax import images
+from maskrcnn_jax.config import DataConfig
+from maskrcnn_jax.data import coco, pipeline
+from maskrcnn_jax.data.coco import Example
+
+# The arrays that pycocotools decodes into lack an argument of NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+BUCKETS = ((64, 96), (96, 64), (96, 96))
+
+
+class _Discs:
+    """Images of given sizes, each with some discs; image i has the id 100 + i."""
+
+    def __init__(self, sizes, num_objects=2):
+        self.sizes = np.array(sizes, np.int64).reshape(-1, 2)
+        self.image_ids = 100 + np.arange(len(self.sizes))
+        self.num_objects = num_objects
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __getitem__(self, index):
+        height, width = self.sizes[index].tolist()
+        rng = np.random.default_rng(index)
+        rows, columns = np.mgrid[:height, :width]
+        masks, boxes = [], []
+        for _ in range(self.num_objects):
+            y, x, radius = rng.uniform(10, height - 10), rng.uniform(10, width - 10), rng.uniform(6, 14)
+            disc = np.asfortranarray((rows - y) ** 2 + (columns - x) ** 2 < radius**2, np.uint8)
+            masks.append(coco.rle(coco_mask.encode(disc), height, width))
+            x, y, w, h = coco_mask.toBbox(masks[-1])
+            boxes.append([x, y, x + w, y + h])
+        return Example(
+            image=rng.integers(0, 256, (height, width, 3), np.uint8),
+            image_id=int(self.image_ids[index]),
+            boxes=np.array(boxes, np.float32).reshape(-1, 4),
+            classes=np.arange(1, self.num_objects + 1, dtype=np.int32),
+            masks=masks,
+        )
+
+
+def _config(**changes):
+    settings = dict(
+        short_sides=(48, 64),
+        max_long_side=96,
+        test_short_side=64,
+        test_max_long_side=96,
+        buckets=BUCKETS,
+        test_buckets=BUCKETS,
+        max_instances=4,
+        mask_size=28,
+        num_threads=2,
+    )
+    return DataConfig(**settings | changes)
+
+
+MIXED = [(50, 70), (70, 50), (50, 75), (48, 64), (60, 60), (75, 50), (50, 70)]
+
+
+def _first(batches, count):
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return taken
+
+
+def _assert_equal(a, b):
+    for left, right in zip(a, b, strict=True):
+        if isinstance(left, tuple):
+            _assert_equal(left, right)
+        else:
+            np.testing.assert_array_equal(left, right)
+
+
+def _members(*counts):
+    ends = np.cumsum(counts)
+    return [np.arange(end - count, end) for count, end in zip(counts, ends, strict=True)]
+
+
+def test_images_go_to_the_bucket_that_holds_them_at_the_largest_scale():
+    members = pipeline.assign_buckets(np.array(MIXED), 64, 96, BUCKETS)
+    for index, (height, width) in enumerate(MIXED):
+        size = images.resized_size((height, width), 64, 96)
+        bucket = BUCKETS.index(images.bucket_for(size, BUCKETS))
+        assert [index in indices for indices in members] == [i == bucket for i in range(3)]
+
+
+def test_bad_data_sets_are_refused_at_once():
+    with pytest.raises(ValueError, match="no images"):
+        pipeline.train_batches(_Discs([]), _config(), batch_size=2, seed=0)
+    with pytest.raises(ValueError, match="no images"):
+        pipeline.eval_batches(_Discs([]), _config(), batch_size=2)
+    with pytest.raises(ValueError, match="48x96"):
+        pipeline.train_batches(_Discs([(50, 100)]), _config(buckets=((64, 64),)), batch_size=2, seed=0)
+
+
+@pytest.mark.parametrize("counts, batch_size", [((12, 7), 4), ((5,), 5), ((1, 20), 8), ((3, 0, 2), 16), ((9, 4), 1)])
+def test_every_epoch_shows_every_image(counts, batch_size):
+    members, seen, step = _members(*counts), Counter(), 0
+    for epoch in range(1, 6):
+        while sum(-(-epoch * count // batch_size) for count in counts) > step:
+            bucket, indices = pipeline.schedule(step, members, batch_size=batch_size, seed=3)
+            assert len(indices) == batch_size and set(indices) <= set(members[bucket])
+            seen.update(indices.tolist())
+            step += 1
+        assert min(seen[index] for index in range(sum(counts))) >= epoch
+        for indices in members:
+            times = [seen[index] for index in indices.tolist()]
+            # Only what fills up the epoch's last batch is seen early, and nothing twice before all others once.
+            assert not times or (sum(times) - epoch * len(times) < batch_size and max(times) - min(times) <= 1)
+
+
+def test_the_order_is_a_function_of_seed_and_step():
+    members = _members(11, 6, 3)
+
+    def order(steps, seed):
+        return [(bucket, *indices.tolist()) for bucket, indices in (_at(step, seed) for step in steps)]
+
+    def _at(step, seed):
+        return pipeline.schedule(step, members, batch_size=4, seed=seed)
+
+    forwards = order(range(40), seed=0)
+    assert order(reversed(range(40)), seed=0) == forwards[::-1]
+    assert order(range(40), seed=1) != forwards
+    assert forwards[:6] != forwards[6:12]
+    assert len({bucket for bucket, *_ in forwards[:6]}) == 3
+
+
+def test_buckets_are_mixed_within_an_epoch():
+    members = _members(40, 40)
+    order = [pipeline.schedule(step, members, batch_size=4, seed=0)[0] for step in range(20)]
+    assert sum(order) == 10 and order != sorted(order) and order != sorted(order, reverse=True)
+
+
+def test_a_late_step_is_as_cheap_as_the_first():
+    members = _members(3, 1)
+    bucket, indices = pipeline.schedule(10_000_000, members, batch_size=16, seed=0)
+    assert set(indices) <= set(members[bucket])
+
+
+def test_batches_have_the_shapes_of_their_bucket_and_the_types_of_the_model():
+    for batch in _first(pipeline.train_batches(_Discs(MIXED), _config(), batch_size=2, seed=0), 8):
+        assert batch.images.shape[1:3] in BUCKETS and batch.images.dtype == np.uint8
+        bucket = batch.images.shape[1:3]
+        shapes = [array.shape for array in (*batch.instances, *batch[1:4], batch.num_surplus)]
+        assert shapes == [(2, 4, 4), (2, 4), (2, 4, 28, 28), (2, 4), (2, 2), (2, 2), (2,), (2,)]
+        dtypes = [array.dtype for array in (*batch.instances, *batch[1:4], batch.num_surplus)]
+        assert dtypes == [np.float32, np.int32, np.uint8, np.bool_, *[np.int32] * 4]
+        assert (batch.canvas % 32 == 0).all() and (batch.canvas >= batch.sizes).all()
+        assert (batch.canvas - batch.sizes < 32).all() and (batch.canvas <= bucket).all()
+
+
+def test_padding_is_zero_and_behind():
+    batch = _first(pipeline.train_batches(_Discs([(50, 70)]), _config(), batch_size=2, seed=0), 1)[0]
+    for i, (height, width) in enumerate(batch.sizes):
+        assert batch.images[i, :height, :width].any()
+        assert not batch.images[i, height:].any() and not batch.images[i, :, width:].any()
+    assert batch.instances.valid.tolist() == [[True, True, False, False]] * 2
+    assert not batch.instances.boxes[:, 2:].any() and not batch.instances.masks[:, 2:].any()
+
+
+def test_a_resumed_run_continues_bit_for_bit():
+    dataset, config = _Discs(MIXED), _config(crop_size=60, vertical_flip=0.5)
+    straight = _first(pipeline.train_batches(dataset, config, batch_size=3, seed=5), 7)
+    resumed = _first(pipeline.train_batches(dataset, config, batch_size=3, seed=5, start_step=4), 3)
+    for a, b in zip(straight[4:], resumed, strict=True):
+        _assert_equal(a, b)
+
+
+def test_the_number_of_threads_changes_nothing():
+    dataset = _Discs(MIXED)
+    alone, many = (
+        _first(pipeline.train_batches(dataset, _config(num_threads=n), batch_size=3, seed=5), 4) for n in (0, 4)
+    )
+    for a, b in zip(alone, many, strict=True):
+        _assert_equal(a, b)
+
+
+def test_an_image_looks_different_every_time():
+    batches = _first(pipeline.train_batches(_Discs([(50, 70)]), _config(crop_size=40), batch_size=1, seed=0), 6)
+    assert len({batch.images.tobytes() for batch in batches}) == 6
+
+
+def test_objects_without_a_slot_are_counted():
+    batches = pipeline.train_batches(_Discs(MIXED, num_objects=7), _config(), batch_size=2, seed=0)
+    batch = _first(batches, 1)[0]
+    assert batch.num_surplus.tolist() == [3, 3]
+    assert batch.instances.classes.tolist() == [[1, 2, 3, 4]] * 2
+
+
+def test_an_image_without_objects_has_no_valid_instances():
+    batch = _first(pipeline.train_batches(_Discs(MIXED, num_objects=0), _config(), batch_size=2, seed=0), 1)[0]
+    assert not batch.instances.valid.any() and not batch.instances.boxes.any() and not batch.num_surplus.any()
+
+
+@pytest.mark.parametrize("horizontal, vertical", [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
+def test_boxes_and_masks_stay_on_the_resized_and_flipped_objects(horizontal, vertical):
+    dataset = _Discs([(50, 75)])
+    example = dataset[0]
+    config = _config(short_sides=(64,), horizontal_flip=horizontal, vertical_flip=vertical)
+    batch = _first(pipeline.train_batches(dataset, config, batch_size=1, seed=0), 1)[0]
+    height, width = batch.sizes[0].tolist()
+    for slot, mask in enumerate(example.masks):
+        bitmap = np.repeat(coco.decode_mask(mask, 50, 75)[..., None], 3, axis=2) * np.uint8(255)
+        expected = images.resize(bitmap, (height, width))[..., 0] > 0.5
+        expected = expected[:: -1 if vertical else 1, :: -1 if horizontal else 1]
+        pasted = _paste(batch.instances.masks[0, slot], batch.instances.boxes[0, slot], height, width)
+        assert (pasted & expected).sum() / (pasted | expected).sum() > 0.95
+
+
+def _paste(crop, box, height, width):
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    cells = np.stack([(rows - box[1]) / (box[3] - box[1]), (columns - box[0]) / (box[2] - box[0])]) * len(crop)
+    inside = ((cells >= 0) & (cells < len(crop))).all(0)
+    i, j = np.clip(cells, 0, len(crop) - 1).astype(int)
+    return inside & (crop[i, j] >= 128)
+
+
+def test_evaluation_sees_each_image_once_bucket_by_bucket():
+    dataset = _Discs(MIXED)
+    batches = list(pipeline.eval_batches(dataset, _config(), batch_size=2))
+    real = [image_id for batch in batches for image_id in batch.batch.image_id[batch.real].tolist()]
+    assert sorted(real) == dataset.image_ids.tolist()
+    shapes = [batch.batch.images.shape[1:3] for batch in batches]
+    assert [shape for shape, _ in itertools.groupby(shapes)] == [b for b in BUCKETS if b in shapes]
+    for batch in batches:
+        assert batch.real[0] and len(batch.real) == 2
+        np.testing.assert_array_equal(batch.original_sizes, dataset.sizes[batch.batch.image_id - 100])
+
+
+def test_evaluation_resizes_by_the_exact_rule():
+    dataset = _Discs([(50, 70)])
+    batch = next(pipeline.eval_batches(dataset, _config(), batch_size=1)).batch
+    assert batch.images.dtype == np.float32 and batch.sizes.tolist() == [[64, 89]]
+    np.testing.assert_array_equal(batch.images[0, :64, :89], images.resize(dataset[0].image, (64, 89)))
+    scale = np.float32([89, 64, 89, 64]) / np.float32([70, 50, 70, 50])
+    np.testing.assert_array_equal(batch.instances.boxes[0, :2], dataset[0].boxes * scale)
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_an_unreadable_image_raises_its_own_error(num_threads):
+    class Broken(_Discs):
+        def __getitem__(self, index):
+            raise OSError(f"cannot read image {index}")
+
+    dataset, config = Broken([(50, 70)]), _config(num_threads=num_threads)
+    with pytest.raises(OSError, match="^cannot read image 0"):
+        next(pipeline.train_batches(dataset, config, batch_size=2, seed=0))
+    with pytest.raises(OSError, match="^cannot read image 0"):
+        next(pipeline.eval_batches(dataset, config, batch_size=2))
+
+
+def test_closing_the_iterator_ends_its_threads():
+    batches = pipeline.train_batches(_Discs(MIXED), _config(), batch_size=2, seed=0)
+    before = {thread for thread in threading.enumerate() if thread.name.startswith("grain-prefetch")}
+    next(batches)
+    started = {thread for thread in threading.enumerate() if thread.name.startswith("grain-prefetch")} - before
+    assert started
+    batches.close()
+    for thread in started:
+        thread.join(timeout=10)
+        assert not thread.is_alive()

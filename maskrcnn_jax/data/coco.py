@@ -85,7 +85,7 @@ class CocoDataset:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int | np.integer) -> Example:
         """Reads one image.
 
         Raises:
@@ -143,7 +143,34 @@ def rle(mask: Mask, height: int, width: int) -> dict[str, Any]:
 
 def decode_mask(mask: Mask, height: int, width: int) -> UInt8[np.ndarray, "{height} {width}"]:
     """Any of COCO's three kinds of masks as pixels: 1 inside, 0 outside."""
-    return rle_masks.decode(rle(mask, height, width))
+    lengths = run_lengths(rle(mask, height, width)["counts"])
+    inside = (np.arange(lengths.size) % 2).astype(np.uint8)  # Runs alternate, and the first one is outside.
+    return np.repeat(inside, lengths).reshape(width, height).T  # Runs go down the columns.
+
+
+def run_lengths(counts: str) -> Int64[np.ndarray, " n"]:
+    """The lengths that COCO's ``counts`` string stands for, runs outside and inside the mask in turn.
+
+    Lengths that do not add up to the pixels of the image are for the caller to refuse; a string that is none gives -1.
+
+    A number is a sequence of characters from "0", five bits each, the lowest first; a sixth bit says that more follow,
+    and the highest bit of the last one is the sign. From the fourth number on, each is the difference to the last but
+    one before it.
+    """
+    digits = np.frombuffer(counts.encode("utf-8"), np.uint8).astype(np.int64) - ord("0")
+    last = np.flatnonzero((digits & 32) == 0)
+    if digits.size == 0 or digits.min() < 0 or digits.max() > 63 or last.size == 0 or last[-1] != digits.size - 1:
+        return np.array([-1])
+    first = np.concatenate([[0], last[:-1] + 1])
+    place = np.arange(digits.size) - np.repeat(first, last - first + 1)
+    numbers = np.add.reduceat((digits & 31) << (5 * place), first)
+    numbers -= np.where(digits[last] & 16, 1 << (5 * (place[last] + 1)), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
+
+
+_run_lengths = run_lengths
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -242,31 +269,11 @@ def _mask(annotation: dict[str, Any], image: dict[str, Any]) -> Mask:
     _check_keys(mask, {"size": list, "counts": str | list}, f"the segmentation of {where}")
     if mask["size"] != size:
         raise ValueError(f"{where}: the mask is of size {mask['size']}, its image {size} (height, width)")
-    counts = mask["counts"]
-    lengths = np.array(counts) if isinstance(counts, list) else _run_lengths(counts)
+    counts = mask["counts"]  # Checked here, because pycocotools decodes short ones to uninitialised memory.
+    lengths = np.array(counts) if isinstance(counts, list) else run_lengths(counts)
     if not (np.issubdtype(lengths.dtype, np.integer) and (lengths >= 0).all() and lengths.sum() == size[0] * size[1]):
         raise ValueError(f"{where}: the run lengths of the mask are not those of {size[0] * size[1]} pixels")
     return rle(mask, *size)
-
-
-def _run_lengths(counts: str) -> Int64[np.ndarray, " n"]:
-    """Reads COCO's compressed run lengths; pycocotools decodes too short ones to uninitialised memory.
-
-    A number is a sequence of characters from "0", five bits each, the lowest first; a sixth bit says that more follow,
-    and the highest bit of the last one is the sign. From the fourth number on, each is the difference to the last but
-    one before it.
-    """
-    digits = np.frombuffer(counts.encode("utf-8"), np.uint8).astype(np.int64) - ord("0")
-    last = np.flatnonzero((digits & 32) == 0)
-    if digits.size == 0 or digits.min() < 0 or digits.max() > 63 or last.size == 0 or last[-1] != digits.size - 1:
-        return np.array([-1])
-    first = np.concatenate([[0], last[:-1] + 1])
-    place = np.arange(digits.size) - np.repeat(first, last - first + 1)
-    numbers = np.add.reduceat((digits & 31) << (5 * place), first)
-    numbers -= np.where(digits[last] & 16, 1 << (5 * (place[last] + 1)), 0)
-    numbers[1::2] = np.cumsum(numbers[1::2])
-    numbers[2::2] = np.cumsum(numbers[2::2])
-    return numbers
 
 
 def _is_polygon(polygon: Any) -> bool:

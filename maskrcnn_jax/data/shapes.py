@@ -4,6 +4,7 @@ The class of an object shows in its outline alone: colour, size, rotation and sh
 overlap, and what is hidden by another one is no part of a mask.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -98,7 +99,7 @@ class ShapesDataset:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int | np.integer) -> Example:
         """Draws one image. Raises IndexError beyond the end, so that a set can be iterated over."""
         index = range(len(self))[index]
         random = self._random(index)
@@ -147,7 +148,7 @@ def _arrange(random: np.random.Generator, size: tuple[int, int], max_side: int) 
     num_objects = 0 if random.random() < _EMPTY_FRACTION else random.integers(1, _MAX_OBJECTS + 1)
     for _ in range(num_objects):
         label = int(random.integers(1, len(_OUTLINES) + 1))
-        radius = max_side * np.exp(random.uniform(*np.log(_RADII)))
+        radius = max_side * math.exp(random.uniform(*np.log(_RADII)))
         center = random.uniform(0.9 * radius, np.array(size) - 0.9 * radius)
         window, cover, shade = _draw(list(_OUTLINES.values())[label - 1], size, center, radius, random)
         inside = np.zeros(size, bool)
@@ -169,13 +170,19 @@ def _draw(
     """Returns the window of the picture that the object touches, and its cover and shade there."""
     low = np.maximum(np.floor(center - 1.25 * radius), 0).astype(int)
     high = np.minimum(np.ceil(center + 1.25 * radius), size).astype(int)
-    y, x = ((np.arange(a, b) + 0.5 - c) / radius for a, b, c in zip(low, high, center, strict=True))
-    angle, light = random.uniform(0, 2 * np.pi, size=2)
-    rotated_x = np.cos(angle) * x + np.sin(angle) * y[:, None]
-    rotated_y = np.cos(angle) * y[:, None] - np.sin(angle) * x
-    cover = np.clip(0.5 - radius * outline(rotated_x, rotated_y), 0, 1)  # A pixel wide ramp: smooth edges.
-    shade = random.uniform(0, 0.15) * (np.cos(light) * x + np.sin(light) * y[:, None])
+    y, x = (
+        ((np.arange(a, b) + 0.5 - c) / radius).astype(np.float32) for a, b, c in zip(low, high, center, strict=True)
+    )
+    angle, light = random.uniform(0, 2 * np.pi, size=2).tolist()
+    cover = np.clip(0.5 - radius * outline(*_rotate(x, y[:, None], angle)), 0, 1)  # A pixel wide ramp: smooth edges.
+    shade = random.uniform(0, 0.15) * _rotate(x, y[:, None], light)[0]
     return (slice(low[0], high[0]), slice(low[1], high[1])), cover, shade
+
+
+def _rotate(x: Float[np.ndarray, " w"], y: Float[np.ndarray, "h 1"], angle: float) -> tuple[Plane, Plane]:
+    """Coordinates of a grid along axes turned by the angle in radians."""
+    cos, sin = math.cos(angle), math.sin(angle)  # Python numbers keep float32 what it is.
+    return cos * x + sin * y, cos * y - sin * x
 
 
 def _paint(random: np.random.Generator, size: tuple[int, int], objects: list[_Object]) -> UInt8[np.ndarray, "h w 3"]:
@@ -185,8 +192,8 @@ def _paint(random: np.random.Generator, size: tuple[int, int], objects: list[_Ob
         colors.append(_distinct_color(random, colors))
     for found, color in zip(reversed(objects), reversed(colors), strict=False):
         part = image[found.window]
-        part += found.cover[:, :, None] * (color + found.shade[:, :, None] - part)
-    image += _NOISE * random.standard_normal(image.shape, np.float32)
+        part += found.cover[:, :, None] * (color.astype(np.float32) + found.shade[:, :, None] - part)
+    image += np.float32(_NOISE) * random.standard_normal(image.shape, np.float32)
     return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
@@ -203,20 +210,20 @@ def _background(
     base = random.uniform(0.2, 0.8, size=3)
     base += 0.5 * (base.mean() - base)  # Duller than the objects.
     other = np.clip(base + random.uniform(-0.18, 0.18, size=3), 0, 1)
-    y, x = ((np.arange(n) - n / 2) / max(size) for n in size)
-    angle, phase = random.uniform(0, 2 * np.pi, size=2)
-    along = np.cos(angle) * x + np.sin(angle) * y[:, None]
-    across = np.cos(angle) * y[:, None] - np.sin(angle) * x
-    frequency = random.uniform(15, 90)
-    kind = random.integers(3)
+    y, x = (
+        (np.arange(n, dtype=np.float32) - n / 2) / max(size) for n in size
+    )  # The whole picture stays float32, for speed.
+    angle, phase = random.uniform(0, 2 * np.pi, size=2).tolist()
+    along, across = _rotate(x, y[:, None], angle)
+    frequency, kind = random.uniform(15, 90), random.integers(3)
     if kind == 0:
         blend = 0.5 + along
     elif kind == 1:
         blend = 0.5 + 0.5 * np.sin(frequency * along + phase)
     else:
         blend = 0.5 + 0.5 * np.sin(frequency * along + phase) * np.sin(0.8 * frequency * across)
-    image = base + np.clip(blend, 0, 1)[:, :, None] * (other - base)
-    return image.astype(np.float32), [base, other]
+    change = (other - base).astype(np.float32)
+    return base.astype(np.float32) + np.clip(blend, 0, 1)[:, :, None] * change, [base, other]
 
 
 def _encode(mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:

@@ -1,0 +1,290 @@
+import copy
+import json
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle_masks
+
+from maskrcnn_jax.data import coco
+from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.data.coco import CocoDataset
+
+SQUARE = [2, 1, 6, 1, 6, 5, 2, 5]  # Columns 2 to 5, rows 1 to 4.
+
+
+def annotation(annotation_id, image_id=10, **changes):
+    fields = {"id": annotation_id, "image_id": image_id, "category_id": 7, "bbox": [2, 1, 4, 4], "iscrowd": 0}
+    return fields | {"segmentation": [list(SQUARE)]} | changes
+
+
+@pytest.fixture
+def content():
+    """Two images of 8x10, one of them without objects; category ids with a gap, out of order."""
+    images = [{"id": i, "file_name": f"{i}.png", "height": 8, "width": 10} for i in (10, 20)]
+    categories = [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}]
+    return {"images": images, "annotations": [annotation(1)], "categories": categories}
+
+
+@pytest.fixture
+def open_dataset(tmp_path):
+    def write_and_open(content, keep_empty=True, **options):
+        for entry in content["images"]:
+            if isinstance(entry, dict) and "file_name" in entry:
+                Image.fromarray(np.full((8, 10, 3), 50, np.uint8)).save(tmp_path / str(entry["file_name"]))
+        (tmp_path / "instances.json").write_text(json.dumps(content))
+        return CocoDataset(tmp_path, tmp_path / "instances.json", keep_empty=keep_empty, **options)
+
+    return write_and_open
+
+
+def test_an_example_by_hand(open_dataset, content):
+    content["annotations"].append(annotation(2, category_id=3, bbox=[0.5, 0, 3, 2.25]))
+    dataset = open_dataset(content)
+    example = dataset[0]
+    assert len(dataset) == 2 and dataset.image_ids.tolist() == [10, 20] and dataset.sizes.tolist() == [[8, 10]] * 2
+    assert example.image.shape == (8, 10, 3) and example.image.dtype == np.uint8 and example.image_id == 10
+    assert example.boxes.dtype == np.float32 and example.boxes.tolist() == [[2, 1, 6, 5], [0.5, 0, 3.5, 2.25]]
+    assert example.classes.dtype == np.int32 and example.classes.tolist() == [2, 1]
+    assert example.masks == [[SQUARE], [SQUARE]]
+    empty = dataset[1]
+    assert empty.boxes.shape == (0, 4) and empty.classes.shape == (0,) and empty.masks == []
+
+
+def test_labels_number_the_categories_by_ascending_id(open_dataset, content):
+    categories = open_dataset(content).categories
+    assert categories == Categories((3, 7), ("dog", "cat"))
+    assert [categories.label(i) for i in (3, 7)] == [1, 2]
+    assert [categories.category_id(label) for label in (1, 2)] == [3, 7]
+    assert categories.name(2) == "cat" and len(categories) == 2
+    assert Categories.from_json(json.loads(json.dumps(categories.to_json()))) == categories
+
+
+def test_categories_refuse_background_and_strangers():
+    categories = Categories((3, 7), ("dog", "cat"))
+    for label in (0, 3, -1):
+        with pytest.raises(ValueError, match=f"got {label}"):
+            categories.category_id(label)
+    with pytest.raises(ValueError, match="unknown category id 5"):
+        categories.label(5)
+    with pytest.raises(ValueError, match=r"\[3\] more than once"):
+        Categories((3, 3), ("dog", "cat"))
+    with pytest.raises(ValueError, match="2 ids, 1 names"):
+        Categories((3, 7), ("dog",))
+
+
+def test_labels_follow_a_given_map(open_dataset, content):
+    dataset = open_dataset(content, categories=Categories((7, 3), ("cat", "dog")))
+    assert dataset[0].classes.tolist() == [1]
+    with pytest.raises(ValueError, match="annotation id 1.*unknown category id 7"):
+        open_dataset(content, categories=Categories((3,), ("dog",)))
+
+
+def test_images_with_nothing_to_learn_from_leave_on_request(open_dataset, content):
+    content["annotations"].append(annotation(2, image_id=20, bbox=[2, 1, 1, 4]))  # One pixel wide.
+    assert open_dataset(content, keep_empty=False).image_ids.tolist() == [10]
+    content["annotations"].append(annotation(3, image_id=20, bbox=[2, 1, 1.5, 4]))
+    assert open_dataset(content, keep_empty=False).image_ids.tolist() == [10, 20]
+    content["annotations"] = []
+    assert len(open_dataset(content, keep_empty=False)) == 0
+    assert open_dataset(content, keep_empty=False).sizes.shape == (0, 2)
+
+
+def test_crowds_are_left_out(open_dataset, content):
+    content["annotations"] = [annotation(1, iscrowd=1, segmentation={"size": [8, 10], "counts": [0, 80]})]
+    assert len(open_dataset(content)[0].boxes) == 0
+    assert len(open_dataset(content, keep_empty=False)) == 0
+
+
+def test_boxes_are_clamped_and_empty_ones_counted_in_one_warning(open_dataset, content, caplog):
+    nan, inf = float("nan"), float("inf")
+    bad = [[3, 3, 0, 2], [3, 3, 2, -1], [10, 2, 3, 3], [-4, 2, 4, 3], [nan, 2, 3, 3], [1, 2, inf, 3]]
+    content["annotations"] = [annotation(i, bbox=box) for i, box in enumerate(bad)]
+    content["annotations"] += [annotation(90, bbox=[-2, 5, 20, 20]), annotation(91, image_id=20, bbox=[1, 1, 0, 0])]
+    with caplog.at_level(logging.WARNING):
+        dataset = open_dataset(content)
+    assert dataset[0].boxes.tolist() == [[0, 5, 10, 8]] and len(dataset[0].masks) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "dropped 7 objects whose box is empty or not finite, in 2 images: 10, 20"
+    ]
+
+
+def test_the_three_kinds_of_masks_agree():
+    expected = np.zeros((8, 10), np.uint8)
+    expected[1:5, 2:6] = 1
+    column = [4, 4]  # Pixels go down the columns: four of the object, four around it.
+    uncompressed = {"size": [8, 10], "counts": [17, *column, *column, *column, 4, 80 - 17 - 28]}
+    compressed = coco.rle([SQUARE], 8, 10)
+    assert isinstance(compressed["counts"], str) and compressed["size"] == [8, 10]
+    for mask in ([SQUARE], uncompressed, compressed):
+        pixels = coco.decode_mask(mask, 8, 10)
+        assert pixels.dtype == np.uint8
+        np.testing.assert_array_equal(pixels, expected)
+        assert coco.rle(mask, 8, 10) == compressed
+
+
+def test_polygons_of_one_object_are_united():
+    shifted = [x + 3 if i % 2 == 0 else x for i, x in enumerate(SQUARE)]
+    pixels = coco.decode_mask([SQUARE, shifted], 8, 10)
+    np.testing.assert_array_equal(pixels, np.pad(np.ones((4, 7), np.uint8), ((1, 3), (2, 1))))
+
+
+def test_run_length_masks_arrive_compressed(open_dataset, content):
+    compressed = coco.rle([SQUARE], 8, 10)
+    content["annotations"] = [
+        annotation(1, segmentation=compressed),
+        annotation(2, segmentation={"size": [8, 10], "counts": [17, 4, 4, 4, 4, 4, 4, 4, 35]}),
+    ]
+    assert open_dataset(content)[0].masks == [compressed, compressed]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_run_lengths_are_read_as_written(seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 10 ** rng.integers(1, 6), rng.integers(1, 40))
+    if seed % 2:
+        lengths[0] = 0
+    encoded = coco.rle({"size": [int(lengths.sum()), 1], "counts": lengths.tolist()}, int(lengths.sum()), 1)
+    np.testing.assert_array_equal(coco.run_lengths(encoded["counts"]), lengths)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [],
+        [[1, 1, 4, 4]],
+        [SQUARE, [1, 1, 4, 4, 5]],
+        [[1, 1, 4, 4, 5, float("nan")]],
+        [[1, 1, 4, 4, 5, "x"]],
+        [1, 1, 4, 4, 5, 5],
+        "nothing",
+        {"size": [8, 10]},
+        {"size": [10, 8], "counts": [80]},
+        {"size": [8, 10], "counts": [79]},
+        {"size": [8, 10], "counts": [90, -10]},
+        {"size": [8, 10], "counts": [79.5, 0.5]},
+        {"size": [8, 10], "counts": ""},
+        {"size": [8, 10], "counts": "zzz"},
+        {"size": [8, 10], "counts": "!!"},
+        {"size": [8, 10], "counts": coco.rle([SQUARE], 8, 10)["counts"][:-1]},
+        {"size": [8, 10], "counts": coco.rle([SQUARE], 9, 10)["counts"]},
+    ],
+)
+def test_a_malformed_mask_is_named(open_dataset, content, segmentation):
+    content["annotations"] = [annotation(1), annotation(55, segmentation=segmentation)]
+    with pytest.raises(ValueError, match=r"instances\.json.*id 55"):
+        open_dataset(content)
+
+
+def _without(entries, key):
+    del entries[key]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c["annotations"].append(annotation(1)), "annotation id 1 appears twice"),
+        (lambda c: c["annotations"].append(annotation(5, image_id=99)), "annotation id 5 .*image id 99"),
+        (
+            lambda c: c["annotations"].append(annotation(5, category_id=4)),
+            r"annotation id 5 \(image id 10\).*category id 4",
+        ),
+        (lambda c: c["annotations"].append(annotation(5, bbox=[1, 2, 3])), r"annotation id 5.*\[1, 2, 3\]"),
+        (lambda c: c["annotations"].append(annotation(5, bbox=["1", 2, 3, 4])), "annotation id 5.*4 numbers"),
+        (lambda c: c["annotations"].append("text"), r"annotations\[1\]"),
+        (lambda c: _without(c["annotations"][0], "image_id"), r"annotations\[0\] \(id 1\) has no 'image_id'"),
+        (lambda c: _without(c["annotations"][0], "bbox"), r"annotations\[0\] \(id 1\) has no 'bbox'"),
+        (lambda c: _without(c["annotations"][0], "id"), r"annotations\[0\] has no 'id'"),
+        (lambda c: c["images"].append(c["images"][0]), "image id 10 appears twice"),
+        (lambda c: _without(c["images"][1], "height"), r"images\[1\] \(id 20\) has no 'height'"),
+        (lambda c: c["images"][1].update(id="20"), r"images\[1\].*'20'"),
+        (lambda c: c["images"][1].update(id=2**31), "image id 2147483648.*32 bits"),
+        (lambda c: c["images"][1].update(width=0), "image id 20 has the size 8x0"),
+        (lambda c: _without(c["categories"][1], "name"), r"categories\[1\] \(id 3\) has no 'name'"),
+        (lambda c: c["categories"].append({"id": 3, "name": "fox"}), r"\[3\] more than once"),
+        (lambda c: c.update(annotations={}), "expected a list under the key 'annotations'"),
+        (lambda c: _without(c, "categories"), "expected a list under the key 'categories'"),
+    ],
+)
+def test_a_broken_annotation_file_is_named_with_the_place(open_dataset, content, change, message):
+    content = copy.deepcopy(content)
+    change(content)
+    with pytest.raises(ValueError, match=r"instances\.json.*" + message):
+        open_dataset(content)
+
+
+def test_annotation_files_that_are_no_json(tmp_path):
+    path = tmp_path / "instances.json"
+    with pytest.raises(FileNotFoundError, match="instances.json"):
+        CocoDataset(tmp_path, path, keep_empty=True)
+    path.write_text('{"images": [],\n "annotations": [,]}')
+    with pytest.raises(ValueError, match="instances.json.*line 2"):
+        CocoDataset(tmp_path, path, keep_empty=True)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="instances.json"):
+        CocoDataset(tmp_path, path, keep_empty=True)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="instances.json"):
+        CocoDataset(tmp_path, path, keep_empty=True)
+
+
+def test_missing_images_are_named_when_the_set_is_opened(open_dataset, content, tmp_path):
+    open_dataset(content)
+    (tmp_path / "20.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 images.*20\.png \(image id 20\)"):
+        CocoDataset(tmp_path, tmp_path / "instances.json", keep_empty=True)
+    assert len(CocoDataset(tmp_path, tmp_path / "instances.json", keep_empty=False)) == 1
+
+
+def test_an_unreadable_image_is_named(open_dataset, content, tmp_path):
+    dataset = open_dataset(content)
+    (tmp_path / "10.png").write_text("no picture")
+    with pytest.raises(OSError, match="image id 10: .*10.png"):
+        dataset[0]
+    (tmp_path / "20.png").unlink()
+    with pytest.raises(OSError, match="image id 20: .*20.png"):
+        dataset[1]
+
+
+def test_the_size_is_compared_after_the_exif_rotation(open_dataset, content, tmp_path):
+    content["images"][0].update(height=10, width=8)
+    content["annotations"] = []
+    dataset = open_dataset(content)
+    with pytest.raises(ValueError, match=r"10\.png \(image id 10\) is 8x10 .* says 10x8"):
+        dataset[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((8, 10, 3), np.uint8)).save(tmp_path / "10.png", exif=exif)
+    assert dataset[0].image.shape == (10, 8, 3)
+
+
+@pytest.mark.parametrize(
+    "folder, split, num_images, num_objects, num_categories",
+    [
+        pytest.param("nuclei", "train", 424, 15267, 1, marks=pytest.mark.slow),  # Type checks make it slow.
+        ("nuclei", "val", 102, 3663, 1),
+        ("coco_subset", "train", 80, 761, 80),
+        ("coco_subset", "val", 57, 510, 80),
+        ("fruits_nuts", "train", 18, 165, 3),
+    ],
+)
+def test_real_data(shared, folder, split, num_images, num_objects, num_categories):
+    where = shared / "data" / folder
+    dataset = CocoDataset(where / split, where / f"instances_{split}.json", keep_empty=True)
+    assert (len(dataset), len(dataset.categories)) == (num_images, num_categories)
+    assert sum(len(record.boxes) for record in dataset._records) == num_objects
+    for example in (dataset[0], dataset[num_images // 2], dataset[-1]):
+        height, width, _ = example.image.shape
+        for box, mask in list(zip(example.boxes, example.masks, strict=True))[:10]:
+            pixels = coco.decode_mask(mask, height, width)
+            assert pixels.sum() == rle_masks.area(coco.rle(mask, height, width))
+            rows, columns = np.nonzero(pixels)
+            tight = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_allclose(box, tight, atol=3)  # Rasterising rounds polygons to pixels.
+
+
+@pytest.mark.parametrize("split, num_filled", [("train", 79), ("val", 55)])
+def test_real_images_without_objects_leave(shared, split, num_filled):
+    where = shared / "data" / "coco_subset"
+    assert len(CocoDataset(where / split, where / f"instances_{split}.json", keep_empty=False)) == num_filled

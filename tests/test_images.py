@@ -1,0 +1,204 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskrcnn_jax import images
+
+
+def save(path, array, **options):
+    Image.fromarray(np.asarray(array)).save(path, **options)
+    return path
+
+
+def slow_resize(image, size):
+    """The bilinear rule pixel by pixel, coordinates in float32 as torch has them."""
+    values = image / 255 if image.dtype == np.uint8 else image.astype(np.float64)
+    out = np.zeros((*size, image.shape[2]))
+
+    def neighbours(i, num_inputs, num_outputs):
+        ratio = np.float32(num_inputs / num_outputs)
+        source = max(np.float32(i + 0.5) * ratio - np.float32(0.5), np.float32(0))
+        first = min(int(source), num_inputs - 1)
+        return first, min(first + 1, num_inputs - 1), float(source) - first
+
+    for i in range(size[0]):
+        y0, y1, wy = neighbours(i, image.shape[0], size[0])
+        for j in range(size[1]):
+            x0, x1, wx = neighbours(j, image.shape[1], size[1])
+            top = values[y0, x0] * (1 - wx) + values[y0, x1] * wx
+            bottom = values[y1, x0] * (1 - wx) + values[y1, x1] * wx
+            out[i, j] = top * (1 - wy) + bottom * wy
+    return out
+
+
+def test_reads_rgb_and_drops_alpha_without_blending(tmp_path):
+    rgba = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    rgba[0, 0, 3] = 0
+    np.testing.assert_array_equal(images.read_image(save(tmp_path / "a.png", rgba)), rgba[:, :, :3])
+    np.testing.assert_array_equal(images.read_image(str(save(tmp_path / "b.png", rgba[:, :, :3]))), rgba[:, :, :3])
+
+
+def test_reads_grey_with_and_without_alpha(tmp_path):
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    expected = np.stack([grey] * 3, axis=2)
+    np.testing.assert_array_equal(images.read_image(save(tmp_path / "a.png", grey)), expected)
+    Image.fromarray(grey).convert("LA").save(tmp_path / "b.png")
+    np.testing.assert_array_equal(images.read_image(tmp_path / "b.png"), expected)
+    save(tmp_path / "c.png", grey > 100)
+    np.testing.assert_array_equal(images.read_image(tmp_path / "c.png"), 255 * (expected > 100))
+
+
+@pytest.mark.parametrize("options", [{}, {"transparency": 1}, {"transparency": bytes([0, 128, 255])}])
+def test_reads_palettes_without_a_warning(tmp_path, options):
+    picture = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8))
+    picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    picture.save(tmp_path / "p.png", **options)
+    expected = [[[10, 20, 30], [40, 50, 60]], [[70, 80, 90], [40, 50, 60]]]
+    np.testing.assert_array_equal(images.read_image(tmp_path / "p.png"), expected)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_divides_16_bit_values_by_257(tmp_path, name):
+    values = np.array([[0, 128, 129], [257 * 100, 65535, 257 * 7 + 128]], np.uint16)
+    expected = np.array([[0, 0, 1], [100, 255, 7]])
+    image = images.read_image(save(tmp_path / name, values))
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, np.stack([expected] * 3, axis=2))
+
+
+def test_applies_the_exif_rotation(tmp_path):
+    array = np.zeros((2, 3, 3), np.uint8)
+    array[0, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # To be turned clockwise: the first row becomes the last column.
+    image = images.read_image(save(tmp_path / "a.png", array, exif=exif))
+    assert image.shape == (3, 2, 3)
+    assert image[0, 1].tolist() == [255, 255, 255] and image.sum() == 3 * 255
+
+
+def test_a_missing_file_and_a_broken_one_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.png"):
+        images.read_image(tmp_path / "nowhere.png")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(OSError, match="text.png"):
+        images.read_image(tmp_path / "text.png")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for name in ("cut.png", "cut.jpg"):
+        content = save(tmp_path / name, noise).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(OSError, match=name):
+            images.read_image(tmp_path / name)
+
+
+def test_floating_point_and_32_bit_files_are_refused(tmp_path):
+    with pytest.raises(OSError, match="f.tif.*floating point"):
+        images.read_image(save(tmp_path / "f.tif", np.ones((2, 2), np.float32)))
+    with pytest.raises(OSError, match="i.tif.*got 0 to 70000"):
+        images.read_image(save(tmp_path / "i.tif", np.array([[0, 70000]], np.int32)))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 3), (4, 5, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float64])
+def test_as_rgb(shape, dtype):
+    values = np.random.default_rng(0).integers(0, 256, shape)
+    image = {np.uint8: values, np.uint16: values * 257, np.float64: values / 255}[dtype].astype(dtype)
+    rgb = images.as_rgb(image)
+    assert rgb.shape == (4, 5, 3)
+    assert rgb.dtype == (np.float32 if dtype is np.float64 else np.uint8)
+    plane = values if values.ndim == 2 else values[:, :, -1] if shape[2] == 1 else values[:, :, 2]
+    np.testing.assert_allclose(rgb[:, :, 2], plane / 255 if dtype is np.float64 else plane, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (np.zeros((3, 4, 5), np.uint8), r"got \(3, 4, 5\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"got \(0, 4, 3\)"),
+        (np.zeros((1, 4, 5, 3), np.uint8), r"got \(1, 4, 5, 3\)"),
+        (np.zeros((4, 5, 3), np.int64), "got int64"),
+        (np.zeros((4, 5), bool), "got bool"),
+        (np.full((4, 5, 3), 1.5), "got 1.5 to 1.5"),
+        (np.full((4, 5, 3), -0.5, np.float32), "got -0.5"),
+        (np.full((4, 5, 3), np.nan), "got nan"),
+    ],
+)
+def test_as_rgb_says_what_it_got(image, message):
+    with pytest.raises(ValueError, match=message):
+        images.as_rgb(image)
+
+
+@pytest.mark.parametrize(
+    "size, expected",
+    [
+        ((480, 640), (800, 1066)),
+        ((427, 640), (800, 1199)),
+        ((426, 640), (800, 1201)),
+        ((100, 1000), (133, 1333)),
+        ((97, 97), (799, 799)),
+        ((385, 640), (799, 1329)),
+        ((1, 5000), (1, 1333)),
+    ],
+)
+def test_resized_size_truncates(size, expected):
+    assert images.resized_size(size, 800, 1333) == expected
+    assert images.resized_size(np.array(size[::-1]), 800, 1333) == expected[::-1]
+
+
+def test_resized_size_misses_the_short_side_as_often_as_torchvision():
+    assert sum(images.resized_size((n, n), 800, 1333)[0] == 799 for n in range(1, 2001)) == 85
+
+
+def test_resize_by_hand():
+    image = np.array([[[0.0], [1.0]]], np.float32)
+    np.testing.assert_allclose(images.resize(image, (1, 4))[0, :, 0], [0, 0.25, 0.75, 1], atol=1e-7)
+    ramp = np.arange(8, dtype=np.float32).reshape(1, 8, 1) / 8
+    np.testing.assert_allclose(images.resize(ramp, (1, 2))[0, :, 0] * 8, [1.5, 5.5], atol=1e-6)  # No antialiasing.
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_resize_equals_the_rule_pixel_by_pixel(seed):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (*rng.integers(1, 40, 2), 3), dtype=np.uint8)
+    size = tuple(rng.integers(1, 90, 2).tolist())
+    image = image if seed % 2 else (image / np.float32(255)).astype(np.float32)
+    resized = images.resize(image, size)
+    assert resized.dtype == np.float32
+    np.testing.assert_allclose(resized, slow_resize(image, size), atol=1e-6)
+
+
+def test_resize_stays_in_the_unit_interval_and_keeps_what_has_the_size():
+    white = np.full((13, 17, 3), 255, np.uint8)
+    resized = images.resize(white, (50, 61))
+    assert resized.max() <= 1 and resized.min() > 1 - 1e-6
+    noise = np.random.default_rng(0).random((9, 8, 3), np.float32)
+    np.testing.assert_array_equal(images.resize(noise, (9, 8)), noise)
+
+
+@pytest.mark.parametrize("size, target", [((48, 64), (80, 106)), ((120, 90), (40, 33)), ((30, 30), (30, 30))])
+@pytest.mark.parametrize("with_opencv", [True, False])
+def test_resize_uint8_is_within_one_grey_level(monkeypatch, size, target, with_opencv):
+    if with_opencv:
+        pytest.importorskip("cv2")
+    else:
+        monkeypatch.setattr(images, "cv2", None)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    resized = images.resize_uint8(image[:, ::-1], target)  # A flipped view is no contiguous array.
+    assert resized.dtype == np.uint8
+    off = np.abs(resized - 255 * slow_resize(image[:, ::-1], target)).max()
+    assert off <= (1 if with_opencv else 0.5 + 1e-4)
+
+
+def test_ceil32():
+    assert images.ceil32((800, 1066)) == (800, 1088)
+    assert images.ceil32(np.array([1, 32])) == (32, 32)
+
+
+def test_bucket_for_takes_the_smallest_that_holds_the_image():
+    buckets = ((800, 1344), (1344, 800), (800, 1088), (1088, 800))
+    assert images.bucket_for((800, 1066), buckets) == (800, 1088)
+    assert images.bucket_for(np.array([800, 1088]), buckets) == (800, 1088)
+    assert images.bucket_for((800, 1089), buckets) == (800, 1344)
+    assert images.bucket_for((801, 700), buckets) == (1088, 800)
+    assert images.bucket_for((10, 10), buckets) == (800, 1088)
+    with pytest.raises(ValueError, match=r"1000x1000.*\(800, 1344\)"):
+        images.bucket_for((1000, 1000), buckets)

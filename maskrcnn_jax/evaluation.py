@@ -20,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 
 from maskrcnn_jax import pasting
 from maskrcnn_jax.config import Config
+from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.structures import Batch, Detections
 
 
@@ -39,7 +40,7 @@ def evaluate(
     variables: Any,
     batches: Iterable,
     annotations: dict,
-    categories: Any,
+    categories: Categories,
     config: Config,
     *,
     advance: Callable[[int], object] = lambda num_images: None,
@@ -213,6 +214,15 @@ def _per_class(evaluator: COCOeval, max_detections: int) -> dict[str, float]:
 def _mean(values: Float[np.ndarray, "..."]) -> float:
     defined = values[values > -1]
     return float(np.mean(defined)) if defined.size else -1.0
+
+
+def headline(evaluation: Evaluation) -> str:
+    """The numbers to look at first, in one line."""
+    bbox, segm = evaluation.bbox, evaluation.segm
+    return (
+        f"box AP {bbox['AP']:.3f}, AP50 {bbox['AP50']:.3f}, mask AP {segm['AP']:.3f}, AP50 {segm['AP50']:.3f}, "
+        f"loss {evaluation.losses['loss']:.3f}"
+    )
 
 
 def write(directory: str | Path, evaluation: Evaluation) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from maskrcnn_jax import evaluation, pasting
 from maskrcnn_jax.config import Config
+from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.structures import Batch, Detections, Instances
 
 NAMES = "AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split()
@@ -231,7 +231,7 @@ def squares_truth(num_images):
 @pytest.fixture(scope="module")
 def evaluated():
     Oracle.num_traces, counted = 0, []
-    categories = SimpleNamespace(ids=CATEGORY_IDS, names=("a", "b", "c"))
+    categories = Categories(CATEGORY_IDS, ("a", "b", "c"))
     result = evaluation.evaluate(
         Oracle(),
         {"score": jnp.float32(0.9)},
@@ -261,6 +261,12 @@ def test_evaluate_counts_padded_entries_for_nothing(evaluated):
 
 def test_evaluate_traces_each_function_once(evaluated):
     assert Oracle.num_traces == 2
+
+
+def test_headline(evaluated):
+    result, _ = evaluated
+    segm = f"mask AP {result.segm['AP']:.3f}, AP50 1.000"
+    assert evaluation.headline(result) == f"box AP 1.000, AP50 1.000, {segm}, loss 8.000"
 
 
 def test_write(evaluated, tmp_path):

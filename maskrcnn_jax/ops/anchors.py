@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 
-def cell_anchors(size: float, aspect_ratios: tuple[float, ...]) -> np.ndarray:
+def cell_anchors(size: float | int, aspect_ratios: tuple[float, ...]) -> np.ndarray:
     """Anchors of one cell around the origin, float32 ``[a, 4]``; the aspect ratio is height over width.
 
     Corners are rounded to whole pixels, half to even, as in torchvision: trained weights expect it.
@@ -20,7 +20,7 @@ def grid_anchors(
     shape: tuple[int, int],
     extent: Int[Array, "2"],
     canvas: Int[Array, "2"],
-    size: float,
+    size: float | int,
     aspect_ratios: tuple[float, ...],
 ) -> tuple[Float[Array, "n 4"], Bool[Array, " n"]]:
     """Anchors of one level in pixels, ordered by row, column, ratio, and which of them lie on the canvas.
@@ -46,7 +46,7 @@ def grid_anchors(
 def pyramid_anchors(
     shapes: dict[int, tuple[int, int]],
     canvas: Int[Array, "2"],
-    sizes: tuple[float, ...],
+    sizes: tuple[float | int, ...],
     aspect_ratios: tuple[float, ...],
 ) -> dict[int, tuple[Float[Array, "n 4"], Bool[Array, " n"]]]:
     """`grid_anchors` of every level, given the (height, width) of its map; one anchor size per level, finest first."""

@@ -21,7 +21,7 @@ def state_of(config: ModelConfig) -> dict[str, np.ndarray]:
     return {e.name: random.normal(size=e.shape).astype(np.float32) for e in torchvision.entries(config)}
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+@pytest.mark.parametrize("depth", [18, 50, 152])
 def test_every_variable_of_the_model_has_a_name(depth):
     config = ModelConfig(depth=depth)
     images, sizes = jnp.zeros((1, 64, 64, 3)), jnp.array([[64, 64]])

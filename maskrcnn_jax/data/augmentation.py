@@ -162,7 +162,7 @@ def _resample(mask: dict, box: Float[np.ndarray, "4"], mask_size: int) -> UInt8[
 def _decode_part(mask: dict, rows: slice, columns: slice) -> UInt8[np.ndarray, "h w"]:
     """Decodes a part of a mask, 0 or 255: with hundreds of objects in an image, whole bitmaps would take too long."""
     height = mask["size"][0]
-    lengths = coco._run_lengths(mask["counts"])
+    lengths = coco.run_lengths(mask["counts"])
     # The runs go down the columns, so whole columns are contiguous.
     ends = np.clip(np.cumsum(lengths), columns.start * height, columns.stop * height)
     values = np.arange(len(lengths)) % 2 * 255

@@ -43,12 +43,10 @@ def assign_buckets(
     if len(sizes) == 0:
         raise ValueError("the data set has no images")
     shapes, shape_of_image = np.unique(sizes, axis=0, return_inverse=True)
-    bucket_of_shape = []
-    for height, width in shapes.tolist():
-        resized = images.resized_size((height, width), short_side, max_long_side)
-        bucket_of_shape.append(tuple(images.bucket_for(resized, buckets)))
-    index_of_shape = np.array([list(map(tuple, buckets)).index(bucket) for bucket in bucket_of_shape])
-    bucket_of_image = index_of_shape[shape_of_image.reshape(-1)]
+    buckets = [tuple(bucket) for bucket in buckets]
+    resized = [images.resized_size(shape, short_side, max_long_side) for shape in shapes]
+    bucket_of_shape = np.array([buckets.index(images.bucket_for(size, buckets)) for size in resized])
+    bucket_of_image = bucket_of_shape[shape_of_image.reshape(-1)]
     return [np.flatnonzero(bucket_of_image == index) for index in range(len(buckets))]
 
 
@@ -125,9 +123,14 @@ def train_batches(
     buckets = data_config.buckets
     members = assign_buckets(sizes, max(data_config.short_sides), data_config.max_long_side, buckets)
 
+    # The positions of a step are loaded one by one, by several threads.
+    @functools.lru_cache(maxsize=16)
+    def scheduled(step: int) -> tuple[int, np.ndarray]:
+        return schedule(step, members, batch_size=batch_size, seed=seed)
+
     def load(index: int) -> Batch:
         step, position = divmod(index, batch_size)
-        bucket, indices = schedule(step, members, batch_size=batch_size, seed=seed)
+        bucket, indices = scheduled(step)
         example = dataset[int(indices[position])]
         rng = _view_rng(seed, step, example.image_id)
         return _row(_train_sample(example, rng, data_config), example.image_id, buckets[bucket], data_config)
@@ -164,7 +167,7 @@ def eval_batches(dataset: Any, data_config: DataConfig, *, batch_size: int) -> I
     return _read(grain.MapDataset.source(rows).map(load), batch_size, data_config)
 
 
-def _read(rows: grain.MapDataset, batch_size: int, data_config: DataConfig) -> Iterator:
+def _read(rows: grain.MapDataset, batch_size: int, data_config: DataConfig) -> Iterator[Any]:
     # Two batches ahead: grain's own default of 500 elements is gigabytes here.
     options = grain.ReadOptions(data_config.num_threads, prefetch_buffer_size=2 * batch_size)
     with contextlib.closing(iter(rows.to_iter_dataset(options).batch(batch_size))) as batches:

@@ -8,9 +8,6 @@ from maskrcnn_jax.data import augmentation, coco
 from maskrcnn_jax.data.augmentation import Sample, Window
 from maskrcnn_jax.data.coco import Example
 
-# The arrays that pycocotools decodes into lack an argument of NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 def _rle(bitmap):
     encoded = coco_mask.encode(np.asfortranarray(bitmap, np.uint8))
@@ -153,6 +150,16 @@ def test_an_object_of_which_only_empty_parts_of_the_box_are_visible_is_dropped()
     triangle = np.tri(30, 30, dtype=bool)
     _, keep = augmentation.visible_boxes(_example([triangle]), Window(0, 20, 8, 10))
     assert not keep.any()
+
+
+def test_a_sliver_of_less_than_a_pixel_is_dropped_where_the_window_cuts_and_kept_where_not():
+    bitmap = np.zeros((30, 30), bool)
+    bitmap[5:15, 10:21] = True
+    wide = _example([bitmap])._replace(boxes=np.array([[10, 5, 20.5, 15]], np.float32))
+    assert not augmentation.visible_boxes(wide, Window(0, 20, 30, 10))[1].any()
+    assert augmentation.visible_boxes(wide, Window(0, 19, 30, 10))[1].all()
+    narrow = wide._replace(boxes=np.array([[20, 5, 20.5, 15]], np.float32))
+    assert augmentation.visible_boxes(narrow, Window(0, 20, 30, 10))[1].all()
 
 
 def test_cut_moves_and_scales_boxes_per_axis():

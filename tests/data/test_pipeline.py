@@ -11,9 +11,6 @@ from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import coco, pipeline
 from maskrcnn_jax.data.coco import Example
 
-# The arrays that pycocotools decodes into lack an argument of NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 BUCKETS = ((64, 96), (96, 64), (96, 96))
 
 
@@ -132,6 +129,12 @@ def test_the_order_is_a_function_of_seed_and_step():
     assert order(range(40), seed=1) != forwards
     assert forwards[:6] != forwards[6:12]
     assert len({bucket for bucket, *_ in forwards[:6]}) == 3
+
+
+def test_each_epoch_has_its_own_permutation():
+    epochs = [pipeline.schedule(epoch, _members(20), batch_size=20, seed=0)[1].tolist() for epoch in range(4)]
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == 4
 
 
 def test_buckets_are_mixed_within_an_epoch():

@@ -113,9 +113,10 @@ def _write_labels(
     placed: list[Rectangle] = []
     for i in order.tolist():
         width, height = round(pen.textlength(texts[i], font=font)) + 2 * margin, round(1.35 * font.size)
+        if placed and width * height > room:  # The best one has a label however small the picture is.
+            continue
         plate, covered = _place(boxes[i], (width, height), size, placed)
-        # The first label always fits, however small the picture.
-        if placed and (covered > _LABEL_OVERLAP or width * height > room):
+        if covered > _LABEL_OVERLAP:
             continue
         placed.append(plate)
         room -= width * height

@@ -86,8 +86,8 @@ def test_labels_avoid_one_another():
 
 
 def test_a_crowd_keeps_few_labels():
-    grid = [[x, y, x + 8, y + 8] for x in range(0, 500, 10) for y in range(20, 500, 10)]
-    image = np.full((512, 512, 3), 128, np.uint8)
+    grid = [[x, y, x + 8, y + 8] for x in range(0, 240, 10) for y in range(20, 240, 10)]
+    image = np.full((256, 256, 3), 128, np.uint8)
     boxes, labels, scores, _ = detections(*grid)
     plain = np.zeros((len(grid), 0, 0))
     masks = [(mask, (0, 0)) for mask in plain]

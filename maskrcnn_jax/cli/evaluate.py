@@ -1,0 +1,67 @@
+"""`maskrcnn-jax evaluate`: COCO box and mask AP of a training run."""
+
+import argparse
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from maskrcnn_jax import checkpoints, evaluation
+from maskrcnn_jax.cli import progress
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.data import pipeline, sources
+from maskrcnn_jax.model import MaskRCNN
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates, prints tables, and writes `evaluation.json` and `detections.json`; returns 0."""
+    run = checkpoints.load_run(args.weights)
+    config = _combine(run.config, _read_config(args.config)) if args.config else run.config
+    dataset, annotations = sources.open_val(config.data)
+    sources.check_categories(config.model, run.categories, dataset.categories)
+    batches = pipeline.eval_batches(dataset, config.data, batch_size=config.test_batch_size)
+    with progress.images("evaluate", len(dataset)) as advance:
+        model = MaskRCNN(config.model)
+        result = evaluation.evaluate(
+            model, run.variables, batches, annotations, run.categories, config, advance=advance
+        )
+    output = args.output or args.weights
+    evaluation.write(output, result)
+    _print_tables(result, args.per_class)
+    print(f"evaluation.json and detections.json are in {output}")
+    return 0
+
+
+def _read_config(path: Path) -> Config:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no config file {path}")
+    spec = importlib.util.spec_from_file_location("config", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def _combine(trained: Config, chosen: Config) -> Config:
+    """The trained network, with the data and the detection settings of another config."""
+    model = dataclasses.replace(trained.model, detection=chosen.model.detection)
+    return dataclasses.replace(trained, model=model, data=chosen.data, test_batch_size=chosen.test_batch_size)
+
+
+def _print_tables(result: evaluation.Evaluation, per_class: bool) -> None:
+    console = Console()
+    console.print(_table("", result.bbox, result.segm))
+    if per_class:
+        console.print(_table("AP of class", result.bbox_per_class, result.segm_per_class))
+    losses = ", ".join(f"{name} {value:.4f}" for name, value in result.losses.items())
+    console.print(f"validation losses: {losses}")
+
+
+def _table(title: str, bbox: dict[str, float], segm: dict[str, float]) -> Table:
+    table = Table(title, *("box", "mask"))
+    for name in bbox:
+        table.add_row(name, *("-" if value == -1 else f"{value:.3f}" for value in (bbox[name], segm[name])))
+    return table

@@ -1,0 +1,50 @@
+"""The command `maskrcnn-jax`: its arguments, and the way to the file of each command."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0, 1 if some images failed, or 2 for a mistake in what was asked."""
+    args = _parser().parse_args(arguments)
+    # Imported only now, so that --help need not wait for jax.
+    command = importlib.import_module(f"maskrcnn_jax.cli.{args.command}")
+    try:
+        return command.run(args)
+    except (OSError, ValueError) as error:
+        print(f"maskrcnn-jax {args.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="maskrcnn-jax", description="Mask R-CNN in JAX: predict and evaluate.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    predict = commands.add_parser("predict", help="find objects in images and draw them")
+    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    predict.add_argument("--weights", required=True, type=Path, metavar="RUN_DIR", help="directory of a training run")
+    predict.add_argument("--output", required=True, type=Path, metavar="DIR", help="for pictures and detections.json")
+    predict.add_argument(
+        "--score-threshold", default=0.5, type=_fraction, metavar="S", help="from 0 to 1 (default: 0.5)"
+    )
+
+    evaluate = commands.add_parser("evaluate", help="measure COCO box and mask AP on a validation set")
+    evaluate.add_argument("--weights", required=True, type=Path, metavar="RUN_DIR", help="directory of a training run")
+    evaluate.add_argument("--config", type=Path, metavar="FILE", help="take data and detection settings from this one")
+    evaluate.add_argument("--per-class", action="store_true", help="also the AP of each class")
+    evaluate.add_argument("--output", type=Path, metavar="DIR", help="for the json files (default: RUN_DIR)")
+    return parser
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The detector around a stand-in for the model, which finds the red rectangle of a picture."""
+
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskrcnn_jax import images
+from maskrcnn_jax.config import DataConfig, DetectionConfig
+from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.detector import Detector
+from maskrcnn_jax.structures import Detections
+
+
+class FindsRed:
+    """Detects the pixels with red as an object of class 2, and once more half as surely; notes what it was given."""
+
+    def __init__(self):
+        self.config = SimpleNamespace(detection=DetectionConfig())
+        self.shapes = []
+
+    def apply(self, variables, pictures, sizes, canvas, score_threshold):
+        self.shapes.append(pictures.shape)
+        red = pictures[..., 0] > 0.5
+        x0, y0 = jnp.argmax(red.any(1), 1), jnp.argmax(red.any(2), 1)
+        box = jnp.stack([x0, y0, x0 + red.any(1).sum(1), y0 + red.any(2).sum(1)], 1)
+        boxes = jnp.repeat(box[:, None], 3, 1).astype(jnp.float32)
+        scores = variables["score"] * jnp.array([[1, 0.5, 0]])
+        valid = scores > score_threshold
+        return Detections(boxes, jnp.full((1, 3), 2), scores, jnp.ones((1, 3, 28, 28)), valid)
+
+
+@pytest.fixture
+def detector():
+    data = DataConfig(test_short_side=64, test_max_long_side=96, test_buckets=((64, 96), (96, 64)))
+    return Detector(FindsRed(), {"score": jnp.float32(0.8)}, Categories((5, 9), ("a", "b")), data)
+
+
+def picture(height, width, box):
+    x0, y0, x1, y1 = box
+    image = np.zeros((height, width, 3), np.uint8)
+    image[y0:y1, x0:x1, 0] = 255
+    return image
+
+
+def test_results_look_like_torchvisions(detector):
+    (result,) = detector([picture(128, 160, (20, 40, 100, 80))])
+    assert {name: (array.shape, array.dtype.name) for name, array in result.items()} == {
+        "boxes": ((2, 4), "float32"),
+        "labels": ((2,), "int64"),
+        "scores": ((2,), "float32"),
+        "masks": ((2, 1, 128, 160), "float32"),
+    }
+    np.testing.assert_allclose(result["boxes"][0], [20, 40, 100, 80])
+    np.testing.assert_allclose(result["scores"], [0.8, 0.4])
+    assert result["labels"].tolist() == [2, 2]
+    # A mask of ones covers its box and fades within the cell around it.
+    np.testing.assert_allclose(result["masks"][0, 0, 42:78, 23:97], 1)
+    assert not result["masks"][0, 0, :37].any() and not result["masks"][0, 0, :, 105:].any()
+
+
+def test_nothing_above_the_threshold(detector):
+    (result,) = detector([picture(128, 160, (20, 40, 100, 80))], score_threshold=0.9)
+    assert result["boxes"].shape == (0, 4) and result["masks"].shape == (0, 1, 128, 160)
+
+
+def test_the_threshold_is_the_models_unless_given(detector):
+    image = picture(128, 160, (20, 40, 100, 80))
+    assert len(detector.detect(image).boxes) == 2
+    detector.model.config.detection.score_threshold = 0.45
+    assert len(detector.detect(image).boxes) == 1
+    assert len(detector.detect(image, 0.1).boxes) == 2
+
+
+def test_one_compilation_for_each_bucket(detector):
+    sizes = [(128, 160), (100, 130), (160, 128), (64, 64), (70, 90), (300, 200)]
+    detector([picture(*size, (10, 10, 40, 40)) for size in sizes])
+    assert sorted(detector.model.shapes) == [(1, 64, 96, 3), (1, 96, 64, 3)]
+
+
+def test_a_picture_that_fits_no_bucket_has_its_own_size():
+    data = DataConfig(test_short_side=64, test_max_long_side=200, test_buckets=((64, 96),))
+    detector = Detector(FindsRed(), {"score": jnp.float32(0.8)}, Categories((5, 9), ("a", "b")), data)
+    (result,) = detector([picture(64, 180, (100, 20, 160, 60))])
+    assert detector.model.shapes == [(1, 64, 192, 3)]
+    np.testing.assert_allclose(result["boxes"][0], [100, 20, 160, 60])
+
+
+def test_float_and_uint8_pictures_agree(detector):
+    image = picture(100, 130, (20, 40, 100, 80))
+    expected = detector.detect(image)
+    found = detector.detect(image.astype(np.float32) / 255)
+    np.testing.assert_allclose(found.boxes, expected.boxes)
+
+
+def test_what_the_model_sees_is_the_resized_picture(detector):
+    seen = {}
+
+    def apply(variables, pictures, sizes, canvas, score_threshold):
+        seen.update(pictures=pictures, sizes=sizes, canvas=canvas)
+        return FindsRed().apply(variables, pictures, sizes, canvas, score_threshold)
+
+    detector._apply = apply
+    image = np.random.default_rng(0).integers(0, 256, (97, 120, 3)).astype(np.uint8)
+    detector.detect(image)
+    size = images.resized_size((97, 120), 64, 96)
+    assert seen["sizes"].tolist() == [list(size)] and seen["canvas"].tolist() == [[64, 96]]
+    np.testing.assert_array_equal(seen["pictures"][0, : size[0], : size[1]], images.resize(image, size))
+    assert not seen["pictures"][0, size[0] :].any() and not seen["pictures"][0, :, size[1] :].any()
+
+
+@pytest.mark.parametrize("image", [np.zeros((10, 10, 2), np.uint8), np.full((10, 10, 3), 255.0)], ids=["axes", "range"])
+def test_what_is_no_picture_is_refused(detector, image):
+    with pytest.raises(ValueError, match="expected"):
+        detector([image])

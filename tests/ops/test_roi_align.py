@@ -1,0 +1,209 @@
+"""RoIAlign against published values, a loop over samples, and itself under every transformation."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from maskrcnn_jax.ops import roi_align
+from tests import oracles
+
+LEVELS = (2, 3, 4, 5)
+
+
+@partial(jax.jit, static_argnames=("resolution", "sampling_ratio", "aligned"))
+def pool(pyramid, boxes, canvas, resolution=2, sampling_ratio=2, aligned=False):
+    knobs = {"resolution": resolution, "sampling_ratio": sampling_ratio, "aligned": aligned}
+    return roi_align.multilevel_roi_align(pyramid, boxes, canvas, **knobs)
+
+
+@partial(jax.jit, static_argnames=("sampling_ratio", "aligned"))
+def pull_back(pyramid, boxes, canvas, upstream, sampling_ratio=2, aligned=False):
+    _, pullback = jax.vjp(lambda p: pool(p, boxes, canvas, 2, sampling_ratio, aligned), pyramid)
+    return pullback(upstream)[0]
+
+
+def random_pyramid(seed, height=128, width=192, channels=3, levels=LEVELS):
+    rng = np.random.default_rng(seed)
+    shapes = {level: (-(-height // 2**level), -(-width // 2**level), channels) for level in levels}
+    return {level: jnp.asarray(rng.normal(size=shape), jnp.float32) for level, shape in shapes.items()}
+
+
+def random_boxes(seed, height=128, width=192):
+    """Boxes inside, straddling and outside the picture, thin, without area, inside out, and much too large."""
+    rng = np.random.default_rng(seed)
+    centers = rng.uniform(-0.3, 1.3, (24, 2)) * [width, height]
+    sizes = np.exp(rng.uniform(np.log(0.5), np.log(4 * width), (24, 2)))
+    sizes[0], sizes[1, 0], sizes[2, 1], sizes[3:6] = 0, 0, 1e-3, [[1e4], [500], [130]]
+    boxes = np.concatenate([centers - sizes / 2, centers + sizes / 2], axis=1)
+    inside_out = boxes[6:8, [2, 1, 0, 3]]
+    return np.concatenate([boxes, inside_out]).astype(np.float32)
+
+
+def expected(pyramid, boxes, resolution, sampling_ratio, aligned):
+    levels = np.asarray(roi_align.assign_levels(jnp.asarray(boxes), tuple(pyramid)))
+    pooled = [
+        oracles.roi_align(pyramid[level], box[None], 0.5**level, resolution, sampling_ratio, aligned)[0]
+        for box, level in zip(boxes, levels.tolist(), strict=True)
+    ]
+    return np.stack(pooled)
+
+
+@pytest.mark.parametrize(
+    "box, aligned, pooled",
+    [
+        ([4, 4, 20, 20], False, [22, 24, 42, 44]),
+        ([4, 4, 20, 20], True, [16.5, 18.5, 36.5, 38.5]),
+        ([0, 0, 8, 8], False, [5.5, 6.5, 15.5, 16.5]),
+        ([0, 0, 8, 8], True, [1.375, 2.25, 10.125, 11.0]),
+        ([24, 24, 32, 32], False, [71.5, 72, 76.5, 77]),
+        ([10, 12, 10.5, 12.5], False, [35.25, 35.75, 40.25, 40.75]),  # Made one cell wide and high.
+        ([30, 30, 32, 32], False, [77, 0, 0, 0]),  # Three bins lie beyond the map.
+        ([-8, -8, 4, 4], False, [0, 0.15625, 1.5625, 3.4375]),
+    ],
+)
+def test_values_of_the_reference_kernel(box, aligned, pooled):
+    # On the map 10 y + x, bilinear interpolation gives back the coordinates of the samples.
+    features = 10.0 * jnp.arange(8.0).reshape(8, 1, 1) + jnp.arange(8.0).reshape(1, 8, 1)
+    actual = pool({2: features}, jnp.array([box], jnp.float32), jnp.array([32, 32]), aligned=aligned)
+    np.testing.assert_allclose(actual.ravel(), pooled, rtol=1e-6)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("sampling_ratio", [1, 2, 3])
+def test_equals_a_loop_over_samples(sampling_ratio, aligned):
+    for seed in range(20):
+        pyramid, boxes = random_pyramid(seed), random_boxes(seed)
+        actual = pool(pyramid, jnp.asarray(boxes), jnp.array([128, 192]), 2, sampling_ratio, aligned)
+        # Coordinates reach 1e4 / 4 cells, where float32 resolves 2e-4 of a cell.
+        np.testing.assert_allclose(actual, expected(pyramid, boxes, 2, sampling_ratio, aligned), atol=2e-3)
+
+
+def test_features_must_not_be_sampled_less_than_once():
+    with pytest.raises(ValueError, match="sampling_ratio must be at least 1, got 0"):
+        pool(random_pyramid(0), jnp.zeros((1, 4)), jnp.array([128, 192]), sampling_ratio=0)
+
+
+@pytest.mark.parametrize(
+    "side, level",
+    [(112, 3), (111.99, 2), (223.9998, 3), (223.99985, 4), (224, 4), (448, 5), (447.9, 4), (0, 2), (1, 2), (5000, 5)],
+)
+def test_level_follows_the_area(side, level):
+    boxes = jnp.array([[0, 0, side, side], [0, 0, side / 2, 2 * side]], jnp.float32)
+    assert roi_align.assign_levels(boxes, LEVELS).tolist() == [level, level]
+
+
+def test_level_of_meaningless_boxes_exists():
+    boxes = jnp.array([[0, 0, -9, 9], [jnp.nan] * 4, [0, 0, jnp.inf, 1], [-jnp.inf, -jnp.inf, jnp.inf, jnp.inf]])
+    assert set(roi_align.assign_levels(boxes, LEVELS).tolist()) <= set(LEVELS)
+
+
+def test_map_ends_with_the_canvas():
+    large, boxes = random_pyramid(1), jnp.asarray(random_boxes(1))
+    canvas = (96, 150)  # Not whole cells of the coarser levels: maps are rounded up.
+    cropped = {k: x[: -(-canvas[0] // 2**k), : -(-canvas[1] // 2**k)] for k, x in large.items()}
+    changed = {k: x.at[cropped[k].shape[0] :].set(1e9).at[:, cropped[k].shape[1] :].set(1e9) for k, x in large.items()}
+    pooled = pool(large, boxes, jnp.array(canvas))
+    np.testing.assert_array_equal(pooled, pool(cropped, boxes, jnp.array(canvas)))
+    np.testing.assert_array_equal(pooled, pool(changed, boxes, jnp.array(canvas)))
+
+
+def test_coordinates_that_are_not_finite_pool_zeros():
+    meaningless = [[np.nan] * 4, [0, np.nan, 50, 50], [-np.inf, -np.inf, np.inf, np.inf]]
+    boxes = jnp.asarray(np.resize(meaningless, (26, 4)), jnp.float32)
+    pyramid, canvas = random_pyramid(0), jnp.array([128, 192])
+    assert not pool(pyramid, boxes, canvas).any()
+    gradient = pull_back(pyramid, boxes, canvas, jnp.ones((26, 2, 2, 3)))
+    assert not any(level.any() for level in gradient.values())
+
+
+def test_no_boxes():
+    pyramid, boxes, canvas = random_pyramid(0), jnp.zeros((0, 4)), jnp.array([128, 192])
+    assert pool(pyramid, boxes, canvas, sampling_ratio=1).shape == (0, 2, 2, 3)
+    assert not pull_back(pyramid, boxes, canvas, jnp.ones((0, 2, 2, 3)), sampling_ratio=1)[2].any()
+
+
+def test_bfloat16_features_are_summed_in_float32():
+    pyramid, boxes, canvas = random_pyramid(2), jnp.asarray(random_boxes(2)), jnp.array([128, 192])
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), pyramid)
+    exact = jax.tree.map(lambda x: x.astype(jnp.float32), rounded)
+    pooled, exact_pooled = pool(rounded, boxes, canvas), pool(exact, boxes, canvas)
+    assert pooled.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(pooled, exact_pooled.astype(jnp.bfloat16))
+    gradient = pull_back(rounded, boxes, canvas, jnp.ones_like(pooled))
+    exact_gradient = pull_back(exact, boxes, canvas, jnp.ones_like(exact_pooled))
+    for level in LEVELS:
+        assert gradient[level].dtype == jnp.bfloat16
+        np.testing.assert_array_equal(gradient[level], exact_gradient[level].astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_gradient_is_the_transpose_of_the_matrix(aligned):
+    height, width, boxes = 5, 7, random_boxes(3, 20, 28)
+    columns = np.eye(height * width).reshape(height, width, -1)  # One channel for each cell of the map.
+    matrix = oracles.roi_align(columns, boxes, 0.25, 2, 2, aligned).reshape(-1, height * width)
+    upstream = np.random.default_rng(3).normal(size=(len(boxes), 2, 2, 3)).astype(np.float32)
+    features, canvas = random_pyramid(3, 20, 28, levels=(2,)), jnp.array([20, 28])
+    gradient = pull_back(features, jnp.asarray(boxes), canvas, jnp.asarray(upstream), aligned=aligned)
+    np.testing.assert_allclose(gradient[2].reshape(-1, 3), matrix.T @ upstream.reshape(-1, 3), atol=2e-3)
+
+
+def test_gradient_is_adjoint_on_all_levels():
+    pyramid, boxes, canvas = random_pyramid(4), jnp.asarray(random_boxes(4)), jnp.array([128, 192])
+    pooled = pool(pyramid, boxes, canvas)
+    upstream = jax.random.normal(jax.random.key(0), pooled.shape)
+    gradient = pull_back(pyramid, boxes, canvas, upstream)
+    through_features = sum(jnp.vdot(gradient[k], pyramid[k]) for k in LEVELS)
+    assert all(gradient[k].any() for k in LEVELS)
+    np.testing.assert_allclose(jnp.vdot(pooled, upstream), through_features, rtol=1e-4)
+
+
+def test_boxes_get_no_gradient():
+    pyramid, canvas = random_pyramid(0), jnp.array([128, 192])
+    gradient = jax.jit(jax.grad(lambda b: pool(pyramid, b, canvas).sum()))(jnp.asarray(random_boxes(0)))
+    np.testing.assert_array_equal(gradient, jnp.zeros_like(gradient))
+
+
+def batch():
+    pyramids = jax.tree.map(lambda *x: jnp.stack(x), *[random_pyramid(seed, 64, 96) for seed in range(8)])
+    boxes = jnp.stack([jnp.asarray(random_boxes(seed, 64, 96)) for seed in range(8)])
+    canvas = jnp.stack([jnp.array([64 - 4 * i, 96 - 8 * i]) for i in range(8)])
+    return pyramids, boxes, canvas
+
+
+def pooled_and_gradient(pyramid, boxes, canvas, wrap=lambda function: function):
+    pooled, pullback = jax.vjp(wrap(lambda p: pool(p, boxes, canvas, sampling_ratio=1)), pyramid)
+    return pooled, pullback(jnp.sin(pooled))[0]
+
+
+@pytest.fixture(scope="module")
+def one_by_one():
+    results = [jax.jit(pooled_and_gradient)(*jax.tree.map(lambda x, i=i: x[i], batch())) for i in range(8)]
+    return jax.tree.map(lambda *x: np.stack(x), *results)
+
+
+def sharded(check_vma):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec("data")
+    mapped = jax.vmap(pooled_and_gradient)
+    return jax.jit(jax.shard_map(mapped, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=check_vma))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        jax.jit(jax.vmap(pooled_and_gradient)),
+        jax.jit(jax.vmap(partial(pooled_and_gradient, wrap=jax.checkpoint))),
+        lambda *args: jax.pmap(pooled_and_gradient)(*args),
+        lambda *args: sharded(check_vma=False)(*args),
+        lambda *args: sharded(check_vma=True)(*args),
+        jax.jit(lambda *args: jax.lax.map(lambda x: pooled_and_gradient(*x), args)),
+    ],
+    ids=["vmap", "remat", "pmap", "shard_map", "shard_map with check_vma", "map"],
+)
+def test_every_transformation_gives_the_same(transform, one_by_one):
+    actual = transform(*batch())
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), actual, one_by_one)

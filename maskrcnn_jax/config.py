@@ -192,3 +192,36 @@ class Config:
     save_every: int = 5_000
     keep_checkpoints: int = 3
     test_batch_size: int = 8
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Settings as nested dictionaries of plain values, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+    """The inverse of `to_dict`; fields that are absent keep their defaults.
+
+    Raises:
+        ValueError: An unknown field, named with the settings it was found in.
+    """
+    config = cls()
+    for name, value in values.items():
+        if name not in cls.__dataclass_fields__:
+            raise ValueError(f"{cls.__name__} has no field {name!r}")
+        default = getattr(config, name)
+        value = from_dict(type(default), value) if dataclasses.is_dataclass(default) else _as_tuple(value)
+        setattr(config, name, value)
+    return config
+
+
+def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
+    """Fields in which two settings of one type differ, each as ``name: value of a -> value of b``."""
+    found = []
+    for name in a.__dataclass_fields__:
+        x, y = _as_tuple(getattr(a, name)), _as_tuple(getattr(b, name))
+        if dataclasses.is_dataclass(x):
+            found += differences(x, y, f"{prefix}{name}.")
+        elif x != y:
+            found.append(f"{prefix}{name}: {x} -> {y}")
+    return found

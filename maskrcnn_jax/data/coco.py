@@ -170,8 +170,6 @@ def run_lengths(counts: str) -> Int64[np.ndarray, " n"]:
     return numbers
 
 
-_run_lengths = run_lengths
-
 
 def _load(path: Path) -> dict[str, Any]:
     try:

@@ -1,0 +1,46 @@
+"""Mask R-CNN R50-FPN on the nuclei of the 2018 Data Science Bowl (BBBC038): up to 313 objects in an image.
+
+    python -m maskrcnn_jax.weights.keras_resnet50 resnet50_imagenet_stem_to_c4.npz resnet50_keras.npz
+    python train.py --config=configs/nuclei.py --workdir=runs/nuclei --config.model.backbone_weights=resnet50_keras.npz
+"""
+
+from maskrcnn_jax.config import Config
+
+
+def get_config() -> Config:
+    config = Config()
+    config.num_steps = 400
+    config.batch_size = 4
+    config.log_every = 5
+    config.evaluate_every = 0
+    config.save_every = 100
+    config.test_batch_size = 1
+
+    data = config.data
+    data.train_images, data.train_annotations = "data/nuclei/train", "data/nuclei/instances_train.json"
+    data.val_images, data.val_annotations = "data/nuclei/val", "data/nuclei/instances_val.json"
+    data.short_sides, data.max_long_side = (320,), 640
+    data.test_short_side, data.test_max_long_side = 320, 640
+    data.buckets = data.test_buckets = ((320, 320), (320, 448))
+    data.vertical_flip = 0.5
+    data.max_instances = 320
+
+    model = config.model
+    model.num_classes = 2
+    model.stride_in_1x1 = True  # As the ImageNet weights were trained: see maskrcnn_jax/weights/keras_resnet50.py.
+    model.norm_eps = 1.001e-5
+    model.image_mean = (123.68 / 255, 116.779 / 255, 103.939 / 255)
+    model.image_std = (1 / 255, 1 / 255, 1 / 255)
+    model.rpn.anchor_sizes = (8, 16, 32, 64, 128)
+    model.rpn.train_num_candidates = model.rpn.test_num_candidates = 1000
+    model.rpn.train_num_proposals = model.rpn.test_num_proposals = 1000
+    model.roi.num_samples = 256
+    model.roi.max_mask_samples = 16  # A CPU spends most of a step in the mask head; this share of it is enough.
+    model.detection.num_detections = 300
+
+    optimizer = config.optimizer
+    optimizer.learning_rate = 0.04  # 0.01 for 4 images.
+    optimizer.warmup_steps = 60
+    optimizer.decay_steps = (300, 370)
+    optimizer.max_gradient_norm = 10.0
+    return config

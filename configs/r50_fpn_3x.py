@@ -1,0 +1,18 @@
+"""Mask R-CNN R50-FPN on COCO, 3x schedule with short sides from 640 to 800 pixels: 270,000 steps of 16 images.
+
+    python train.py --config=configs/r50_fpn_3x.py --workdir=runs/r50_3x --config.model.backbone_weights=PATH
+
+Not run: no machine at hand could. Shapes and parameter counts are tested at full size. Detectron2 reports box AP 41.0
+and mask AP 37.2 for this schedule.
+"""
+
+from configs import r50_fpn_1x
+from maskrcnn_jax.config import Config
+
+
+def get_config() -> Config:
+    config = r50_fpn_1x.get_config()
+    config.num_steps = 270_000
+    config.optimizer.decay_steps = (210_000, 250_000)
+    config.data.short_sides = (640, 672, 704, 736, 768, 800)
+    return config

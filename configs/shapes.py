@@ -1,0 +1,47 @@
+"""A small Mask R-CNN on synthetic shapes, for a laptop without a GPU: what `make demo` runs.
+
+python train.py --config=configs/shapes.py --workdir=runs/shapes
+"""
+
+from maskrcnn_jax.config import Config
+
+
+def get_config() -> Config:
+    config = Config()
+    config.num_steps = 400
+    config.batch_size = 8
+    config.log_every = 10
+    config.evaluate_every = 0
+    config.save_every = 200
+    config.test_batch_size = 10
+
+    data = config.data
+    data.source = "shapes"
+    data.short_sides = (128,)
+    data.max_long_side = 128
+    data.test_short_side, data.test_max_long_side = 128, 128
+    data.buckets = data.test_buckets = ((128, 128),)
+    data.vertical_flip = 0.5
+    data.max_instances = 8
+
+    model = config.model
+    model.num_classes = 6
+    model.depth = 18
+    model.norm = model.fpn_norm = model.mask_head_norm = "group"
+    model.frozen_stages = 0
+    model.fpn_channels = 64
+    model.box_head_features = 256
+    model.mask_head_channels = 64
+    model.rpn.anchor_sizes = (16, 32, 64, 96, 128)
+    model.rpn.num_samples = 64
+    model.rpn.train_num_candidates = model.rpn.test_num_candidates = 200
+    model.rpn.train_num_proposals = model.rpn.test_num_proposals = 100
+    model.roi.num_samples = 64
+    model.detection.num_detections = 20
+
+    optimizer = config.optimizer
+    optimizer.learning_rate = 0.04
+    optimizer.warmup_steps = 50
+    optimizer.decay_steps = (300, 370)
+    optimizer.max_gradient_norm = 10.0
+    return config

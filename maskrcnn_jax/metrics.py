@@ -1,0 +1,78 @@
+"""The log of a run: one line of JSON per entry, and a stop when a loss is not finite."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+class MetricsLog:
+    """Averages metrics over some steps and appends them to a file.
+
+    Metrics are read one step late, so that the device is never kept waiting for the host. When a run resumes, what the
+    file says of later steps is dropped: those steps are about to be taken again.
+    """
+
+    def __init__(self, path: str | Path, start: int) -> None:
+        path = Path(path)
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
+        path.write_text("".join(kept))
+        self._file = path.open("a")
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._sums: dict[str, float] = {}
+        self._num_steps = 0
+        self._since = time.perf_counter()
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a step that may still be running, and reads those of the step before."""
+        previous, self._pending = self._pending, (step, metrics)
+        self._read(previous)
+
+    def settle(self) -> None:
+        """Reads what is still pending. Raises FloatingPointError, as `add` does, if a loss is not finite."""
+        previous, self._pending = self._pending, None
+        self._read(previous)
+
+    def flush(self, step: int, batch_size: int, **values: float) -> dict[str, float]:
+        """Writes and returns the means since the last entry, images per second, and the values given."""
+        self.settle()
+        seconds = time.perf_counter() - self._since
+        means = {name: total / self._num_steps for name, total in sorted(self._sums.items())}
+        means |= {"images_per_second": self._num_steps * batch_size / seconds} | values
+        self._sums, self._num_steps = {}, 0
+        self.write(step, means)
+        return means
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Appends one entry, and starts the clock of the next."""
+        self._file.write(json.dumps({"step": step} | values) + "\n")
+        self._file.flush()
+        self._since = time.perf_counter()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _read(self, entry: tuple[int, dict[str, jax.Array]] | None) -> None:
+        if entry is None:
+            return
+        step, metrics = entry[0], {name: float(value) for name, value in jax.device_get(entry[1]).items()}
+        check_finite(step, metrics)
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._num_steps += 1
+
+
+def check_finite(step: int, metrics: dict[str, float]) -> None:
+    """Raises FloatingPointError that names the losses of a step if one, or the gradient, is not finite."""
+    watched = {name: value for name, value in metrics.items() if name.startswith("loss") or name == "gradient_norm"}
+    if not all(map(math.isfinite, watched.values())):
+        listed = ", ".join(f"{name} {value:.4g}" for name, value in sorted(watched.items()))
+        raise FloatingPointError(
+            f"step {step} is not finite: {listed}. A lower config.optimizer.learning_rate, a longer warmup_steps or "
+            "a max_gradient_norm usually helps. The last checkpoint is still good"
+        )

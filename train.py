@@ -1,0 +1,124 @@
+"""Trains Mask R-CNN, evaluates it, and saves everything in a run directory.
+
+    python train.py --config=configs/shapes.py --workdir=runs/shapes
+    python train.py --config=configs/r50_fpn_1x.py --workdir=runs/r50 --config.optimizer.learning_rate=0.01
+
+Started again with the same directory, a run goes on from its last checkpoint.
+"""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from maskrcnn_jax import evaluation, training
+from maskrcnn_jax.checkpoints import Checkpoints, write_run
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.data.pipeline import eval_batches, train_batches
+from maskrcnn_jax.data.sources import check_categories, open_train, open_val
+from maskrcnn_jax.metrics import MetricsLog
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.weights.files import load_backbone
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment; change a field by --config.model.depth=101.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, evaluation.")
+
+
+def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
+    """Takes the steps of an experiment that are still to be taken, and returns the last evaluation."""
+    train_data = open_train(config.data)
+    val_data, annotations = open_val(config.data)
+    check_categories(config.model, train_data.categories, val_data.categories)
+    write_run(workdir, config, train_data.categories)
+
+    # Where the numbers come from, the later winning: chance, a pretrained backbone, the last checkpoint of this run.
+    model = MaskRCNN(config.model)
+    variables = training.init_variables(model, config.seed)
+    if config.model.backbone_weights is not None:
+        variables = load_backbone(config.model.backbone_weights, variables)
+    optimizer = training.make_optimizer(config, variables["params"])
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    state = training.create_state(variables, optimizer)
+    state = checkpoints.restore(state) or state
+    start = int(state.step)
+
+    train_step = training.compile_step(model, optimizer)
+    key = jax.random.key(config.seed)
+    learning_rate = training.learning_rate(config.optimizer, config.batch_size)
+    batches = train_batches(train_data, config.data, batch_size=config.batch_size, seed=config.seed, start_step=start)
+
+    def evaluate() -> evaluation.Evaluation:
+        task = progress.add_task("evaluate", total=len(val_data), status="")
+        result = evaluation.evaluate(
+            model,
+            state.variables,
+            eval_batches(val_data, config.data, batch_size=config.test_batch_size),
+            annotations,
+            train_data.categories,
+            config,
+            advance=lambda num_images: progress.advance(task, num_images),
+        )
+        progress.remove_task(task)
+        log.write(int(state.step), {"bbox": result.bbox, "segm": result.segm, "validation": result.losses})
+        progress.console.print(f"step {state.step}: {evaluation.headline(result)}")
+        return result
+
+    with (
+        contextlib.closing(MetricsLog(Path(workdir) / "metrics.jsonl", start)) as log,
+        contextlib.closing(checkpoints),
+        contextlib.closing(batches),
+        progress_bar() as progress,
+    ):
+        task = progress.add_task("train", total=config.num_steps, completed=start, status="compiling")
+        for step in range(start + 1, config.num_steps + 1):
+            state, metrics = train_step(state, next(batches), key)
+            log.add(step, metrics)
+            last = step == config.num_steps
+            if last or step % config.log_every == 0:
+                means = log.flush(step, config.batch_size, learning_rate=float(learning_rate(step - 1)))
+                status = f"loss {means['loss']:.3f}, {means['images_per_second']:.2f} images/s"
+                progress.update(task, completed=step, status=status)
+            if last or step % config.save_every == 0:
+                log.settle()  # A state that is not finite must not be saved.
+                checkpoints.save(state)
+            if not last and config.evaluate_every and step % config.evaluate_every == 0:
+                evaluate()
+        result = evaluate()
+    evaluation.write(workdir, result)
+    return result
+
+
+def progress_bar() -> Progress:
+    """Steps done, time left, and the latest loss and rate."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+    )
+
+
+def main(_: list[str]) -> None:
+    """Reads the flags; a mistake of the user's ends in one message and exit code 2."""
+    try:
+        result = train(CONFIG.value, WORKDIR.value)
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(_refuse(error))
+    print(f"{evaluation.headline(result)}\nresults: {WORKDIR.value}/evaluation.json")
+
+
+def _refuse(error: Exception) -> int:
+    print(f"train.py: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)

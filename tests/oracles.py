@@ -7,24 +7,23 @@ import numpy as np
 
 def nms(boxes, valid, threshold, groups=None):
     """Greedy non-maximum suppression of boxes given best first; bool ``[n]``, the survivors."""
-    boxes, threshold = np.asarray(boxes, np.float32), np.float32(threshold)
+    boxes, keep = np.asarray(boxes, np.float32), np.array(valid, bool)
     groups = np.zeros(len(boxes), int) if groups is None else np.asarray(groups)
-    keep = np.zeros(len(boxes), bool)
     for i in range(len(boxes)):
-        keep[i] = valid[i]
-        for j in range(i):
-            if keep[j] and groups[i] == groups[j] and iou(boxes[i], boxes[j]) > threshold:
-                keep[i] = False
+        if keep[i]:
+            close = iou(boxes[i], boxes[i + 1 :]) > np.float32(threshold)
+            keep[i + 1 :] &= ~(close & (groups[i + 1 :] == groups[i]))
     return keep
 
 
-def iou(a, b):
-    """Intersection over union of two float32 boxes; 0 where both have no area."""
-    width = max(min(a[2], b[2]) - max(a[0], b[0]), np.float32(0))
-    height = max(min(a[3], b[3]) - max(a[1], b[1]), np.float32(0))
+def iou(box, others):
+    """Intersection over union of a float32 box with each of ``others``; 0 where neither has an area."""
+    x0, y0, x1, y1 = others.T
+    width = np.maximum(np.minimum(box[2], x1) - np.maximum(box[0], x0), 0)
+    height = np.maximum(np.minimum(box[3], y1) - np.maximum(box[1], y0), 0)
     intersection = width * height
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection
-    return intersection / union if union > 0 else np.float32(0)
+    union = (box[2] - box[0]) * (box[3] - box[1]) + (x1 - x0) * (y1 - y0) - intersection
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
 
 
 def roi_align(features, boxes, scale, resolution, sampling_ratio, aligned):

@@ -45,7 +45,7 @@ def test_equals_the_greedy_rule(threshold):
             np.testing.assert_array_equal(suppress(boxes, valid, threshold, competing), expected)
 
 
-@pytest.mark.parametrize("num_selected, block_size", [(5, 7), (200, 7), (200, 60), (200, 119), (5, 1024), (200, 1024)])
+@pytest.mark.parametrize("num_selected, block_size", [(5, 7), (200, 7), (200, 60), (5, 1024)])
 def test_selection_is_the_first_survivors(num_selected, block_size):
     for seed in range(10):
         boxes, valid, groups = clustered(seed)

@@ -106,9 +106,9 @@ def test_map_ends_with_the_canvas():
     canvas = (96, 150)  # Not whole cells of the coarser levels: maps are rounded up.
     cropped = {k: x[: -(-canvas[0] // 2**k), : -(-canvas[1] // 2**k)] for k, x in large.items()}
     changed = {k: x.at[cropped[k].shape[0] :].set(1e9).at[:, cropped[k].shape[1] :].set(1e9) for k, x in large.items()}
-    pooled = pool(large, boxes, jnp.array(canvas))
-    np.testing.assert_array_equal(pooled, pool(cropped, boxes, jnp.array(canvas)))
-    np.testing.assert_array_equal(pooled, pool(changed, boxes, jnp.array(canvas)))
+    pooled = pool(large, boxes, jnp.array(canvas), sampling_ratio=1)
+    np.testing.assert_array_equal(pooled, pool(cropped, boxes, jnp.array(canvas), sampling_ratio=1))
+    np.testing.assert_array_equal(pooled, pool(changed, boxes, jnp.array(canvas), sampling_ratio=1))
 
 
 def test_coordinates_that_are_not_finite_pool_zeros():

@@ -1,0 +1,103 @@
+"""Mask targets: exact areas by hand, by supersampling, and back through pasting."""
+
+import jax
+import numpy as np
+import pytest
+
+from maskrcnn_jax import pasting
+from maskrcnn_jax.ops import masks
+
+crop_and_resize = jax.jit(masks.crop_and_resize, static_argnums=3)
+
+
+def crop(mask, mask_box, roi, resolution):
+    given = (np.asarray(mask, np.uint8)[None], np.float32([mask_box]), np.float32([roi]))
+    return np.asarray(crop_and_resize(*given, resolution))[0]
+
+
+def crop_by_points(mask, mask_box, roi, resolution, points=40):
+    """Share of a grid of points in each cell whose place in the stored mask is 255."""
+    (x0, y0, x1, y1), n = mask_box, len(mask)
+    offset = (np.arange(resolution * points) + 0.5) / (resolution * points)
+    column = np.floor((roi[0] + offset * (roi[2] - roi[0]) - x0) / (x1 - x0) * n).astype(int)
+    row = np.floor((roi[1] + offset * (roi[3] - roi[1]) - y0) / (y1 - y0) * n).astype(int)
+    inside = ((0 <= row) & (row < n))[:, None] & ((0 <= column) & (column < n))[None]
+    hit = np.where(inside, mask[np.clip(row, 0, n - 1)][:, np.clip(column, 0, n - 1)] == 255, False)
+    return hit.reshape(resolution, points, resolution, points).mean(axis=(1, 3))
+
+
+def test_roi_equal_to_the_box_returns_the_mask():
+    mask = np.random.default_rng(0).integers(0, 2, (6, 6)) * 255
+    np.testing.assert_allclose(crop(mask, [3, 5, 15, 11], [3, 5, 15, 11], 6), mask / 255, atol=1e-6)
+
+
+def test_grey_is_a_share():
+    np.testing.assert_allclose(crop(np.full((4, 4), 51), [0, 0, 8, 8], [1, 2, 5, 7], 3), 0.2, atol=1e-6)
+
+
+def test_cells_of_a_pixel_and_a_half():
+    """A rectangle of rows 2 to 6 and columns 3 to 7 of a 10x10 picture, cut at [2, 2, 8, 8] into 4x4 cells."""
+    mask = np.zeros((10, 10))
+    mask[2:7, 3:8] = 255
+    rows, columns = [1, 1, 1, 1 / 3], [1 / 3, 1, 1, 1]
+    np.testing.assert_allclose(crop(mask, [0, 0, 10, 10], [2, 2, 8, 8], 4), np.outer(rows, columns), atol=1e-6)
+
+
+def test_roi_half_outside_the_box():
+    full = np.full((4, 4), 255)
+    np.testing.assert_allclose(crop(full, [10, 10, 20, 20], [5, 10, 15, 30], 2), [[0, 1], [0, 0]], atol=1e-6)
+
+
+def test_roi_that_contains_the_box():
+    full = np.full((5, 5), 255)
+    expected = np.outer([0, 0.5, 0], [0, 1, 0])
+    np.testing.assert_allclose(crop(full, [10, 10, 20, 15], [0, 0, 30, 30], 3), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("roi", [[30, 0, 40, 10], [0, 30, 10, 40], [-20, -20, -1, -1]])
+def test_roi_wholly_outside_is_empty(roi):
+    np.testing.assert_array_equal(crop(np.full((4, 4), 255), [0, 0, 20, 20], roi, 4), 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_area_by_supersampling(seed):
+    rng = np.random.default_rng(seed)
+    mask = rng.integers(0, 2, (8, 8)) * 255
+    mask_box = np.array([5, 7, 5 + rng.uniform(4, 30), 7 + rng.uniform(4, 30)])
+    corner = rng.uniform(-5, 15, 2)
+    roi = np.concatenate([corner, corner + rng.uniform(5, 30, 2)])
+    expected = crop_by_points(mask, mask_box, roi, 7)
+    assert 0 < expected.mean() < 1
+    np.testing.assert_allclose(crop(mask, mask_box, roi, 7), expected, atol=0.05)
+
+
+@pytest.mark.parametrize("mask_box", [[0, 0, 0, 0], [5, 5, 5, 15], [5, 5, 15, 15]])
+@pytest.mark.parametrize("roi", [[0, 0, 0, 0], [5, 5, 5, 5], [4, 4, 20, 4], [4, 4, 12, 12]])
+def test_boxes_without_area_stay_finite(mask_box, roi):
+    target = crop(np.full((4, 4), 255), mask_box, roi, 4)
+    assert np.isfinite(target).all() and (target >= 0).all() and (target <= 1 + 1e-5).all()
+
+
+def test_crop_then_paste_keeps_the_mask():
+    """An ellipse with a hole, stored at 56x56, cut to its box at 28x28 and pasted, covers the same pixels."""
+    y, x = (np.mgrid[:112, :112] + 0.5) / 56 - 1
+    picture = (x**2 + y**2 < 0.98) & (x**2 + y**2 > 0.1)
+    box = np.float32([8, 12, 120, 124])
+    stored = picture.reshape(56, 2, 56, 2).mean(axis=(1, 3)) * 255
+    target = crop(np.round(stored), box, box, 28)
+    expected = np.zeros((130, 140), bool)
+    expected[12:124, 8:120] = picture
+    patch, (top, left) = pasting.paste_in_box(target, box, expected.shape)
+    pasted = np.zeros(expected.shape, bool)
+    pasted[top : top + patch.shape[0], left : left + patch.shape[1]] = patch > 0.5
+    assert (pasted & expected).sum() / (pasted | expected).sum() > 0.95
+
+
+def test_each_roi_has_its_own_mask():
+    rng = np.random.default_rng(0)
+    stored = rng.integers(0, 256, (3, 4, 4)).astype(np.uint8)
+    mask_boxes = np.float32([[0, 0, 8, 8], [2, 3, 9, 7], [1, 1, 5, 9]])
+    rois = np.float32([[1, 1, 6, 6], [2, 2, 7, 7], [0, 0, 9, 9]])
+    together = crop_and_resize(stored, mask_boxes, rois, 5)
+    for i in range(3):
+        np.testing.assert_allclose(together[i], crop(stored[i], mask_boxes[i], rois[i], 5), atol=1e-5)

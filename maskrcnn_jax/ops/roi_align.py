@@ -114,11 +114,8 @@ def _pool(cells: Float[Array, "n c"], rows: Taps, columns: Taps) -> Float[Array,
 
 
 def _pool_forward(cells, rows, columns):
-    return _pool(cells, rows, columns), (
-        cells[:, :0],
-        rows,
-        columns,
-    )  # The backward pass needs no more than the length.
+    length = cells[:, :0]  # All the backward pass needs of them; the pyramid itself would be kept in memory.
+    return _pool(cells, rows, columns), (length, rows, columns)
 
 
 def _pool_backward(residuals, gradient):
@@ -126,7 +123,7 @@ def _pool_backward(residuals, gradient):
 
     RoI by RoI, because what one touches fits into a cache: four times as fast on a CPU as one scatter for each tap.
     """
-    cells, rows, columns = residuals
+    length, rows, columns = residuals
 
     def add_roi(total, roi):
         gradient, rows, columns = roi
@@ -136,7 +133,7 @@ def _pool_backward(residuals, gradient):
 
     # Not a constant: a scan inside `shard_map` must start with a value that varies as its result does.
     zero = (rows.cells.sum() * 0).astype(jnp.float32)
-    total = jnp.broadcast_to(zero, (cells.shape[0], gradient.shape[-1]))
+    total = jnp.broadcast_to(zero, (length.shape[0], gradient.shape[-1]))
     total, _ = jax.lax.scan(add_roi, total, (gradient.astype(jnp.float32), rows, columns))
     return total.astype(gradient.dtype), None, None
 

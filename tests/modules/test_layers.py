@@ -1,0 +1,120 @@
+"""Layers against plain NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskrcnn_jax.modules import layers
+from maskrcnn_jax.modules.layers import Conv, Deconv2x2, FrozenBatchNorm, GroupNorm
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def test_deconvolution_equals_pytorch_written_as_loops():
+    """PyTorch stores ``[in, out, row, column]``; ours moves the axes and flips nothing."""
+    x, weight, bias = normal(2, 3, 5, 4), normal(4, 6, 2, 2), normal(6)
+    expected = np.zeros((2, 6, 10, 6))
+    for y in range(3):
+        for column in range(5):
+            for i in range(2):
+                for j in range(2):
+                    expected[:, 2 * y + i, 2 * column + j] = x[:, y, column] @ weight[:, :, i, j] + bias
+    variables = {"params": {"kernel": weight.transpose(2, 3, 0, 1), "bias": bias}}
+    np.testing.assert_allclose(jax.jit(Deconv2x2(6).apply)(variables, x), expected, rtol=1e-4, atol=1e-5)
+
+
+def group_norm(x, scale, bias, num_groups, eps):
+    """One image, one group at a time."""
+    y = np.zeros_like(x, np.float64)
+    size = x.shape[-1] // num_groups
+    for image in range(len(x)):
+        for group in range(0, x.shape[-1], size):
+            part = x[image, :, :, group : group + size].astype(np.float64)
+            y[image, :, :, group : group + size] = (part - part.mean()) / np.sqrt(part.var() + eps)
+    return y * scale + bias
+
+
+def test_group_norm_equals_numpy():
+    x, scale, bias = 3 * normal(2, 5, 4, 64) + 7, normal(64), normal(64)
+    y = jax.jit(GroupNorm(1e-3).apply)({"params": {"scale": scale, "bias": bias}}, x)
+    np.testing.assert_allclose(y, group_norm(x, scale, bias, 32, 1e-3), rtol=1e-3, atol=1e-4)
+
+
+def test_group_norm_measures_inside_the_extent_only():
+    x, scale, bias = normal(2, 6, 7, 32), normal(32), normal(32)
+    x[0, 4:], x[0, :, 3:], x[1, 6:] = 1e4, 1e4, 1e4
+    extent = np.array([[4, 3], [6, 7]])
+    y = jax.jit(GroupNorm().apply)({"params": {"scale": scale, "bias": bias}}, x, extent)
+    for image, (height, width) in enumerate(extent):
+        expected = group_norm(x[image : image + 1, :height, :width], scale, bias, 32, 1e-5)
+        np.testing.assert_allclose(y[image : image + 1, :height, :width], expected, rtol=1e-3, atol=1e-4)
+    assert np.isfinite(y).all()
+
+
+def test_frozen_batch_norm_has_constants_and_no_parameters():
+    x = normal(2, 3, 4, 5)
+    constants = {"scale": normal(5), "bias": normal(5), "mean": normal(5), "var": abs(normal(5))}
+    variables = jax.eval_shape(FrozenBatchNorm().init, jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, variables) == {"constants": dict.fromkeys(constants, (5,))}
+    y = jax.jit(FrozenBatchNorm(eps=1e-2).apply)({"constants": constants}, x)
+    expected = (x - constants["mean"]) / np.sqrt(constants["var"] + 1e-2) * constants["scale"] + constants["bias"]
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution_sees_nothing_beyond_the_extent(stride):
+    x, kernel, bias = normal(2, 8, 10, 3), normal(3, 3, 3, 4), normal(4)
+    module, variables = Conv(4, 3, stride), {"params": {"kernel": kernel, "bias": bias}}
+    extent = np.array([[5, 6], [8, 10]])
+    y = jax.jit(module.apply)(variables, x, extent)
+    cropped = jax.jit(module.apply)(variables, x[:1, :5, :6])
+    np.testing.assert_allclose(y[:1, : -(-5 // stride), : 6 // stride], cropped, rtol=1e-4, atol=1e-5)
+    whole = jax.jit(module.apply)(variables, x)
+    np.testing.assert_allclose(y[1], whole[1], rtol=1e-4, atol=1e-5)
+    assert abs(y[0] - whole[0]).max() > 0.1
+
+
+def test_zero_beyond():
+    x = jnp.ones((2, 3, 4, 1))
+    y = np.asarray(layers.zero_beyond(x, jnp.array([[2, 3], [3, 0]])))
+    np.testing.assert_array_equal(y[0, ..., 0], [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(y[1], 0)
+    assert layers.zero_beyond(x, None) is x
+
+
+def test_halve_rounds_up():
+    np.testing.assert_array_equal(layers.halve(jnp.array([[5, 6]])), [[3, 3]])
+    np.testing.assert_array_equal(layers.halve(jnp.array([[5, 6]]), 1), [[5, 6]])
+
+
+@pytest.mark.parametrize("module", [Conv(64), Deconv2x2(64), GroupNorm(), FrozenBatchNorm()])
+def test_dtype_is_that_of_the_activations_while_parameters_stay_float32(module):
+    module = module.clone(dtype="bfloat16")
+    x = jnp.zeros((1, 4, 4, 32), jnp.bfloat16)
+    y, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    "init, deviation, bound",
+    [
+        (layers.kaiming_normal, (2 / (9 * 64)) ** 0.5, None),  # Fan-out: 9 * 64.
+        (layers.kaiming_uniform, (1 / (9 * 32)) ** 0.5, (3 / (9 * 32)) ** 0.5),  # Fan-in: 9 * 32.
+        (layers.torch_linear, (1 / 3 / (9 * 32)) ** 0.5, (9 * 32) ** -0.5),
+        (layers.torch_bias(100), 0.1 / 3**0.5, 0.1),
+    ],
+)
+def test_initial_values_spread_as_in_pytorch(init, deviation, bound):
+    values = np.asarray(jax.jit(init, static_argnums=1)(jax.random.key(0), (3, 3, 32, 64)))
+    np.testing.assert_allclose(values.std(), deviation, rtol=0.05)
+    assert abs(values.mean()) < deviation / 20
+    if bound is None:
+        assert abs(values).max() > 2.5 * deviation  # Not truncated.
+    else:
+        assert 0.95 * bound < abs(values).max() <= bound

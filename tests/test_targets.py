@@ -1,0 +1,197 @@
+"""What is learnt from: the sampled anchors and RoIs, whatever the padding."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskrcnn_jax import targets
+from maskrcnn_jax.config import RoIConfig, RPNConfig, freeze
+from maskrcnn_jax.ops import anchors, boxes
+from maskrcnn_jax.structures import Instances, Proposals
+
+RPN = freeze(RPNConfig(anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), num_samples=64))
+ROI = freeze(RoIConfig(num_samples=32))
+
+
+def shapes(height, width):
+    return tuple((level, (-(-height // 2**level), -(-width // 2**level))) for level in range(2, 7))
+
+
+NARROW, WIDE = shapes(64, 96), shapes(128, 160)
+CANVAS = jnp.array([64, 96])
+OBJECTS = np.float32([[10, 10, 40, 40], [50, 5, 90, 60], [3, 40, 13, 48]])
+
+
+def instances(objects=OBJECTS, num_slots=6, padding=0.0):
+    """Objects of classes 1, 2, 3 and so on in the first slots; ``padding`` fills the boxes of the others."""
+    slots = np.full((num_slots, 4), padding, np.float32)
+    slots[: len(objects)] = objects
+    valid = np.arange(num_slots) < len(objects)
+    masks = np.full((num_slots, 8, 8), 255, np.uint8)
+    return Instances(slots, np.where(valid, np.arange(1, num_slots + 1), 0), masks, valid)
+
+
+@partial(jax.jit, static_argnames=("shapes", "config"))
+def anchor_targets(key, instances, canvas=CANVAS, shapes=NARROW, config=RPN):
+    return targets.anchor_targets(key, instances, canvas, shapes=dict(shapes), config=config)
+
+
+@partial(jax.jit, static_argnames="config")
+def roi_targets(key, proposals, instances, config=ROI):
+    return targets.roi_targets(key, proposals, instances, config=config)
+
+
+def grid(shapes):
+    levels = anchors.pyramid_anchors(dict(shapes), CANVAS, RPN.anchor_sizes, RPN.aspect_ratios)
+    return np.concatenate([level[0] for level in levels.values()])
+
+
+def positions(indices, shapes):
+    """(level, row, column, ratio) of anchors, undoing the order by which they are concatenated."""
+    found = []
+    for index in np.asarray(indices):
+        for level, (height, width) in shapes:
+            if index < 3 * height * width:
+                found.append((level, index // 3 // width, index // 3 % width, index % 3))
+                break
+            index -= 3 * height * width
+    return found
+
+
+def overlaps(a, b):
+    return np.asarray(jax.jit(boxes.pairwise_iou)(a, b))
+
+
+def test_sampled_anchors_are_what_they_are_said_to_be():
+    sampled = jax.tree.map(np.asarray, anchor_targets(jax.random.key(0), instances()))
+    iou = overlaps(OBJECTS, grid(NARROW))
+    expected = (iou.max(axis=0) >= 0.7) | (iou == iou.max(axis=1, keepdims=True)).any(axis=0)
+    assert sampled.valid.all() and len(set(sampled.indices)) == 64
+    assert sampled.positive.sum() == min(expected.sum(), 32) >= 3
+    assert expected[sampled.indices[sampled.positive]].all()
+    assert (iou.max(axis=0)[sampled.indices[~sampled.positive]] < 0.3).all()
+    np.testing.assert_array_equal(sampled.deltas[~sampled.positive], 0)
+    decoded = boxes.decode(jnp.asarray(sampled.deltas), jnp.asarray(grid(NARROW)[sampled.indices]), RPN.box_weights)
+    closest = OBJECTS[iou.argmax(axis=0)[sampled.indices]]
+    np.testing.assert_allclose(decoded[sampled.positive], closest[sampled.positive], atol=1e-2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_anchors_are_drawn_by_position_in_any_bucket(seed):
+    key = jax.random.key(seed)
+    narrow, wide = anchor_targets(key, instances()), anchor_targets(key, instances(), shapes=WIDE)
+    assert positions(narrow.indices, NARROW) == positions(wide.indices, WIDE)
+    for name in ("positive", "deltas", "valid"):
+        np.testing.assert_array_equal(getattr(narrow, name), getattr(wide, name))
+    assert positions(narrow.indices, NARROW) != positions(anchor_targets(jax.random.key(9), instances())[0], NARROW)
+
+
+@pytest.mark.parametrize("padding", [0.0, np.nan, 33.0])
+def test_empty_slots_change_no_anchor(padding):
+    key = jax.random.key(1)
+    expected = anchor_targets(key, instances(num_slots=3))
+    jax.tree.map(np.testing.assert_array_equal, anchor_targets(key, instances(padding=padding)), expected)
+
+
+def test_an_object_without_area_makes_no_anchor_positive():
+    sampled = anchor_targets(jax.random.key(0), instances(np.float32([[20, 20, 20, 30]]), num_slots=3))
+    assert not sampled.positive.any() and sampled.valid.all()
+    assert np.isfinite(sampled.deltas).all()
+
+
+def test_without_objects_all_samples_are_background():
+    sampled = anchor_targets(jax.random.key(0), instances(OBJECTS[:0]))
+    assert sampled.valid.all() and not sampled.positive.any()
+    np.testing.assert_array_equal(sampled.deltas, 0)
+
+
+def proposals(seed, num_slots=60, num_valid=50):
+    """Half of them near an object, the others anywhere."""
+    rng = np.random.default_rng(seed)
+    near = OBJECTS[rng.integers(0, 3, num_slots)] + rng.uniform(-2, 2, (num_slots, 4))
+    corner = rng.uniform(0, 60, (num_slots, 2))
+    far = np.concatenate([corner, corner + rng.uniform(4, 30, (num_slots, 2))], axis=1)
+    found = np.where(rng.uniform(size=(num_slots, 1)) < 0.5, near, far).astype("f")
+    valid = np.arange(num_slots) < num_valid
+    return Proposals(np.where(valid[:, None], found, 0), valid)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sampled_rois_are_what_they_are_said_to_be(seed):
+    given = proposals(seed)
+    sampled = jax.tree.map(np.asarray, roi_targets(jax.random.key(seed), given, instances()))
+    candidates = np.concatenate([given.boxes[given.valid], OBJECTS])
+    available = (overlaps(OBJECTS, candidates).max(axis=0) >= 0.5).sum()
+    iou = overlaps(OBJECTS, sampled.boxes)
+    assert sampled.positive.sum() == min(8, available) and sampled.valid.all()
+    np.testing.assert_array_equal(sampled.positive, np.arange(32) < sampled.positive.sum())
+    np.testing.assert_array_equal(sampled.positive, iou.max(axis=0) >= 0.5)
+    np.testing.assert_array_equal(sampled.classes, np.where(sampled.positive, iou.argmax(axis=0) + 1, 0))
+    np.testing.assert_array_equal(sampled.instances[sampled.positive], iou.argmax(axis=0)[sampled.positive])
+    np.testing.assert_array_equal(sampled.deltas[~sampled.positive], 0)
+    decoded = boxes.decode(jnp.asarray(sampled.deltas), jnp.asarray(sampled.boxes), ROI.box_weights)
+    closest = OBJECTS[sampled.instances]
+    np.testing.assert_allclose(decoded[sampled.positive], closest[sampled.positive], atol=1e-2)
+    assert {tuple(box) for box in sampled.boxes} <= {tuple(box) for box in candidates}
+
+
+def test_objects_themselves_are_candidates():
+    nothing = Proposals(np.zeros((60, 4), "f"), np.zeros(60, bool))
+    sampled = roi_targets(jax.random.key(0), nothing, instances())
+    assert sampled.valid.sum() == sampled.positive.sum() == 3
+    assert {tuple(box) for box in np.asarray(sampled.boxes[:3])} == {tuple(box) for box in OBJECTS}
+    np.testing.assert_allclose(sampled.deltas[:3], 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [0.0, np.nan, 33.0])
+def test_empty_slots_change_no_roi(padding):
+    """Neither those of proposals nor those of objects, whatever they contain and however many they are."""
+    key, given = jax.random.key(2), proposals(0)
+    expected = roi_targets(key, given, instances(num_slots=3))
+    more = Proposals(np.concatenate([given.boxes, np.full((9, 4), 33, "f")]), np.append(given.valid, np.zeros(9, bool)))
+    sampled = roi_targets(key, more, instances(padding=padding))
+    jax.tree.map(np.testing.assert_array_equal, sampled, expected)
+
+
+def test_without_objects_all_rois_are_background():
+    sampled = roi_targets(jax.random.key(0), proposals(1), instances(OBJECTS[:0]))
+    assert sampled.valid.all() and not sampled.positive.any()
+    np.testing.assert_array_equal(sampled.classes, 0)
+    np.testing.assert_array_equal(sampled.deltas, 0)
+
+
+def test_an_object_without_area_is_no_roi():
+    objects = np.float32([[10, 10, 40, 40], [20, 20, 20, 30]])
+    sampled = roi_targets(jax.random.key(0), proposals(2), instances(objects, num_slots=3))
+    assert set(np.asarray(sampled.classes)) == {0, 1}
+    assert np.isfinite(sampled.deltas).all()
+    assert (sampled.boxes[:, 2] > sampled.boxes[:, 0])[sampled.valid].all()
+
+
+def test_mask_targets_show_the_matched_object_inside_the_roi():
+    given = instances()
+    half = np.zeros((8, 8), np.uint8)
+    half[:, :4] = 255  # The left half of the first object: x from 10 to 25.
+    given.masks[0] = half
+    sampled = roi_targets(jax.random.key(0), proposals(3), given)
+    masks = np.asarray(jax.jit(partial(targets.mask_targets, resolution=28))(sampled, given))
+    assert masks.shape == (32, 28, 28)
+    np.testing.assert_array_equal(masks[~np.asarray(sampled.positive)], 0)
+    shown = 0
+    for mask, box, i, positive in zip(
+        masks, np.asarray(sampled.boxes), sampled.instances, sampled.positive, strict=True
+    ):
+        if positive:
+            x0, y0, x1, y1 = np.asarray(given.boxes)[i]
+            right = (x0 + x1) / 2 if i == 0 else x1
+            width, height = (
+                max(min(a, b) - max(c, d), 0)
+                for a, b, c, d in zip((right, y1), box[2:], (x0, y0), box[:2], strict=True)
+            )
+            area = (box[2] - box[0]) * (box[3] - box[1])
+            np.testing.assert_allclose(mask.mean(), width * height / area, atol=1e-4)
+            shown += i == 0
+    assert shown > 0

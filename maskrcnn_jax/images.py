@@ -12,6 +12,8 @@ from PIL import Image, ImageOps
 
 try:
     import cv2
+
+    cv2.setNumThreads(1)  # Pictures are prepared by several threads already.
 except ImportError:  # OpenCV makes the resizing of training images faster; nothing depends on it.
     cv2 = None
 

@@ -41,7 +41,9 @@ def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformat
 def init_variables(model: MaskRCNN, seed: int) -> dict[str, Any]:
     """Random variables; the same for any bucket, since no parameter depends on the size of the image."""
     images, sizes = jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64, jnp.int32)
-    return jax.jit(model.init)(jax.random.key(seed), images, sizes)
+    # It runs once: to optimise the program would take longer.
+    init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
+    return init(jax.random.key(seed), images, sizes)
 
 
 def learning_rate(config: OptimizerConfig, batch_size: int) -> optax.Schedule:

@@ -8,6 +8,9 @@ from jaxtyping import Array, Float
 # same size. Unfolding strips of about this many pixels keeps the unfolded copy in the cache.
 STRIP_PIXELS = 640
 
+# A loop over strips takes a second to compile: smaller gradients, in multiplications, are left to XLA.
+SMALLEST_GRADIENT = 5e8
+
 
 def conv(x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], stride: int) -> Float[Array, "b h2 w2 o"]:
     """Convolves with zero padding of half a kernel on every side: ``h2 = ceil(h / stride)`` for odd kernels.
@@ -42,6 +45,8 @@ def _backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, A
     def by_transpose(x: Array, gradient: Array) -> Array:
         return jax.linear_transpose(lambda kernel: _conv(x, kernel, 1), kernel)(gradient)[0]
 
+    if gradient.size * 9 * x.shape[-1] < SMALLEST_GRADIENT:
+        return x_gradient, by_transpose(x, gradient)
     return x_gradient, jax.lax.platform_dependent(x, gradient, cpu=_kernel_gradient_in_strips, default=by_transpose)
 
 

@@ -119,11 +119,18 @@ def _pool_forward(cells, rows, columns):
 
 
 def _pool_backward(residuals, gradient):
-    """Adds the gradient of each RoI to the cells it was pooled from, in float32.
+    """Adds the gradient of each RoI to the cells it was pooled from, in float32."""
+    cells, rows, columns = residuals
+    # Not a constant: a scan inside `shard_map` must start with a value that varies as its result does.
+    zero = (rows.cells.sum() * 0).astype(jnp.float32)
+    total = jnp.broadcast_to(zero, (cells.shape[0], gradient.shape[-1]))
+    arguments = total, gradient.astype(jnp.float32), rows, columns
+    total = jax.lax.platform_dependent(*arguments, cpu=_add_by_roi, default=_add_by_tap)
+    return total.astype(gradient.dtype), None, None
 
-    RoI by RoI, because what one touches fits into a cache: four times as fast on a CPU as one scatter for each tap.
-    """
-    length, rows, columns = residuals
+
+def _add_by_roi(total, gradient, rows, columns):
+    """One RoI after the other: what one touches fits into a cache, four times as fast on a CPU as `_add_by_tap`."""
 
     def add_roi(total, roi):
         gradient, rows, columns = roi
@@ -131,11 +138,17 @@ def _pool_backward(residuals, gradient):
         weight = rows.weights[:, :, None, None] * columns.weights[None, None]
         return total.at[index].add(weight[..., None] * gradient[:, None, :, None]), None
 
-    # Not a constant: a scan inside `shard_map` must start with a value that varies as its result does.
-    zero = (rows.cells.sum() * 0).astype(jnp.float32)
-    total = jnp.broadcast_to(zero, (length.shape[0], gradient.shape[-1]))
-    total, _ = jax.lax.scan(add_roi, total, (gradient.astype(jnp.float32), rows, columns))
-    return total.astype(gradient.dtype), None, None
+    return jax.lax.scan(add_roi, total, (gradient, rows, columns))[0]
+
+
+def _add_by_tap(total, gradient, rows, columns):
+    """All RoIs at once, for machines that work in parallel."""
+    for i in range(rows.cells.shape[2]):
+        for j in range(columns.cells.shape[2]):
+            index = rows.cells[:, :, None, i] + columns.cells[:, None, :, j]
+            weight = rows.weights[:, :, None, i] * columns.weights[:, None, :, j]
+            total = total.at[index].add(weight[..., None] * gradient)
+    return total
 
 
 _pool.defvjp(_pool_forward, _pool_backward)

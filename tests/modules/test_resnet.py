@@ -1,0 +1,166 @@
+"""Backbone, pyramid and heads: shapes at full size without computing, and values where they can be told."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskrcnn_jax.modules.fpn import FPN
+from maskrcnn_jax.modules.heads import BoxHead, MaskHead, RPNHead
+from maskrcnn_jax.modules.resnet import ResNet
+
+
+def resnet(depth, norm="group", stride_in_1x1=False, frozen_stages=0, dtype="float32"):
+    return ResNet(depth, norm, 1e-5, stride_in_1x1, frozen_stages, dtype)
+
+
+def shaped(module, *args):
+    """Shapes of the result and number of parameters and constants; nothing is computed."""
+    result, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), *args)
+    sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in variables.items()}
+    return result, sizes
+
+
+def filled(module, *args, scale=1.0):
+    """Random variables without running the initialisers, which would have to be compiled."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
+    return jax.tree.map(lambda x: (scale * rng.normal(size=x.shape)).astype("f"), shapes)
+
+
+# Published sizes of the classifiers, less their last layer; group norm has as many parameters as trainable batch norm.
+@pytest.mark.parametrize(
+    "depth, num_parameters, expansion",
+    [(18, 11_176_512, 1), (34, 21_284_672, 1), (50, 23_508_032, 4), (101, 42_500_160, 4), (152, 58_143_808, 4)],
+)
+def test_sizes_of_resnets(depth, num_parameters, expansion):
+    image, extent = jnp.zeros((2, 800, 1088, 3)), jnp.zeros((2, 2), jnp.int32)
+    features, sizes = shaped(resnet(depth), image, extent)
+    assert sizes == {"params": num_parameters}
+    assert {level: x.shape for level, x in features.items()} == {
+        2: (2, 200, 272, 64 * expansion),
+        3: (2, 100, 136, 128 * expansion),
+        4: (2, 50, 68, 256 * expansion),
+        5: (2, 25, 34, 512 * expansion),
+    }
+
+
+def test_stride_moves_to_the_first_convolution():
+    """Same parameters and shapes; the 3x3 convolution of a stage's first block works at half the size."""
+    image, extent = jnp.zeros((1, 64, 96, 3)), jnp.zeros((1, 2), jnp.int32)
+    in_3x3, in_1x1 = (shaped(resnet(50, stride_in_1x1=flag), image, extent) for flag in (False, True))
+    assert in_3x3 == in_1x1
+
+    def after_first(flag):
+        module = resnet(50, "frozen_batch", flag)
+        apply = lambda variables: module.apply(variables, image, extent, capture_intermediates=True)[1]  # noqa: E731
+        found = jax.eval_shape(apply, jax.eval_shape(module.init, jax.random.key(0), image, extent))["intermediates"]
+        return {stage: found[f"layer{stage}_0"]["conv1"]["__call__"][0].shape[1:3] for stage in (1, 2, 3, 4)}
+
+    assert after_first(False) == {1: (16, 24), 2: (16, 24), 3: (8, 12), 4: (4, 6)}
+    assert after_first(True) == {1: (16, 24), 2: (8, 12), 3: (4, 6), 4: (2, 3)}
+
+
+def test_frozen_batch_norm_leaves_convolutions_only_as_parameters():
+    _, sizes = shaped(resnet(50, "frozen_batch"), jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 2), jnp.int32))
+    assert sizes == {"params": 23_508_032 - 53_120, "constants": 2 * 53_120}
+
+
+def pyramid_shapes(height, width, channels):
+    return {level: jnp.zeros((1, height // 2**level, width // 2**level, channels)) for level in (2, 3, 4, 5)}
+
+
+@pytest.mark.parametrize("norm, extra", [("none", 8 * 32), ("group", 2 * 8 * 32)])
+def test_fpn_has_a_bias_or_a_norm_after_every_convolution(norm, extra):
+    features = pyramid_shapes(800, 1088, 16)
+    extents = {level: jnp.zeros((1, 2), jnp.int32) for level in features}
+    pyramid, sizes = shaped(FPN(32, norm, 1e-5, "float32"), features, extents)
+    assert {level: x.shape[1:] for level, x in pyramid.items()} == {
+        2: (200, 272, 32),
+        3: (100, 136, 32),
+        4: (50, 68, 32),
+        5: (25, 34, 32),
+        6: (13, 17, 32),
+    }
+    assert sizes == {"params": 4 * 16 * 32 + 4 * 9 * 32 * 32 + extra}
+
+
+def test_fpn_adds_each_cell_to_the_four_below_it():
+    """With convolutions that pass everything through, P is C plus the enlarged P above; P6 is every second cell."""
+    rng = np.random.default_rng(0)
+    features = {level: rng.normal(size=(1, 96 // 2**level, 160 // 2**level, 4)).astype("f") for level in (2, 3, 4, 5)}
+    extents = {level: np.array([x.shape[1:3]]) for level, x in features.items()}
+    identity, center = np.eye(4, dtype="f").reshape(1, 1, 4, 4), np.zeros((3, 3, 4, 4), "f")
+    center[1, 1] = np.eye(4)
+    params = {f"lateral{level}": {"kernel": identity, "bias": np.zeros(4, "f")} for level in features}
+    params |= {f"output{level}": {"kernel": center, "bias": np.zeros(4, "f")} for level in features}
+    pyramid = jax.jit(FPN(4, "none", 1e-5, "float32").apply)({"params": params}, features, extents)
+    expected = {5: features[5]}
+    for level in (4, 3, 2):
+        expected[level] = features[level] + expected[level + 1].repeat(2, axis=1).repeat(2, axis=2)
+    expected[6] = expected[5][:, ::2, ::2]
+    assert list(pyramid) == [2, 3, 4, 5, 6]
+    assert pyramid[6].shape == (1, 2, 3, 4)
+    for level, x in pyramid.items():
+        np.testing.assert_allclose(x, expected[level], rtol=1e-5, atol=1e-5)
+
+
+def test_rpn_head_orders_anchors_by_row_column_ratio():
+    rng = np.random.default_rng(0)
+    pyramid = {2: rng.normal(size=(2, 4, 6, 8)).astype("f"), 3: rng.normal(size=(2, 2, 3, 8)).astype("f")}
+    extents = {2: np.array([[4, 6]] * 2), 3: np.array([[2, 3]] * 2)}
+    module = RPNHead(3, "float32")
+    variables = filled(module, pyramid, extents)
+    params = variables["params"]
+    logits, deltas = jax.jit(module.apply)(variables, pyramid, extents)
+    for level, x in pyramid.items():
+        height, width = x.shape[1:3]
+        padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+        for row, column in [(0, 0), (1, 2), (height - 1, width - 1)]:
+            patch = padded[1, row : row + 3, column : column + 3]
+            hidden = np.einsum("yxi,yxio->o", patch, params["conv"]["kernel"]) + params["conv"]["bias"]
+            hidden = np.maximum(hidden, 0)
+            scores = hidden @ params["cls_logits"]["kernel"][0, 0] + params["cls_logits"]["bias"]
+            moves = hidden @ params["bbox_pred"]["kernel"][0, 0] + params["bbox_pred"]["bias"]
+            start = 3 * (row * width + column)
+            np.testing.assert_allclose(logits[level][1, start : start + 3], scores, rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose(deltas[level][1, start : start + 3], moves.reshape(3, 4), rtol=1e-3, atol=1e-3)
+
+
+def test_box_head_equals_numpy():
+    module = BoxHead(3, 16, "float32")
+    pooled = np.random.default_rng(1).normal(size=(2, 5, 7, 7, 4)).astype("f")
+    variables = filled(module, pooled, scale=0.1)
+    logits, deltas = jax.jit(module.apply)(variables, pooled)
+    x = pooled.reshape(2, 5, -1)
+    layer = {name: (lambda x, p=p: x @ p["kernel"] + p["bias"]) for name, p in variables["params"].items()}
+    x = np.maximum(layer["fc7"](np.maximum(layer["fc6"](x), 0)), 0)
+    np.testing.assert_allclose(logits, layer["cls_score"](x), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(deltas, layer["bbox_pred"](x).reshape(2, 5, 3, 4), rtol=1e-3, atol=1e-4)
+
+
+def test_mask_head_treats_every_roi_alone():
+    module = MaskHead(3, 32, 2, "group", 1e-5, "float32")
+    pooled = np.random.default_rng(2).normal(size=(2, 3, 14, 14, 4)).astype("f")
+    variables = filled(module, pooled, scale=0.2)
+    apply = jax.jit(module.apply)
+    logits = apply(variables, pooled)
+    assert logits.shape == (2, 3, 28, 28, 3)
+    swapped = apply(variables, pooled[::-1, ::-1])
+    np.testing.assert_allclose(swapped[::-1, ::-1], logits, rtol=1e-4, atol=1e-4)
+    changed = pooled.copy()
+    changed[0, 0] = 0
+    np.testing.assert_allclose(apply(variables, changed)[1], logits[1], rtol=1e-4, atol=1e-4)
+    assert "bias" not in variables["params"]["conv0"] and "scale" in variables["params"]["bn1"]
+
+
+def test_heads_return_float32_from_bfloat16_features():
+    pyramid = {2: jnp.zeros((1, 4, 4, 8), jnp.bfloat16)}
+    outputs = [
+        shaped(RPNHead(3, "bfloat16"), pyramid, {2: jnp.zeros((1, 2), jnp.int32)})[0],
+        shaped(BoxHead(3, 8, "bfloat16"), jnp.zeros((1, 2, 7, 7, 8), jnp.bfloat16))[0],
+        shaped(MaskHead(3, 8, 1, "none", 1e-5, "bfloat16"), jnp.zeros((1, 2, 14, 14, 8), jnp.bfloat16))[0],
+    ]
+    assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype("float32")}
+    features, _ = shaped(resnet(18, dtype="bfloat16"), jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 2), jnp.int32))
+    assert {x.dtype for x in features.values()} == {jnp.dtype("bfloat16")}

@@ -19,7 +19,7 @@ SAMPLES = 400  # Values kept of each large array.
 GAINS = {
     "rpn.head.cls_logits.weight": 3.0,
     "rpn.head.bbox_pred.weight": 0.3,
-    "roi_heads.box_predictor.cls_score.weight": 2.0,
+    "roi_heads.box_predictor.cls_score.weight": 1.3,
     "roi_heads.box_predictor.bbox_pred.weight": 1.5,
     "roi_heads.mask_predictor.mask_fcn_logits.weight": 2.0,
 }
@@ -40,10 +40,10 @@ def small_config() -> ModelConfig:
         depth=18,
         num_classes=5,
         rpn=RPNConfig(
-            train_num_candidates=200, train_num_proposals=200, test_num_candidates=200, test_num_proposals=200
+            train_num_candidates=200, train_num_proposals=200, test_num_candidates=200, test_num_proposals=150
         ),
-        roi=RoIConfig(num_samples=64),
-        detection=DetectionConfig(num_detections=60),
+        roi=RoIConfig(num_samples=48),
+        detection=DetectionConfig(num_detections=40),
     )
 
 

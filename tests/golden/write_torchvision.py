@@ -73,7 +73,7 @@ def build(config: ModelConfig, short_side: int, max_long_side: int) -> torch.nn.
 
 def tensors(pictures: list[np.ndarray]) -> list[torch.Tensor]:
     """uint8 pictures as torchvision takes them: float32 in [0, 1], channels first."""
-    return [torch.from_numpy(picture).permute(2, 0, 1).float() / 255 for picture in pictures]
+    return [torch.tensor(picture).permute(2, 0, 1).float() / 255 for picture in pictures]
 
 
 @torch.no_grad()

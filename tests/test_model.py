@@ -1,0 +1,296 @@
+"""The whole model: parameters as in torchvision, results that padding and neighbours do not change, finite losses."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.losses import mean
+from maskrcnn_jax.model import MaskRCNN, ceil32
+from maskrcnn_jax.structures import Batch, Instances
+
+KEY = jax.random.key(7)
+QUICK_COMPILE = {"xla_backend_optimization_level": 0}  # As for the other programs of the tiny model.
+LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
+
+
+def picture(seed, size, bucket):
+    """Coarse noise with the padding full of noise as well, which must not be seen; uint8."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    image = np.random.default_rng(99).integers(0, 256, (*bucket, 3), dtype=np.uint8)
+    blocks = rng.integers(0, 256, (height // 6 + 1, width // 6 + 1, 3), dtype=np.uint8)
+    image[:height, :width] = blocks.repeat(6, axis=0).repeat(6, axis=1)[:height, :width]
+    return image
+
+
+SIZES = [(60, 90), (64, 96), (30, 90), (60, 60), (33, 65), (64, 33), (50, 96), (64, 64)]
+NUM_OBJECTS = [0, 1, 4, 2, 3, 4, 2, 1]
+
+
+def make_batch(bucket=(64, 96), num_slots=4, num_objects=NUM_OBJECTS):
+    """Eight images: without objects, with one, with all four slots full, and one object without area."""
+    rng = np.random.default_rng(0)
+    boxes, classes = np.zeros((8, num_slots, 4), np.float32), np.zeros((8, num_slots), np.int32)
+    masks = np.zeros((8, num_slots, 14, 14), np.uint8)
+    for i, (height, width) in enumerate(SIZES):
+        corner = rng.uniform(0, 0.5, (4, 2)) * (width, height)
+        far = corner + rng.uniform(0.2, 0.5, (4, 2)) * (width, height)
+        boxes[i, :4], classes[i, :4] = np.concatenate([corner, far], axis=1), rng.integers(1, 4, 4)
+        masks[i, :4] = rng.integers(0, 2, (4, 14, 14)) * 255
+    boxes[3, 1, 2] = boxes[3, 1, 0]
+    return Batch(
+        images=np.stack([picture(i, size, bucket) for i, size in enumerate(SIZES)]),
+        sizes=np.array(SIZES),
+        canvas=np.array(ceil32(jnp.array(SIZES))),
+        image_id=np.arange(100, 108),
+        instances=Instances(boxes, classes, masks, np.arange(num_slots) < np.array(num_objects)[:, None]),
+        num_surplus=np.array([0, 0, 3, 0, 0, 1, 0, 0]),
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(tiny):
+    """Loss, metrics and gradient of the batch on one device."""
+    (loss, metrics), gradient = tiny.gradient(tiny.variables, make_batch(), KEY)
+    return loss, metrics, gradient
+
+
+def assert_close(tree, expected, rtol):
+    """Each leaf relative to its largest entry."""
+    for ours, leaf in zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, leaf, rtol=rtol, atol=rtol * abs(np.asarray(leaf)).max())
+
+
+# Parameters and configuration.
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def test_has_as_many_parameters_as_torchvision():
+    model = MaskRCNN(ModelConfig(num_classes=91))
+    images, sizes = jnp.zeros((1, 800, 1088, 3)), jnp.array([[800, 1066]])
+    variables = jax.eval_shape(model.init, jax.random.key(0), images, sizes)
+    assert {name: count(tree) for name, tree in variables.items()} == {"params": 44_401_393, "constants": 106_240}
+    detections = jax.eval_shape(model.apply, variables, images, sizes)
+    assert detections.boxes.shape == (1, 100, 4) and detections.masks.shape == (1, 100, 28, 28)
+
+
+def test_group_norm_everywhere():
+    config = ModelConfig(num_classes=91, norm="group", fpn_norm="group", mask_head_norm="group")
+    images, sizes = jnp.zeros((1, 64, 64, 3)), jnp.array([[64, 64]])
+    variables = jax.eval_shape(MaskRCNN(config).init, jax.random.key(0), images, sizes)
+    # Against frozen batch norm: 53,120 scales and shifts train; 8 convolutions of the FPN and 4 of the mask head lose
+    # their bias and gain two vectors.
+    assert {name: count(tree) for name, tree in variables.items()} == {"params": 44_401_393 + 53_120 + 12 * 256}
+
+
+def test_config_is_copied_and_frozen():
+    config = ModelConfig(depth=18)
+    model = MaskRCNN(config)
+    config.depth, config.rpn.num_samples = 50, 1
+    assert model.config.depth == 18 and model.config.rpn.num_samples == 256
+    assert hash(model) == hash(MaskRCNN(ModelConfig(depth=18)))
+    with pytest.raises(AttributeError, match="frozen"):
+        model.config.depth = 50
+    with pytest.raises(AttributeError, match="frozen"):
+        model.config.rpn.num_samples = 1
+
+
+def test_bucket_must_be_a_multiple_of_32(tiny):
+    images, sizes = jnp.zeros((1, 60, 96, 3)), jnp.array([[60, 90]])
+    with pytest.raises(ValueError, match=r"multiples of 32, got \(60, 96\)"):
+        jax.eval_shape(tiny.model.apply, tiny.variables, images, sizes)
+
+
+def test_bfloat16_stays_inside_the_network(tiny):
+    config = ModelConfig(depth=18, norm="group", dtype="bfloat16")
+    model, batch = MaskRCNN(config), jax.tree.map(jnp.asarray, make_batch())
+    variables = jax.eval_shape(model.init, KEY, batch.images, batch.sizes)
+    features = jax.eval_shape(
+        partial(model.apply, method="features"), variables, batch.images, batch.sizes, batch.canvas
+    )
+    assert {x.dtype for x in features.values()} == {jnp.dtype("bfloat16")}
+    detections = jax.eval_shape(model.apply, variables, batch.images, batch.sizes)
+    results = jax.eval_shape(partial(model.apply, method="losses"), variables, batch, KEY)
+    floats = [detections.boxes, detections.scores, detections.masks, *jax.tree.leaves(results)]
+    assert {x.dtype for x in floats} == {jnp.dtype("float32")}
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+# Detections.
+
+
+def detect_alone(tiny, seed, size, score_threshold=0.3):
+    images = jnp.asarray(picture(seed, size, (64, 96))[None])
+    return tiny.detect(tiny.variables, images, jnp.array([size]), None, jnp.float32(score_threshold))
+
+
+def detect_together(tiny, canvas=None):
+    """Both in one batch of a larger bucket, as floats."""
+    sizes = [(60, 90), (30, 60)]
+    images = np.stack([picture(i, size, (96, 128)) for i, size in enumerate(sizes)]).astype(np.float32) / 255
+    canvas = ceil32(jnp.array(sizes)) if canvas is None else jnp.array(canvas)
+    return tiny.detect(tiny.variables, jnp.asarray(images), jnp.array(sizes), canvas, jnp.float32(0.3))
+
+
+def num_equal(found, i, expected):
+    """How many of the first image's expected detections the i-th image has too: label, 0.05 px, scores to 1e-4."""
+    total = 0
+    for d in np.flatnonzero(expected.valid[0]):
+        same = found.valid[i] & (found.classes[i] == expected.classes[0, d])
+        same &= abs(found.boxes[i] - expected.boxes[0, d]).max(axis=1) < 0.05
+        same &= abs(found.scores[i] - expected.scores[0, d]) < 1e-4
+        same &= abs(found.masks[i] - expected.masks[0, d]).max(axis=(1, 2)) < 1e-3
+        total += same.any()
+    return total
+
+
+def test_detections_depend_neither_on_bucket_nor_neighbour_nor_dtype_of_the_image(tiny):
+    together = jax.tree.map(np.asarray, detect_together(tiny))
+    for i, size in enumerate([(60, 90), (30, 60)]):
+        alone = jax.tree.map(np.asarray, detect_alone(tiny, i, size))
+        num_alone = alone.valid.sum()
+        assert num_alone >= 5
+        assert num_equal(together, i, alone) == num_alone == together.valid[i].sum()
+
+
+def test_detections_depend_on_the_canvas(tiny):
+    """The canvas is what the test above keeps fixed: a larger one moves the anchors of P6 and the borders."""
+    alone = jax.tree.map(np.asarray, detect_alone(tiny, 0, (60, 90)))
+    together = jax.tree.map(np.asarray, detect_together(tiny, [(96, 128), (96, 128)]))
+    assert num_equal(together, 0, alone) < alone.valid.sum()
+
+
+def test_detections_are_sorted_inside_the_image_and_padded_with_zeros(tiny):
+    found = jax.tree.map(np.asarray, detect_alone(tiny, 0, (60, 90)))
+    valid = found.valid[0]
+    np.testing.assert_array_equal(valid, np.arange(20) < valid.sum())
+    assert (np.diff(found.scores[0]) <= 0).all() and (found.scores[0][valid] > 0.3).all()
+    assert (found.boxes >= 0).all() and (found.boxes <= [90, 60, 90, 60]).all()
+    assert set(found.classes[0][valid]) <= {1, 2, 3}
+    assert (found.masks >= 0).all() and (found.masks <= 1).all() and found.masks[0][valid].std() > 0.01
+    np.testing.assert_array_equal(found.boxes[0][~valid], 0)
+
+
+def test_score_threshold_is_traced(tiny):
+    before = detect_alone(tiny, 0, (60, 90), 0.3).valid.sum()
+    compiled = tiny.detect._cache_size()
+    after = detect_alone(tiny, 0, (60, 90), 0.6)
+    assert tiny.detect._cache_size() == compiled
+    assert after.valid.sum() < before
+    assert (after.scores[after.valid] > 0.6).all()
+    assert not detect_alone(tiny, 0, (60, 90), 1.0).valid.any()
+
+
+def test_normalise_standardises_inside_and_zeroes_outside(tiny):
+    images = np.random.default_rng(0).integers(0, 256, (1, 4, 5, 3), dtype=np.uint8)
+    normalise = partial(tiny.model.apply, tiny.variables, method="normalise")
+    y = normalise(jnp.asarray(images), jnp.array([[3, 4]]))
+    expected = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(y[:, :3, :4], expected[:, :3, :4], atol=1e-5)
+    np.testing.assert_array_equal(y[:, 3:], 0)
+    np.testing.assert_array_equal(y[:, :, 4:], 0)
+    floats = normalise(jnp.asarray(images.astype(np.float32) / 255), jnp.array([[3, 4]]))
+    np.testing.assert_allclose(y, floats, atol=1e-6)
+
+
+# Losses.
+
+
+def test_losses_and_gradients_are_finite_and_frozen_stages_have_none(reference):
+    """With images of no object, one object, all slots full and more, and an object without area."""
+    loss, metrics, gradient = reference
+    np.testing.assert_allclose(loss, sum(metrics[name] for name in LOSSES), rtol=1e-6)
+    assert all(metrics[name] > 0 for name in LOSSES)
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    np.testing.assert_allclose(metrics["surplus_instances"], 4 / 8)
+    assert 0 < metrics["positive_rois"] <= 4 and 0 < metrics["positive_anchors"] <= 16
+    moved = {name: any((leaf != 0).any() for leaf in jax.tree.leaves(part)) for name, part in gradient.items()}
+    assert moved.keys() == {"backbone", "fpn", "rpn_head", "box_head", "mask_head"} and all(moved.values())
+    for name, part in gradient["backbone"].items():
+        frozen = name in ("conv1", "bn1") or name.startswith("layer1")
+        assert all((leaf == 0).all() == frozen for leaf in jax.tree.leaves(part)), name
+
+
+def test_batch_without_any_object_is_all_background(tiny):
+    (loss, metrics), gradient = tiny.gradient(tiny.variables, make_batch(num_objects=[0] * 8), KEY)
+    assert np.isfinite(loss) and metrics["loss_objectness"] > 0 and metrics["loss_classifier"] > 0
+    for name in ("loss_rpn_box_reg", "loss_box_reg", "loss_mask", "positive_rois", "positive_anchors"):
+        assert metrics[name] == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient["mask_head"]))
+
+
+def test_losses_do_not_depend_on_the_order_of_images(tiny, reference):
+    backwards = jax.tree.map(lambda x: x[::-1], make_batch())
+    (loss, metrics), gradient = tiny.gradient(tiny.variables, backwards, KEY)
+    assert_close((loss, metrics), reference[:2], 1e-4)
+    assert_close(gradient, reference[2], 1e-3)
+
+
+def test_draws_depend_on_key_and_image_id(tiny, reference):
+    again, _ = tiny.gradient(tiny.variables, make_batch(), KEY)
+    assert again[0] == reference[0]
+    other_ids = make_batch()._replace(image_id=np.arange(8))
+    for batch, key in [(make_batch(), jax.random.key(8)), (other_ids, KEY)]:
+        (loss, _), _ = tiny.gradient(tiny.variables, batch, key)
+        assert abs(loss - reference[0]) > 1e-4
+
+
+def test_losses_depend_neither_on_bucket_nor_on_empty_slots(tiny, reference):
+    losses, diagnostics = tiny.losses(tiny.variables, make_batch((96, 128), num_slots=7), KEY)
+    means = {name: mean(loss) for name, loss in losses.items()}
+    assert losses.keys() == LOSSES
+    assert_close(means | diagnostics, reference[1], 1e-4)
+
+
+def test_counts_are_of_samples_and_mask_cells(tiny):
+    losses, diagnostics = tiny.losses(tiny.variables, make_batch((96, 128), num_slots=7), KEY)
+    assert losses["loss_objectness"][1] == losses["loss_rpn_box_reg"][1] == 8 * 32
+    assert losses["loss_classifier"][1] == losses["loss_box_reg"][1] <= 8 * 16
+    assert losses["loss_mask"][1] == 8 * diagnostics["positive_rois"] * 28 * 28
+
+
+# Several devices.
+
+
+def mesh():
+    return jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def test_stages_can_be_sharded_over_the_batch(tiny, reference):
+    def per_image(function):
+        split = PartitionSpec("data")
+        return lambda *args: jax.shard_map(jax.vmap(function), mesh=mesh(), in_specs=split, out_specs=split)(*args)
+
+    model = MaskRCNN(tiny.model.config, per_image)
+    losses, diagnostics = jax.jit(partial(model.apply, method="losses"), compiler_options=QUICK_COMPILE)(
+        tiny.variables, make_batch(), KEY
+    )
+    assert_close({name: mean(loss) for name, loss in losses.items()} | diagnostics, reference[1], 1e-4)
+
+
+def test_one_image_per_device_gives_the_loss_and_gradient_of_the_batch(tiny, reference):
+    """Counts are summed over devices before the division, gradients after it."""
+
+    def step(params, batch, key):
+        def loss(params):
+            losses, _ = tiny.model.apply({"params": params}, batch, key, method="losses")
+            return sum(mean((total, jax.lax.psum(count, "data"))) for total, count in losses.values())
+
+        return jax.lax.psum(jax.value_and_grad(loss)(params), "data")
+
+    batch = jax.tree.map(lambda x: x[:, None], make_batch())
+    arguments = tiny.variables["params"], batch, KEY
+    program = jax.pmap(step, "data", in_axes=(None, 0, None)).lower(*arguments).compile(QUICK_COMPILE)
+    loss, gradient = program(*arguments)
+    np.testing.assert_allclose(loss, reference[0], rtol=1e-4)
+    assert_close(jax.tree.map(lambda x: x[5], gradient), reference[2], 1e-3)

@@ -13,7 +13,6 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	$(BIN)/python train.py --config=configs/shapes.py --workdir=runs/demo
-	$(BIN)/python -m maskrcnn_jax.demo runs/demo
 
 test: .venv/installed
 	$(BIN)/python -m pytest -q -m 'not slow'

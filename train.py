@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from maskrcnn_jax import evaluation, training
+from maskrcnn_jax import evaluation, gallery, training
 from maskrcnn_jax.checkpoints import Checkpoints, write_run
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.pipeline import eval_batches, train_batches
@@ -89,6 +89,7 @@ def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
                 evaluate()
         result = evaluate()
     evaluation.write(workdir, result)
+    gallery.write(Path(workdir) / "predictions.png", val_data, result.detections, train_data.categories)
     return result
 
 
@@ -107,11 +108,13 @@ def progress_bar() -> Progress:
 
 def main(_: list[str]) -> None:
     """Reads the flags; a mistake of the user's ends in one message and exit code 2."""
+    logging.set_verbosity(logging.WARNING)  # Orbax reports every thread it starts.
     try:
         result = train(CONFIG.value, WORKDIR.value)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(_refuse(error))
-    print(f"{evaluation.headline(result)}\nresults: {WORKDIR.value}/evaluation.json")
+    print(evaluation.headline(result))
+    print(f"numbers in {WORKDIR.value}/evaluation.json, pictures in {WORKDIR.value}/predictions.png")
 
 
 def _refuse(error: Exception) -> int:

@@ -1,7 +1,7 @@
 """Mask R-CNN R50-FPN on the nuclei of the 2018 Data Science Bowl (BBBC038): up to 313 objects in an image.
 
-    python -m maskrcnn_jax.weights.keras_resnet50 resnet50_imagenet_stem_to_c4.npz resnet50_keras.npz
-    python train.py --config=configs/nuclei.py --workdir=runs/nuclei --config.model.backbone_weights=resnet50_keras.npz
+python -m maskrcnn_jax.weights.keras_resnet50 resnet50_imagenet_stem_to_c4.npz resnet50_keras.npz
+python train.py --config=configs/nuclei.py --workdir=runs/nuclei --config.model.backbone_weights=resnet50_keras.npz
 """
 
 from maskrcnn_jax.config import Config
@@ -9,11 +9,11 @@ from maskrcnn_jax.config import Config
 
 def get_config() -> Config:
     config = Config()
-    config.num_steps = 400
+    config.num_steps = 320
     config.batch_size = 4
     config.log_every = 5
     config.evaluate_every = 0
-    config.save_every = 100
+    config.save_every = 80
     config.test_batch_size = 1
 
     data = config.data
@@ -39,8 +39,8 @@ def get_config() -> Config:
     model.detection.num_detections = 300
 
     optimizer = config.optimizer
-    optimizer.learning_rate = 0.04  # 0.01 for 4 images.
+    optimizer.learning_rate = 0.05  # 0.0125 for 4 images.
     optimizer.warmup_steps = 60
-    optimizer.decay_steps = (300, 370)
+    optimizer.decay_steps = (240, 295)
     optimizer.max_gradient_norm = 10.0
     return config

@@ -8,11 +8,11 @@ from maskrcnn_jax.config import Config
 
 def get_config() -> Config:
     config = Config()
-    config.num_steps = 400
-    config.batch_size = 8
-    config.log_every = 10
+    config.num_steps = 800
+    config.batch_size = 4
+    config.log_every = 25
     config.evaluate_every = 0
-    config.save_every = 200
+    config.save_every = 400
     config.test_batch_size = 10
 
     data = config.data
@@ -27,7 +27,8 @@ def get_config() -> Config:
     model = config.model
     model.num_classes = 6
     model.depth = 18
-    model.norm = model.fpn_norm = model.mask_head_norm = "group"
+    model.stem_channels = 32
+    model.norm = model.fpn_norm = "group"
     model.frozen_stages = 0
     model.fpn_channels = 64
     model.box_head_features = 256
@@ -37,11 +38,13 @@ def get_config() -> Config:
     model.rpn.train_num_candidates = model.rpn.test_num_candidates = 200
     model.rpn.train_num_proposals = model.rpn.test_num_proposals = 100
     model.roi.num_samples = 64
+    model.roi.max_mask_samples = 8
     model.detection.num_detections = 20
 
     optimizer = config.optimizer
-    optimizer.learning_rate = 0.04
+    optimizer.name = "adamw"
+    optimizer.learning_rate = 0.004  # 0.001 for 4 images.
     optimizer.warmup_steps = 50
-    optimizer.decay_steps = (300, 370)
+    optimizer.decay_steps = (600, 740)
     optimizer.max_gradient_norm = 10.0
     return config

@@ -110,6 +110,7 @@ class ModelConfig:
     image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # RGB in [0, 1].
     image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     depth: int = 50  # ResNet 18, 34, 50, 101 or 152.
+    stem_channels: int = 64  # Width of the backbone: its stages have multiples of it.
     stride_in_1x1: bool = False  # Where a stage halves the resolution: its first 1x1 convolution, or the 3x3.
     norm: str = "frozen_batch"  # Of the backbone: "frozen_batch" or "group".
     norm_eps: float = 1e-5
@@ -163,10 +164,11 @@ class DataConfig:
 
 @settings
 class OptimizerConfig:
-    """SGD with momentum, as all reference detectors train."""
+    """SGD with momentum, as all reference detectors train, or AdamW, which needs fewer steps from scratch."""
 
+    name: str = "sgd"  # "sgd" or "adamw".
     learning_rate: float = 0.02  # For 16 images; scaled to the global batch.
-    momentum: float = 0.9
+    momentum: float = 0.9  # Of SGD; AdamW averages gradients with the same weight.
     weight_decay: float = 1e-4
     decay_norms_and_biases: bool = True  # torchvision decays everything that trains.
     warmup_steps: int = 1000

@@ -53,7 +53,7 @@ class MaskRCNN(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.backbone = ResNet(c.depth, c.norm, c.norm_eps, c.stride_in_1x1, c.frozen_stages, c.dtype)
+        self.backbone = ResNet(c.depth, c.stem_channels, c.norm, c.norm_eps, c.stride_in_1x1, c.frozen_stages, c.dtype)
         self.fpn = FPN(c.fpn_channels, c.fpn_norm, c.norm_eps, c.dtype)
         self.rpn_head = RPNHead(len(c.rpn.aspect_ratios), c.dtype)
         self.box_head = BoxHead(c.num_classes, c.box_head_features, c.dtype)

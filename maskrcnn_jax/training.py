@@ -60,14 +60,24 @@ def learning_rate(config: OptimizerConfig, batch_size: int) -> optax.Schedule:
 
 
 def make_optimizer(config: Config, params: dict[str, Any]) -> optax.GradientTransformation:
-    """SGD with momentum and decoupled masks: what is frozen does not move, and is not counted in the gradient norm."""
+    """SGD or AdamW. What is frozen does not move, does not decay, and is not counted in the norm that is clipped.
+
+    Raises:
+        ValueError: Another optimizer is asked for.
+    """
     settings = config.optimizer
+    rate = learning_rate(settings, config.batch_size)
+    decayed = None if settings.decay_norms_and_biases else _is_kernel
     parts = []
     if settings.max_gradient_norm is not None:
         parts.append(optax.clip_by_global_norm(settings.max_gradient_norm))
-    decayed = None if settings.decay_norms_and_biases else _is_kernel(params)
-    parts.append(optax.add_decayed_weights(settings.weight_decay, mask=decayed))
-    parts.append(optax.sgd(learning_rate(settings, config.batch_size), momentum=settings.momentum))
+    if settings.name == "sgd":
+        parts.append(optax.add_decayed_weights(settings.weight_decay, mask=decayed))
+        parts.append(optax.sgd(rate, momentum=settings.momentum))
+    elif settings.name == "adamw":
+        parts.append(optax.adamw(rate, b1=settings.momentum, weight_decay=settings.weight_decay, mask=decayed))
+    else:
+        raise ValueError(f'optimizer.name must be "sgd" or "adamw", got {settings.name!r}')
     labels = jax.tree.map(
         lambda frozen: "frozen" if frozen else "trained", frozen_mask(params, config.model.frozen_stages)
     )

@@ -170,7 +170,6 @@ def run_lengths(counts: str) -> Int64[np.ndarray, " n"]:
     return numbers
 
 
-
 def _load(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 STRIP_PIXELS = 640
 
 # A loop over strips takes a second to compile: smaller gradients, in multiplications, are left to XLA.
-SMALLEST_GRADIENT = 5e8
+SMALLEST_GRADIENT = 5e7
 
 
 def conv(x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], stride: int) -> Float[Array, "b h2 w2 o"]:

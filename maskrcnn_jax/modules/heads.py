@@ -75,8 +75,7 @@ class MaskHead(nn.Module):
             x = x if plain else NORMS[self.norm](self.norm_eps, self.dtype, name=f"bn{i}")(x)
             x = nn.relu(x)
         x = nn.relu(Deconv2x2(self.features, self.dtype, name="deconv")(x))
-        # Every cell starts undecided. Scaled by the number of classes, as torchvision does, logits of a single class
-        # would start around 20.
-        small = nn.initializers.normal(0.001)
-        x = Conv(self.num_classes, 1, kernel_init=small, dtype=self.dtype, name="logits")(x)
+        # torchvision scales by the number of classes: logits of a single class would start around 20.
+        init, bias = nn.initializers.lecun_normal(), torch_bias(self.features)
+        x = Conv(self.num_classes, 1, kernel_init=init, bias_init=bias, dtype=self.dtype, name="logits")(x)
         return x.astype(jnp.float32).reshape(b, r, *x.shape[1:])

@@ -22,6 +22,7 @@ class ResNet(nn.Module):
     """Images to the feature maps C2 to C5, of strides 4 to 32."""
 
     depth: int
+    stem_channels: int
     norm: str
     norm_eps: float
     stride_in_1x1: bool
@@ -32,7 +33,7 @@ class ResNet(nn.Module):
     def __call__(self, x: Float[Array, "b h w 3"], extent: Int[Array, "b 2"]) -> dict[int, Array]:
         sizes, bottleneck = DEPTHS[self.depth]
         norm = partial(NORMS[self.norm], eps=self.norm_eps, dtype=self.dtype)
-        x = Conv(64, 7, 2, use_bias=False, dtype=self.dtype, name="conv1")(x, extent)
+        x = Conv(self.stem_channels, 7, 2, use_bias=False, dtype=self.dtype, name="conv1")(x, extent)
         extent = halve(extent)
         x = nn.relu(norm(name="bn1")(x, extent))
         # Zero is as good as minus infinity beyond the border: no value inside is negative.
@@ -45,7 +46,7 @@ class ResNet(nn.Module):
             for i in range(num_blocks):
                 stride = 2 if stage > 1 and i == 0 else 1
                 block = Bottleneck if bottleneck else BasicBlock
-                width = 64 * 2 ** (stage - 1)
+                width = self.stem_channels * 2 ** (stage - 1)
                 x = block(width, stride, self.stride_in_1x1, norm, self.dtype, name=f"layer{stage}_{i}")(x, extent)
                 extent = halve(extent, stride)
             x = jax.lax.stop_gradient(x) if self.frozen_stages >= stage + 1 else x

@@ -17,7 +17,7 @@ def crop_and_resize(
         resolution: Cells per side of the result.
 
     The average over each cell is exact and separable: ``rows @ mask @ columns.T``. torchvision averages bilinear
-    samples of the full-size mask, read half a pixel off; stored masks agree better with the annotated polygons.
+    samples of a mask at the size of the image instead, which for small objects is further from the annotated polygon.
     """
     rows = jax.vmap(lambda box, roi: _overlap(box[1], box[3], roi[1], roi[3], masks.shape[1], resolution))
     columns = jax.vmap(lambda box, roi: _overlap(box[0], box[2], roi[0], roi[2], masks.shape[2], resolution))

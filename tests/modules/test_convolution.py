@@ -8,6 +8,12 @@ import pytest
 from maskrcnn_jax.modules import convolution
 
 
+@pytest.fixture(autouse=True)
+def every_gradient_in_strips(monkeypatch):
+    """Small cases too, which are otherwise left to XLA."""
+    monkeypatch.setattr(convolution, "SMALLEST_GRADIENT", 0)
+
+
 def lax_conv(x, kernel, stride):
     padding = [(side // 2, side // 2) for side in kernel.shape[:2]]
     return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))

@@ -11,7 +11,7 @@ from maskrcnn_jax.modules.resnet import ResNet
 
 
 def resnet(depth, norm="group", stride_in_1x1=False, frozen_stages=0, dtype="float32"):
-    return ResNet(depth, norm, 1e-5, stride_in_1x1, frozen_stages, dtype)
+    return ResNet(depth, 64, norm, 1e-5, stride_in_1x1, frozen_stages, dtype)
 
 
 def shaped(module, *args):

@@ -1,0 +1,52 @@
+"""The log: averages, one line per entry, nothing twice after a resume, a stop when a loss is not finite."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from maskrcnn_jax.metrics import MetricsLog
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_entries_hold_means_over_the_steps_since_the_last(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0)
+    log.add(1, {"loss": jnp.array(1.0)})
+    log.add(2, {"loss": jnp.array(3.0)})
+    means = log.flush(2, 4, learning_rate=0.5)
+    log.add(3, {"loss": jnp.array(7.0)})
+    log.flush(3, 4)
+    log.close()
+    first, second = read(tmp_path / "metrics.jsonl")
+    assert (first["step"], first["loss"], first["learning_rate"]) == (2, 2.0, 0.5)
+    assert (second["step"], second["loss"]) == (3, 7.0)
+    assert means["images_per_second"] > 0
+
+
+def test_resume_drops_later_entries_and_half_a_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"step": 4')
+    log = MetricsLog(path, 20)
+    log.write(30, {"loss": 1.0})
+    log.close()
+    assert [entry["step"] for entry in read(path)] == [10, 20, 30]
+
+
+@pytest.mark.parametrize("name, value", [("loss_mask", float("nan")), ("gradient_norm", float("inf"))])
+def test_a_loss_that_is_not_finite_stops_the_run_by_name(tmp_path, name, value):
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0)
+    log.add(6, {"loss_mask": jnp.array(0.5), "loss_box_reg": jnp.array(0.25), name: jnp.array(value)})
+    with pytest.raises(FloatingPointError, match=r"step 6 .*loss_box_reg 0.25.*") as error:
+        log.settle()
+    assert f"{name} {value:.4g}" in str(error.value)
+    log.close()
+
+
+def test_diagnostics_may_be_anything(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0)
+    log.add(1, {"loss": jnp.array(1.0), "positive_rois": jnp.array(float("nan"))})
+    log.settle()
+    log.close()

@@ -1,0 +1,103 @@
+"""The optimizer, its schedule and masks, and one step of training held to golden numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskrcnn_jax import training
+from maskrcnn_jax.config import Config, OptimizerConfig
+
+
+def small_params():
+    """One parameter in each part that freezing tells apart, and a norm."""
+    backbone = {name: {"kernel": jnp.ones(2)} for name in ("conv1", "layer1_0", "layer2_3", "layer4_1")}
+    backbone["bn1"] = {"scale": jnp.ones(2), "bias": jnp.ones(2)}
+    return {"backbone": backbone, "fpn": {"lateral2": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}}}
+
+
+def test_learning_rate_warms_up_then_steps_down():
+    settings = OptimizerConfig(learning_rate=0.02, warmup_steps=10, warmup_factor=0.1, decay_steps=(20, 30))
+    rate = training.learning_rate(settings, batch_size=32)  # Twice the reference batch, twice the rate.
+    expected = {0: 0.004, 5: 0.022, 10: 0.04, 19: 0.04, 20: 0.004, 30: 0.0004, 99: 0.0004}
+    for step, value in expected.items():
+        np.testing.assert_allclose(rate(step), value, rtol=1e-5)
+
+
+def test_learning_rate_without_warmup_starts_at_once():
+    settings = OptimizerConfig(learning_rate=0.02, warmup_steps=0, decay_steps=())
+    np.testing.assert_allclose(training.learning_rate(settings, 16)(1), 0.02, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "frozen_stages, frozen",
+    [
+        (0, set()),
+        (1, {"conv1", "bn1"}),
+        (2, {"conv1", "bn1", "layer1_0"}),
+        (3, {"conv1", "bn1", "layer1_0", "layer2_3"}),
+        (5, {"conv1", "bn1", "layer1_0", "layer2_3", "layer4_1"}),
+    ],
+)
+def test_frozen_stages_count_from_the_stem(frozen_stages, frozen):
+    mask = training.frozen_mask(small_params(), frozen_stages)
+    assert {name for name, part in mask["backbone"].items() if all(jax.tree.leaves(part))} == frozen
+    assert not any(jax.tree.leaves(mask["fpn"]))
+
+
+def updates(config, gradients):
+    params = small_params()
+    optimizer = training.make_optimizer(config, params)
+    result, _ = optimizer.update(gradients, optimizer.init(params), params)
+    return result
+
+
+def plain_config(**settings):
+    config = Config(batch_size=16)
+    config.optimizer = OptimizerConfig(learning_rate=1.0, warmup_steps=0, warmup_factor=1.0, **settings)
+    return config
+
+
+def test_sgd_adds_weight_decay_and_leaves_frozen_stages_alone():
+    config = plain_config(weight_decay=0.5)
+    zeros = jax.tree.map(jnp.zeros_like, small_params())
+    result = updates(config, zeros)
+    np.testing.assert_allclose(result["fpn"]["lateral2"]["kernel"], -0.5)
+    np.testing.assert_allclose(result["fpn"]["lateral2"]["bias"], -0.5)
+    np.testing.assert_array_equal(result["backbone"]["layer1_0"]["kernel"], 0)
+
+
+def test_weight_decay_can_spare_norms_and_biases():
+    config = plain_config(weight_decay=0.5, decay_norms_and_biases=False)
+    config.model.frozen_stages = 0
+    result = updates(config, jax.tree.map(jnp.zeros_like, small_params()))
+    np.testing.assert_allclose(result["fpn"]["lateral2"]["kernel"], -0.5)
+    np.testing.assert_array_equal(result["fpn"]["lateral2"]["bias"], 0)
+    np.testing.assert_array_equal(result["backbone"]["bn1"]["scale"], 0)
+
+
+def test_clipping_counts_only_what_trains():
+    config = plain_config(weight_decay=0.0, max_gradient_norm=1.0)
+    gradients = jax.tree.map(jnp.zeros_like, small_params())
+    gradients["fpn"]["lateral2"]["kernel"] = jnp.array([3.0, 4.0])
+    gradients["backbone"]["conv1"]["kernel"] = jnp.array([1e6, 1e6])  # Frozen.
+    np.testing.assert_allclose(updates(config, gradients)["fpn"]["lateral2"]["kernel"], [-0.6, -0.8], rtol=1e-6)
+
+
+def test_momentum_accumulates_as_in_pytorch():
+    params = small_params()
+    optimizer = training.make_optimizer(plain_config(weight_decay=0.0), params)
+    state, gradients = optimizer.init(params), jax.tree.map(jnp.ones_like, params)
+    for expected in (1.0, 1.9, 2.71):
+        result, state = optimizer.update(gradients, state, params)
+        np.testing.assert_allclose(result["fpn"]["lateral2"]["kernel"], -expected, rtol=1e-6)
+
+
+def test_adamw_takes_steps_of_the_learning_rate():
+    result = updates(plain_config(name="adamw", weight_decay=0.0), jax.tree.map(jnp.ones_like, small_params()))
+    np.testing.assert_allclose(result["fpn"]["lateral2"]["kernel"], -1.0, rtol=1e-4)
+
+
+def test_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match="lion"):
+        training.make_optimizer(plain_config(name="lion"), small_params())

@@ -1,0 +1,15 @@
+"""Mask R-CNN in JAX and Flax, with torchvision's semantics."""
+
+import importlib
+from typing import Any
+
+_EXPORTS = {"Config": "config", "ModelConfig": "config", "Detector": "detector", "MaskRCNN": "model"}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used, so that no user waits for what they do not need."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'maskrcnn_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"maskrcnn_jax.{_EXPORTS[name]}"), name)

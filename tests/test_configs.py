@@ -1,0 +1,79 @@
+"""Every experiment in configs/, at full size, without computing anything."""
+
+import importlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from maskrcnn_jax import training
+from maskrcnn_jax.config import Config, differences, freeze, from_dict, to_dict
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.structures import Batch, Instances
+
+NAMES = sorted(path.stem for path in Path("configs").glob("*.py") if path.stem != "__init__")
+
+
+def get_config(name) -> Config:
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+def abstract_batch(config: Config, bucket: tuple[int, int]) -> Batch:
+    b, g, m = config.batch_size, config.data.max_instances, config.data.mask_size
+
+    def array(dtype, *shape):
+        return jax.ShapeDtypeStruct((b, *shape), dtype)
+
+    instances = Instances(array("float32", g, 4), array("int32", g), array("uint8", g, m, m), array("bool", g))
+    image = array("uint8", *bucket, 3)
+    return Batch(image, array("int32", 2), array("int32", 2), array("int32"), instances, array("int32"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_gradients_and_detections_have_the_right_shapes(name):
+    config = get_config(name)
+    model = MaskRCNN(config.model)
+    batch = abstract_batch(config, config.data.buckets[-1])
+    variables = jax.eval_shape(model.init, jax.random.key(0), batch.images, batch.sizes)
+    optimizer = training.make_optimizer(config, variables["params"])
+    state = jax.eval_shape(lambda v: training.create_state(v, optimizer), variables)
+
+    def step(state, batch, key):
+        return training.train_step(state, batch, key, model=model, optimizer=optimizer)
+
+    after, metrics = jax.eval_shape(step, state, batch, jax.random.key(0))
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert sum(name.startswith("loss_") for name in metrics) == 5
+    detections = jax.eval_shape(model.apply, variables, batch.images, batch.sizes)
+    slots = config.model.detection.num_detections
+    assert detections.boxes.shape == (config.batch_size, slots, 4)
+    assert detections.masks.shape == (config.batch_size, slots, 28, 28)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_buckets_are_multiples_of_32_and_hold_the_largest_images(name):
+    data = get_config(name).data
+    for height, width in data.buckets + data.test_buckets:
+        assert height % 32 == width % 32 == 0
+    assert max(max(bucket) for bucket in data.buckets) >= min(data.max_long_side, 448)
+
+
+def test_coco_schedules_are_the_reference_ones():
+    one, three, deep = (get_config(name) for name in ("r50_fpn_1x", "r50_fpn_3x", "r101_fpn_3x"))
+    assert (one.num_steps, one.optimizer.decay_steps) == (90_000, (60_000, 80_000))
+    assert (three.num_steps, three.optimizer.decay_steps) == (270_000, (210_000, 250_000))
+    assert differences(three, deep) == ["model.depth: 50 -> 101"]
+    for config in (one, three, deep):
+        assert (config.batch_size, config.optimizer.learning_rate, config.model.num_classes) == (16, 0.02, 81)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_survive_json(name):
+    config = get_config(name)
+    assert freeze(from_dict(Config, to_dict(config))) == freeze(config)
+
+
+def test_an_unknown_field_is_named():
+    with pytest.raises(ValueError, match="RPNConfig has no field 'nms'"):
+        from_dict(Config, {"model": {"rpn": {"nms": 0.7}}})

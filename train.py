@@ -117,11 +117,20 @@ def main(_: list[str]) -> None:
     print(f"numbers in {WORKDIR.value}/evaluation.json, pictures in {WORKDIR.value}/predictions.png")
 
 
+def parse(arguments: list[str]) -> list[str]:
+    """Reads the command line; a config or field that does not exist ends like any other mistake."""
+    try:
+        return app.parse_flags_with_usage(arguments)
+    except (KeyError, OSError) as error:
+        sys.exit(_refuse(error))
+
+
 def _refuse(error: Exception) -> int:
-    print(f"train.py: {error}", file=sys.stderr)
+    message = error.args[0] if isinstance(error, KeyError) else error  # A KeyError quotes its message.
+    print(f"train.py: {message}", file=sys.stderr)
     return 2
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=parse)

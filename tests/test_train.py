@@ -82,6 +82,8 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path):
         ({"data__source": "voc"}, "'voc'"),
         ({"data__source": "coco"}, "instances_train2017.json"),
         ({"model__backbone_weights": "absent.npz"}, "absent.npz"),
+        ({"model__dpeth": 18}, "dpeth"),
+        ({"config": "configs/absent.py"}, "absent.py"),
     ],
 )
 def test_a_mistake_ends_in_one_message_and_exit_code_2(run, tmp_path, overrides, message):

@@ -24,7 +24,7 @@ def load_weights(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"no weight file {path}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (BadZipFile, ValueError, OSError, EOFError, AttributeError) as error:
         raise ValueError(f"{path} is not a weight file of maskrcnn_jax (a NumPy archive): {error}") from error

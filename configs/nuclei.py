@@ -9,11 +9,11 @@ from maskrcnn_jax.config import Config
 
 def get_config() -> Config:
     config = Config()
-    config.num_steps = 320
+    config.num_steps = 310
     config.batch_size = 4
     config.log_every = 5
     config.evaluate_every = 0
-    config.save_every = 80
+    config.save_every = 100
     config.test_batch_size = 1
 
     data = config.data
@@ -35,12 +35,12 @@ def get_config() -> Config:
     model.rpn.train_num_candidates = model.rpn.test_num_candidates = 1000
     model.rpn.train_num_proposals = model.rpn.test_num_proposals = 1000
     model.roi.num_samples = 256
-    model.roi.max_mask_samples = 16  # A CPU spends most of a step in the mask head; this share of it is enough.
+    model.roi.max_mask_samples = 12  # A CPU spends most of a step in the mask head; this share of it is enough.
     model.detection.num_detections = 300
 
     optimizer = config.optimizer
     optimizer.learning_rate = 0.05  # 0.0125 for 4 images.
-    optimizer.warmup_steps = 60
-    optimizer.decay_steps = (240, 295)
+    optimizer.warmup_steps = 50
+    optimizer.decay_steps = (232, 286)
     optimizer.max_gradient_norm = 10.0
     return config

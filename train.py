@@ -82,6 +82,8 @@ def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
                 means = log.flush(step, config.batch_size, learning_rate=float(learning_rate(step - 1)))
                 status = f"loss {means['loss']:.3f}, {means['images_per_second']:.2f} images/s"
                 progress.update(task, completed=step, status=status)
+                if not progress.console.is_terminal:  # No bar is drawn into a file.
+                    progress.console.print(f"step {step} of {config.num_steps}: {status}")
             if last or step % config.save_every == 0:
                 log.settle()  # A state that is not finite must not be saved.
                 checkpoints.save(state)

@@ -259,6 +259,20 @@ def test_counts_are_of_samples_and_mask_cells(tiny):
     assert losses["loss_mask"][1] == 8 * diagnostics["positive_rois"] * 28 * 28
 
 
+# Losses of the first and the second step on a fixed batch, made by this code. A change that is meant to change no
+# result must keep them; one that is meant to, replaces them and says why.
+GOLDEN = dict.fromkeys(LOSSES, (0.0, 0.0))
+
+
+def test_golden_step(tiny, reference):
+    """The five losses before and after one step of gradient descent."""
+    params = jax.tree.map(lambda p, g: p - 1e-3 * g, tiny.variables["params"], reference[2])
+    losses, _ = tiny.losses({"params": params}, make_batch(), KEY)
+    found = {name: (float(reference[1][name]), float(mean(losses[name]))) for name in sorted(LOSSES)}
+    for name, values in found.items():
+        np.testing.assert_allclose(values, GOLDEN[name], rtol=2e-3, err_msg=f"{name}; all of them now: {found}")
+
+
 # Several devices.
 
 

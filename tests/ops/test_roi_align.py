@@ -82,6 +82,15 @@ def test_equals_a_loop_over_samples(sampling_ratio, aligned):
         np.testing.assert_allclose(actual, expected(pyramid, boxes, 2, sampling_ratio, aligned), atol=2e-3)
 
 
+def test_mirrored_features_and_boxes_pool_mirrored_bins():
+    """Only where RoIs are aligned: torchvision's rule is half a cell off, to one side."""
+    pyramid, boxes, canvas = random_pyramid(0, levels=(2,)), random_boxes(1), jnp.array([128, 192])
+    mirrored = jnp.stack([192 - boxes[:, 2], boxes[:, 1], 192 - boxes[:, 0], boxes[:, 3]], axis=1)
+    pooled = pool(pyramid, boxes, canvas, aligned=True)
+    flipped = pool({2: pyramid[2][:, ::-1]}, mirrored, canvas, aligned=True)
+    np.testing.assert_allclose(flipped, pooled[:, :, ::-1], atol=1e-4)
+
+
 def test_features_must_not_be_sampled_less_than_once():
     with pytest.raises(ValueError, match="sampling_ratio must be at least 1, got 0"):
         pool(random_pyramid(0), jnp.zeros((1, 4)), jnp.array([128, 192]), sampling_ratio=0)

@@ -9,7 +9,7 @@ from maskrcnn_jax.config import Config
 
 def get_config() -> Config:
     config = Config()
-    config.num_steps = 310
+    config.num_steps = 300
     config.batch_size = 4
     config.log_every = 5
     config.evaluate_every = 0
@@ -41,6 +41,6 @@ def get_config() -> Config:
     optimizer = config.optimizer
     optimizer.learning_rate = 0.05  # 0.0125 for 4 images.
     optimizer.warmup_steps = 50
-    optimizer.decay_steps = (232, 286)
+    optimizer.decay_steps = (225, 277)
     optimizer.max_gradient_norm = 10.0
     return config

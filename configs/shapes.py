@@ -8,11 +8,11 @@ from maskrcnn_jax.config import Config
 
 def get_config() -> Config:
     config = Config()
-    config.num_steps = 800
+    config.num_steps = 880
     config.batch_size = 4
     config.log_every = 25
     config.evaluate_every = 0
-    config.save_every = 400
+    config.save_every = 440
     config.test_batch_size = 10
 
     data = config.data
@@ -45,6 +45,6 @@ def get_config() -> Config:
     optimizer.name = "adamw"
     optimizer.learning_rate = 0.004  # 0.001 for 4 images.
     optimizer.warmup_steps = 50
-    optimizer.decay_steps = (600, 740)
+    optimizer.decay_steps = (640, 810)
     optimizer.max_gradient_norm = 10.0
     return config

@@ -27,6 +27,8 @@ from maskrcnn_jax.structures import Batch, Detections, Proposals, RoITargets
 from maskrcnn_jax.targets import anchor_targets, mask_targets, max_positives, roi_targets
 
 Images = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
+MASK_GROUP = 20  # Detections per image that the mask head sees at once.
+
 Pyramid = dict[int, Array]  # {level: [b, h, w, c]} of stride 2**level; each level above the finest half as large.
 
 
@@ -91,9 +93,7 @@ class MaskRCNN(nn.Module):
         thresholds = jnp.full(len(images), threshold, jnp.float32)
         detections = self.per_image(detect_one)(logits, deltas, proposals, sizes, thresholds)
 
-        pooled = self.pool(pyramid, detections.boxes, canvas, config.roi.mask_resolution)  # [b, d, 14, 14, c]
-        masks = jax.nn.sigmoid(_select_class(self.mask_head(pooled), detections.classes))
-        return detections._replace(masks=masks)
+        return detections._replace(masks=self.draw_masks(pyramid, detections, canvas))  # [b, d, 28, 28]
 
     def losses(self, batch: Batch, key: Key) -> tuple[dict[str, SumAndCount], dict[str, Float[Array, ""]]]:
         """The five losses of the paper, each a sum and a count, and diagnostics to watch.
@@ -179,6 +179,34 @@ class MaskRCNN(nn.Module):
         levels = {level: pyramid[level] for level in sorted(pyramid)[:-1]}
         return self.per_image(align)(levels, rois, canvas)
 
+    def draw_masks(
+        self, pyramid: Pyramid, detections: Detections, canvas: Int[Array, "b 2"]
+    ) -> Float[Array, "b d m m"]:
+        """A mask inside each detected box, of the class that was detected there.
+
+        The mask head costs more than all the rest where there are many slots, and most images fill few of them: slots
+        are worked through in groups, and a group that is empty in every image is skipped, its masks zero.
+        """
+        head, variables = (self.mask_head, None) if self.is_initializing() else self.mask_head.unbind()
+
+        def draw(boxes: Float[Array, "b s 4"], classes: Int[Array, "b s"]) -> Float[Array, "b s m m"]:
+            pooled = self.pool(pyramid, boxes, canvas, self.config.roi.mask_resolution)  # [b, s, 14, 14, c]
+            logits = head(pooled) if variables is None else head.apply(variables, pooled)
+            return jax.nn.sigmoid(_select_class(logits, classes))
+
+        if variables is None:
+            return draw(detections.boxes, detections.classes)
+
+        def draw_group(_: None, group: tuple[Array, Array, Array]) -> tuple[None, Float[Array, "b s m m"]]:
+            boxes, classes, valid = group
+            shape = jax.eval_shape(draw, boxes, classes).shape
+            return None, jax.lax.cond(valid.any(), draw, lambda *_: jnp.zeros(shape), boxes, classes)
+
+        slots = detections.boxes, detections.classes, detections.valid
+        _, masks = jax.lax.scan(draw_group, None, jax.tree.map(_split_slots, slots))  # [groups, b, s, m, m]
+        masks = jnp.swapaxes(masks, 0, 1).reshape(len(detections.boxes), -1, *masks.shape[3:])
+        return masks[:, : detections.valid.shape[1]]
+
     @property
     def num_mask_samples(self) -> int:
         """RoIs per image that the mask head trains on: positives come first, so a slice holds them all."""
@@ -202,6 +230,13 @@ def _shapes(pyramid: Pyramid) -> dict[int, tuple[int, int]]:
 
 def _concatenate(levels: dict[int, Array]) -> Array:
     return jnp.concatenate([levels[level] for level in sorted(levels)], axis=1)
+
+
+def _split_slots(x: Array) -> Array:
+    """``[b, d, ...]`` to ``[groups, b, s, ...]``; the last group is filled up with zeros."""
+    surplus = -x.shape[1] % MASK_GROUP
+    x = jnp.pad(x, [(0, 0), (0, surplus)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.swapaxes(x.reshape(x.shape[0], -1, MASK_GROUP, *x.shape[2:]), 0, 1)
 
 
 def _select_class(logits: Float[Array, "b d m m k"], classes: Int[Array, "b d"]) -> Float[Array, "b d m m"]:

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.losses import mean
 from maskrcnn_jax.model import MaskRCNN, ceil32
-from maskrcnn_jax.structures import Batch, Instances
+from maskrcnn_jax.structures import Batch, Detections, Instances
 
 KEY = jax.random.key(7)
 QUICK_COMPILE = {"xla_backend_optimization_level": 0}  # As for the other programs of the tiny model.
@@ -199,6 +199,19 @@ def test_normalise_standardises_inside_and_zeroes_outside(tiny):
     np.testing.assert_array_equal(y[:, :, 4:], 0)
     floats = normalise(jnp.asarray(images.astype(np.float32) / 255), jnp.array([[3, 4]]))
     np.testing.assert_allclose(y, floats, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_valid, drawn", [(0, 0), (1, 20), (20, 20)])
+def test_masks_are_drawn_where_there_are_detections(tiny, num_valid, drawn):
+    """In whole groups of slots: the tiny model has as many slots as a group."""
+    pyramid = {level: jnp.ones((1, 64 >> level, 64 >> level, 32)) for level in range(2, 7)}
+    boxes = jnp.tile(jnp.array([4.0, 4.0, 40.0, 50.0]), (1, 20, 1))
+    valid = jnp.arange(20).reshape(1, -1) < num_valid
+    detections = Detections(boxes, jnp.ones((1, 20), jnp.int32), jnp.ones((1, 20)), None, valid)
+    canvas = jnp.array([[64, 64]])
+    masks = tiny.model.apply(tiny.variables, pyramid, detections, canvas, method="draw_masks")
+    assert masks.shape == (1, 20, 28, 28)
+    assert (masks != 0).any((2, 3)).sum() == drawn
 
 
 # Losses.

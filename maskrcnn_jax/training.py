@@ -33,7 +33,8 @@ class TrainState(NamedTuple):
 
 
 def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step, of freshly initialised or loaded variables."""
+    """The state before the first step, of freshly initialised or loaded variables, on the device."""
+    variables = jax.tree.map(jnp.asarray, variables)
     params = variables["params"]
     return TrainState(jnp.zeros((), jnp.int32), params, variables.get("constants", {}), optimizer.init(params))
 

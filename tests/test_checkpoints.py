@@ -39,6 +39,16 @@ def test_the_last_state_comes_back_and_old_ones_go(tmp_path):
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["2", "3"]
 
 
+def test_a_state_that_began_with_loaded_weights_is_restored(tmp_path):
+    """Weights from a file are NumPy arrays, which know of no device."""
+    saved = Checkpoints(tmp_path, keep=1)
+    saved.save(make_state(2.0))
+    variables = {"params": {"a": np.zeros(3, np.float32)}, "constants": {"b": np.zeros(2, np.float32)}}
+    state = training.create_state(variables, optax.sgd(0.1, momentum=0.9))
+    assert_equal(saved.restore(state), make_state(2.0))
+    saved.close()
+
+
 def test_nothing_saved_restores_nothing(tmp_path):
     empty = Checkpoints(tmp_path, keep=1)
     assert empty.restore(make_state(0.0)) is None

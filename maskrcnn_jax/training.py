@@ -88,7 +88,7 @@ def make_optimizer(config: Config, params: dict[str, Any]) -> optax.GradientTran
 def frozen_mask(params: dict[str, Any], frozen_stages: int) -> dict[str, Any]:
     """True at the parameters of the first so many of: stem, C2, C3, C4, C5."""
 
-    def is_frozen(path: tuple[Any, ...], _: Array) -> bool:
+    def is_frozen(path: tuple[Any, ...], _: Any) -> bool:
         part, name = path[0].key, path[1].key
         if part != "backbone":
             return False
@@ -122,7 +122,7 @@ def train_step(
     (loss, metrics), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics |= {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
+    metrics |= {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
     return state._replace(step=state.step + 1, params=params, optimizer=optimizer_state), metrics
 
 

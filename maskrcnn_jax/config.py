@@ -185,7 +185,6 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    weights: str | None = None  # Checkpoint or run directory to start from.
     seed: int = 0
     batch_size: int = 16  # Images per step, over all devices.
     num_steps: int = 90_000

@@ -169,7 +169,8 @@ def eval_batches(dataset: Any, data_config: DataConfig, *, batch_size: int) -> I
 
 def _read(rows: grain.MapDataset, batch_size: int, data_config: DataConfig) -> Iterator[Any]:
     # Two batches ahead: grain's own default of 500 elements is gigabytes here.
-    options = grain.ReadOptions(data_config.num_threads, prefetch_buffer_size=2 * batch_size)
+    threads = data_config.num_threads
+    options = grain.ReadOptions(threads, prefetch_buffer_size=max(2 * batch_size, threads))
     with contextlib.closing(iter(rows.to_iter_dataset(options).batch(batch_size))) as batches:
         yield from batches
 

@@ -16,8 +16,8 @@ def slow_resize(image, size):
     out = np.zeros((*size, image.shape[2]))
 
     def neighbours(i, num_inputs, num_outputs):
-        ratio = np.float32(num_inputs / num_outputs)
-        source = max(np.float32(i + 0.5) * ratio - np.float32(0.5), np.float32(0))
+        ratio = np.float64(np.float32(num_inputs / num_outputs))
+        source = max(np.float32((i + 0.5) * ratio - 0.5), np.float32(0))  # Rounded once.
         first = min(int(source), num_inputs - 1)
         return first, min(first + 1, num_inputs - 1), float(source) - first
 

@@ -209,7 +209,8 @@ def test_masks_are_drawn_where_there_are_detections(tiny, num_valid, drawn):
     valid = jnp.arange(20).reshape(1, -1) < num_valid
     detections = Detections(boxes, jnp.ones((1, 20), jnp.int32), jnp.ones((1, 20)), None, valid)
     canvas = jnp.array([[64, 64]])
-    masks = tiny.model.apply(tiny.variables, pyramid, detections, canvas, method="draw_masks")
+    variables = jax.tree.map(jnp.asarray, tiny.variables)
+    masks = tiny.model.apply(variables, pyramid, detections, canvas, method="draw_masks")
     assert masks.shape == (1, 20, 28, 28)
     assert (masks != 0).any((2, 3)).sum() == drawn
 

@@ -151,6 +151,12 @@ def test_progress_without_a_terminal_is_one_line_that_names_the_file(server, cap
     assert out == "" and NAME in err and "300.0/300.0 kB" in err and err.strip().count("\n") == 0
 
 
+def test_progress_counts_what_was_there_before(server, capfd):
+    leave_part(CONTENT[:HALF])
+    download.fetch(NAME)
+    assert "300.0/300.0 kB" in capfd.readouterr().err
+
+
 def test_wrong_content_is_refused_and_the_next_call_starts_anew(server):
     server.content = CONTENT[:-1] + b"?"
     digest = hashlib.sha256(server.content).hexdigest()

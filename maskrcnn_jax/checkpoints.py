@@ -114,7 +114,7 @@ def load_run(directory: str | Path) -> Run:
         model = MaskRCNN(config.model)
         images = jax.ShapeDtypeStruct((1, 64, 64, 3), "uint8")
         variables = jax.eval_shape(model.init, jax.random.key(0), images, jax.ShapeDtypeStruct((1, 2), "int32"))
-        variables = {"constants": {}} | dict(variables)
+        variables = {"constants": {}, "batch_stats": {}} | dict(variables)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), variables)
         restored = manager.restore(step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(target)))

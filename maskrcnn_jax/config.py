@@ -112,13 +112,18 @@ class ModelConfig:
     depth: int = 50  # ResNet 18, 34, 50, 101 or 152.
     stem_channels: int = 64  # Width of the backbone: its stages have multiples of it.
     stride_in_1x1: bool = False  # Where a stage halves the resolution: its first 1x1 convolution, or the 3x3.
-    norm: str = "frozen_batch"  # Of the backbone: "frozen_batch" or "group".
+    norm: str = "frozen_batch"  # Of the backbone: "frozen_batch", "batch" or "group".
     norm_eps: float = 1e-5
     frozen_stages: int = 2  # Parts of the backbone that do not train: 0 none, 1 the stem, 2 also C2, ... 5 all.
-    backbone_weights: str | None = None  # File with pretrained backbone weights.
+    backbone_weights: str | None = None  # Path, "IMAGENET1K_V1" or "IMAGENET1K_V2": where the backbone starts from.
     fpn_channels: int = 256
-    fpn_norm: str = "none"  # "none" (the convolutions have biases) or "group".
-    box_head_features: int = 1024  # Width of the two fully connected layers.
+    fpn_norm: str = "none"  # "none" (the convolutions have biases), "batch" or "group".
+    rpn_head_convs: int = 1
+    box_head_convs: int = 0  # 3x3 convolutions before the fully connected layers.
+    box_head_channels: int = 256
+    box_head_norm: str = "none"
+    box_head_layers: int = 2  # Fully connected layers.
+    box_head_features: int = 1024  # Their width.
     mask_head_channels: int = 256
     mask_head_convs: int = 4
     mask_head_norm: str = "none"
@@ -185,6 +190,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    weights: str | None = None  # Path or "COCO_V1": pretrained weights of the whole detector.
     seed: int = 0
     batch_size: int = 16  # Images per step, over all devices.
     num_steps: int = 90_000

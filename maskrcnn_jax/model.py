@@ -57,11 +57,11 @@ class MaskRCNN(nn.Module):
         c = self.config
         self.backbone = ResNet(c.depth, c.stem_channels, c.norm, c.norm_eps, c.stride_in_1x1, c.frozen_stages, c.dtype)
         self.fpn = FPN(c.fpn_channels, c.fpn_norm, c.norm_eps, c.dtype)
-        self.rpn_head = RPNHead(len(c.rpn.aspect_ratios), c.dtype)
-        self.box_head = BoxHead(c.num_classes, c.box_head_features, c.dtype)
-        self.mask_head = MaskHead(
-            c.num_classes, c.mask_head_channels, c.mask_head_convs, c.mask_head_norm, c.norm_eps, c.dtype
-        )
+        self.rpn_head = RPNHead(len(c.rpn.aspect_ratios), c.rpn_head_convs, c.dtype)
+        convs = c.box_head_convs, c.box_head_channels, c.box_head_norm, c.norm_eps
+        self.box_head = BoxHead(c.num_classes, *convs, c.box_head_layers, c.box_head_features, c.dtype)
+        convs = c.mask_head_convs, c.mask_head_channels, c.mask_head_norm, c.norm_eps
+        self.mask_head = MaskHead(c.num_classes, *convs, c.dtype)
 
     def __call__(
         self,
@@ -98,7 +98,8 @@ class MaskRCNN(nn.Module):
     def losses(self, batch: Batch, key: Key) -> tuple[dict[str, SumAndCount], dict[str, Float[Array, ""]]]:
         """The five losses of the paper, each a sum and a count, and diagnostics to watch.
 
-        Random draws depend on the key and on `Batch.image_id` only.
+        Random draws depend on the key and on `Batch.image_id` only. Batch norms use the statistics of the batch if the
+        collection ``batch_stats`` is mutable, as in training, else the running ones.
         """
         config = self.config
         keys = jax.vmap(lambda image_id: jax.random.split(jax.random.fold_in(key, image_id)))(batch.image_id)
@@ -115,13 +116,13 @@ class MaskRCNN(nn.Module):
         proposals = self.propose(pyramid, logits, deltas, batch.sizes, batch.canvas, *count)
         rois = self.per_image(partial(roi_targets, config=config.roi))(keys[:, 1], proposals, instances)
         pooled = self.pool(pyramid, rois.boxes, batch.canvas, config.roi.box_resolution)  # [b, r, 7, 7, c]
-        logits, deltas = self.box_head(pooled)
+        logits, deltas = self.box_head(pooled, rois.valid)
         losses |= box_loss(logits, deltas, rois, beta=config.roi.smooth_l1_beta)
 
         positives = jax.tree.map(lambda x: x[:, : self.num_mask_samples], rois)
         pooled = self.pool(pyramid, positives.boxes, batch.canvas, config.roi.mask_resolution)  # [b, r, 14, 14, c]
         masks = self.per_image(partial(mask_targets, resolution=2 * config.roi.mask_resolution))(positives, instances)
-        losses |= mask_loss(self.mask_head(pooled), masks, positives)
+        losses |= mask_loss(self.mask_head(pooled, positives.positive), masks, positives)
         return losses, _diagnostics(batch, anchors.positive, rois, logits)
 
     def loss(self, batch: Batch, key: Key) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:

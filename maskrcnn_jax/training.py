@@ -23,20 +23,27 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]  # Steps taken so far.
     params: dict[str, Any]
     constants: dict[str, Any]  # Fixed numbers: statistics and affine of frozen norms.
+    batch_stats: dict[str, Any]  # Running statistics of batch norms.
     optimizer: optax.OptState
     average: dict[str, Any] | None = None  # Moving average of the parameters, where one is kept.
 
     @property
     def variables(self) -> dict[str, Any]:
         """What `MaskRCNN.apply` takes."""
-        return {"params": self.params, "constants": self.constants}
+        return {"params": self.params, "constants": self.constants, "batch_stats": self.batch_stats}
 
 
 def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step, of freshly initialised or loaded variables, on the device."""
     variables = jax.tree.map(jnp.asarray, variables)
     params = variables["params"]
-    return TrainState(jnp.zeros((), jnp.int32), params, variables.get("constants", {}), optimizer.init(params))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        constants=variables.get("constants", {}),
+        batch_stats=variables.get("batch_stats", {}),
+        optimizer=optimizer.init(params),
+    )
 
 
 def init_variables(model: MaskRCNN, seed: int) -> dict[str, Any]:
@@ -113,17 +120,20 @@ def train_step(
     """
     step_key = jax.random.fold_in(key, state.step)
 
-    def total(params: dict[str, Any]) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        variables = {"params": params, "constants": state.constants}
-        losses, diagnostics = model.apply(variables, batch, step_key, method="losses")
+    def total(params: dict[str, Any]) -> tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], dict[str, Any]]]:
+        variables = state._replace(params=params).variables
+        (losses, diagnostics), updated = model.apply(
+            variables, batch, step_key, method="losses", mutable=["batch_stats"]
+        )
         means = {name: mean(loss) for name, loss in losses.items()}
-        return sum(means.values()), means | diagnostics
+        return sum(means.values()), (means | diagnostics, updated.get("batch_stats", {}))
 
-    (loss, metrics), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
+    (loss, (metrics, batch_stats)), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics |= {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
-    return state._replace(step=state.step + 1, params=params, optimizer=optimizer_state), metrics
+    state = state._replace(step=state.step + 1, params=params, batch_stats=batch_stats, optimizer=optimizer_state)
+    return state, metrics
 
 
 def compile_step(model: MaskRCNN, optimizer: optax.GradientTransformation) -> Any:

@@ -5,6 +5,7 @@ cells, int32 ``[b, 2]`` (height, width); what lies beyond it must influence noth
 same result in any bucket. RoIs have no such border and pass None.
 """
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -125,13 +126,57 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (c,))
         groups = x.astype(jnp.float32).reshape(b, h * w, self.num_groups, -1)
         inside = None if extent is None else within((h, w), extent).reshape(b, h * w, 1, 1)
-        mean = groups.mean((1, 3), keepdims=True, where=inside)
-        variance = jnp.square(groups - mean).mean((1, 3), keepdims=True, where=inside)
+        mean, variance, _ = _moments(groups, inside, (1, 3))
         y = ((groups - mean) * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape)
         return (y * _channels(scale, "float32") + _channels(bias, "float32")).astype(self.dtype)
 
 
-NORMS = {"frozen_batch": FrozenBatchNorm, "group": GroupNorm}
+class BatchNorm(nn.Module):
+    """Batch norm (Ioffe and Szegedy, 2015), with statistics taken inside the extents, in float32.
+
+    Normalises with the statistics of the batch, and moves the running ones towards them, exactly when the collection
+    ``batch_stats`` is mutable; else with the running ones. As in PyTorch the running variance is the unbiased one, and
+    a batch without a single cell leaves both as they were. Where one program shards the batch, the batch is the whole.
+    """
+
+    eps: float = 1e-5
+    dtype: str = "float32"
+    momentum: float = 0.1  # Share of the new statistics in the running ones.
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"] | None = None) -> Float[Array, "b h w c"]:
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_variance = self.variable("batch_stats", "var", jnp.ones, shape)
+        mean, variance = running_mean.value, running_variance.value
+        if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+            inside = None if extent is None else within(x.shape[1:3], extent)
+            mean, variance, count = (y.reshape(-1) for y in _moments(x.astype(jnp.float32), inside, (0, 1, 2)))
+            rate = jnp.where(count > 0, self.momentum, 0.0)
+            running_mean.value += rate * (mean - running_mean.value)
+            unbiased = variance * (count / jnp.maximum(count - 1, 1))
+            running_variance.value += rate * (unbiased - running_variance.value)
+        factor = scale * jax.lax.rsqrt(variance + self.eps)
+        shift = bias - mean * factor
+        return x * _channels(factor, self.dtype) + _channels(shift, self.dtype)
+
+
+def _moments(x: Float[Array, "..."], inside: Array | None, axes: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """Mean and variance over some axes, of what is inside, and how many numbers that is; zero where there are none."""
+    inside = jnp.ones((1,) * x.ndim, bool) if inside is None else inside
+    repeats = math.prod(x.shape[axis] // inside.shape[axis] for axis in axes)
+    count = repeats * inside.sum(axes, keepdims=True, dtype=jnp.float32)
+
+    def average(y: Array) -> Array:
+        return jnp.where(inside, y, 0).sum(axes, keepdims=True) / jnp.maximum(count, 1)
+
+    mean = average(x)
+    return mean, average(jnp.square(x - mean)), count
+
+
+NORMS = {"frozen_batch": FrozenBatchNorm, "batch": BatchNorm, "group": GroupNorm}
 
 
 def _channels(vector: Float[Array, " c"], dtype: str) -> Float[Array, "1 1 1 c"]:

@@ -1,7 +1,7 @@
 """The names and layouts of torchvision's Mask R-CNN weights, and ours.
 
-Covers `maskrcnn_resnet50_fpn` and its siblings of other ResNet depths, with frozen batch norm. Neither direction needs
-PyTorch: weights are NumPy arrays by name.
+Covers `maskrcnn_resnet50_fpn` with frozen or trained batch norm, `maskrcnn_resnet50_fpn_v2`, and their siblings of
+other ResNet depths. Neither direction needs PyTorch: weights are NumPy arrays by name.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,14 @@ from maskrcnn_jax.modules.resnet import DEPTHS
 Shape = tuple[int, ...]
 Path = tuple[str, ...]
 
-BATCH_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+# torchvision's name, our collection if the norm is trained, our name; a frozen norm keeps all in one collection.
+BATCH_NORM = (
+    ("weight", "params", "scale"),
+    ("bias", "params", "bias"),
+    ("running_mean", "batch_stats", "mean"),
+    ("running_var", "batch_stats", "var"),
+)
+COUNTER = "num_batches_tracked"  # PyTorch counts the batches of a trained norm, and uses the count for nothing.
 
 
 class Entry(NamedTuple):
@@ -41,7 +48,7 @@ def from_state_dict(state: Mapping[str, np.ndarray], config: ModelConfig) -> dic
             shape; the message lists all of them.
     """
     table = list(entries(config))
-    arrays = {name: np.asarray(array) for name, array in state.items()}
+    arrays = {name: np.asarray(array) for name, array in state.items() if not name.endswith(f".{COUNTER}")}
     _check(arrays, {entry.name: entry.shape for entry in table})
     variables: dict[str, Any] = {}
     for entry in table:
@@ -68,6 +75,8 @@ def to_state_dict(variables: Mapping[str, Any], config: ModelConfig) -> dict[str
         permuted = tuple(entry.view[axis] for axis in entry.axes)
         array = arrays["/".join(entry.path)].reshape(permuted).transpose(np.argsort(entry.axes)).reshape(entry.shape)
         state[entry.name] = np.ascontiguousarray(array, np.float32)
+        if entry.path[0] == "batch_stats" and entry.path[-1] == "var":
+            state[entry.name.replace("running_var", COUNTER)] = np.array(0, np.int64)
     return state
 
 
@@ -75,38 +84,45 @@ def entries(config: ModelConfig) -> Iterator[Entry]:
     """The whole table, in torchvision's order of modules.
 
     Raises:
-        ValueError: The configuration has a norm that torchvision's first version of the model lacks.
+        ValueError: The configuration has a norm that torchvision's models lack.
     """
-    norms = config.norm, config.fpn_norm, config.mask_head_norm
-    if norms != ("frozen_batch", "none", "none"):
-        expected = "norm='frozen_batch', fpn_norm='none', mask_head_norm='none'"
-        raise ValueError(f"torchvision's names are known for {expected}, got {norms}")
-    yield from _backbone(config.depth)
+    allowed = {"norm": ("frozen_batch", "batch")}
+    allowed |= dict.fromkeys(("fpn_norm", "box_head_norm", "mask_head_norm"), ("none", "batch"))
+    for field, values in allowed.items():
+        if getattr(config, field) not in values:
+            raise ValueError(f"torchvision has no model with {field}={getattr(config, field)!r}, only {values}")
+    yield from _backbone(config)
     yield from _fpn(config)
-    yield from _heads(config)
+    yield from _rpn_head(config)
+    yield from _box_head(config)
+    yield from _mask_head(config)
 
 
-def _backbone(depth: int) -> Iterator[Entry]:
-    body, ours = "backbone.body", ("backbone",)
-    yield from _convolution(f"{body}.conv1", (*ours, "conv1"), 64, 3, 7, bias=False)
-    yield from _batch_norm(f"{body}.bn1", (*ours, "bn1"), 64)
-    sizes, bottleneck = DEPTHS[depth]
-    channels = 64
+def backbone_entries(config: ModelConfig, prefix: str = "") -> Iterator[Entry]:
+    """The part of the table that torchvision's ResNets for classification share, by their own names."""
+    name, path, width = f"{prefix}conv1", ("backbone",), config.stem_channels
+    yield from _convolution(name, (*path, "conv1"), width, 3, 7, bias=False)
+    yield from _batch_norm(f"{prefix}bn1", (*path, "bn1"), width, config.norm)
+    sizes, bottleneck = DEPTHS[config.depth]
+    channels = width
     for stage, num_blocks in enumerate(sizes, start=1):
-        width = 64 * 2 ** (stage - 1)
+        width = config.stem_channels * 2 ** (stage - 1)
+        outer = 4 * width if bottleneck else width
         for i in range(num_blocks):
-            name, path = f"{body}.layer{stage}.{i}", (*ours, f"layer{stage}_{i}")
-            outer = 4 * width if bottleneck else width
-            yield from _block(name, path, channels, width, bottleneck)
+            name, path = f"{prefix}layer{stage}.{i}", ("backbone", f"layer{stage}_{i}")
+            yield from _block(name, path, channels, width, bottleneck, config.norm)
             if channels != outer:
-                yield from _convolution(
-                    f"{name}.downsample.0", (*path, "downsample_conv"), outer, channels, 1, bias=False
-                )
-                yield from _batch_norm(f"{name}.downsample.1", (*path, "downsample_bn"), outer)
+                shortcut = (*path, "downsample_conv"), outer, channels, 1
+                yield from _convolution(f"{name}.downsample.0", *shortcut, bias=False)
+                yield from _batch_norm(f"{name}.downsample.1", (*path, "downsample_bn"), outer, config.norm)
             channels = outer
 
 
-def _block(name: str, path: Path, channels: int, width: int, bottleneck: bool) -> Iterator[Entry]:
+def _backbone(config: ModelConfig) -> Iterator[Entry]:
+    yield from backbone_entries(config, "backbone.body.")
+
+
+def _block(name: str, path: Path, channels: int, width: int, bottleneck: bool, norm: str) -> Iterator[Entry]:
     """The convolutions of a residual block, each with its norm: 1x1, 3x3, 1x1, or 3x3 twice."""
     if bottleneck:
         layers = [(width, channels, 1), (width, width, 3), (4 * width, width, 1)]
@@ -114,42 +130,66 @@ def _block(name: str, path: Path, channels: int, width: int, bottleneck: bool) -
         layers = [(width, channels, 3), (width, width, 3)]
     for i, (outputs, inputs, side) in enumerate(layers, start=1):
         yield from _convolution(f"{name}.conv{i}", (*path, f"conv{i}"), outputs, inputs, side, bias=False)
-        yield from _batch_norm(f"{name}.bn{i}", (*path, f"bn{i}"), outputs)
+        yield from _batch_norm(f"{name}.bn{i}", (*path, f"bn{i}"), outputs, norm)
 
 
 def _fpn(config: ModelConfig) -> Iterator[Entry]:
-    width = config.fpn_channels
+    width, norm = config.fpn_channels, config.fpn_norm
     expansion = 4 if DEPTHS[config.depth][1] else 1
     for i in range(4):
-        inputs = expansion * 64 * 2**i
-        yield from _convolution(f"backbone.fpn.inner_blocks.{i}.0", ("fpn", f"lateral{i + 2}"), width, inputs, 1)
+        name, inputs = f"backbone.fpn.inner_blocks.{i}", expansion * config.stem_channels * 2**i
+        yield from _normed(name, ("fpn",), f"lateral{i + 2}", f"lateral{i + 2}_bn", width, inputs, 1, norm)
     for i in range(4):
-        yield from _convolution(f"backbone.fpn.layer_blocks.{i}.0", ("fpn", f"output{i + 2}"), width, width, 3)
+        name = f"backbone.fpn.layer_blocks.{i}"
+        yield from _normed(name, ("fpn",), f"output{i + 2}", f"output{i + 2}_bn", width, width, 3, norm)
 
 
-def _heads(config: ModelConfig) -> Iterator[Entry]:
-    width, num_classes, hidden = config.fpn_channels, config.num_classes, config.box_head_features
-    num_anchors, side = len(config.rpn.aspect_ratios), config.roi.box_resolution
-    yield from _convolution("rpn.head.conv.0.0", ("rpn_head", "conv"), width, width, 3)
+def _rpn_head(config: ModelConfig) -> Iterator[Entry]:
+    width, num_anchors = config.fpn_channels, len(config.rpn.aspect_ratios)
+    for i in range(config.rpn_head_convs):
+        yield from _convolution(f"rpn.head.conv.{i}.0", ("rpn_head", f"conv{i}"), width, width, 3)
     yield from _convolution("rpn.head.cls_logits", ("rpn_head", "cls_logits"), num_anchors, width, 1)
     yield from _convolution("rpn.head.bbox_pred", ("rpn_head", "bbox_pred"), 4 * num_anchors, width, 1)
 
-    head, predictor = "roi_heads.box_head", "roi_heads.box_predictor"
-    yield from _linear(f"{head}.fc6", ("box_head", "fc6"), hidden, (width, side, side))
-    yield from _linear(f"{head}.fc7", ("box_head", "fc7"), hidden, (hidden,))
-    yield from _linear(f"{predictor}.cls_score", ("box_head", "cls_score"), num_classes, (hidden,))
-    yield from _linear(f"{predictor}.bbox_pred", ("box_head", "bbox_pred"), 4 * num_classes, (hidden,))
 
-    inputs, width = width, config.mask_head_channels
-    for i in range(config.mask_head_convs):
-        yield from _convolution(f"roi_heads.mask_head.{i}.0", ("mask_head", f"conv{i}"), width, inputs, 3)
+def _box_head(config: ModelConfig) -> Iterator[Entry]:
+    """Fully connected layers are fc6, fc7 where there are no convolutions; else they are counted on after them."""
+    head, predictor, path = "roi_heads.box_head", "roi_heads.box_predictor", ("box_head",)
+    inputs = config.fpn_channels
+    for i in range(config.box_head_convs):
+        width = config.box_head_channels
+        yield from _normed(f"{head}.{i}", path, f"conv{i}", f"bn{i}", width, inputs, 3, config.box_head_norm)
         inputs = width
-    predictor = "roi_heads.mask_predictor"
+    shape, hidden = (inputs, config.roi.box_resolution, config.roi.box_resolution), config.box_head_features
+    for i in range(config.box_head_layers):
+        # After the convolutions come a layer that flattens, and an activation after each linear layer.
+        name = f"{head}.{config.box_head_convs + 1 + 2 * i}" if config.box_head_convs else f"{head}.fc{6 + i}"
+        yield from _linear(name, (*path, f"fc{6 + i}"), hidden, shape)
+        shape = (hidden,)
+    yield from _linear(f"{predictor}.cls_score", (*path, "cls_score"), config.num_classes, shape)
+    yield from _linear(f"{predictor}.bbox_pred", (*path, "bbox_pred"), 4 * config.num_classes, shape)
+
+
+def _mask_head(config: ModelConfig) -> Iterator[Entry]:
+    inputs, width, path = config.fpn_channels, config.mask_head_channels, ("mask_head",)
+    for i in range(config.mask_head_convs):
+        name = f"roi_heads.mask_head.{i}"
+        yield from _normed(name, path, f"conv{i}", f"bn{i}", width, inputs, 3, config.mask_head_norm)
+        inputs = width
+    predictor, deconv = "roi_heads.mask_predictor", ("params", *path, "deconv")
     # A transposed convolution keeps its inputs first.
-    deconv = ("params", "mask_head", "deconv")
     yield _entry(f"{predictor}.conv5_mask.weight", (*deconv, "kernel"), (inputs, width, 2, 2), (2, 3, 0, 1))
     yield _entry(f"{predictor}.conv5_mask.bias", (*deconv, "bias"), (width,), (0,))
-    yield from _convolution(f"{predictor}.mask_fcn_logits", ("mask_head", "logits"), num_classes, width, 1)
+    yield from _convolution(f"{predictor}.mask_fcn_logits", (*path, "logits"), config.num_classes, width, 1)
+
+
+def _normed(
+    name: str, parent: Path, conv: str, bn: str, outputs: int, inputs: int, side: int, norm: str
+) -> Iterator[Entry]:
+    """A convolution with a bias, or one without and the norm behind it."""
+    yield from _convolution(f"{name}.0", (*parent, conv), outputs, inputs, side, bias=norm == "none")
+    if norm != "none":
+        yield from _batch_norm(f"{name}.1", (*parent, bn), outputs, norm)
 
 
 def _convolution(name: str, path: Path, outputs: int, inputs: int, side: int, *, bias: bool = True) -> Iterator[Entry]:
@@ -167,9 +207,10 @@ def _linear(name: str, path: Path, outputs: int, inputs: Shape) -> Iterator[Entr
     yield _entry(f"{name}.bias", ("params", *path, "bias"), (outputs,), (0,))
 
 
-def _batch_norm(name: str, path: Path, channels: int) -> Iterator[Entry]:
-    for theirs, ours in BATCH_NORM.items():
-        yield _entry(f"{name}.{theirs}", ("constants", *path, ours), (channels,), (0,))
+def _batch_norm(name: str, path: Path, channels: int, norm: str) -> Iterator[Entry]:
+    for theirs, collection, ours in BATCH_NORM:
+        collection = collection if norm == "batch" else "constants"
+        yield _entry(f"{name}.{theirs}", (collection, *path, ours), (channels,), (0,))
 
 
 def _entry(name: str, path: Path, shape: Shape, axes: Shape) -> Entry:

@@ -7,6 +7,7 @@ import pytest
 
 from maskrcnn_jax.modules.fpn import FPN
 from maskrcnn_jax.modules.heads import BoxHead, MaskHead, RPNHead
+from maskrcnn_jax.modules.layers import Conv
 from maskrcnn_jax.modules.resnet import ResNet
 
 
@@ -109,7 +110,7 @@ def test_rpn_head_orders_anchors_by_row_column_ratio():
     rng = np.random.default_rng(0)
     pyramid = {2: rng.normal(size=(2, 4, 6, 8)).astype("f"), 3: rng.normal(size=(2, 2, 3, 8)).astype("f")}
     extents = {2: np.array([[4, 6]] * 2), 3: np.array([[2, 3]] * 2)}
-    module = RPNHead(3, "float32")
+    module = RPNHead(3, 1, "float32")
     variables = filled(module, pyramid, extents)
     params = variables["params"]
     logits, deltas = jax.jit(module.apply)(variables, pyramid, extents)
@@ -118,7 +119,7 @@ def test_rpn_head_orders_anchors_by_row_column_ratio():
         padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
         for row, column in [(0, 0), (1, 2), (height - 1, width - 1)]:
             patch = padded[1, row : row + 3, column : column + 3]
-            hidden = np.einsum("yxi,yxio->o", patch, params["conv"]["kernel"]) + params["conv"]["bias"]
+            hidden = np.einsum("yxi,yxio->o", patch, params["conv0"]["kernel"]) + params["conv0"]["bias"]
             hidden = np.maximum(hidden, 0)
             scores = hidden @ params["cls_logits"]["kernel"][0, 0] + params["cls_logits"]["bias"]
             moves = hidden @ params["bbox_pred"]["kernel"][0, 0] + params["bbox_pred"]["bias"]
@@ -128,7 +129,7 @@ def test_rpn_head_orders_anchors_by_row_column_ratio():
 
 
 def test_box_head_equals_numpy():
-    module = BoxHead(3, 16, "float32")
+    module = BoxHead(3, 0, 0, "none", 1e-5, 2, 16, "float32")
     pooled = np.random.default_rng(1).normal(size=(2, 5, 7, 7, 4)).astype("f")
     variables = filled(module, pooled, scale=0.1)
     logits, deltas = jax.jit(module.apply)(variables, pooled)
@@ -140,7 +141,7 @@ def test_box_head_equals_numpy():
 
 
 def test_mask_head_treats_every_roi_alone():
-    module = MaskHead(3, 32, 2, "group", 1e-5, "float32")
+    module = MaskHead(3, 2, 32, "group", 1e-5, "float32")
     pooled = np.random.default_rng(2).normal(size=(2, 3, 14, 14, 4)).astype("f")
     variables = filled(module, pooled, scale=0.2)
     apply = jax.jit(module.apply)
@@ -157,10 +158,47 @@ def test_mask_head_treats_every_roi_alone():
 def test_heads_return_float32_from_bfloat16_features():
     pyramid = {2: jnp.zeros((1, 4, 4, 8), jnp.bfloat16)}
     outputs = [
-        shaped(RPNHead(3, "bfloat16"), pyramid, {2: jnp.zeros((1, 2), jnp.int32)})[0],
-        shaped(BoxHead(3, 8, "bfloat16"), jnp.zeros((1, 2, 7, 7, 8), jnp.bfloat16))[0],
-        shaped(MaskHead(3, 8, 1, "none", 1e-5, "bfloat16"), jnp.zeros((1, 2, 14, 14, 8), jnp.bfloat16))[0],
+        shaped(RPNHead(3, 1, "bfloat16"), pyramid, {2: jnp.zeros((1, 2), jnp.int32)})[0],
+        shaped(BoxHead(3, 0, 0, "none", 1e-5, 2, 8, "bfloat16"), jnp.zeros((1, 2, 7, 7, 8), jnp.bfloat16))[0],
+        shaped(MaskHead(3, 1, 8, "none", 1e-5, "bfloat16"), jnp.zeros((1, 2, 14, 14, 8), jnp.bfloat16))[0],
     ]
     assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype("float32")}
     features, _ = shaped(resnet(18, dtype="bfloat16"), jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 2), jnp.int32))
     assert {x.dtype for x in features.values()} == {jnp.dtype("bfloat16")}
+
+
+def test_every_convolution_of_the_rpn_head_comes_before_its_predictions():
+    pyramid = {2: jax.random.normal(jax.random.key(3), (1, 4, 6, 8))}
+    extents = {2: jnp.array([[4, 6]])}
+    variables = filled(RPNHead(3, 2, "float32"), pyramid, extents)
+    params = dict(variables["params"])
+    logits, _ = jax.jit(RPNHead(3, 2, "float32").apply)(variables, pyramid, extents)
+    first = jax.jit(Conv(8, 3).apply)({"params": params.pop("conv0")}, pyramid[2], extents[2])
+    params["conv0"] = params.pop("conv1")
+    again, _ = jax.jit(RPNHead(3, 1, "float32").apply)({"params": params}, {2: jax.nn.relu(first)}, extents)
+    np.testing.assert_allclose(logits[2], again[2], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "head", [BoxHead(3, 2, 8, "batch", 1e-5, 1, 16, "float32"), MaskHead(3, 2, 8, "batch", 1e-5, "float32")]
+)
+def test_empty_slots_do_not_enter_the_statistics_of_a_head(head):
+    pooled = jax.random.normal(jax.random.key(4), (2, 3, 7, 7, 4))
+    valid = jnp.array([[True, True, False], [True, False, False]])
+    variables = head.init(jax.random.key(0), pooled)
+    outputs, updated = head.apply(variables, pooled, valid, mutable=["batch_stats"])
+    changed = jnp.where(valid[:, :, None, None, None], pooled, 50.0)
+    again, updated_again = head.apply(variables, changed, valid, mutable=["batch_stats"])
+    for x, y in zip(jax.tree.leaves(outputs), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(x[valid], y[valid], rtol=1e-5, atol=1e-5)
+    for x, y in zip(jax.tree.leaves(updated), jax.tree.leaves(updated_again), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+def test_convolutions_of_the_box_head_come_before_its_layers():
+    variables = BoxHead(3, 4, 8, "batch", 1e-5, 1, 16, "float32").init(jax.random.key(0), jnp.zeros((1, 2, 7, 7, 4)))
+    assert variables["params"].keys() == {"fc6", "cls_score", "bbox_pred"} | {
+        f"{n}{i}" for n in ("conv", "bn") for i in range(4)
+    }
+    assert variables["params"]["fc6"]["kernel"].shape == (7 * 7 * 8, 16)
+    assert "bias" not in variables["params"]["conv0"]

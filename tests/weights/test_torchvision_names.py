@@ -11,9 +11,15 @@ from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.weights import torchvision
 
+V1 = {}
+V1_BATCH_NORM = {"norm": "batch"}
+V2 = V1_BATCH_NORM | {"fpn_norm": "batch", "rpn_head_convs": 2, "box_head_convs": 4, "box_head_layers": 1}
+V2 |= {"box_head_norm": "batch", "mask_head_norm": "batch"}
+VARIANTS = pytest.mark.parametrize("variant", [V1, V1_BATCH_NORM, V2], ids=["v1", "v1-batch-norm", "v2"])
 
-def tiny() -> ModelConfig:
-    return ModelConfig(depth=18, num_classes=3, fpn_channels=8, box_head_features=16, mask_head_channels=12)
+
+def tiny(**variant) -> ModelConfig:
+    return ModelConfig(depth=18, num_classes=3, fpn_channels=8, box_head_features=16, mask_head_channels=12, **variant)
 
 
 def state_of(config: ModelConfig) -> dict[str, np.ndarray]:
@@ -21,9 +27,10 @@ def state_of(config: ModelConfig) -> dict[str, np.ndarray]:
     return {e.name: random.normal(size=e.shape).astype(np.float32) for e in torchvision.entries(config)}
 
 
-@pytest.mark.parametrize("depth", [18, 50, 152])
-def test_every_variable_of_the_model_has_a_name(depth):
-    config = ModelConfig(depth=depth)
+@pytest.mark.parametrize(
+    "config", [ModelConfig(depth=152), ModelConfig(**V2), ModelConfig(depth=18, stem_channels=32, **V1_BATCH_NORM)]
+)
+def test_every_variable_of_the_model_has_a_name(config):
     images, sizes = jnp.zeros((1, 64, 64, 3)), jnp.array([[64, 64]])
     variables = jax.eval_shape(MaskRCNN(config).init, jax.random.key(0), images, sizes)
     ours = {
@@ -32,20 +39,45 @@ def test_every_variable_of_the_model_has_a_name(depth):
     assert ours == {entry.path: entry.target for entry in torchvision.entries(config)}
 
 
-def test_the_91_class_model_is_as_large_as_torchvisions():
-    table = list(torchvision.entries(ModelConfig(num_classes=91)))
-    assert len(table) == 307
-    assert sum(prod(entry.shape) for entry in table if entry.path[0] == "params") == 44_401_393
-    assert sum(prod(entry.shape) for entry in table if entry.path[0] == "constants") == 106_240
+@pytest.mark.parametrize(
+    "variant, num_arrays, num_params, num_others",
+    [(V1, 307, 44_401_393, 106_240), (V1_BATCH_NORM, 360, 44_454_513, 53_120), (V2, 432, 46_359_409, 61_312)],
+    ids=["v1", "v1-batch-norm", "v2"],
+)
+def test_91_class_models_are_as_large_as_torchvisions(variant, num_arrays, num_params, num_others):
+    config = ModelConfig(num_classes=91, **variant)
+    table = list(torchvision.entries(config))
+    variables: dict = {}
+    for entry in table:
+        variables.setdefault(entry.path[0], []).append(prod(entry.shape))
+    assert sum(variables.pop("params")) == num_params
+    assert sum(sum(sizes) for sizes in variables.values()) == num_others
+    num_counters = sum(entry.path[0] == "batch_stats" for entry in table) // 2
+    assert len(table) + num_counters == num_arrays
 
 
-def test_round_trip():
-    config = tiny()
+@VARIANTS
+def test_round_trip(variant):
+    config = tiny(**variant)
     state = state_of(config)
     back = torchvision.to_state_dict(torchvision.from_state_dict(state, config), config)
-    assert list(back) == list(state)
+    counters = [name for name in back if name.endswith(".num_batches_tracked")]
+    assert len(counters) == sum(name.endswith(".running_var") for name in state) * (config.norm == "batch")
+    assert [name for name in back if name not in counters] == list(state)
     for name, array in state.items():
         np.testing.assert_array_equal(back[name], array)
+
+
+def test_a_frozen_and_a_trained_norm_hold_the_same_arrays():
+    state = state_of(tiny())
+    frozen = torchvision.from_state_dict(state | {"backbone.body.bn1.num_batches_tracked": np.array(7)}, tiny())
+    trained = torchvision.from_state_dict(state, tiny(norm="batch"))
+    np.testing.assert_array_equal(
+        frozen["constants"]["backbone"]["bn1"]["mean"], trained["batch_stats"]["backbone"]["bn1"]["mean"]
+    )
+    np.testing.assert_array_equal(
+        frozen["constants"]["backbone"]["bn1"]["scale"], trained["params"]["backbone"]["bn1"]["scale"]
+    )
 
 
 def test_axes_move_where_the_layers_expect_them():
@@ -65,12 +97,12 @@ def test_every_misfit_is_listed():
     config = tiny()
     state = state_of(config)
     del state["rpn.head.conv.0.0.bias"]
-    state["backbone.body.bn1.num_batches_tracked"] = np.array(0)
+    state["backbone.body.fc.weight"] = np.zeros((1000, 512))
     state["roi_heads.box_predictor.cls_score.bias"] = np.zeros(91, np.float32)
     with pytest.raises(ValueError) as error:
         torchvision.from_state_dict(state, config)
     assert "missing rpn.head.conv.0.0.bias" in str(error.value)
-    assert "unexpected backbone.body.bn1.num_batches_tracked" in str(error.value)
+    assert "unexpected backbone.body.fc.weight" in str(error.value)
     assert "roi_heads.box_predictor.cls_score.bias has shape (91,), expected (3,)" in str(error.value)
 
 

@@ -27,7 +27,11 @@ def iou(box, others):
 
 
 def roi_align(features, boxes, scale, resolution, sampling_ratio, aligned):
-    """RoIAlign of a map ``[h, w, c]`` by the rule of the C++ kernels, in float64: ``[r, p, p, c]``."""
+    """RoIAlign of a map ``[h, w, c]`` by the rule of the C++ kernels, in float64: ``[r, p, p, c]``.
+
+    A ratio of 0 or less stands for as many samples per bin and axis as the bin has cells, rounded up; the rounding is
+    that of float32, which decides whether 7 bins on 7 cells have one sample each.
+    """
     features = np.asarray(features, np.float64)
     pooled = np.zeros((len(boxes), resolution, resolution, features.shape[2]))
     for r, box in enumerate(np.asarray(boxes, np.float64)):
@@ -35,14 +39,22 @@ def roi_align(features, boxes, scale, resolution, sampling_ratio, aligned):
         width, height = x1 - x0, y1 - y0
         if not aligned:
             width, height = max(width, 1.0), max(height, 1.0)
+        rows, columns = (samples_per_bin(side, resolution, sampling_ratio) for side in (height, width))
         for i in range(resolution):
             for j in range(resolution):
-                for k in range(sampling_ratio):
-                    for m in range(sampling_ratio):
-                        y = y0 + (i + (k + 0.5) / sampling_ratio) * height / resolution
-                        x = x0 + (j + (m + 0.5) / sampling_ratio) * width / resolution
-                        pooled[r, i, j] += bilinear(features, y, x) / sampling_ratio**2
+                for k in range(rows):
+                    for m in range(columns):
+                        y = y0 + (i + (k + 0.5) / rows) * height / resolution
+                        x = x0 + (j + (m + 0.5) / columns) * width / resolution
+                        pooled[r, i, j] += bilinear(features, y, x) / max(rows * columns, 1)
     return pooled
+
+
+def samples_per_bin(length, resolution, sampling_ratio):
+    """Samples of a bin along one axis; none where a negative length makes the count negative."""
+    if sampling_ratio > 0:
+        return sampling_ratio
+    return math.ceil(np.float32(length) / np.float32(resolution))
 
 
 def bilinear(features, y, x):

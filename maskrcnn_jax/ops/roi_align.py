@@ -2,14 +2,18 @@
 
 Each RoI is cut into ``resolution x resolution`` bins, and a bin is the mean of ``sampling_ratio x sampling_ratio``
 bilinear samples. A sample is a weighted sum of four cells, the product of two cells per axis. So pooling is a sparse
-linear map of the features, and its indices and weights, the taps, come from the boxes alone.
+linear map of the features, and its indices and weights, the taps, come from the boxes alone. Where the number of
+samples depends on the size of each RoI, `adaptive_roi_align` takes over.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from maskrcnn_jax.ops import adaptive_roi_align
 
 
 class Taps(NamedTuple):
@@ -35,7 +39,7 @@ def multilevel_roi_align(
         boxes: In pixels of the padded image; boxes with coordinates that are not finite may pool zeros.
         canvas: Height and width of the padded image, in pixels. The maps end with it, rounded up to whole cells, though
             their arrays may be larger.
-        sampling_ratio: Samples per bin and axis.
+        sampling_ratio: Samples per bin and axis; 0 for ``ceil(roi_size / resolution)``, the size in cells.
         aligned: Correct to half a pixel, as Detectron2's ROIAlignV2. False is torchvision's rule: half a cell off, and
             boxes of at least one cell.
 
@@ -43,23 +47,30 @@ def multilevel_roi_align(
     sums are float32 whatever the dtype of the features.
 
     Raises:
-        ValueError: If ``sampling_ratio`` is below 1.
+        ValueError: If ``sampling_ratio`` is negative.
     """
-    if sampling_ratio < 1:
-        raise ValueError(f"sampling_ratio must be at least 1, got {sampling_ratio}")
+    if sampling_ratio < 0:
+        raise ValueError(
+            f"sampling_ratio must be positive, or 0 for an adaptive number of samples; got {sampling_ratio}"
+        )
     levels = tuple(sorted(pyramid))
     slot = assign_levels(boxes, levels) - levels[0]
     stride = jnp.array([2**level for level in levels])[slot]
     extent = -(-canvas.reshape(2, 1) // stride.reshape(1, -1))  # [2, r]
     x0, y0, x1, y1 = boxes.T / stride.astype(jnp.float32).reshape(1, -1)
+    shapes = [pyramid[level].shape for level in levels]
+    widths = jnp.array([w for _, w, _ in shapes])[slot]
+    offsets = jnp.array([sum(h * w for h, w, _ in shapes[:i]) for i in range(len(shapes))])[slot]
+    cells = jnp.concatenate([pyramid[level].reshape(-1, pyramid[level].shape[-1]) for level in levels])
+
+    if sampling_ratio == 0:
+        axis_samples = partial(adaptive_roi_align.axis_samples, resolution=resolution, aligned=aligned)
+        rows, columns = axis_samples(y0, y1, extent[0]), axis_samples(x0, x1, extent[1])
+        rois = adaptive_roi_align.RoIs(offsets, widths, rows, columns)
+        return adaptive_roi_align.pool(cells, rois, resolution).astype(cells.dtype)
     rows = axis_taps(y0, y1, extent[0], resolution, sampling_ratio, aligned)
     columns = axis_taps(x0, x1, extent[1], resolution, sampling_ratio, aligned)
-
-    shapes = [pyramid[level].shape for level in levels]
-    widths = jnp.array([w for _, w, _ in shapes])
-    offsets = jnp.array([sum(h * w for h, w, _ in shapes[:i]) for i in range(len(shapes))])
-    rows = rows._replace(cells=rows.cells * widths[slot].reshape(-1, 1, 1) + offsets[slot].reshape(-1, 1, 1))
-    cells = jnp.concatenate([pyramid[level].reshape(-1, pyramid[level].shape[-1]) for level in levels])
+    rows = rows._replace(cells=rows.cells * widths.reshape(-1, 1, 1) + offsets.reshape(-1, 1, 1))
     return _pool(cells, rows, columns)
 
 

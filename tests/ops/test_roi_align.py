@@ -72,28 +72,57 @@ def test_values_of_the_reference_kernel(box, aligned, pooled):
     np.testing.assert_allclose(actual.ravel(), pooled, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "box, aligned, pooled",
+    [
+        ([0, 0, 8, 8], True, [0, 1, 10, 11]),  # One sample in each bin of one cell.
+        ([4, 4, 20, 20], False, [22, 24, 42, 44]),
+        ([30, 30, 32, 32], False, [77, 0, 0, 0]),
+        ([4, 4, 20, 4], True, [0, 0, 0, 0]),  # No samples where there is no height ...
+        ([20, 20, 4, 4], True, [0, 0, 0, 0]),  # ... or less than none.
+        # A row of 20 cells: of the 10 samples of the first bin 8 are on the map, at 0.5 to 6.5 and, clipped, 7.
+        ([0, 0, 80, 0.5], False, [0.8 * 2.5 + 3.15, 0, 0.8 * 7.5 + 3.15, 0]),
+    ],
+)
+def test_adaptive_values_of_the_reference_kernel(box, aligned, pooled):
+    features = 10.0 * jnp.arange(8.0).reshape(8, 1, 1) + jnp.arange(8.0).reshape(1, 8, 1)
+    actual = pool({2: features}, jnp.array([box], jnp.float32), jnp.array([32, 32]), sampling_ratio=0, aligned=aligned)
+    np.testing.assert_allclose(actual.ravel(), pooled, rtol=1e-6)
+
+
 @pytest.mark.parametrize("aligned", [False, True])
-@pytest.mark.parametrize("sampling_ratio", [1, 2, 3])
-def test_equals_a_loop_over_samples(sampling_ratio, aligned):
-    for seed in range(20):
+@pytest.mark.parametrize("sampling_ratio, num_seeds", [(0, 4), (1, 20), (2, 20), (3, 20)])
+def test_equals_a_loop_over_samples(sampling_ratio, num_seeds, aligned):
+    for seed in range(num_seeds):
         pyramid, boxes = random_pyramid(seed), random_boxes(seed)
         actual = pool(pyramid, jnp.asarray(boxes), jnp.array([128, 192]), 2, sampling_ratio, aligned)
         # Coordinates reach 1e4 / 4 cells, where float32 resolves 2e-4 of a cell.
         np.testing.assert_allclose(actual, expected(pyramid, boxes, 2, sampling_ratio, aligned), atol=2e-3)
 
 
-def test_mirrored_features_and_boxes_pool_mirrored_bins():
+def test_bins_of_whole_cells_have_no_sample_too_many():
+    """Bins of 0 to 48 cells: times the inverse of 7, some lengths would be an ulp more than whole cells."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(344, 8, 2)).astype(np.float32)
+    lengths = 28.0 * np.arange(49)
+    boxes = np.stack([0 * lengths, 0 * lengths, 0 * lengths + 8, lengths], axis=1).astype(np.float32)
+    pooled = pool({2: jnp.asarray(features)}, jnp.asarray(boxes), jnp.array([1376, 32]), 7, 0)
+    np.testing.assert_allclose(pooled, oracles.roi_align(features, boxes, 0.25, 7, 0, False), atol=1e-5)
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_mirrored_features_and_boxes_pool_mirrored_bins(sampling_ratio):
     """Only where RoIs are aligned: torchvision's rule is half a cell off, to one side."""
     pyramid, boxes, canvas = random_pyramid(0, levels=(2,)), random_boxes(1), jnp.array([128, 192])
     mirrored = jnp.stack([192 - boxes[:, 2], boxes[:, 1], 192 - boxes[:, 0], boxes[:, 3]], axis=1)
-    pooled = pool(pyramid, boxes, canvas, aligned=True)
-    flipped = pool({2: pyramid[2][:, ::-1]}, mirrored, canvas, aligned=True)
+    pooled = pool(pyramid, boxes, canvas, sampling_ratio=sampling_ratio, aligned=True)
+    flipped = pool({2: pyramid[2][:, ::-1]}, mirrored, canvas, sampling_ratio=sampling_ratio, aligned=True)
     np.testing.assert_allclose(flipped, pooled[:, :, ::-1], atol=1e-4)
 
 
-def test_features_must_not_be_sampled_less_than_once():
-    with pytest.raises(ValueError, match="sampling_ratio must be at least 1, got 0"):
-        pool(random_pyramid(0), jnp.zeros((1, 4)), jnp.array([128, 192]), sampling_ratio=0)
+def test_negative_sampling_ratio_is_refused():
+    with pytest.raises(ValueError, match="sampling_ratio must be .*; got -1"):
+        pool(random_pyramid(0), jnp.zeros((1, 4)), jnp.array([128, 192]), sampling_ratio=-1)
 
 
 @pytest.mark.parametrize(
@@ -110,69 +139,77 @@ def test_level_of_meaningless_boxes_exists():
     assert set(roi_align.assign_levels(boxes, LEVELS).tolist()) <= set(LEVELS)
 
 
-def test_map_ends_with_the_canvas():
+@pytest.mark.parametrize("sampling_ratio", [0, 1])
+def test_map_ends_with_the_canvas(sampling_ratio):
     large, boxes = random_pyramid(1), jnp.asarray(random_boxes(1))
     canvas = (96, 150)  # Not whole cells of the coarser levels: maps are rounded up.
     cropped = {k: x[: -(-canvas[0] // 2**k), : -(-canvas[1] // 2**k)] for k, x in large.items()}
     changed = {k: x.at[cropped[k].shape[0] :].set(1e9).at[:, cropped[k].shape[1] :].set(1e9) for k, x in large.items()}
-    pooled = pool(large, boxes, jnp.array(canvas), sampling_ratio=1)
-    np.testing.assert_array_equal(pooled, pool(cropped, boxes, jnp.array(canvas), sampling_ratio=1))
-    np.testing.assert_array_equal(pooled, pool(changed, boxes, jnp.array(canvas), sampling_ratio=1))
+    pooled = pool(large, boxes, jnp.array(canvas), sampling_ratio=sampling_ratio)
+    np.testing.assert_array_equal(pooled, pool(cropped, boxes, jnp.array(canvas), sampling_ratio=sampling_ratio))
+    np.testing.assert_array_equal(pooled, pool(changed, boxes, jnp.array(canvas), sampling_ratio=sampling_ratio))
 
 
-def test_coordinates_that_are_not_finite_pool_zeros():
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_coordinates_that_are_not_finite_pool_zeros(sampling_ratio):
     meaningless = [[np.nan] * 4, [0, np.nan, 50, 50], [-np.inf, -np.inf, np.inf, np.inf]]
     boxes = jnp.asarray(np.resize(meaningless, (26, 4)), jnp.float32)
     pyramid, canvas = random_pyramid(0), jnp.array([128, 192])
-    assert not pool(pyramid, boxes, canvas).any()
-    gradient = pull_back(pyramid, boxes, canvas, jnp.ones((26, 2, 2, 3)))
+    assert not pool(pyramid, boxes, canvas, sampling_ratio=sampling_ratio).any()
+    gradient = pull_back(pyramid, boxes, canvas, jnp.ones((26, 2, 2, 3)), sampling_ratio)
     assert not any(level.any() for level in gradient.values())
 
 
-def test_no_boxes():
+@pytest.mark.parametrize("sampling_ratio", [0, 1])
+def test_no_boxes(sampling_ratio):
     pyramid, boxes, canvas = random_pyramid(0), jnp.zeros((0, 4)), jnp.array([128, 192])
-    assert pool(pyramid, boxes, canvas, sampling_ratio=1).shape == (0, 2, 2, 3)
-    assert not pull_back(pyramid, boxes, canvas, jnp.ones((0, 2, 2, 3)), sampling_ratio=1)[2].any()
+    assert pool(pyramid, boxes, canvas, sampling_ratio=sampling_ratio).shape == (0, 2, 2, 3)
+    assert not pull_back(pyramid, boxes, canvas, jnp.ones((0, 2, 2, 3)), sampling_ratio)[2].any()
 
 
-def test_bfloat16_features_are_summed_in_float32():
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_bfloat16_features_are_summed_in_float32(sampling_ratio):
     pyramid, boxes, canvas = random_pyramid(2), jnp.asarray(random_boxes(2)), jnp.array([128, 192])
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), pyramid)
     exact = jax.tree.map(lambda x: x.astype(jnp.float32), rounded)
-    pooled, exact_pooled = pool(rounded, boxes, canvas), pool(exact, boxes, canvas)
+    pooled, exact_pooled = (pool(p, boxes, canvas, sampling_ratio=sampling_ratio) for p in (rounded, exact))
     assert pooled.dtype == jnp.bfloat16
     np.testing.assert_array_equal(pooled, exact_pooled.astype(jnp.bfloat16))
-    gradient = pull_back(rounded, boxes, canvas, jnp.ones_like(pooled))
-    exact_gradient = pull_back(exact, boxes, canvas, jnp.ones_like(exact_pooled))
+    gradient = pull_back(rounded, boxes, canvas, jnp.ones_like(pooled), sampling_ratio)
+    exact_gradient = pull_back(exact, boxes, canvas, jnp.ones_like(exact_pooled), sampling_ratio)
     for level in LEVELS:
         assert gradient[level].dtype == jnp.bfloat16
         np.testing.assert_array_equal(gradient[level], exact_gradient[level].astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-def test_gradient_is_the_transpose_of_the_matrix(aligned):
-    height, width, boxes = 5, 7, random_boxes(3, 20, 28)
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_gradient_is_the_transpose_of_the_matrix(sampling_ratio, aligned):
+    height, width, boxes = 5, 7, np.delete(random_boxes(3, 20, 28), 3, axis=0)  # The largest has a million samples.
     columns = np.eye(height * width).reshape(height, width, -1)  # One channel for each cell of the map.
-    matrix = oracles.roi_align(columns, boxes, 0.25, 2, 2, aligned).reshape(-1, height * width)
+    matrix = oracles.roi_align(columns, boxes, 0.25, 2, sampling_ratio, aligned).reshape(-1, height * width)
     upstream = np.random.default_rng(3).normal(size=(len(boxes), 2, 2, 3)).astype(np.float32)
     features, canvas = random_pyramid(3, 20, 28, levels=(2,)), jnp.array([20, 28])
-    gradient = pull_back(features, jnp.asarray(boxes), canvas, jnp.asarray(upstream), aligned=aligned)
+    gradient = pull_back(features, jnp.asarray(boxes), canvas, jnp.asarray(upstream), sampling_ratio, aligned)
     np.testing.assert_allclose(gradient[2].reshape(-1, 3), matrix.T @ upstream.reshape(-1, 3), atol=2e-3)
 
 
-def test_gradient_is_adjoint_on_all_levels():
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_gradient_is_adjoint_on_all_levels(sampling_ratio):
     pyramid, boxes, canvas = random_pyramid(4), jnp.asarray(random_boxes(4)), jnp.array([128, 192])
-    pooled = pool(pyramid, boxes, canvas)
+    pooled = pool(pyramid, boxes, canvas, sampling_ratio=sampling_ratio)
     upstream = jax.random.normal(jax.random.key(0), pooled.shape)
-    gradient = pull_back(pyramid, boxes, canvas, upstream)
+    gradient = pull_back(pyramid, boxes, canvas, upstream, sampling_ratio)
     through_features = sum(jnp.vdot(gradient[k], pyramid[k]) for k in LEVELS)
     assert all(gradient[k].any() for k in LEVELS)
     np.testing.assert_allclose(jnp.vdot(pooled, upstream), through_features, rtol=1e-4)
 
 
-def test_boxes_get_no_gradient():
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_boxes_get_no_gradient(sampling_ratio):
     pyramid, canvas = random_pyramid(0), jnp.array([128, 192])
-    gradient = jax.jit(jax.grad(lambda b: pool(pyramid, b, canvas).sum()))(jnp.asarray(random_boxes(0)))
+    by_boxes = jax.grad(lambda b: pool(pyramid, b, canvas, sampling_ratio=sampling_ratio).sum())
+    gradient = jax.jit(by_boxes)(jnp.asarray(random_boxes(0)))
     np.testing.assert_array_equal(gradient, jnp.zeros_like(gradient))
 
 
@@ -183,36 +220,39 @@ def batch():
     return pyramids, boxes, canvas
 
 
-def pooled_and_gradient(pyramid, boxes, canvas, wrap=lambda function: function):
-    pooled, pullback = jax.vjp(wrap(lambda p: pool(p, boxes, canvas, sampling_ratio=1)), pyramid)
+def pooled_and_gradient(pyramid, boxes, canvas, sampling_ratio, wrap=lambda function: function):
+    pooled, pullback = jax.vjp(wrap(lambda p: pool(p, boxes, canvas, sampling_ratio=sampling_ratio)), pyramid)
     return pooled, pullback(jnp.sin(pooled))[0]
 
 
-@pytest.fixture(scope="module")
-def one_by_one():
-    results = [jax.jit(pooled_and_gradient)(*jax.tree.map(lambda x, i=i: x[i], batch())) for i in range(8)]
-    return jax.tree.map(lambda *x: np.stack(x), *results)
+@pytest.fixture(scope="module", params=[0, 1], ids=["adaptive", "one sample"])
+def one_by_one(request):
+    """A sampling ratio, and what it gives for each image alone."""
+    alone = jax.jit(partial(pooled_and_gradient, sampling_ratio=request.param))
+    results = [alone(*jax.tree.map(lambda x, i=i: x[i], batch())) for i in range(8)]
+    return request.param, jax.tree.map(lambda *x: np.stack(x), *results)
 
 
-def sharded(check_vma):
+def sharded(function, check_vma):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     spec = PartitionSpec("data")
-    mapped = jax.vmap(pooled_and_gradient)
+    mapped = jax.vmap(function)
     return jax.jit(jax.shard_map(mapped, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=check_vma))
 
 
 @pytest.mark.parametrize(
     "transform",
     [
-        jax.jit(jax.vmap(pooled_and_gradient)),
-        jax.jit(jax.vmap(partial(pooled_and_gradient, wrap=jax.checkpoint))),
-        lambda *args: jax.pmap(pooled_and_gradient)(*args),
-        lambda *args: sharded(check_vma=False)(*args),
-        lambda *args: sharded(check_vma=True)(*args),
-        jax.jit(lambda *args: jax.lax.map(lambda x: pooled_and_gradient(*x), args)),
+        lambda function: jax.jit(jax.vmap(function)),
+        lambda function: jax.jit(jax.vmap(partial(function, wrap=jax.checkpoint))),
+        jax.pmap,
+        partial(sharded, check_vma=False),
+        partial(sharded, check_vma=True),
+        lambda function: jax.jit(lambda *args: jax.lax.map(lambda x: function(*x), args)),
     ],
     ids=["vmap", "remat", "pmap", "shard_map", "shard_map with check_vma", "map"],
 )
 def test_every_transformation_gives_the_same(transform, one_by_one):
-    actual = transform(*batch())
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), actual, one_by_one)
+    sampling_ratio, expected = one_by_one
+    actual = transform(partial(pooled_and_gradient, sampling_ratio=sampling_ratio))(*batch())
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), actual, expected)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from maskrcnn_jax.weights.files import load_weights, save_weights
+from maskrcnn_jax.weights import files
 
 NUM_BLOCKS = (3, 4, 6, 3)
 UNTRAINED_BRANCH_SCALE = 0.2  # Frozen norms cannot learn to damp a random residual branch.
@@ -74,4 +74,4 @@ if __name__ == "__main__":
     parser.add_argument("keras", help="archive of Keras' weights")
     parser.add_argument("output", help="backbone file to write (.npz)")
     arguments = parser.parse_args()
-    save_weights(arguments.output, convert(load_weights(arguments.keras)))
+    files.write(arguments.output, convert(files.read(arguments.keras).arrays))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from maskrcnn_jax.weights.files import load_backbone, load_weights, save_weights
+from maskrcnn_jax.weights import files
+from maskrcnn_jax.weights.files import load_backbone
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def variables():
 
 def test_backbone_is_replaced_and_what_the_file_lacks_is_kept(tmp_path, variables):
     kernel = np.random.default_rng(0).normal(size=(3, 3, 2, 4)).astype(np.float32)
-    save_weights(tmp_path / "w.npz", {"params/backbone/conv1/kernel": kernel})
+    files.write(tmp_path / "w.npz", {"params/backbone/conv1/kernel": kernel})
     loaded = load_backbone(tmp_path / "w.npz", variables)
     np.testing.assert_array_equal(loaded["params"]["backbone"]["conv1"]["kernel"], kernel)
     np.testing.assert_array_equal(loaded["constants"]["backbone"]["bn1"]["mean"], 0)
@@ -30,7 +31,7 @@ def test_names_and_shapes_that_do_not_fit_are_listed_together(tmp_path, variable
         "params/backbone/conv9/kernel": np.zeros(1),
         "params/fpn/lateral2/bias": np.zeros(4),  # Not part of the backbone.
     }
-    save_weights(tmp_path / "w.npz", arrays)
+    files.write(tmp_path / "w.npz", arrays)
     with pytest.raises(ValueError, match="w.npz") as error:
         load_backbone(tmp_path / "w.npz", variables)
     for part in (
@@ -46,16 +47,16 @@ def test_a_file_of_another_kind_is_refused_by_name(tmp_path, content):
     path = tmp_path / "w.npz"
     path.write_bytes(content)
     with pytest.raises(ValueError, match="w.npz"):
-        load_weights(path)
+        files.read(path)
 
 
 def test_pickled_objects_are_refused(tmp_path):
     path = tmp_path / "w.npz"
     np.savez(path, a=np.array([{"not": "an array"}], dtype=object))
     with pytest.raises(ValueError, match="w.npz"):
-        load_weights(path)
+        files.read(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent.npz"):
-        load_weights(tmp_path / "absent.npz")
+        files.read(tmp_path / "absent.npz")

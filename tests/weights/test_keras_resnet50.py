@@ -42,9 +42,9 @@ def test_activations_on_photographs_have_the_stored_statistics(shared):
     """Only with the right stride, padding, channel order and norm do photographs look as they did in training."""
     from maskrcnn_jax import images
     from maskrcnn_jax.modules.resnet import ResNet
-    from maskrcnn_jax.weights.files import load_weights
+    from maskrcnn_jax.weights import files
 
-    keras = load_weights(shared / "data/weights/resnet50_imagenet_stem_to_c4.npz")
+    keras = files.read(shared / "data/weights/resnet50_imagenet_stem_to_c4.npz").arrays
     flat = keras_resnet50.convert(keras)
     photographs = [images.read_image(path) for path in sorted((shared / "data/coco_subset/val").glob("*.jpg"))[:6]]
     batch = np.stack([images.resize_uint8(photograph, (224, 224)) for photograph in photographs]).astype(np.float32)
@@ -56,7 +56,7 @@ def test_activations_on_photographs_have_the_stored_statistics(shared):
     def fill(path, leaf):
         name = "/".join(key.key for key in path).replace("/", "/backbone/", 1)
         default = np.ones if path[-1].key in ("scale", "var") else np.zeros
-        return flat.get(name, default(leaf.shape, np.float32))
+        return jnp.asarray(flat.get(name, default(leaf.shape, np.float32)))
 
     variables = jax.tree_util.tree_map_with_path(fill, variables)
     _, state = model.apply(variables, x, extent, capture_intermediates=True, mutable=["intermediates"])

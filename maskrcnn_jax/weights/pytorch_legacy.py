@@ -1,0 +1,69 @@
+"""PyTorch's format before 1.6: five pickles in a row, then the storages, each behind its number of elements.
+
+The pickles are a magic number, the protocol's version, facts about the machine, the object, and the keys of the
+storages in the order in which they follow. All numbers are little-endian, whatever the machine.
+"""
+
+import io
+import struct
+import sys
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import UInt8
+
+from maskrcnn_jax.weights import pytorch
+from maskrcnn_jax.weights.pytorch import Storage
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL_VERSION = 1001
+NUM_ELEMENTS = struct.Struct("<q")
+
+
+def read(file: BinaryIO) -> dict[str, np.ndarray]:
+    """The arrays of the state dict, read-only.
+
+    Raises:
+        ValueError: The file is not what PyTorch writes for a state dict; the message says why.
+    """
+    pickles = io.BytesIO(file.read(pytorch.MAX_PICKLE_BYTES))
+    if pytorch.load_pickle(pickles).root != MAGIC_NUMBER:
+        raise ValueError("is a pickle without PyTorch's magic number, expected what torch.save writes")
+    if pytorch.load_pickle(pickles).root != PROTOCOL_VERSION:
+        raise ValueError(f"is a legacy file of PyTorch, but not of its protocol {PROTOCOL_VERSION}")
+    pytorch.load_pickle(pickles)  # Facts about the machine.
+    loaded = pytorch.load_pickle(pickles)
+    keys = pytorch.load_pickle(pickles).root
+    if not isinstance(keys, list) or any(not isinstance(key, str) for key in keys):
+        raise ValueError("the keys of its storages are not a list of strings")
+    if sorted(keys) != sorted(loaded.storages):
+        raise ValueError("the storages that follow are not those that the tensors need")
+    tensors = pytorch.state_dict(loaded.root)
+    wanted = {tensor.storage.key for tensor in tensors.values()}
+    file.seek(pickles.tell())
+    contents = {key: _read_storage(file, loaded.storages[key], skip=key not in wanted) for key in keys}
+    swap_bytes = sys.byteorder != "little"
+    return {
+        name: pytorch.array(tensor, contents[tensor.storage.key], swap_bytes=swap_bytes)
+        for name, tensor in tensors.items()
+    }
+
+
+def _read_storage(file: BinaryIO, storage: Storage, *, skip: bool) -> UInt8[np.ndarray, " n"]:
+    """The bytes of the next storage, none where it is skipped."""
+    head = file.read(NUM_ELEMENTS.size)
+    if len(head) < NUM_ELEMENTS.size:
+        raise ValueError(f"is cut short before storage {storage.key[:100]!r}")
+    if NUM_ELEMENTS.unpack(head) != (storage.num_elements,):
+        raise ValueError(
+            f"storage {storage.key[:100]!r} has {NUM_ELEMENTS.unpack(head)[0]} elements where its tensors expect "
+            f"{storage.num_elements}"
+        )
+    start, size = file.tell(), storage.num_elements * storage.dtype.itemsize
+    left = file.seek(0, 2) - start
+    if size > left:
+        raise ValueError(f"is cut short: storage {storage.key[:100]!r} has {size} bytes, {left} are left")
+    file.seek(start + size if skip else start)
+    content = np.empty(0 if skip else size, np.uint8)
+    file.readinto(content.data)
+    return content

@@ -1,0 +1,140 @@
+"""PyTorch's zip format, as `torch.save` writes it since 1.6, read and written without PyTorch.
+
+An archive has a folder of any name with the records ``data.pkl`` (the pickle), ``data/KEY`` (a storage each),
+``version``, ``byteorder``, and some that do not matter here. None is compressed.
+"""
+
+import io
+import pickle
+import struct
+import sys
+import zipfile
+from collections.abc import Mapping
+from typing import BinaryIO
+
+import numpy as np
+
+from maskrcnn_jax.weights import metadata, pytorch, zip_records
+from maskrcnn_jax.weights.zip_records import Record
+
+PICKLE = "/data.pkl"
+FOLDER = "archive"
+ALIGNMENT = 64  # Of the storages in the file, so that they can be mapped into memory.
+PADDING = struct.Struct("<2sH")  # Head of the extra field in front of a record, as PyTorch pads: its name, its length.
+LOCAL_HEADER_SIZE = 30
+
+
+def read(file: BinaryIO, records: Mapping[str, Record]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of the state dict, read-only, and the metadata that `write` was given.
+
+    Raises:
+        ValueError: The archive is not what `torch.save` writes for a state dict; the message says why.
+    """
+    folder = _folder(records)
+    if any(record.deflated for record in records.values()):
+        raise ValueError("is a PyTorch archive with compressed records, which PyTorch never writes")
+    if records[folder + PICKLE].size > pytorch.MAX_PICKLE_BYTES:
+        raise ValueError(f"its pickle has more than {pytorch.MAX_PICKLE_BYTES} bytes: too many for a state dict")
+    loaded = pytorch.load_pickle(io.BytesIO(zip_records.read(file, records[folder + PICKLE]).tobytes()))
+    tensors = pytorch.state_dict(loaded.root)
+    contents = {}
+    for key in {tensor.storage.key: None for tensor in tensors.values()}:
+        if f"{folder}/data/{key}" not in records:
+            raise ValueError(f"storage {key[:100]!r} has no record")
+        contents[key] = zip_records.read(file, records[f"{folder}/data/{key}"])
+    swap_bytes = _byte_order(file, records, folder) != sys.byteorder
+    arrays = {
+        name: pytorch.array(tensor, contents[tensor.storage.key], swap_bytes=swap_bytes)
+        for name, tensor in tensors.items()
+    }
+    return arrays, _metadata(file, records, folder)
+
+
+def _folder(records: Mapping[str, Record]) -> str:
+    folders = [name.removesuffix(PICKLE) for name in records if name.endswith(PICKLE)]
+    if len(folders) != 1:
+        raise ValueError(f"has {len(folders)} records .../data.pkl, expected one")
+    if f"{folders[0]}/constants.pkl" in records:
+        raise ValueError("is a TorchScript program, expected a state dict: save model.state_dict() instead")
+    return folders[0]
+
+
+def _byte_order(file: BinaryIO, records: Mapping[str, Record], folder: str) -> str:
+    """Files of older versions do not say it: they are from little-endian machines."""
+    record = records.get(f"{folder}/byteorder")
+    if record is None:
+        return "little"
+    order = zip_records.read(file, record).tobytes()[:100]
+    if order not in (b"little", b"big"):
+        raise ValueError(f"its byte order is {order!r}, expected little or big")
+    return order.decode("ascii")
+
+
+def _metadata(file: BinaryIO, records: Mapping[str, Record], folder: str) -> dict[str, str]:
+    record = records.get(f"{folder}/{metadata.RECORD}")
+    return {} if record is None else metadata.decode(zip_records.read(file, record).tobytes())
+
+
+def write(file: BinaryIO, arrays: Mapping[str, np.ndarray], text: Mapping[str, str]) -> None:
+    """Writes a state dict that ``torch.load(path, weights_only=True)`` reads as an OrderedDict of tensors.
+
+    Arrays are in C order and in the machine's byte order; each gets a storage of its own. PyTorch ignores the metadata.
+
+    Raises:
+        ValueError: A dtype that has no storage class in PyTorch.
+    """
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        _write_record(file, archive, "data.pkl", _pickle(arrays))
+        _write_record(file, archive, metadata.RECORD, metadata.encode(text))
+        _write_record(file, archive, "byteorder", sys.byteorder.encode("ascii"))
+        for key, array in enumerate(arrays.values()):
+            _write_record(file, archive, f"data/{key}", array.reshape(-1).view(np.uint8).data)
+        _write_record(file, archive, "version", b"3\n")
+
+
+def _write_record(file: BinaryIO, archive: zipfile.ZipFile, name: str, content: bytes | memoryview) -> None:
+    record = zipfile.ZipInfo(f"{FOLDER}/{name}")
+    start = file.tell() + LOCAL_HEADER_SIZE + len(record.filename) + PADDING.size
+    padding = -start % ALIGNMENT
+    record.extra = PADDING.pack(b"FB", padding) + b"Z" * padding
+    archive.writestr(record, content)
+
+
+def _pickle(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """An OrderedDict of tensors in protocol 2."""
+    ordered_dict = _global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
+    parts = [pickle.PROTO, b"\x02", ordered_dict, pickle.MARK]
+    for key, (name, array) in enumerate(arrays.items()):
+        strides = [stride // array.itemsize for stride in array.strides]
+        parts += [_text(name), _global("torch._utils", "_rebuild_tensor_v2"), pickle.MARK]
+        parts += [pickle.MARK, _text("storage"), _global("torch", _storage_class(name, array)), _text(str(key))]
+        parts += [_text("cpu"), _integer(array.size), pickle.TUPLE, pickle.BINPERSID]
+        parts += [_integer(0), _integers(array.shape), _integers(strides)]
+        parts += [pickle.NEWFALSE, ordered_dict, pickle.TUPLE, pickle.REDUCE]
+    return b"".join([*parts, pickle.SETITEMS, pickle.STOP])
+
+
+def _storage_class(name: str, array: np.ndarray) -> str:
+    for storage, dtype in pytorch.STORAGES.items():
+        if dtype == array.dtype:
+            return storage.removeprefix("torch.")
+    raise ValueError(f"{name} is {array.dtype}, which PyTorch's files cannot hold")
+
+
+def _global(module: str, name: str) -> bytes:
+    return pickle.GLOBAL + f"{module}\n{name}\n".encode("ascii")
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode("utf-8")
+    return pickle.BINUNICODE + struct.pack("<I", len(encoded)) + encoded
+
+
+def _integer(number: int) -> bytes:
+    if number < 1 << 31:
+        return pickle.BININT + struct.pack("<i", number)
+    return pickle.LONG1 + b"\x08" + struct.pack("<q", number)
+
+
+def _integers(numbers: tuple[int, ...] | list[int]) -> bytes:
+    return pickle.MARK + b"".join(_integer(number) for number in numbers) + pickle.TUPLE

@@ -1,0 +1,169 @@
+"""Reads a pickle as data: containers, numbers and text, and calls of a few functions of ours.
+
+Python's own unpickler runs what a file asks for. This one knows the instructions that a state dict is written with
+(protocols 2 to 5) and refuses all others. A class or function of the file is only a name here, looked up in a table
+of the caller and never imported, so nothing else can be called, created or changed.
+"""
+
+import pickletools
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+PUSHED = {  # Instructions that carry the value they push.
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"),
+}
+LITERALS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+NEW = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
+TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+KEYS = (str, int, float, bytes, type(None))  # Tuples are no keys: hashing one nested deeply overflows the stack.
+
+
+class Name(NamedTuple):
+    """A class or function by its full name, as in ``torch.FloatStorage``."""
+
+    text: str
+
+
+class RestrictedUnpickler:
+    """A stack machine for one pickle.
+
+    Functions are called with the tuple of arguments that the file gives, and have to check it: it may hold anything.
+    """
+
+    def __init__(
+        self, functions: Mapping[str, Callable[[tuple], Any] | None], persistent_load: Callable[[Any], Any]
+    ) -> None:
+        """Takes the names that a file may use, None for those it may not call, and what resolves persistent ids."""
+        self._functions = functions
+        self._persistent_load = persistent_load
+        self._stack: list[Any] = []
+        self._below: list[list[Any]] = []  # What lies below each mark.
+        self._memo: dict[int, Any] = {}
+
+    def load(self, file: BinaryIO) -> Any:
+        """Reads one pickle and leaves the file behind it.
+
+        The lengths that a pickle declares are believed by the parser: give it bytes in memory, `io.BytesIO`.
+
+        Raises:
+            ValueError: The pickle is damaged, or wants more than data.
+        """
+        try:
+            for opcode, argument, _ in pickletools.genops(file):
+                self._step(opcode.name, argument)
+        except IndexError as error:
+            raise ValueError("the pickle takes more from its stack than there is") from error
+        if self._below or len(self._stack) != 1:
+            raise ValueError("the pickle ends inside a container")
+        return self._stack[0]
+
+    def _step(self, opcode: str, argument: Any) -> None:
+        known = self._push(opcode, argument) or self._remember(opcode, argument) or self._fill(opcode)
+        if not known and opcode not in ("PROTO", "FRAME", "STOP"):
+            self._call(opcode, argument)
+
+    def _push(self, opcode: str, argument: Any) -> bool:
+        if opcode in PUSHED:
+            self._stack.append(argument)
+        elif opcode in LITERALS:
+            self._stack.append(LITERALS[opcode])
+        elif opcode in NEW:
+            self._stack.append(NEW[opcode]())
+        else:
+            return False
+        return True
+
+    def _remember(self, opcode: str, argument: Any) -> bool:
+        match opcode:
+            case "BINPUT" | "LONG_BINPUT":
+                self._memo[argument] = self._stack[-1]
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = self._stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                if argument not in self._memo:
+                    raise ValueError(f"the pickle asks for memo {argument}, which it never stored")
+                self._stack.append(self._memo[argument])
+            case _:
+                return False
+        return True
+
+    def _fill(self, opcode: str) -> bool:
+        """Instructions that put what lies on the stack into a container."""
+        match opcode:
+            case "MARK":
+                self._below.append(self._stack)
+                self._stack = []
+            case "TUPLE":
+                items = self._pop_to_mark()
+                self._stack.append(tuple(items))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                self._stack.append(tuple(self._pop(TUPLES[opcode])))
+            case "APPEND" | "APPENDS":
+                items = self._pop(1) if opcode == "APPEND" else self._pop_to_mark()
+                self._top(list).extend(items)
+            case "SETITEM" | "SETITEMS":
+                items = self._pop(2) if opcode == "SETITEM" else self._pop_to_mark()
+                self._top(dict).update(dictionary(zip(items[::2], items[1::2], strict=True)))
+            case _:
+                return False
+        return True
+
+    def _call(self, opcode: str, argument: Any) -> None:
+        match opcode:
+            case "GLOBAL":
+                self._stack.append(self._name(argument.replace(" ", ".")))
+            case "STACK_GLOBAL":
+                module, name = self._pop(2)
+                self._stack.append(self._name(f"{module}.{name}" if type(module) is type(name) is str else "an object"))
+            case "REDUCE":
+                function, arguments = self._pop(2)
+                call = self._functions[function.text] if isinstance(function, Name) else None
+                if call is None or type(arguments) is not tuple:
+                    raise ValueError("the pickle calls what is not a function")
+                self._stack.append(call(arguments))
+            case "BUILD":
+                self._pop(1)  # Attributes of an OrderedDict, such as the _metadata of a state dict: nothing we need.
+                self._top(dict)
+            case "BINPERSID":
+                self._stack.append(self._persistent_load(self._pop(1)[0]))
+            case _:
+                wanted = opcode if argument is None else f"{opcode} {str(argument)[:100]!r}"
+                raise ValueError(f"the pickle wants {wanted}, which no state dict needs; save model.state_dict()")
+
+    def _name(self, text: str) -> Name:
+        if text not in self._functions:
+            raise ValueError(
+                f"the pickle needs {text[:100]}, which is never loaded from a file; expected tensors and plain "
+                "containers: save model.state_dict() instead"
+            )
+        return Name(text)
+
+    def _top(self, kind: type) -> Any:
+        if type(self._stack[-1]) is not kind:
+            raise ValueError(f"the pickle fills a {type(self._stack[-1]).__name__} like a {kind.__name__}")
+        return self._stack[-1]
+
+    def _pop(self, count: int) -> list[Any]:
+        if len(self._stack) < count:
+            raise IndexError
+        items = self._stack[-count:]
+        del self._stack[-count:]
+        return items
+
+    def _pop_to_mark(self) -> list[Any]:
+        items, self._stack = self._stack, self._below.pop()
+        return items
+
+
+def dictionary(pairs: Any) -> dict[Any, Any]:
+    """A dict of pairs, with keys of plain types only.
+
+    Raises:
+        ValueError: A key of another type.
+    """
+    items = list(pairs)
+    for key, _ in items:
+        if not isinstance(key, KEYS):
+            raise ValueError(f"the pickle has a {type(key).__name__} as a key of a dict")
+    return dict(items)

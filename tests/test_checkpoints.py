@@ -17,7 +17,7 @@ CATEGORIES = Categories((3, 7), ("cat", "dog"))
 
 
 def make_state(value):
-    variables = {"params": {"a": jnp.full(3, value)}, "constants": {"b": jnp.full(2, value)}}
+    variables = {name: {"a": jnp.full(3, value)} for name in ("params", "constants", "batch_stats")}
     state = training.create_state(variables, optax.sgd(0.1, momentum=0.9))
     return state._replace(step=jnp.array(int(value), jnp.int32))
 
@@ -43,7 +43,7 @@ def test_a_state_that_began_with_loaded_weights_is_restored(tmp_path):
     """Weights from a file are NumPy arrays, which know of no device."""
     saved = Checkpoints(tmp_path, keep=1)
     saved.save(make_state(2.0))
-    variables = {"params": {"a": np.zeros(3, np.float32)}, "constants": {"b": np.zeros(2, np.float32)}}
+    variables = {name: {"a": np.zeros(3, np.float32)} for name in ("params", "constants", "batch_stats")}
     state = training.create_state(variables, optax.sgd(0.1, momentum=0.9))
     assert_equal(saved.restore(state), make_state(2.0))
     saved.close()

@@ -1,0 +1,75 @@
+"""A model with batch norm in every part, as torchvision's second version: its statistics move in training alone."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from maskrcnn_jax import training
+from maskrcnn_jax.model import MaskRCNN
+from tests.conftest import QUICK_COMPILE, random_variables
+from tests.test_model import make_batch
+
+KEY = jax.random.key(7)
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    norms = dict.fromkeys(("norm", "fpn_norm", "box_head_norm", "mask_head_norm"), "batch")
+    convs = {"rpn_head_convs": 2, "box_head_convs": 1, "box_head_channels": 16, "box_head_layers": 1}
+    return MaskRCNN(dataclasses.replace(tiny.model.config, frozen_stages=2, **norms, **convs))
+
+
+@pytest.fixture(scope="module")
+def variables(model):
+    return random_variables(model)
+
+
+@pytest.fixture(scope="module")
+def losses(model):
+    """The losses of a batch and the statistics after it."""
+    apply = partial(model.apply, method="losses", mutable=["batch_stats"])
+    return jax.jit(lambda *args: apply(*args), compiler_options=QUICK_COMPILE)
+
+
+def as_dict(tree):
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def test_a_step_moves_all_statistics_and_what_is_not_frozen(model, variables):
+    optimizer = optax.sgd(0.1)
+    state = training.create_state(variables, optimizer)
+    step = jax.jit(partial(training.train_step, model=model, optimizer=optimizer), compiler_options=QUICK_COMPILE)
+    after, metrics = step(state, make_batch(), KEY)
+    assert np.isfinite(metrics["loss"])
+    for name, before in as_dict(state.batch_stats).items():
+        moved = as_dict(after.batch_stats)[name]
+        assert np.isfinite(moved).all() and (moved != before).any(), name  # Those of frozen stages too.
+    frozen = as_dict(training.frozen_mask(state.params, 2))
+    for name, before in as_dict(state.params).items():
+        moved = as_dict(after.params)[name]
+        assert np.isfinite(moved).all(), name
+        if frozen[name]:
+            np.testing.assert_array_equal(moved, before)
+
+
+def test_padding_moves_no_statistic(variables, losses):
+    """Neither pixels nor slots that hold nothing; the images of a batch share their statistics, so all are the same."""
+    (expected, _), statistics = losses(variables, make_batch(), KEY)
+    (found, _), padded = losses(variables, make_batch((96, 128), num_slots=6), KEY)
+    for name, (total, count) in expected.items():
+        np.testing.assert_allclose(found[name][0], total, rtol=1e-3, err_msg=name)
+        np.testing.assert_allclose(found[name][1], count, err_msg=name)
+    for name, leaf in as_dict(statistics).items():
+        np.testing.assert_allclose(as_dict(padded)[name], leaf, rtol=1e-3, atol=1e-4 * abs(leaf).max(), err_msg=name)
+
+
+def test_a_batch_without_objects_leaves_the_statistics_of_the_mask_head_alone(variables, losses):
+    _, updated = losses(variables, make_batch(num_objects=[0] * 8), KEY)
+    before, after = as_dict(variables["batch_stats"]), as_dict(updated["batch_stats"])
+    for name, old in before.items():
+        assert np.isfinite(after[name]).all(), name
+        assert (after[name] == old).all() == ("mask_head" in name), name

@@ -108,7 +108,7 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         if path.suffix == ".safetensors":
-            save_file(ready, partial, metadata=text)
+            save_file(ready, partial, metadata=text or None)  # An empty dict makes a bad file of no arrays.
         else:
             kind = pytorch_zip if path.suffix == ".pth" else npz
             with partial.open("wb") as file:

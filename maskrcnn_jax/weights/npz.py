@@ -29,6 +29,8 @@ def read(file: BinaryIO, records: Mapping[str, Record]) -> tuple[dict[str, np.nd
     Raises:
         ValueError: The archive holds more than arrays of numbers, or would unpack to more memory than is plausible.
     """
+    if not records:
+        raise ValueError("is a zip archive without arrays")
     other = [name for name in records if not name.endswith(SUFFIX) and name != metadata.RECORD]
     if other:
         raise ValueError(f"is a zip archive with the record {other[0][:100]!r}, expected PyTorch's data.pkl or arrays")

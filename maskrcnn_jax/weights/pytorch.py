@@ -3,9 +3,10 @@
 Supported are state dicts: tensors by name, alone or wrapped as a checkpoint beside numbers and text.
 """
 
+import io
 from collections.abc import Mapping
 from math import prod
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -26,7 +27,7 @@ STORAGES = {
     "torch.BoolStorage": np.dtype(np.bool_),
 }
 WRAPPERS = ("model", "state_dict", "model_state_dict")
-MAX_PICKLE_BYTES = 1 << 23  # Some 250 bytes are usual for a tensor; objects in memory are many times larger.
+MAX_PICKLE_BYTES = 1 << 22  # Some 250 bytes are usual for a tensor; objects in memory are many times larger.
 MAX_REPEATED = 1 << 20  # Elements of a tensor that repeats those of its storage, so that a small file stays small.
 MAX_AXES = 64  # NumPy's.
 
@@ -55,7 +56,7 @@ class Pickle(NamedTuple):
     storages: dict[str, Storage]
 
 
-def load_pickle(file: BinaryIO) -> Pickle:
+def load_pickle(file: io.BytesIO) -> Pickle:
     """Reads the pickle of tensors; nothing of the storages is read yet.
 
     Raises:
@@ -84,7 +85,7 @@ def state_dict(root: Any) -> dict[str, Tensor]:
     if not isinstance(root, dict):
         raise ValueError(f"holds a {type(root).__name__}, expected a state dict: tensors by name")
     wrong = [f"{str(key)[:100]!r} is a {type(x).__name__}" for key, x in root.items() if not isinstance(x, Tensor)]
-    wrong += [f"the name {key!r} is a {type(key).__name__}" for key in root if not isinstance(key, str)]
+    wrong += [f"the name {str(key)[:100]!r} is a {type(key).__name__}" for key in root if not isinstance(key, str)]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(f"expected a state dict, only tensors by name, but {', '.join(wrong[:5])}{more}")

@@ -5,9 +5,10 @@ Python's own unpickler runs what a file asks for. This one knows the instruction
 of the caller and never imported, so nothing else can be called, created or changed.
 """
 
+import io
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 PUSHED = {  # Instructions that carry the value they push.
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
@@ -16,6 +17,16 @@ PUSHED = {  # Instructions that carry the value they push.
 LITERALS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 NEW = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+KNOWN = {
+    *PUSHED,
+    *LITERALS,
+    *NEW,
+    *TUPLES,
+    *("PROTO", "FRAME", "STOP", "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"),
+    *("MARK", "TUPLE", "APPEND", "APPENDS", "SETITEM", "SETITEMS"),
+    *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "BINPERSID"),
+}
+OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 KEYS = (str, int, float, bytes, type(None))  # Tuples are no keys: hashing one nested deeply overflows the stack.
 
 
@@ -41,17 +52,17 @@ class RestrictedUnpickler:
         self._below: list[list[Any]] = []  # What lies below each mark.
         self._memo: dict[int, Any] = {}
 
-    def load(self, file: BinaryIO) -> Any:
+    def load(self, file: io.BytesIO) -> Any:
         """Reads one pickle and leaves the file behind it.
 
-        The lengths that a pickle declares are believed by the parser: give it bytes in memory, `io.BytesIO`.
+        From memory only: the parser asks a file for as many bytes as the pickle declares.
 
         Raises:
             ValueError: The pickle is damaged, or wants more than data.
         """
         try:
-            for opcode, argument, _ in pickletools.genops(file):
-                self._step(opcode.name, argument)
+            while (opcode := _read_opcode(file)).name != "STOP":
+                self._step(opcode.name, _read_argument(file, opcode))
         except IndexError as error:
             raise ValueError("the pickle takes more from its stack than there is") from error
         if self._below or len(self._stack) != 1:
@@ -59,8 +70,8 @@ class RestrictedUnpickler:
         return self._stack[0]
 
     def _step(self, opcode: str, argument: Any) -> None:
-        known = self._push(opcode, argument) or self._remember(opcode, argument) or self._fill(opcode)
-        if not known and opcode not in ("PROTO", "FRAME", "STOP"):
+        done = self._push(opcode, argument) or self._remember(opcode, argument) or self._fill(opcode)
+        if not done:
             self._call(opcode, argument)
 
     def _push(self, opcode: str, argument: Any) -> bool:
@@ -112,7 +123,7 @@ class RestrictedUnpickler:
     def _call(self, opcode: str, argument: Any) -> None:
         match opcode:
             case "GLOBAL":
-                self._stack.append(self._name(argument.replace(" ", ".")))
+                self._stack.append(self._name(argument))
             case "STACK_GLOBAL":
                 module, name = self._pop(2)
                 self._stack.append(self._name(f"{module}.{name}" if type(module) is type(name) is str else "an object"))
@@ -127,9 +138,6 @@ class RestrictedUnpickler:
                 self._top(dict)
             case "BINPERSID":
                 self._stack.append(self._persistent_load(self._pop(1)[0]))
-            case _:
-                wanted = opcode if argument is None else f"{opcode} {str(argument)[:100]!r}"
-                raise ValueError(f"the pickle wants {wanted}, which no state dict needs; save model.state_dict()")
 
     def _name(self, text: str) -> Name:
         if text not in self._functions:
@@ -154,6 +162,22 @@ class RestrictedUnpickler:
     def _pop_to_mark(self) -> list[Any]:
         items, self._stack = self._stack, self._below.pop()
         return items
+
+
+def _read_opcode(file: io.BytesIO) -> pickletools.OpcodeInfo:
+    code = file.read(1)
+    if not code:
+        raise ValueError("the pickle is cut short")
+    if code not in OPCODES or OPCODES[code].name not in KNOWN:
+        wanted = OPCODES[code].name if code in OPCODES else repr(code)
+        raise ValueError(f"the pickle has the instruction {wanted}, which no state dict needs")
+    return OPCODES[code]
+
+
+def _read_argument(file: io.BytesIO, opcode: pickletools.OpcodeInfo) -> Any:
+    if opcode.name == "GLOBAL":  # Two lines; pickletools would look for escapes in them, Python does not.
+        return b".".join(file.readline().removesuffix(b"\n") for _ in range(2)).decode("utf-8")
+    return opcode.arg.reader(file) if opcode.arg else None
 
 
 def dictionary(pairs: Any) -> dict[Any, Any]:

@@ -1,5 +1,10 @@
-"""Weight files of our own: round trip, and refusals that name the file and everything wrong in it."""
+"""Weight files: what is written is read back, and refusals name the file and everything wrong in it."""
 
+import hashlib
+import os
+import zipfile
+
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -42,21 +47,169 @@ def test_names_and_shapes_that_do_not_fit_are_listed_together(tmp_path, variable
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 truncated"])
-def test_a_file_of_another_kind_is_refused_by_name(tmp_path, content):
+EVERYWHERE = (
+    *(np.float64, np.float32, np.float16, ml_dtypes.bfloat16),
+    *(np.int64, np.int32, np.int16, np.int8, np.uint8, np.bool_),
+)
+
+
+@pytest.fixture
+def arrays():
+    matrix = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    dtypes = {f"dtypes/{np.dtype(dtype).name}": np.array([[0, 1, 2], [1, 0, 3]]).astype(dtype) for dtype in EVERYWHERE}
+    orders = {"transposed": matrix.T, "fortran": np.asfortranarray(matrix), "part": matrix[::2, 1:], "matrix": matrix}
+    shapes = {"zero.dimensional": np.array(2.5), "empty": np.zeros((0, 3), np.float32), "b\u00e9ta": np.ones(1)}
+    return dtypes | orders | shapes | {"big endian": np.arange(3, dtype=">i4")}
+
+
+@pytest.mark.parametrize("suffix", files.SUFFIXES)
+def test_round_trip(tmp_path, arrays, suffix):
+    path = tmp_path / f"w{suffix}"
+    metadata = {"categories": '{"1": "n\u00f6tt"}', "": "\n\x00"}
+    files.write(path, arrays, metadata)
+    loaded = files.read(path)
+    assert loaded.metadata == metadata
+    assert loaded.arrays.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert loaded.arrays[name].dtype == array.dtype.newbyteorder("=")
+        np.testing.assert_array_equal(loaded.arrays[name], array)
+        assert loaded.arrays[name].shape == array.shape
+    if suffix != ".safetensors":  # Those are sorted when they are written.
+        assert list(loaded.arrays) == list(arrays)
+
+
+@pytest.mark.parametrize("suffix", files.SUFFIXES)
+def test_nothing_is_a_file_too_and_the_suffix_does_not_matter_for_reading(tmp_path, suffix):
+    files.write(tmp_path / f"w{suffix}", {})
+    (tmp_path / f"w{suffix}").rename(tmp_path / "w.weights")
+    assert files.read(str(tmp_path / "w.weights")) == ({}, {})
+
+
+def test_unsigned_integers_where_the_format_has_them(tmp_path):
+    array = np.array([1, 65_535], np.uint16)
+    for suffix in (".npz", ".safetensors"):
+        files.write(tmp_path / f"w{suffix}", {"x": array})
+        np.testing.assert_array_equal(files.read(tmp_path / f"w{suffix}").arrays["x"], array, strict=True)
+
+
+@pytest.mark.parametrize("suffix", files.SUFFIXES)
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"w{suffix}"
+    files.write(path, {"x": np.zeros(2)})
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(type(path), "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        files.write(path, {"x": np.ones(2)})
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before
+
+
+def test_a_new_file_is_readable_for_whom_other_files_are(tmp_path):
+    (tmp_path / "other").touch()
+    files.write(tmp_path / "w.pth", {})
+    assert (tmp_path / "w.pth").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_what_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"w.h5 .*\.npz, \.pth, \.safetensors"):
+        files.write(tmp_path / "w.h5", {})
+    with pytest.raises(ValueError, match="x is an array of object"):
+        files.write(tmp_path / "w.npz", {"x": np.array([None])})
+    with pytest.raises(ValueError, match="metadata"):
+        files.write(tmp_path / "w.npz", {}, {"epoch": "x" * (1 << 22)})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content, found",
+    [
+        (b"", "is empty"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "is a PNG"),
+        (b"<!DOCTYPE html><html>Not found</html>", "is an HTML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        (b"Not found", "begins with b'Not found'"),
+        (b'{"error": "not found"}', "begins with"),
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"PK\x03\x04 truncated", "cut short"),
+        (b"PK\x05\x06" + bytes(18), "without arrays"),
+        (b"\x80\x02}.", "magic number"),
+        (b"\x10\0\0\0\0\0\0\0{}", "safetensors"),
+        (b'\x0a\0\0\0\0\0\0\0{"x":"yz"}', "safetensors"),
+        (bytes(1000), "begins with"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path, content, found):
     path = tmp_path / "w.npz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="w.npz"):
+    with pytest.raises(ValueError, match=f"w.npz.*{found}"):
         files.read(path)
 
 
-def test_pickled_objects_are_refused(tmp_path):
-    path = tmp_path / "w.npz"
-    np.savez(path, a=np.array([{"not": "an array"}], dtype=object))
-    with pytest.raises(ValueError, match="w.npz"):
-        files.read(path)
-
-
-def test_a_missing_file_is_named(tmp_path):
+def test_what_is_no_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent.npz"):
         files.read(tmp_path / "absent.npz")
+    with pytest.raises(ValueError, match="directory"):
+        files.read(tmp_path)
+    with pytest.raises(ValueError, match="device"):
+        files.read(os.devnull)
+
+
+def test_archives_of_numpy(tmp_path):
+    arrays = {"zeros": np.zeros(100_000), "f": np.asfortranarray(np.eye(3, 2)), "a/b": np.arange(3)}
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "w.npz", **arrays)
+        loaded, metadata = files.read(tmp_path / "w.npz")
+        assert list(loaded) == list(arrays) and metadata == {}
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(loaded[name], array, strict=True)
+
+
+def test_numpy_reads_ours(tmp_path):
+    files.write(tmp_path / "w.npz", {"a/b": np.arange(3)}, {"key": "value"})
+    with np.load(tmp_path / "w.npz", allow_pickle=False) as archive:
+        np.testing.assert_array_equal(archive["a/b"], np.arange(3))
+
+
+@pytest.mark.parametrize(
+    "array", [np.array([{"not": "an array"}], dtype=object), np.array(["text"]), np.zeros(2, "i4,i4")]
+)
+def test_archives_of_other_things_than_numbers_are_refused(tmp_path, array):
+    path = tmp_path / "w.npz"
+    np.savez(path, a=array)
+    with pytest.raises(ValueError, match="w.npz"):
+        files.read(path)
+
+
+@pytest.mark.parametrize(
+    "shape", [b"(999999999999,), }", b"(3,), }           ", b"(-4, -1), }       ", b"(4, ), 'x': 1}    "]
+)
+def test_a_header_that_declares_another_shape_takes_no_memory(tmp_path, shape):
+    np.savez(tmp_path / "good.npz", a=np.zeros(4))
+    with zipfile.ZipFile(tmp_path / "good.npz") as archive:
+        record = archive.read("a.npy")
+    place = record.index(b"(4,), }")
+    with zipfile.ZipFile(tmp_path / "bad.npz", "w") as archive:
+        archive.writestr("a.npy", record[:place] + shape + record[place + len(shape) :])
+    with pytest.raises(ValueError, match="bad.npz.*'a.npy'"):
+        files.read(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize("record", [b"[]", b'{"a": 1}', b"{", b"[" * 100_000, b"\xff"])
+@pytest.mark.parametrize("suffix, name", [(".npz", "maskrcnn_jax.json"), (".pth", "archive/maskrcnn_jax.json")])
+def test_metadata_that_are_not_text_by_key_are_refused(tmp_path, suffix, name, record):
+    path, bad = tmp_path / f"w{suffix}", tmp_path / f"bad{suffix}"
+    files.write(path, {"x": np.ones(2)})
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(bad, "w") as target:
+        for entry in source.namelist():
+            target.writestr(entry, record if entry == name else source.read(entry))
+    with pytest.raises(ValueError, match=f"bad{suffix}.*maskrcnn_jax.json"):
+        files.read(bad)
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "w").write_bytes(b"abc")
+    assert files.sha256(tmp_path / "w") == hashlib.sha256(b"abc").hexdigest()
+    assert files.sha256(tmp_path / "w").startswith("ba7816bf")

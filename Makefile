@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow test-parity lint format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
@@ -15,10 +15,19 @@ demo: .venv/installed
 	$(BIN)/python train.py --config=configs/shapes.py --workdir=runs/demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q -m 'not slow' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m 'not slow and not parity' -n 2 --dist loadfile
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m 'slow and not parity'
+
+# The live comparison with torchvision. Its versions are pinned: which operators a build of torch brings differs.
+.venv/parity: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
+	touch $@
+
+test-parity: .venv/parity
+	$(BIN)/python -m pytest -q -m 'parity and not slow'
 
 lint: .venv/installed
 	$(BIN)/ruff check .

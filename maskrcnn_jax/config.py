@@ -160,7 +160,10 @@ class DataConfig:
     vertical_flip: float = 0.0
     crop_size: int | None = None  # Training crops what is larger than this square, at random, before resizing.
     max_instances: int = 100  # Ground-truth slots per image; objects beyond them are counted and reported.
-    mask_size: int = 112  # Side of the stored ground-truth masks, each relative to its box.
+    # How ground-truth masks travel: "crop" (each resampled to its own box) or "full" (bitmaps of the whole image, for
+    # torchvision's exact mask targets at a hundred times the memory).
+    mask_store: str = "crop"
+    mask_size: int = 112  # Side of a cropped mask; no multiple of 32, since that may be a side of a whole one.
     num_threads: int = 4  # Threads that read and prepare images.
     shapes_image_size: int = 128  # Of the synthetic set: largest side, pixels.
     shapes_num_train: int = 2000

@@ -121,7 +121,9 @@ class MaskRCNN(nn.Module):
 
         positives = jax.tree.map(lambda x: x[:, : self.num_mask_samples], rois)
         pooled = self.pool(pyramid, positives.boxes, batch.canvas, config.roi.mask_resolution)  # [b, r, 14, 14, c]
-        masks = self.per_image(partial(mask_targets, resolution=2 * config.roi.mask_resolution))(positives, instances)
+        bucket, resolution = batch.images.shape[1:3], 2 * config.roi.mask_resolution
+        mask_targets_one = partial(mask_targets, bucket=bucket, resolution=resolution)
+        masks = self.per_image(mask_targets_one)(positives, instances, batch.sizes)
         losses |= mask_loss(self.mask_head(pooled, positives.positive), masks, positives)
         return losses, _diagnostics(batch, anchors.positive, rois, logits)
 

@@ -18,7 +18,9 @@ class Instances(NamedTuple):
 
     boxes: Float[Array, "b g 4"]
     classes: Int[Array, "b g"]  # 1..k-1; 0 is background and means nothing here.
-    masks: UInt8[Array, "b g m m"]  # Each mask resampled to its own box; 255 is inside, 0 outside.
+    # 255 is inside, 0 outside. Each mask resampled to its own box, [b, g, m, m]; or in whole, resized with the image,
+    # [b, g, h, w]: masks with the height and width of the bucket are taken for these.
+    masks: UInt8[Array, "b g _ _"]
     valid: Bool[Array, "b g"]
 
 

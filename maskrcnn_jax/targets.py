@@ -87,12 +87,24 @@ def max_positives(config: RoIConfig) -> int:
     return int(config.num_samples * config.positive_fraction)
 
 
-def mask_targets(rois: RoITargets, instances: Instances, *, resolution: int) -> Float[Array, "r m m"]:
-    """The share of each cell of each RoI that the matched object covers, in [0, 1]; zero unless positive."""
-    target = masks.crop_and_resize(
-        instances.masks[rois.instances], instances.boxes[rois.instances], rois.boxes, resolution
-    )
-    return jnp.where(rois.positive.reshape(-1, 1, 1), target, 0)
+def mask_targets(
+    rois: RoITargets, instances: Instances, size: Int[Array, "2"], *, bucket: tuple[int, int], resolution: int
+) -> Float[Array, "r m m"]:
+    """The share of each cell of each RoI that the matched object covers, in [0, 1]; zero unless positive.
+
+    Args:
+        size: Height and width of the image.
+        bucket: Height and width of its array. Masks of this shape are bitmaps of the whole image, and the targets are
+            torchvision's; others are crops of their boxes, see `Instances`.
+    """
+    positive = rois.positive.reshape(-1, 1)
+    if instances.masks.shape[1:] == tuple(bucket):
+        boxes_to_cut = jnp.where(positive, rois.boxes, 0)  # The largest RoI sets the pace for its neighbours.
+        target = masks.project(instances.masks, rois.instances, boxes_to_cut, size, resolution)
+    else:
+        matched = rois.instances
+        target = masks.crop_and_resize(instances.masks[matched], instances.boxes[matched], rois.boxes, resolution)
+    return jnp.where(positive[..., None], target, 0)
 
 
 def _with_area(instances: Instances) -> Bool[Array, " g"]:

@@ -11,6 +11,7 @@ from maskrcnn_jax import targets
 from maskrcnn_jax.config import RoIConfig, RPNConfig, freeze
 from maskrcnn_jax.ops import anchors, boxes
 from maskrcnn_jax.structures import Instances, Proposals
+from tests import oracles
 
 RPN = freeze(RPNConfig(anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), num_samples=64))
 ROI = freeze(RoIConfig(num_samples=32))
@@ -37,6 +38,11 @@ def instances(objects=OBJECTS, num_slots=6, padding=0.0):
 @partial(jax.jit, static_argnames=("shapes", "config"))
 def anchor_targets(key, instances, canvas=CANVAS, shapes=NARROW, config=RPN):
     return targets.anchor_targets(key, instances, canvas, shapes=dict(shapes), config=config)
+
+
+@partial(jax.jit, static_argnames="bucket")
+def mask_targets(rois, instances, size=CANVAS, bucket=(64, 96)):
+    return targets.mask_targets(rois, instances, size, bucket=bucket, resolution=28)
 
 
 @partial(jax.jit, static_argnames="config")
@@ -177,7 +183,7 @@ def test_mask_targets_show_the_matched_object_inside_the_roi():
     half[:, :4] = 255  # The left half of the first object: x from 10 to 25.
     given.masks[0] = half
     sampled = roi_targets(jax.random.key(0), proposals(3), given)
-    masks = np.asarray(jax.jit(partial(targets.mask_targets, resolution=28))(sampled, given))
+    masks = np.asarray(mask_targets(sampled, given))
     assert masks.shape == (32, 28, 28)
     np.testing.assert_array_equal(masks[~np.asarray(sampled.positive)], 0)
     shown = 0
@@ -195,3 +201,34 @@ def test_mask_targets_show_the_matched_object_inside_the_roi():
             np.testing.assert_allclose(mask.mean(), width * height / area, atol=1e-4)
             shown += i == 0
     assert shown > 0
+
+
+def bitmaps(bucket, num_slots=6):
+    """Masks of the whole image: the left half of each object, and nonsense beyond the image of 60 x 90 pixels."""
+    masks = np.zeros((num_slots, *bucket), np.uint8)
+    for mask, (x0, y0, x1, y1) in zip(masks, OBJECTS.astype(int), strict=False):
+        mask[y0:y1, x0 : (x0 + x1) // 2] = 255
+    masks[:, 60:], masks[:, :, 90:] = 255, 255
+    return masks
+
+
+def test_mask_targets_of_whole_masks_are_samples_of_the_image():
+    given = instances()._replace(masks=bitmaps((64, 96)))
+    sampled = roi_targets(jax.random.key(0), proposals(3), given)
+    masks = np.asarray(mask_targets(sampled, given, jnp.array([60, 90])))
+    positive = np.asarray(sampled.positive)
+    assert masks.shape == (32, 28, 28) and positive.any() and not positive.all()
+    np.testing.assert_array_equal(masks[~positive], 0)
+    for mask, box, i in zip(masks[positive], sampled.boxes[positive], sampled.instances[positive], strict=True):
+        image = given.masks[i, :60, :90, None] / 255
+        expected = oracles.roi_align(image, np.asarray(box)[None], 1.0, 28, 0, False)[0, :, :, 0]
+        assert 0.2 < expected.mean() < 0.8
+        np.testing.assert_allclose(mask, expected, atol=1e-5)
+
+
+def test_mask_targets_of_whole_masks_are_the_same_in_a_larger_bucket():
+    narrow, wide = (instances()._replace(masks=bitmaps(bucket)) for bucket in ((64, 96), (128, 160)))
+    sampled, size = roi_targets(jax.random.key(0), proposals(3), narrow), jnp.array([60, 90])
+    expected = mask_targets(sampled, narrow, size)
+    assert 0 < expected.mean() < 1
+    np.testing.assert_array_equal(mask_targets(sampled, wide, size, bucket=(128, 160)), expected)

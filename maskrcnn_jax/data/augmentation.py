@@ -1,8 +1,8 @@
 """Random views of an example: which part of the image, at which size, flipped or not.
 
 A view is cut from the annotations before anything is resized or flipped: the mask of an object is resampled once, from
-its polygons or its bitmap, to a small grid that covers its box, and a flip only turns that grid round. Nothing here has
-a state; the caller passes the random generator.
+its polygons or its bitmap, to a small grid that covers its box or to the size of the image, and a flip only turns that
+grid round. Nothing here has a state; the caller passes the random generator.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class Sample(NamedTuple):
     image: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
     boxes: Float[np.ndarray, "n 4"]  # x0 y0 x1 y1, pixels of the resized image.
     classes: Int[np.ndarray, " n"]
-    masks: UInt8[np.ndarray, "n m m"]  # 255 is inside the object, 0 outside; see `mask_crop`.
+    masks: UInt8[np.ndarray, "n _ _"]  # 255 is inside the object, 0 outside; see `mask_crop` and `resized_mask`.
     num_surplus: int  # Objects that found no slot.
 
 
@@ -81,9 +81,13 @@ def cut(
     resized = (boxes - np.array([left, top] * 2, np.float32)) * scale
     visible = np.flatnonzero(keep & (resized[:, 2:] > resized[:, :2]).all(1))
     chosen = visible[: config.max_instances]
-    masks = np.zeros((len(chosen), config.mask_size, config.mask_size), np.uint8)
+    full = config.mask_store == "full"
+    masks = np.zeros((len(chosen), *(size if full else (config.mask_size, config.mask_size))), np.uint8)
     for slot, i in enumerate(chosen):
-        masks[slot] = mask_crop(example.masks[i], boxes[i], config.mask_size)
+        if full:
+            masks[slot] = resized_mask(example.masks[i], example.image.shape[:2], window, size)
+        else:
+            masks[slot] = mask_crop(example.masks[i], boxes[i], config.mask_size)
     return Sample(
         image=resize(example.image[top : top + height, left : left + width], size),
         boxes=resized[chosen],
@@ -170,8 +174,27 @@ def _decode_part(mask: dict, rows: slice, columns: slice) -> UInt8[np.ndarray, "
     return np.ascontiguousarray(pixels.reshape(-1, height)[:, rows].T)
 
 
+def resized_mask(
+    mask: Mask, image_size: tuple[int, int], window: Window, size: tuple[int, int]
+) -> UInt8[np.ndarray, "{size[0]} {size[1]}"]:
+    """The bitmap of a window of an image of ``image_size``, resized to ``size``: 255 inside the object, 0 outside.
+
+    Polygons are rasterised at the size of the image. A pixel is taken from ``floor(i * old / new)`` in float32, the
+    rule of PyTorch's "nearest"; up to a pixel off the image, which is resized by its pixels' centres.
+    """
+    top, left, height, width = window
+    bitmap = coco.decode_mask(mask, *image_size)[top : top + height, left : left + width]
+    rows, columns = _nearest(height, size[0]), _nearest(width, size[1])
+    return bitmap[rows.reshape(-1, 1), columns] * np.uint8(255)
+
+
+def _nearest(old: int, new: int) -> Int[np.ndarray, " {new}"]:
+    source = np.arange(new, dtype=np.float32) * (np.float32(old) / np.float32(new))
+    return np.minimum(np.floor(source).astype(int), old - 1)
+
+
 def flip_horizontally(sample: Sample) -> Sample:
-    """Exchanges left and right of the image, of the boxes, and of the masks inside their boxes."""
+    """Exchanges left and right of the image, of the boxes, and of the masks."""
     x0, y0, x1, y1 = sample.boxes.T
     width = np.float32(sample.image.shape[1])
     boxes = np.stack([width - x1, y0, width - x0, y1], axis=1)
@@ -179,7 +202,7 @@ def flip_horizontally(sample: Sample) -> Sample:
 
 
 def flip_vertically(sample: Sample) -> Sample:
-    """Exchanges top and bottom of the image, of the boxes, and of the masks inside their boxes."""
+    """Exchanges top and bottom of the image, of the boxes, and of the masks."""
     x0, y0, x1, y1 = sample.boxes.T
     height = np.float32(sample.image.shape[0])
     boxes = np.stack([x0, height - y1, x1, height - y0], axis=1)

@@ -115,8 +115,9 @@ def train_batches(
         dataset: has a length, ``sizes`` and, by index, an `Example`.
 
     Raises:
-        ValueError: the data set is empty, or an image fits no bucket.
+        ValueError: the data set is empty, an image fits no bucket, or masks cannot be stored as configured.
     """
+    _check_masks(data_config)
     sizes = np.asarray(dataset.sizes).reshape(-1, 2)
     if data_config.crop_size is not None:
         sizes = np.minimum(sizes, data_config.crop_size)
@@ -147,8 +148,9 @@ def eval_batches(dataset: Any, data_config: DataConfig, *, batch_size: int) -> I
         dataset: has a length, ``sizes`` and, by index, an `Example`.
 
     Raises:
-        ValueError: the data set is empty, or an image fits no bucket.
+        ValueError: the data set is empty, an image fits no bucket, or masks cannot be stored as configured.
     """
+    _check_masks(data_config)
     sizes, buckets = np.asarray(dataset.sizes).reshape(-1, 2), data_config.test_buckets
     members = assign_buckets(sizes, data_config.test_short_side, data_config.test_max_long_side, buckets)
     rows = [
@@ -165,6 +167,15 @@ def eval_batches(dataset: Any, data_config: DataConfig, *, batch_size: int) -> I
         return EvalBatch(batch, size, np.bool_(real))
 
     return _read(grain.MapDataset.source(rows).map(load), batch_size, data_config)
+
+
+def _check_masks(data_config: DataConfig) -> None:
+    if data_config.mask_store not in ("crop", "full"):
+        raise ValueError(f'data.mask_store must be "crop" or "full", got {data_config.mask_store!r}')
+    if data_config.mask_store == "crop" and data_config.mask_size % 32 == 0:
+        raise ValueError(
+            f"data.mask_size must not be a multiple of 32, as the sides of images are; got {data_config.mask_size}"
+        )
 
 
 def _read(rows: grain.MapDataset, batch_size: int, data_config: DataConfig) -> Iterator[Any]:
@@ -195,10 +206,11 @@ def _eval_sample(example: Example, data_config: DataConfig) -> Sample:
 def _row(sample: Sample, image_id: int, bucket: tuple[int, int], data_config: DataConfig) -> Batch:
     """Pads a sample to the static shapes of its bucket; the result is a `Batch` without the axis b."""
     size, slots = sample.image.shape[:2], data_config.max_instances
+    mask_shape = bucket if data_config.mask_store == "full" else sample.masks.shape[1:]
     instances = Instances(
         boxes=_pad(sample.boxes, (slots, 4)),
         classes=_pad(sample.classes.astype(np.int32), (slots,)),
-        masks=_pad(sample.masks, (slots, *sample.masks.shape[1:])),
+        masks=_pad(sample.masks, (slots, *mask_shape)),
         valid=np.arange(slots) < len(sample.boxes),
     )
     return Batch(

@@ -43,9 +43,7 @@ def axis_samples(
     if aligned:
         start, stop = start - 0.5, stop - 0.5
     length = stop - start if aligned else jnp.maximum(stop - start, 1)
-    # Not a constant: XLA would multiply by its inverse, and 7 bins of 7.0000005 cells have one sample too many.
-    divisor = jnp.where(jnp.isnan(length), 1.0, resolution)
-    bin_length = length / divisor
+    bin_length = _divide(length, jnp.float32(resolution))
     return Samples(start, bin_length, jnp.fmax(jnp.ceil(bin_length), 0), size)
 
 
@@ -57,15 +55,22 @@ def pool(cells: Num[Array, "n c"], rois: RoIs, resolution: int) -> Float[Array, 
     """
 
     def pool_group(group: RoIs) -> Float[Array, "s p p c"]:
-        def add(pooled: Array, index: Array, weight: Array) -> Array:
-            return pooled + weight[..., None] * cells[index].astype(jnp.float32)
+        zero = jnp.broadcast_to(_zero(group), (GROUP_SIZE, resolution, resolution, cells.shape[1]))
+        rows, columns = _touched(group.rows, resolution), _touched(group.columns, resolution)
 
-        shape = (GROUP_SIZE, resolution, resolution, cells.shape[1])
-        return _for_each_cell(add, jnp.broadcast_to(_zero(group), shape), group, resolution)
+        def add_row(row: Array, row_weight: Array, sums: Array) -> Array:
+            def add_column(column: Array, column_weight: Array, row_sums: Array) -> Array:
+                values = cells[_index(group, row, column)].astype(jnp.float32)
+                return row_sums + column_weight[:, None, :, None] * values
+
+            # Rows summed for themselves: one sum over all cells loses a digit where bins are large.
+            return sums + row_weight[:, :, None, None] * _walk(group.columns, columns, add_column, zero)
+
+        return _walk(group.rows, rows, add_row, zero)
 
     order = _order(rois, resolution)
-    pooled = jax.lax.map(pool_group, _split(rois, order))  # [groups, s, p, p, c]
-    return pooled.reshape(-1, *pooled.shape[2:])[jnp.argsort(order)]
+    sums = jax.lax.map(pool_group, _split(rois, order))  # [groups, s, p, p, c]
+    return sums.reshape(-1, *sums.shape[2:])[jnp.argsort(order)] / _num_samples(rois)
 
 
 def _pool_forward(cells, rois, resolution):
@@ -79,46 +84,56 @@ def _pool_backward(resolution, residuals, gradient):
 
     def add_group(total, group):
         rois, gradient = group
+        rows, columns = _touched(rois.rows, resolution), _touched(rois.columns, resolution)
 
-        def add(total: Array, index: Array, weight: Array) -> Array:
-            return total.at[index].add(weight[..., None] * gradient)
+        def add_row(row: Array, row_weight: Array, total: Array) -> Array:
+            def add_column(column: Array, column_weight: Array, total: Array) -> Array:
+                weight = row_weight[:, :, None] * column_weight[:, None]
+                return total.at[_index(rois, row, column)].add(weight[..., None] * gradient)
 
-        return _for_each_cell(add, total, rois, resolution), None
+            return _walk(rois.columns, columns, add_column, total)
 
+        return _walk(rois.rows, rows, add_row, total), None
+
+    groups = _split((rois, gradient / _num_samples(rois)), _order(rois, resolution))
     total = jnp.broadcast_to(_zero(rois), (cells.shape[0], gradient.shape[-1]))
-    total, _ = jax.lax.scan(add_group, total, _split((rois, gradient), _order(rois, resolution)))
+    total, _ = jax.lax.scan(add_group, total, groups)
     return total.astype(cells.dtype), None
 
 
 pool.defvjp(_pool_forward, _pool_backward)
 
 
-def _for_each_cell(
-    add: Callable[[Array, Array, Array], Array], total: Array, rois: RoIs, resolution: int
-) -> Float[Array, "..."]:
-    """Calls ``add(total, index, weight)`` for the cells of all bins, one cell of each bin at a time.
+def _num_samples(rois: RoIs) -> Float[Array, "r 1 1 1"]:
+    """What the kernels divide by: all samples of a bin, also those outside the map; 1 if there are none."""
+    return jnp.fmax(rois.rows.per_bin * rois.columns.per_bin, 1).reshape(-1, 1, 1, 1)
 
-    ``index`` and ``weight`` are ``[r, p, p]``. Bins with fewer cells than others get weights of zero in the end.
-    """
-    first_row, num_rows = _touched(rois.rows, resolution)
-    first_column, num_columns = _touched(rois.columns, resolution)
+
+def _index(rois: RoIs, row: Int[Array, "r p"], column: Int[Array, "r p"]) -> Int[Array, "r p p"]:
+    """Of cells, one row and one column in each bin; where these lie beyond the map, of the last ones."""
     offsets, widths, last_row, last_column = (
         x.reshape(-1, 1) for x in (rois.offsets, rois.widths, rois.rows.size - 1, rois.columns.size - 1)
     )
+    row = offsets + widths * jnp.minimum(row, last_row)
+    return row[:, :, None] + jnp.minimum(column, last_column)[:, None]
 
-    def add_row(i: Array, total: Array) -> Array:
-        row = first_row + i
-        row_weight = _weights(rois.rows, row)
-        row_index = offsets + widths * jnp.minimum(row, last_row)
 
-        def add_column(j: Array, total: Array) -> Array:
-            column = first_column + j
-            weight = row_weight[:, :, None] * _weights(rois.columns, column)[:, None]
-            return add(total, row_index[:, :, None] + jnp.minimum(column, last_column)[:, None], weight)
+def _walk(
+    samples: Samples,
+    touched: tuple[Int[Array, "r p"], Int[Array, " r"]],
+    visit: Callable[[Array, Array, Array], Array],
+    total: Array,
+) -> Array:
+    """Calls ``total = visit(cells, weights, total)`` along one axis, for one cell of every bin at a time.
 
-        return jax.lax.fori_loop(0, _batch_max(num_columns.max()), add_column, total)
+    Cells and weights are ``[r, p]``. Bins with fewer cells than others get weights of zero in the end.
+    """
+    first, num_cells = touched
 
-    return jax.lax.fori_loop(0, _batch_max(num_rows.max()), add_row, total)
+    def step(i: Array, total: Array) -> Array:
+        return visit(first + i, _weights(samples, first + i), total)
+
+    return jax.lax.fori_loop(0, _batch_max(num_cells.max()), step, total)
 
 
 @jax.custom_batching.custom_vmap
@@ -139,7 +154,20 @@ def _positions(samples: Samples, index: Float[Array, "r p s"]) -> Float[Array, "
     """Of the samples with this index within their bin."""
     start, length, count = (x.reshape(-1, 1, 1) for x in (samples.start, samples.bin_length, samples.per_bin))
     bins = jnp.arange(index.shape[1], dtype=jnp.float32).reshape(1, -1, 1)
-    return start + bins * length + (index + 0.5) * length / jnp.maximum(count, 1)
+    # The kernels round the product before they add it. A compiler may fuse the two, but not where the product is itself
+    # a sum, of two parts that are exact because they are short.
+    high = jax.lax.reduce_precision(length, exponent_bits=8, mantissa_bits=15)
+    offset = bins * high + bins * (length - high)
+    return start + offset + _divide((index + 0.5) * length, jnp.maximum(count, 1))
+
+
+def _divide(a: Float[Array, "*shape"], b: Float[Array, "*#shape"]) -> Float[Array, "*shape"]:
+    """``a / b`` to the last bit.
+
+    By a constant, or a number that is the same along an axis, XLA multiplies with the inverse: 49 cells would be cut
+    into 7 bins of a little more than 7, with one sample too many, and others would be out of place by rounding.
+    """
+    return a / jnp.where(jnp.isnan(a), 1, b)
 
 
 def _touched(samples: Samples, resolution: int) -> tuple[Int[Array, "r p"], Int[Array, " r"]]:
@@ -153,7 +181,7 @@ def _touched(samples: Samples, resolution: int) -> tuple[Int[Array, "r p"], Int[
 
 
 def _weights(samples: Samples, cells: Int[Array, "r p"]) -> Float[Array, "r p"]:
-    """Share of each bin's mean that one of its cells has: how near the samples around it come to its centre."""
+    """Of one cell in each bin, summed over the bin's samples: 1 for a sample at its centre, 0 for one a cell away."""
     count, size = samples.per_bin.reshape(-1, 1, 1), samples.size.astype(jnp.float32).reshape(-1, 1, 1)
     spacing = samples.bin_length.reshape(-1, 1, 1) / jnp.maximum(count, 1)
     centers = cells.astype(jnp.float32)[:, :, None]
@@ -163,8 +191,7 @@ def _weights(samples: Samples, cells: Int[Array, "r p"]) -> Float[Array, "r p"]:
     position = _positions(samples, index)
     counts = (index < count) & (position >= -1) & (position <= size)  # False for NaN.
     distance = jnp.abs(jnp.clip(position, 0, size - 1) - centers)
-    weights = jnp.where(counts, jnp.maximum(1 - distance, 0), 0) / jnp.maximum(count, 1)
-    return weights.sum(axis=2)
+    return jnp.where(counts, jnp.maximum(1 - distance, 0), 0).sum(axis=2)
 
 
 def _order(rois: RoIs, resolution: int) -> Int[Array, " r"]:

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
@@ -184,13 +186,47 @@ def test_cut_takes_the_first_objects_with_an_extent_and_counts_the_rest():
     assert sample.num_surplus == 1
 
 
+@pytest.mark.parametrize("old, new", [(480, 800), (427, 799), (97, 60), (5, 5), (3, 1), (7, 1333)])
+def test_whole_masks_take_the_pixel_before(old, new):
+    columns = (np.arange(old) * 2654435761 >> 7) % 2 == 1  # Any pattern that differs from its shifts.
+    mask, window = _rle(np.tile(columns, (4, 1))), Window(0, 0, 4, old)
+    resized = augmentation.resized_mask(mask, (4, old), window, (2, new))
+    step = np.float32(old) / np.float32(new)
+    source = [min(math.floor(np.float32(j) * step), old - 1) for j in range(new)]
+    np.testing.assert_array_equal(resized, np.tile(columns[source] * 255, (2, 1)))
+
+
+def test_a_whole_mask_by_hand():
+    bitmap = np.zeros((5, 8), bool)
+    bitmap[2:4, 3:6] = True
+    window = Window(1, 2, 4, 6)  # The object is in its rows 1 and 2 and columns 1 to 3.
+    resized = augmentation.resized_mask(_rle(bitmap), (5, 8), window, (8, 9))
+    expected = np.zeros((8, 9), np.uint8)
+    expected[2:6, 2:6] = 255  # Rows 0 0 1 1 2 2 3 3 of the window, and columns 0 0 1 2 2 3 4 4 5.
+    np.testing.assert_array_equal(resized, expected)
+
+
+def test_whole_masks_are_those_of_the_chosen_objects():
+    bitmaps = [_disc(40, 40, 12, 20, radius) for radius in (5, 8, 11)]
+    polygons = [_polygon_of_disc(12, 20, 5), _polygon_of_disc(12, 20, 8), _polygon_of_disc(12, 20, 11)]
+    for example in (_example(bitmaps), _example(bitmaps, polygons)):
+        example.boxes[1] = [9, 9, 9, 20]
+        config, window = DataConfig(max_instances=2, mask_store="full"), Window(4, 0, 36, 40)
+        sample = augmentation.cut(example, window, (72, 80), images.resize_uint8, config)
+        assert sample.masks.dtype == np.uint8 and set(np.unique(sample.masks)) == {0, 255}
+        for mask, i in zip(sample.masks, (0, 2), strict=True):
+            bitmap = coco.decode_mask(example.masks[i], 40, 40)[4:]
+            np.testing.assert_array_equal(mask, bitmap.repeat(2, axis=0).repeat(2, axis=1) * 255)
+
+
+@pytest.mark.parametrize("mask_store", ["crop", "full"])
 @pytest.mark.parametrize("axis, flip", [(0, augmentation.flip_vertically), (1, augmentation.flip_horizontally)])
-def test_flips_turn_image_boxes_and_masks_alike(axis, flip):
+def test_flips_turn_image_boxes_and_masks_alike(axis, flip, mask_store):
     bitmap = _disc(40, 50, 12, 30, 9)
     bitmap[12:, 30:] = False
     example = _example([bitmap])
     turned = _example([np.flip(bitmap, axis)])._replace(image=np.flip(example.image, axis))
-    whole, config = Window(0, 0, 40, 50), DataConfig(mask_size=28)
+    whole, config = Window(0, 0, 40, 50), DataConfig(mask_size=28, mask_store=mask_store)
     flipped = flip(augmentation.cut(example, whole, (40, 50), images.resize_uint8, config))
     expected = augmentation.cut(turned, whole, (40, 50), images.resize_uint8, config)
     np.testing.assert_array_equal(flipped.image, expected.image)

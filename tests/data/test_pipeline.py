@@ -99,6 +99,20 @@ def test_bad_data_sets_are_refused_at_once():
         pipeline.train_batches(_Discs([(50, 100)]), _config(buckets=((64, 64),)), batch_size=2, seed=0)
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"mask_store": "polygon"}, "data.mask_store must be .*, got 'polygon'"),
+        ({"mask_size": 64}, "data.mask_size must not be a multiple of 32, .*; got 64"),
+    ],
+)
+def test_bad_mask_stores_are_refused_at_once(changes, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.train_batches(_Discs(MIXED), _config(**changes), batch_size=2, seed=0)
+    with pytest.raises(ValueError, match=message):
+        pipeline.eval_batches(_Discs(MIXED), _config(**changes), batch_size=2)
+
+
 @pytest.mark.parametrize("counts, batch_size", [((12, 7), 4), ((5,), 5), ((1, 20), 8), ((3, 0, 2), 16), ((9, 4), 1)])
 def test_every_epoch_shows_every_image(counts, batch_size):
     members, seen, step = _members(*counts), Counter(), 0
@@ -217,6 +231,25 @@ def test_boxes_and_masks_stay_on_the_resized_and_flipped_objects(horizontal, ver
         expected = expected[:: -1 if vertical else 1, :: -1 if horizontal else 1]
         pasted = _paste(batch.instances.masks[0, slot], batch.instances.boxes[0, slot], height, width)
         assert (pasted & expected).sum() / (pasted | expected).sum() > 0.95
+
+
+@pytest.mark.parametrize("num_objects", [0, 2])
+def test_whole_masks_lie_on_the_image_in_its_bucket(num_objects):
+    dataset = _Discs([(50, 70)], num_objects)
+    config = _config(mask_store="full", mask_size=32, short_sides=(64,), horizontal_flip=1.0)  # No crops, no size.
+    train = _first(pipeline.train_batches(dataset, config, batch_size=2, seed=0), 1)[0]
+    test = next(pipeline.eval_batches(dataset, config, batch_size=1)).batch
+    rows, columns = np.arange(64) * 50 // 64, np.arange(89) * 70 // 89
+    for batch, turn in ((train, -1), (test, 1)):
+        assert batch.instances.masks.shape == (len(batch.images), 4, 64, 96)
+        assert batch.instances.masks.dtype == np.uint8 and batch.sizes[0].tolist() == [64, 89]
+        expected = np.zeros((4, 64, 96), np.uint8)
+        for slot, mask in enumerate(dataset[0].masks):
+            expected[slot, :, :89] = 255 * coco.decode_mask(mask, 50, 70)[rows][:, columns][:, ::turn]
+        np.testing.assert_array_equal(batch.instances.masks[0], expected)
+    crops = _config(short_sides=(64,), horizontal_flip=1.0)
+    cropped = _first(pipeline.train_batches(dataset, crops, batch_size=2, seed=0), 1)[0]
+    np.testing.assert_array_equal(train.instances.boxes, cropped.instances.boxes)
 
 
 def _paste(crop, box, height, width):

@@ -1,4 +1,4 @@
-"""Mask targets: exact areas by hand, by supersampling, and back through pasting."""
+"""Mask targets: exact areas by hand, by supersampling, and back through pasting; samples by the reference's values."""
 
 import jax
 import numpy as np
@@ -6,8 +6,10 @@ import pytest
 
 from maskrcnn_jax import pasting
 from maskrcnn_jax.ops import masks
+from tests import oracles
 
 crop_and_resize = jax.jit(masks.crop_and_resize, static_argnums=3)
+project = jax.jit(masks.project, static_argnums=4)
 
 
 def crop(mask, mask_box, roi, resolution):
@@ -101,3 +103,54 @@ def test_each_roi_has_its_own_mask():
     together = crop_and_resize(stored, mask_boxes, rois, 5)
     for i in range(3):
         np.testing.assert_allclose(together[i], crop(stored[i], mask_boxes[i], rois[i], 5), atol=1e-5)
+
+
+def test_projected_values_of_torchvision():
+    mask = np.zeros((1, 10, 10), np.uint8)
+    mask[0, 2:7, 3:8] = 255
+    target = project(mask, np.int32([0]), np.float32([[2, 2, 8, 8]]), np.int32([10, 10]), 4)
+    rows = [[0.6875, 1, 1, 0.6875]] * 2 + [[0.644531, 0.9375, 0.9375, 0.644531], [0.042969, 0.0625, 0.0625, 0.042969]]
+    np.testing.assert_allclose(target[0], rows, atol=1e-6)
+
+
+def random_rois(seed, num_rois, height, width):
+    """Inside the image, across its border, beyond it, thin and without area, all with one of three masks."""
+    rng = np.random.default_rng(seed)
+    centers = rng.uniform(-0.1, 1.1, (num_rois, 2)) * [width, height]
+    sides = np.exp(rng.uniform(np.log(0.3), np.log(1.5 * max(height, width)), (num_rois, 2)))
+    sides[0], sides[1, 0] = 0, 0
+    rois = np.concatenate([centers - sides / 2, centers + sides / 2], axis=1)
+    rois[2:5] = [[0, 0, width, height], [width, height, width + 9, height + 9], [-30, -30, -20, -20]]
+    return rng.integers(0, 3, num_rois).astype(np.int32), rois.astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_projection_equals_a_loop_over_samples(seed):
+    stored = np.random.default_rng(seed).integers(0, 2, (3, 53, 71)).astype(np.uint8) * 255
+    instances, rois = random_rois(seed, 30, 53, 71)
+    targets = project(stored, instances, rois, np.int32([53, 71]), 7)
+    for target, i, roi in zip(targets, instances, rois, strict=True):
+        expected = oracles.roi_align(stored[i, :, :, None] / 255, roi[None], 1.0, 7, 0, False)[0, :, :, 0]
+        np.testing.assert_allclose(target, expected, atol=2e-5)
+
+
+def test_projection_ends_with_the_image():
+    """Whatever lies beyond it, and however far the arrays go on."""
+    instances, rois = random_rois(9, 30, 53, 71)
+    stored = np.random.default_rng(9).integers(0, 2, (3, 53, 71)).astype(np.uint8) * 255
+    expected = project(stored, instances, rois, np.int32([53, 71]), 7)
+    for bucket in ((64, 96), (128, 96)):
+        padded = np.full((3, *bucket), 99, np.uint8)
+        padded[:, :53, :71] = stored
+        np.testing.assert_array_equal(project(padded, instances, rois, np.int32([53, 71]), 7), expected)
+
+
+def test_projections_of_a_batch_are_those_of_its_images():
+    stored = np.random.default_rng(1).integers(0, 2, (2, 3, 53, 71)).astype(np.uint8) * 255
+    pairs = [random_rois(seed, 30, 53, 71) for seed in (3, 4)]
+    instances, rois = (np.stack(part) for part in zip(*pairs, strict=True))
+    sizes = np.int32([[53, 71], [40, 60]])
+    together = jax.jit(jax.vmap(lambda *image: masks.project(*image, 7)))(stored, instances, rois, sizes)
+    for i in range(2):
+        alone = project(stored[i], instances[i], rois[i], sizes[i], 7)
+        np.testing.assert_allclose(together[i], alone, atol=1e-6)

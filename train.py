@@ -22,7 +22,7 @@ from maskrcnn_jax.data.pipeline import eval_batches, train_batches
 from maskrcnn_jax.data.sources import check_categories, open_train, open_val
 from maskrcnn_jax.metrics import MetricsLog
 from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.weights.files import load_backbone
+from maskrcnn_jax.weights import backbones
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment; change a field by --config.model.depth=101.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, evaluation.")
@@ -39,7 +39,7 @@ def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
     model = MaskRCNN(config.model)
     variables = training.init_variables(model, config.seed)
     if config.model.backbone_weights is not None:
-        variables = load_backbone(config.model.backbone_weights, variables)
+        variables = backbones.load(config.model.backbone_weights, variables, config.model)
     optimizer = training.make_optimizer(config, variables["params"])
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     state = training.create_state(variables, optimizer)

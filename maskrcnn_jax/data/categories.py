@@ -4,6 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+TORCHVISION_COCO_NAMES = """
+    person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, N/A,
+    stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, N/A,
+    backpack, umbrella, N/A, N/A, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite,
+    baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle, N/A, wine glass, cup, fork, knife,
+    spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch,
+    potted plant, bed, N/A, dining table, N/A, N/A, toilet, N/A, tv, laptop, mouse, remote, keyboard, cell phone,
+    microwave, oven, toaster, sink, refrigerator, N/A, book, clock, vase, scissors, teddy bear, hair drier,
+    toothbrush
+"""
+
 
 @dataclass(frozen=True)
 class Categories:
@@ -51,6 +62,18 @@ class Categories:
     def to_json(self) -> list[dict[str, Any]]:
         """The categories in the order of their labels, as COCO files list them."""
         return [{"id": i, "name": name} for i, name in zip(self.ids, self.names, strict=True)]
+
+    @classmethod
+    def numbered(cls, count: int) -> "Categories":
+        """What is left to say of labels of which nobody knows the meaning: ids 1, 2, ... named "class 1", "class 2"."""
+        ids = tuple(range(1, count + 1))
+        return cls(ids, tuple(f"class {i}" for i in ids))
+
+    @classmethod
+    def torchvision_coco(cls) -> "Categories":
+        """The 90 labels of torchvision's COCO weights: COCO's own ids, with "N/A" for the ten that it does not use."""
+        names = tuple(name.strip() for name in TORCHVISION_COCO_NAMES.split(","))
+        return cls(tuple(range(1, len(names) + 1)), names)
 
     @classmethod
     def from_json(cls, categories: Sequence[dict[str, Any]]) -> "Categories":

@@ -9,12 +9,11 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import safetensors
-from flax import traverse_util
 from safetensors.numpy import save_file
 
 from maskrcnn_jax.weights import npz, pytorch_legacy, pytorch_zip, zip_records
@@ -71,10 +70,11 @@ def _read(file: BinaryIO, path: Path) -> WeightFile:
         records = zip_records.directory(file)
         kind = pytorch_zip if any(name.endswith(pytorch_zip.PICKLE) for name in records) else npz
         return WeightFile(*kind.read(file, records))
-    if start.startswith(b"\x80"):
-        return WeightFile(pytorch_legacy.read(file), {})
+    # Before the legacy format, since the length of the header may look like the first instruction of a pickle.
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_SAFETENSORS_HEADER:
         return _read_safetensors(path)
+    if start.startswith(b"\x80"):
+        return WeightFile(pytorch_legacy.read(file), {})
     found = next((text for magic, text in FOREIGN.items() if magic and start.startswith(magic)), None)
     if found is None:
         found = f"begins with {start!r}" if start else FOREIGN[b""]
@@ -130,24 +130,3 @@ def sha256(path: str | Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def load_backbone(path: str | Path, variables: dict[str, Any]) -> dict[str, Any]:
-    """Replaces the variables of the backbone by those of a file; what the file lacks keeps its initial value.
-
-    Raises:
-        ValueError: The file holds a name that the backbone does not have, or another shape; all of them are listed.
-    """
-    loaded = read(path).arrays
-    flat = traverse_util.flatten_dict(variables, sep="/")
-    backbone = {name for name in flat if name.split("/")[1] == "backbone"}
-    wrong = [f"{name} is unexpected" for name in sorted(loaded.keys() - backbone)]
-    wrong += [
-        f"{name} has shape {loaded[name].shape}, expected {flat[name].shape}"
-        for name in sorted(loaded.keys() & backbone)
-        if loaded[name].shape != flat[name].shape
-    ]
-    if wrong:
-        raise ValueError(f"{path} does not fit the backbone: {'; '.join(wrong)}")
-    flat |= {name: array.astype(np.float32) for name, array in loaded.items()}
-    return traverse_util.unflatten_dict(flat, sep="/")

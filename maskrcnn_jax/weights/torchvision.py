@@ -4,6 +4,7 @@ Covers `maskrcnn_resnet50_fpn` with frozen or trained batch norm, `maskrcnn_resn
 other ResNet depths. Neither direction needs PyTorch: weights are NumPy arrays by name.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -48,8 +49,18 @@ def from_state_dict(state: Mapping[str, np.ndarray], config: ModelConfig) -> dic
             shape; the message lists all of them.
     """
     table = list(entries(config))
-    arrays = {name: np.asarray(array) for name, array in state.items() if not name.endswith(f".{COUNTER}")}
-    _check(arrays, {entry.name: entry.shape for entry in table})
+    arrays = without_counters(state)
+    _refuse(misfits(arrays, {entry.name: entry.shape for entry in table}))
+    return arrange(arrays, table)
+
+
+def without_counters(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A state dict but for the counts of batches."""
+    return {name: np.asarray(array) for name, array in state.items() if not name.endswith(f".{COUNTER}")}
+
+
+def arrange(arrays: Mapping[str, np.ndarray], table: Iterable[Entry]) -> dict[str, Any]:
+    """The arrays of a table, which have the shapes it says, as nested variables in float32."""
     variables: dict[str, Any] = {}
     for entry in table:
         array = arrays[entry.name].reshape(entry.view).transpose(entry.axes).reshape(entry.target)
@@ -61,6 +72,23 @@ def from_state_dict(state: Mapping[str, np.ndarray], config: ModelConfig) -> dic
     return variables
 
 
+def present_names(names: Iterable[str]) -> dict[str, str]:
+    """What torchvision calls an array now, by the name it has in a file, where the two differ.
+
+    Files from before its convolutions became blocks, the released one of `maskrcnn_resnet50_fpn` among them, name the
+    convolution itself. torchvision renames them as it loads.
+    """
+    renamed = {}
+    for name in names:
+        if match := re.fullmatch(r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)", name):
+            renamed[name] = f"{match[1]}.0.{match[2]}"
+        elif match := re.fullmatch(r"rpn\.head\.conv\.(weight|bias)", name):
+            renamed[name] = f"rpn.head.conv.0.0.{match[1]}"
+        elif match := re.fullmatch(r"roi_heads\.mask_head\.mask_fcn([1-9])\.(weight|bias)", name):
+            renamed[name] = f"roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}"
+    return renamed
+
+
 def to_state_dict(variables: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
     """torchvision's state dict from the variables of `MaskRCNN(config)`: the inverse of `from_state_dict`.
 
@@ -69,7 +97,7 @@ def to_state_dict(variables: Mapping[str, Any], config: ModelConfig) -> dict[str
     """
     table = list(entries(config))
     arrays = {"/".join(path): np.asarray(array) for path, array in _leaves(variables)}
-    _check(arrays, {"/".join(entry.path): entry.target for entry in table})
+    _refuse(misfits(arrays, {"/".join(entry.path): entry.target for entry in table}))
     state = {}
     for entry in table:
         permuted = tuple(entry.view[axis] for axis in entry.axes)
@@ -225,7 +253,8 @@ def _leaves(tree: Mapping[str, Any], path: Path = ()) -> Iterable[tuple[Path, An
             yield (*path, key), value
 
 
-def _check(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> None:
+def misfits(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> list[str]:
+    """Everything in which arrays differ from the names and shapes they should have, in words."""
     problems = [f"missing {name}" for name in shapes if name not in arrays]
     problems += [f"unexpected {name}" for name in arrays if name not in shapes]
     problems += [
@@ -233,5 +262,9 @@ def _check(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> Non
         for name, shape in shapes.items()
         if name in arrays and arrays[name].shape != shape
     ]
+    return problems
+
+
+def _refuse(problems: list[str]) -> None:
     if problems:
         raise ValueError("the weights do not fit the model:\n  " + "\n  ".join(problems))

@@ -1,0 +1,368 @@
+"""Weights of whole detectors: what fits is loaded, what does not is named, and the report tells the difference."""
+
+import hashlib
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from maskrcnn_jax import checkpoints, training
+from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.weights import architecture, download, files, loading, model_metadata, saving, torchvision
+
+HEADS = {
+    f"roi_heads.{layer}.{kind}"
+    for layer in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits")
+    for kind in ("weight", "bias")
+}
+
+
+def small(config: ModelConfig, depth: int = 18, stem_channels: int = 4) -> ModelConfig:
+    config.depth, config.stem_channels = depth, stem_channels
+    config.fpn_channels, config.box_head_features, config.mask_head_channels = 8, 16, 12
+    config.box_head_channels = 10 if config.box_head_convs else config.box_head_channels
+    return config
+
+
+def state_of(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Every number differs, so that no two arrays can be confused."""
+    random = np.random.default_rng(0)
+    return {entry.name: random.normal(size=entry.shape).astype(np.float32) for entry in torchvision.entries(config)}
+
+
+def with_counters(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    names = [name for name in state if name.endswith("running_var")]
+    return state | {name.replace("running_var", torchvision.COUNTER): np.array(7) for name in names}
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(state, name="weights.pth", metadata=None):
+        files.write(tmp_path / name, state, metadata)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    "config, counted",
+    [
+        (small(architecture.v1(91)), False),
+        (small(architecture.v1(3, norm="batch")), True),
+        (small(architecture.v2(3), depth=50), True),
+    ],
+    ids=["v1", "v1-batch-norm", "v2"],
+)
+def test_the_architecture_of_a_foreign_file_is_inferred(write, config, counted, suffix):
+    state = state_of(config)
+    path = write(with_counters(state) if counted else state, f"weights{suffix}")
+    loaded = loading.load(path)
+    assert loaded.config.model == config
+    assert_equal(loaded.variables, torchvision.from_state_dict(state, config))
+    assert loaded.report.num_arrays == len(state)
+    assert loaded.report.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_every_depth_is_told_from_the_others(depth):
+    assert architecture.infer(state_of(small(architecture.v1(5), depth))).depth == depth
+
+
+@pytest.mark.parametrize("build", [architecture.v1, architecture.v2])
+def test_released_architectures_know_their_function(build):
+    config = build(7)
+    assert architecture.BUILDERS[architecture.builder(config)] is build
+    config.depth = 101
+    assert architecture.builder(config) is None and "ResNet-101" in architecture.describe(config)
+
+
+def test_old_names_are_read_as_the_present_ones(write):
+    config = small(architecture.v1(3))
+    state = state_of(config)
+    old = {}
+    for name, array in state.items():
+        name = re.sub(r"_blocks\.(\d)\.0\.", r"_blocks.\1.", name).replace("rpn.head.conv.0.0.", "rpn.head.conv.")
+        name = re.sub(r"mask_head\.(\d)\.0\.", lambda match: f"mask_head.mask_fcn{int(match[1]) + 1}.", name)
+        old[name] = array
+    for name in ("backbone.fpn.inner_blocks.0.weight", "rpn.head.conv.weight", "roi_heads.mask_head.mask_fcn1.weight"):
+        assert name in old
+    loaded = loading.load(write(old))
+    assert_equal(loaded.variables, torchvision.from_state_dict(state, config))
+    assert len(loaded.report.renamed) == 26  # Eight convolutions of the pyramid, one of the RPN, four of the mask head.
+    assert "old names: 26" in str(loaded.report)
+
+
+@pytest.mark.parametrize("norm, counted", [("batch", False), ("frozen_batch", True)])
+def test_either_batch_norm_is_loaded_into_the_other(write, norm, counted):
+    config = small(architecture.v1(3, norm))
+    state = state_of(config)
+    path = write(with_counters(state) if counted else state)
+    assert_equal(loading.load(path, config).variables, torchvision.from_state_dict(state, config))
+    ours = path.with_suffix(".npz")
+    other = loading.load(path)
+    assert other.config.model.norm != norm
+    saving.save(ours, other.config, other.variables, None)
+    assert_equal(loading.load(ours, config).variables, torchvision.from_state_dict(state, config))
+
+
+def test_every_misfit_is_listed_in_one_error_that_names_the_file(write):
+    config = small(architecture.v1(3))
+    state = state_of(config)
+    del state["rpn.head.conv.0.0.bias"]
+    del state["backbone.body.layer1.0.conv1.weight"]
+    state["backbone.body.extra"] = np.zeros(2, np.float32)
+    state["roi_heads.box_predictor.bbox_pred.bias"] = np.zeros(11, np.float32)
+    path = write(state)
+    with pytest.raises(ValueError) as error:
+        loading.load(path)
+    for part in (
+        str(path),
+        "missing rpn.head.conv.0.0.bias",
+        "missing backbone.body.layer1.0.conv1.weight",
+        "unexpected backbone.body.extra",
+        "roi_heads.box_predictor.bbox_pred.bias has shape (11,), expected (12,)",
+    ):
+        assert part in str(error.value)
+    assert str(error.value).count("\n") == 4
+
+
+def test_a_file_of_another_architecture_says_what_it_looks_like(write):
+    path = write(state_of(small(architecture.v1(3), depth=34)))
+    with pytest.raises(ValueError, match="does not fit .*ResNet-18-FPN.*looks like .*ResNet-34-FPN.*frozen batch norm"):
+        loading.load(path, small(architecture.v1(3)))
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (["conv1.weight", "fc.weight"], "conv1.weight, fc.weight"),
+        ([e.name for e in torchvision.backbone_entries(ModelConfig(depth=18))], "ResNet-18 for classification"),
+        ([], "no array"),
+    ],
+)
+def test_what_is_no_detector_is_refused(write, names, message):
+    path = write({name: np.zeros(1, np.float32) for name in names})
+    with pytest.raises(ValueError, match=f"{path}.*{message}"):
+        loading.load(path)
+
+
+def test_what_is_not_there_is_refused_with_what_would_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match='absent.pth.*"COCO_V1", "V2_COCO_V1"'):
+        loading.load(tmp_path / "absent.pth")
+
+
+def test_another_number_of_classes_starts_the_heads_anew(write):
+    state = state_of(small(architecture.v1(6)))
+    path = write(state)
+    loaded = loading.load(path, num_classes=3, seed=5)
+    config = small(architecture.v1(3))
+    assert loaded.config.model == config and loaded.categories is None
+    assert set(loaded.report.reinitialised) == HEADS
+    assert all(name in str(loaded.report) for name in HEADS) and "6 classes" in str(loaded.report)
+    assert loaded.report.num_arrays == len(state) - 6
+
+    back = torchvision.to_state_dict(loaded.variables, config)
+    for name in state.keys() - HEADS:
+        np.testing.assert_array_equal(back[name], state[name], err_msg=name)
+    bound = 16**-0.5  # PyTorch's default for 16 inputs.
+    scores = np.abs(back["roi_heads.box_predictor.cls_score.weight"])
+    assert scores.shape == (3, 16) and 0.8 * bound < scores.max() <= bound
+
+
+@pytest.mark.slow
+def test_new_heads_begin_as_those_of_a_new_model(write):
+    config = small(architecture.v1(3))
+    loaded = loading.load(write(state_of(small(architecture.v1(6)))), num_classes=3, seed=5)
+    ours = torchvision.to_state_dict(loaded.variables, config)
+    initial = torchvision.to_state_dict(training.init_variables(MaskRCNN(config), seed=5), config)
+    for name in HEADS:
+        np.testing.assert_array_equal(ours[name], initial[name], err_msg=name)
+
+
+def test_the_same_number_of_classes_keeps_them(write):
+    path = write(state_of(small(architecture.v1(6))))
+    report = loading.load(path, num_classes=6).report
+    assert report.reinitialised == () and "re-init" not in str(report)
+
+
+def test_heads_that_contradict_each_other_are_an_error_whatever_the_number(write):
+    state = state_of(small(architecture.v1(6)))
+    state["roi_heads.mask_predictor.mask_fcn_logits.bias"] = np.zeros(3, np.float32)
+    with pytest.raises(ValueError, match=r"mask_fcn_logits.bias has shape \(3,\), expected \(6,\)"):
+        loading.load(write(state), num_classes=3)
+
+
+@pytest.mark.parametrize("num_classes", [1, -3])
+def test_a_number_without_an_object_is_refused(write, num_classes):
+    with pytest.raises(ValueError, match="at least 2"):
+        loading.load(write(state_of(small(architecture.v1(3)))), num_classes=num_classes)
+
+
+class TestEps:
+    """The order of precedence: argument, configuration, file of ours, released file, torchvision's default."""
+
+    @pytest.fixture
+    def released(self, write, monkeypatch):
+        """A file that the table of released names knows by its digest."""
+        path = write(state_of(small(architecture.v1(3))))
+        name = f"any-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"
+        monkeypatch.setitem(download.DETECTORS, "maskrcnn_resnet50_fpn", name)
+        return path
+
+    def test_the_released_file_has_none(self, released):
+        loaded = loading.load(released)
+        assert loaded.config.model.norm_eps == loaded.report.norm_eps == 0.0
+        assert "eps of the norms: 0, as the released" in str(loaded.report)
+
+    def test_a_configuration_that_says_nothing_gives_way(self, released):
+        assert loading.load(released, small(architecture.v1(3))).config.model.norm_eps == 0.0
+
+    def test_a_configuration_that_says_something_wins(self, released):
+        config = small(architecture.v1(3))
+        config.norm_eps = 1e-3
+        loaded = loading.load(released, config)
+        assert loaded.config.model.norm_eps == 1e-3 and "as the configuration says" in str(loaded.report)
+
+    def test_the_argument_wins_over_all(self, released):
+        config = small(architecture.v1(3))
+        config.norm_eps = 1e-3
+        loaded = loading.load(released, config, norm_eps=1e-4)
+        assert loaded.config.model.norm_eps == 1e-4 and "as given" in str(loaded.report)
+
+    def test_a_norm_that_trains_needs_one(self, released):
+        assert loading.load(released, small(architecture.v1(3, "batch"))).config.model.norm_eps == 1e-5
+
+    def test_any_other_file_has_torchvisions(self, write):
+        loaded = loading.load(write(state_of(small(architecture.v1(3)))))
+        assert loaded.config.model.norm_eps == 1e-5 and "torchvision's default" in str(loaded.report)
+
+    def test_a_file_of_ours_says_it(self, released, tmp_path):
+        loaded = loading.load(released)
+        saving.save(tmp_path / "ours.npz", loaded.config, loaded.variables, None)
+        loaded = loading.load(tmp_path / "ours.npz")
+        assert loaded.config.model.norm_eps == 0.0 and "as the weights say" in str(loaded.report)
+
+
+class TestCategories:
+    def test_91_columns_are_cocos_own_ids(self, write):
+        categories = loading.load(write(state_of(small(architecture.v1(91))))).categories
+        assert len(categories) == 90 and categories.ids == tuple(range(1, 91))
+        assert (categories.name(1), categories.name(44), categories.name(90)) == ("person", "bottle", "toothbrush")
+        gaps = [i for i in categories.ids if categories.name(i) == "N/A"]
+        assert gaps == [12, 26, 29, 30, 45, 66, 68, 69, 71, 83]
+
+    def test_of_another_count_nobody_knows_them(self, write):
+        assert loading.load(write(state_of(small(architecture.v1(90))))).categories is None
+
+    def test_a_file_that_carries_them_wins(self, write):
+        mine = Categories(tuple(range(101, 191)), tuple(map(str, range(90))))
+        metadata = {model_metadata.CATEGORIES: str(mine.to_json()).replace("'", '"')}
+        assert loading.load(write(state_of(small(architecture.v1(91))), metadata=metadata)).categories == mine
+
+    def test_as_many_as_the_model_has(self, write):
+        metadata = {model_metadata.CATEGORIES: '[{"id": 1, "name": "cat"}]'}
+        with pytest.raises(ValueError, match="3 classes with background, but 1 categories"):
+            loading.load(write(state_of(small(architecture.v1(3))), metadata=metadata))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pth", ".safetensors"])
+def test_what_we_save_comes_back_with_all_that_belongs_to_it(tmp_path, suffix):
+    config = Config(model=small(architecture.v1(3), stem_channels=64))
+    config.model.rpn.anchor_sizes = (8, 16, 32, 64, 128)
+    config.model.backbone_weights = "somewhere/else.npz"
+    config.data.test_short_side, config.data.test_buckets = 320, ((320, 320), (320, 448))
+    categories = Categories((5, 17), ("cat", "dog"))
+    variables = torchvision.from_state_dict(state_of(config.model), config.model)
+    saving.save(tmp_path / f"w{suffix}", config, variables, categories)
+    loaded = loading.load(tmp_path / f"w{suffix}")
+    assert_equal(loaded.variables, variables)
+    assert loaded.categories == categories
+    assert loaded.config.model.rpn.anchor_sizes == (8, 16, 32, 64, 128)
+    assert loaded.config.model.backbone_weights is None
+    assert loaded.config.data == config.data
+
+
+def test_a_model_torchvision_lacks_travels_as_npz_only(tmp_path, tiny):
+    config, variables = Config(model=tiny.model.config), jax.device_get(tiny.variables)
+    for suffix in (".pth", ".safetensors"):
+        with pytest.raises(ValueError, match='norm "group".*npz'):
+            saving.save(tmp_path / f"w{suffix}", config, variables, None)
+    saving.save(tmp_path / "w.npz", config, variables, None)
+    loaded = loading.load(tmp_path / "w.npz")
+    assert loaded.config.model == config.model and "group norm" in loaded.report.architecture
+    assert_equal(loaded.variables, variables)
+    with pytest.raises(ValueError, match="torchvision's names.*'group'"):
+        files.write(tmp_path / "w.pth", state_of(small(architecture.v1(4))))
+        loading.load(tmp_path / "w.pth", config.model)
+
+
+@pytest.mark.parametrize(
+    "change", [{"stem_channels": 32}, {"stride_in_1x1": True}, {"norm": "group"}], ids=lambda change: next(iter(change))
+)
+def test_what_torchvision_would_compute_otherwise_is_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        saving.check_torchvision_has(ModelConfig(**change))
+    saving.check_torchvision_has(ModelConfig(depth=101))
+
+
+def test_our_own_names_without_a_configuration_need_one(tmp_path):
+    config = small(architecture.v1(3))
+    variables = torchvision.from_state_dict(state_of(config), config)
+    saving.save(tmp_path / "w.npz", Config(model=config), variables, None)
+    files.write(tmp_path / "bare.npz", files.read(tmp_path / "w.npz").arrays)
+    with pytest.raises(ValueError, match="does not say"):
+        loading.load(tmp_path / "bare.npz")
+    assert_equal(loading.load(tmp_path / "bare.npz", config).variables, variables)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {model_metadata.CONFIG: "{"},
+        {model_metadata.CONFIG: '{"model": {"depht": 18}}'},
+        {model_metadata.CONFIG: '{"model": {"depth": 19}}'},
+        {model_metadata.CONFIG: '{"model": {"depth": "18"}}'},
+        {model_metadata.CONFIG: '{"model": {"rpn": 3}}'},
+        {model_metadata.CONFIG: '{"model": {"mask_head_convs": 1000000000}}'},
+        {model_metadata.CONFIG: "[]"},
+        {model_metadata.CATEGORIES: '[{"id": 1}]'},
+        {model_metadata.CATEGORIES: '[{"id": [1], "name": "cat"}]'},
+    ],
+)
+def test_broken_metadata_is_refused_with_the_name_of_the_file(write, metadata):
+    path = write(state_of(small(architecture.v1(3))), metadata=metadata)
+    with pytest.raises(ValueError, match=f"{path}.*{next(iter(metadata))}"):
+        loading.load(path)
+
+
+def test_a_run_directory_is_loaded_with_its_experiment(tmp_path, monkeypatch):
+    config = Config(model=small(architecture.v1(3)), num_steps=7)
+    variables = torchvision.from_state_dict(state_of(config.model), config.model)
+    categories = Categories((3, 9), ("cat", "dog"))
+    run = checkpoints.Run(config, categories, variables | {"batch_stats": {}}, 7)
+    monkeypatch.setattr(checkpoints, "load_run", lambda directory: run)
+    loaded = loading.load(tmp_path)
+    assert loaded.config == config and loaded.categories == categories
+    assert_equal(loaded.variables, variables)
+    assert str(tmp_path) in str(loaded.report) and "sha256" not in str(loaded.report)
+    monkeypatch.setattr(loading, "_initial", lambda config, paths, seed: {})
+    assert set(loading.load(tmp_path, num_classes=5).report.reinitialised) == {
+        f"{layer}/{kind}"
+        for layer in ("box_head/cls_score", "box_head/bbox_pred", "mask_head/logits")
+        for kind in ("kernel", "bias")
+    }
+
+
+def test_released_files_follow_the_architecture():
+    assert loading.released_for(architecture.v1(5))["COCO_V1"] == "maskrcnn_resnet50_fpn"
+    assert loading.released_for(architecture.v2(5))["COCO_V1"] == "maskrcnn_resnet50_fpn_v2"
+    assert "COCO_V1" not in loading.released_for(ModelConfig(depth=101))

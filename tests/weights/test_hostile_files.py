@@ -183,6 +183,17 @@ def test_storages_that_are_missing_twofold_or_contradictory(tmp_path):
         assert_refused(tmp_path, build.legacy_file(tensor(), {"0": FOUR}, keys=build.protocol2(keys)), "storages")
 
 
+def test_a_legacy_storage_of_negative_size_that_no_tensor_uses(tmp_path):
+    content = build.mapping({"unused": build.storage("0", -4, "FloatStorage", b"N"), "model": b"}"})
+    file = build.legacy_file(content, {"0": FOUR}).replace(struct.pack("<q", 4), struct.pack("<q", -4))
+    assert_refused(tmp_path, file, "not a storage")
+
+
+def test_a_legacy_file_of_another_protocol(tmp_path):
+    file = build.legacy_file(tensor(), {"0": FOUR}).replace(build.PROTOCOL, build.protocol2(build.integer(1002)))
+    assert_refused(tmp_path, file, "protocol 1001")
+
+
 def test_marks_that_change_the_values_of_a_tensor(tmp_path):
     negated = build.tensor(build.storage("0", 4), (4,), (1,), 0, build.mapping({"neg": b"\x88"}))
     assert_refused(tmp_path, build.zip_file(build.mapping({"x": negated}), {"0": FOUR.tobytes()}), "unknown way")
@@ -204,19 +215,54 @@ def test_a_directory_of_the_archive_that_lies(tmp_path):
     (tmp_path / "good.pth").write_bytes(good)
     np.testing.assert_array_equal(files.read(tmp_path / "good.pth").arrays["x"], FOUR)
     first, second = good.index(b"model/data/0") - 30, good.index(b"model/data/1") - 30
-    for fields in (
-        {"size": 1 << 31, "stored_size": 1 << 31},
-        {"size": 1 << 31},
-        {"stored_size": 8},
-        {"size": 200, "stored_size": 200},
-        {"start": second},
-        {"start": first + 1},
-        {"start": len(good)},
-        {"method": zipfile.ZIP_DEFLATED},
-        {"method": zipfile.ZIP_LZMA},
-        {"crc": 0},
+    for fields, match in (
+        ({"size": 1 << 31, "stored_size": 1 << 31}, "goes beyond the file"),
+        ({"size": 1 << 31}, "two sizes"),
+        ({"stored_size": 8}, "two sizes"),
+        ({"size": 100, "stored_size": 100}, "overlaps"),
+        ({"start": second}, "header"),
+        ({"start": first + 1}, "header"),
+        ({"start": len(good)}, "outside"),
+        ({"method": zipfile.ZIP_DEFLATED}, "header"),
+        ({"method": zipfile.ZIP_LZMA}, "header"),
+        ({"crc": 0}, "checksum"),
     ):
-        assert_refused(tmp_path, build.patched_directory(good, "model/data/0", **fields), "record|directory|sizes")
+        assert_refused(tmp_path, build.patched_directory(good, "model/data/0", **fields), match)
+
+
+def test_a_record_inside_another_one(tmp_path):
+    outer = build.archive({"model/data/1": FOUR.tobytes()})[:58]
+    content = build.zip_file(tensor(num_elements=len(outer) // 4), {"0": outer, "1": FOUR.tobytes()})
+    start = content.index(outer)
+    assert_refused(tmp_path, build.patched_directory(content, "model/data/1", start=start), "overlaps")
+
+
+@pytest.mark.parametrize("size", [0, 3, 1000, 1 << 25])
+def test_compressed_records_that_unpack_to_another_size(tmp_path, size):
+    np.savez_compressed(tmp_path / "good.npz", x=np.arange(100))
+    good = (tmp_path / "good.npz").read_bytes()
+    assert_refused(tmp_path, build.patched_directory(good, "x.npy", size=size), "declares")
+
+
+def test_encrypted_records(tmp_path):
+    content = bytearray(build.zip_file(tensor(), {"0": FOUR.tobytes()}))
+    content[6] |= 1  # The flags of the first record.
+    assert_refused(tmp_path, bytes(content), "encrypted")
+
+
+def test_archives_of_pytorch_that_are_no_state_dict(tmp_path):
+    def refused(match, **records):
+        assert_refused(tmp_path, build.zip_file(tensor(), {"0": FOUR.tobytes()}, **records), match)
+
+    refused("TorchScript", **{"constants.pkl": b"\x80\x02)."})
+    refused("byte order is b'middle'", byteorder=b"middle")
+    refused("2 records", **{"other/data.pkl": b"\x80\x02}."})
+
+
+def test_pickles_too_long_for_a_state_dict(tmp_path):
+    long = build.mapping({"model": tensor(), "note": build.text("x" * (1 << 22))})
+    assert_refused(tmp_path, build.zip_file(long, {"0": FOUR.tobytes()}), "pickle has more than")
+    assert_refused(tmp_path, build.legacy_file(long, {"0": FOUR}), "pickle|bytes")
 
 
 def test_records_of_one_name(tmp_path):

@@ -58,7 +58,11 @@ def read(path: str | Path) -> WeightFile:
         raise ValueError(f"{path} is a directory or device, expected a weight file")
     try:
         with path.open("rb") as file:
-            return _read(file, path)
+            weights = _read(file, path)
+        for name, array in weights.arrays.items():
+            if array.dtype not in DTYPES:
+                raise ValueError(f"{name} is an array of {array.dtype}, expected real numbers or booleans")
+        return weights
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as weights: {error}") from error
 
@@ -122,7 +126,7 @@ def _plain(name: str, array: np.ndarray) -> np.ndarray:
     """The array in C order and in the byte order of this machine."""
     dtype = array.dtype.newbyteorder("=")
     if dtype not in DTYPES:
-        raise ValueError(f"{name} is an array of {array.dtype}, expected numbers or booleans")
+        raise ValueError(f"{name} is an array of {array.dtype}, expected real numbers or booleans")
     return np.asarray(array, dtype, order="C")
 
 

@@ -61,7 +61,7 @@ def _read_array(file: BinaryIO, record: Record) -> np.ndarray:
         raise ValueError(
             f"record {record.name[:100]!r} has {elements.nbytes} bytes, expected {shape} x {dtype.itemsize}"
         )
-    array = np.frombuffer(elements, dtype)
+    array = np.frombuffer(elements, dtype).astype(dtype.newbyteorder("="), copy=False)
     array = array.reshape(shape[::-1]).T if fortran_order else array.reshape(shape)
     return array.view(ml_dtypes.bfloat16) if dtype == RAW_BFLOAT16 else array
 

@@ -1,6 +1,7 @@
 """Weight files: what is written is read back, and refusals name the file and everything wrong in it."""
 
 import hashlib
+import json
 import os
 import zipfile
 
@@ -129,12 +130,23 @@ def test_what_is_no_file_is_named(tmp_path):
 
 def test_archives_of_numpy(tmp_path):
     arrays = {"zeros": np.zeros(100_000), "f": np.asfortranarray(np.eye(3, 2)), "a/b": np.arange(3)}
+    big_endian = {"big": np.arange(5, dtype=">f4")}
     for save in (np.savez, np.savez_compressed):
-        save(tmp_path / "w.npz", **arrays)
+        save(tmp_path / "w.npz", **arrays, **big_endian)
         loaded, metadata = files.read(tmp_path / "w.npz")
-        assert list(loaded) == list(arrays) and metadata == {}
+        assert list(loaded) == [*arrays, "big"] and metadata == {}
+        np.testing.assert_array_equal(loaded["big"], np.arange(5, dtype=np.float32), strict=True)
         for name, array in arrays.items():
             np.testing.assert_array_equal(loaded[name], array, strict=True)
+
+
+@pytest.mark.parametrize("kind, found", [("C64", "complex64"), ("F8_E4M3", "float8"), ("I99", "I99")])
+def test_safetensors_of_other_numbers_are_refused(tmp_path, kind, found):
+    size = 8 if kind == "C64" else 1
+    header = json.dumps({"x": {"dtype": kind, "shape": [1], "data_offsets": [0, size]}}).encode()
+    (tmp_path / "w").write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    with pytest.raises(ValueError, match=f"w cannot be read as weights.*{found}"):
+        files.read(tmp_path / "w")
 
 
 def test_numpy_reads_ours(tmp_path):

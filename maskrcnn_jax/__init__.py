@@ -3,7 +3,14 @@
 import importlib
 from typing import Any
 
-_EXPORTS = {"Config": "config", "ModelConfig": "config", "Detector": "detector", "MaskRCNN": "model"}
+_EXPORTS = {
+    "Config": "config",
+    "ModelConfig": "config",
+    "Detector": "detector",
+    "MaskRCNN": "model",
+    "maskrcnn_resnet50_fpn": "torchvision_models",
+    "maskrcnn_resnet50_fpn_v2": "torchvision_models",
+}
 
 __all__ = sorted(_EXPORTS)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -10,6 +10,9 @@ import numpy as np
 from maskrcnn_jax import images, pasting
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data.categories import Categories
+
+if TYPE_CHECKING:
+    from maskrcnn_jax.weights.loading import LoadedModel
 
 
 class Detector:
@@ -46,6 +49,34 @@ class Detector:
 
         run = checkpoints.load_run(directory)
         return cls(MaskRCNN(run.config.model), run.variables, run.categories, run.config.data)
+
+    @classmethod
+    def from_weights(cls, weights: str | Path) -> "Detector":
+        """Loads a weight file of torchvision's or of ours, a run directory, or released weights by their name.
+
+        The architecture is that which a file of ours carries; else it follows from names and shapes.
+
+        Args:
+            weights: A path, "COCO_V1" or "V2_COCO_V1": torchvision's `maskrcnn_resnet50_fpn` and
+                `maskrcnn_resnet50_fpn_v2`, downloaded once.
+
+        Raises:
+            OSError: No such file, or it cannot be downloaded.
+            ValueError: The file is broken, or not of a Mask R-CNN; the message names it and all that is wrong.
+        """
+        from maskrcnn_jax.weights import loading
+
+        return cls.from_loaded(loading.load(weights))
+
+    @classmethod
+    def from_loaded(cls, loaded: "LoadedModel") -> "Detector":
+        """The detector of a model that `loading.load` returned; labels without a meaning are numbered."""
+        from maskrcnn_jax.model import MaskRCNN
+
+        config = loaded.config
+        categories = loaded.categories or Categories.numbered(config.model.num_classes - 1)
+        variables = jax.device_put(loaded.variables)  # Once, instead of for each picture.
+        return cls(MaskRCNN(config.model), variables, categories, config.data)
 
     def __call__(
         self, pictures: Sequence[np.ndarray], score_threshold: float | None = None

@@ -77,11 +77,9 @@ def load(
 
 
 def released_for(config: ModelConfig) -> dict[str, str]:
-    """The names of released files, "COCO_V1" among them if torchvision trained a model of this architecture."""
+    """What "COCO_V1" stands for where the architecture is given; empty if torchvision released no weights for it."""
     name = architecture.builder(config)
-    return {alias: function for alias, function in RELEASED.items() if alias != "COCO_V1"} | (
-        {"COCO_V1": name} if name else {}
-    )
+    return {"COCO_V1": name} if name else {}
 
 
 def read(weights: str | Path, released: Mapping[str, str] = RELEASED) -> Source:
@@ -96,8 +94,9 @@ def read(weights: str | Path, released: Mapping[str, str] = RELEASED) -> Source:
     else:
         path = Path(weights)
     if not path.exists():
-        names = ", ".join(f'"{name}"' for name in released)
-        raise FileNotFoundError(f"{weights} is neither a weight file, a run directory, nor one of {names}")
+        names = " or ".join(f'"{name}"' for name in released)
+        also = f"expected such a path or {names}" if released else "and torchvision released none for this architecture"
+        raise FileNotFoundError(f"there is no weight file and no run directory {weights}; {also}")
     return _read_run(path) if path.is_dir() else _read_file(path)
 
 

@@ -39,6 +39,8 @@ def check_torchvision_has(config: ModelConfig) -> None:
         differences.append(f"stem_channels {config.stem_channels}")
     if config.stride_in_1x1 and config.depth >= 50:
         differences.append("stride_in_1x1")
+    if not config.box_head_convs and config.box_head_layers != 2:
+        differences.append(f"box_head_layers {config.box_head_layers}")
     if config.roi.aligned:
         differences.append("roi.aligned")
     if differences:

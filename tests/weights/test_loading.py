@@ -156,8 +156,10 @@ def test_what_is_no_detector_is_refused(write, names, message):
 
 
 def test_what_is_not_there_is_refused_with_what_would_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match='absent.pth.*"COCO_V1", "V2_COCO_V1"'):
+    with pytest.raises(FileNotFoundError, match='absent.pth; expected such a path or "COCO_V1" or "V2_COCO_V1"$'):
         loading.load(tmp_path / "absent.pth")
+    with pytest.raises(FileNotFoundError, match="COCO_V1; and torchvision released none"):
+        loading.load("COCO_V1", ModelConfig(depth=101))
 
 
 def test_another_number_of_classes_starts_the_heads_anew(write):
@@ -306,7 +308,7 @@ def test_a_model_torchvision_lacks_travels_as_npz_only(tmp_path, tiny):
 
 
 @pytest.mark.parametrize(
-    "change", [{"stem_channels": 32}, {"stride_in_1x1": True}, {"norm": "group"}], ids=lambda change: next(iter(change))
+    "change", [{"stem_channels": 32}, {"stride_in_1x1": True}, {"norm": "group"}, {"box_head_layers": 1}], ids=str
 )
 def test_what_torchvision_would_compute_otherwise_is_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
@@ -363,6 +365,6 @@ def test_a_run_directory_is_loaded_with_its_experiment(tmp_path, monkeypatch):
 
 
 def test_released_files_follow_the_architecture():
-    assert loading.released_for(architecture.v1(5))["COCO_V1"] == "maskrcnn_resnet50_fpn"
-    assert loading.released_for(architecture.v2(5))["COCO_V1"] == "maskrcnn_resnet50_fpn_v2"
-    assert "COCO_V1" not in loading.released_for(ModelConfig(depth=101))
+    assert loading.released_for(architecture.v1(5)) == {"COCO_V1": "maskrcnn_resnet50_fpn"}
+    assert loading.released_for(architecture.v2(5)) == {"COCO_V1": "maskrcnn_resnet50_fpn_v2"}
+    assert loading.released_for(ModelConfig(depth=101)) == {}

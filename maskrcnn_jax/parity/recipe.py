@@ -14,13 +14,13 @@ VARIANTS = ("v1", "v1-batch-norm", "v2")
 # Gain of layers of the heads, found by trial on photographs.
 GAINS = {
     "rpn.head.cls_logits.weight": 3.0,
-    "rpn.head.bbox_pred.weight": 0.3,
+    "rpn.head.bbox_pred.weight": 0.1,
     "roi_heads.box_head.5.weight": 1.6,
-    "roi_heads.box_predictor.cls_score.weight": 3.9,
+    "roi_heads.box_predictor.cls_score.weight": 2.6,
     "roi_heads.box_predictor.bbox_pred.weight": 1.5,
     "roi_heads.mask_predictor.mask_fcn_logits.weight": 2.0,
 }
-BACKGROUND_GAIN = 4.3  # Of the background logit over the largest of as many normal numbers as there are classes.
+BACKGROUND_GAIN = 3.0  # Of the background logit over the largest of as many normal numbers as there are classes.
 
 
 def config(variant: str) -> ModelConfig:

@@ -6,7 +6,7 @@ The only file that imports torch and torchvision; they come with ``pip install '
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.modules.resnet import DEPTHS
+from maskrcnn_jax.parity.records import Levels, Outcome, Stages
 
 
 def _import_torchvision() -> Any:
@@ -155,3 +156,82 @@ def _constants(config: ModelConfig) -> dict[str, Any]:
         "box_positive_fraction": roi.positive_fraction,
         "bbox_reg_weights": tuple(roi.box_weights),
     }
+
+
+@torch.no_grad()
+def predict(model: torch.nn.Module, pictures: Sequence[np.ndarray]) -> list[Stages]:
+    """What the model computes for pictures, uint8 (H, W, 3), given to it as one batch: everything, per picture."""
+    parts = {
+        "transform": model.transform,
+        "body": model.backbone.body,
+        "fpn": model.backbone.fpn,
+        "head": model.rpn.head,
+        "anchors": model.rpn.anchor_generator,
+        "rpn": model.rpn,
+        "box_pool": model.roi_heads.box_roi_pool,
+        "box_predictor": model.roi_heads.box_predictor,
+        "roi_heads": model.roi_heads,
+        "mask_pool": model.roi_heads.mask_roi_pool,
+        "mask_predictor": model.roi_heads.mask_predictor,
+    }
+    outputs: dict[str, Any] = {}
+    hooks = [part.register_forward_hook(_keep(outputs, name)) for name, part in parts.items()]
+    predictions = model([torch.tensor(picture).permute(2, 0, 1).float() / 255 for picture in pictures])
+    for hook in hooks:
+        hook.remove()
+    sizes = [picture.shape[:2] for picture in pictures]
+    return [_stages(outputs, prediction, sizes[i], i) for i, prediction in enumerate(predictions)]
+
+
+def _keep(outputs: dict[str, Any], name: str) -> Any:
+    def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        # The heads' result is a list of dictionaries that torchvision overwrites afterwards.
+        outputs[name] = [dict(found) for found in output[0]] if name == "roi_heads" else output
+
+    return hook
+
+
+def _stages(outputs: dict[str, Any], prediction: dict, original_size: tuple[int, int], i: int) -> Stages:
+    """One image of a batch."""
+    images, (proposals, _) = outputs["transform"][0], outputs["rpn"]
+    found = [detections["boxes"] for detections in outputs["roi_heads"]]
+    of_proposals = slice(sum(map(len, proposals[:i])), sum(map(len, proposals[: i + 1])))
+    of_found = slice(sum(map(len, found[:i])), sum(map(len, found[: i + 1])))
+    class_logits, class_deltas = (x[of_proposals] for x in outputs["box_predictor"])
+    objectness, deltas = outputs["head"]
+    shapes = [x.shape[1:] for x in objectness]
+    anchors = outputs["anchors"][i].split([int(np.prod(shape)) for shape in shapes])
+    outcome = Outcome(
+        size=tuple(images.image_sizes[i]),
+        original_size=original_size,
+        canvas=tuple(images.tensors.shape[2:]),
+        anchors=_levels(anchors),
+        objectness=_levels([_last(x[i]).flatten() for x in objectness]),
+        deltas=_levels([_last(x[i]).reshape(-1, 4) for x in deltas]),
+        proposals=proposals[i].numpy(),
+        class_logits=class_logits.numpy(),
+        class_deltas=class_deltas.reshape(len(class_deltas), -1, 4).numpy(),
+        boxes=found[i].numpy(),
+        labels=prediction["labels"].numpy(),
+        scores=prediction["scores"].numpy(),
+        original_boxes=prediction["boxes"].numpy(),
+        masks=prediction["masks"][:, 0].numpy(),
+    )
+    return Stages(
+        image=_last(images.tensors[i]).numpy(),
+        backbone=_levels([_last(x[i]) for x in outputs["body"].values()]),
+        pyramid=_levels([_last(x[i]) for x in outputs["fpn"].values()]),
+        box_features=_last(outputs["box_pool"][of_proposals]).numpy(),
+        mask_features=_last(outputs["mask_pool"][of_found]).numpy(),
+        mask_logits=_last(outputs["mask_predictor"][of_found]).numpy(),
+        outcome=outcome,
+    )
+
+
+def _levels(arrays: Sequence[torch.Tensor]) -> Levels:
+    return {level: array.numpy() for level, array in enumerate(arrays, start=2)}
+
+
+def _last(x: torch.Tensor) -> torch.Tensor:
+    """Channels last."""
+    return x.movedim(-3, -1)

@@ -1,0 +1,59 @@
+"""Between arrays of one image's own size and arrays of a static one: buckets of pixels, slots of boxes.
+
+Filling adds a batch axis of one; cropping expects none.
+"""
+
+import numpy as np
+
+from maskrcnn_jax.parity.records import Levels
+
+Size = tuple[int, int]  # Height and width in pixels.
+
+
+def fill(array: np.ndarray, shape: Size) -> np.ndarray:
+    """``[h, w, c]`` at the top left of zeros, ``[1, *shape, c]``."""
+    filled = np.zeros((1, *shape, array.shape[2]), np.float32)
+    filled[0, : array.shape[0], : array.shape[1]] = array
+    return filled
+
+
+def fill_levels(levels: Levels, bucket: Size) -> Levels:
+    """Feature maps of a canvas as those of a bucket."""
+    return {level: fill(array, cells(bucket, level)) for level, array in levels.items()}
+
+
+def fill_anchors(levels: Levels, canvas: Size, bucket: Size) -> Levels:
+    """What each anchor of a canvas has, ``[n, ...]``, among the anchors of a bucket."""
+    filled = {}
+    for level, array in levels.items():
+        inner = cells(canvas, level)
+        grid = array.reshape(*inner, -1)
+        filled[level] = fill(grid, cells(bucket, level)).reshape(1, -1, *array.shape[1:])
+    return filled
+
+
+def crop_levels(levels: Levels, canvas: Size) -> Levels:
+    """The inverse of `fill_levels`."""
+    return {level: array[: cells(canvas, level)[0], : cells(canvas, level)[1]] for level, array in levels.items()}
+
+
+def crop_anchors(levels: Levels, canvas: Size, bucket: Size) -> Levels:
+    """The inverse of `fill_anchors`."""
+    cropped = {}
+    for level, array in levels.items():
+        height, width = cells(canvas, level)
+        grid = array.reshape(*cells(bucket, level), -1)[:height, :width]
+        cropped[level] = grid.reshape(-1, *array.shape[1:])
+    return cropped
+
+
+def slots(array: np.ndarray, count: int) -> np.ndarray:
+    """``[n, ...]`` followed by zeros, ``[1, count, ...]``."""
+    filled = np.zeros((1, count, *array.shape[1:]), array.dtype)
+    filled[0, : len(array)] = array
+    return filled
+
+
+def cells(size: Size, level: int) -> Size:
+    """Height and width of the feature map of a level; P6 has every other cell of P5, the first one included."""
+    return -(-size[0] // 2**level), -(-size[1] // 2**level)

@@ -12,6 +12,7 @@ from maskrcnn_jax.config import RoIConfig, RPNConfig, freeze
 from maskrcnn_jax.ops import anchors, boxes
 from maskrcnn_jax.structures import Instances, Proposals
 from tests import oracles
+from tests.conftest import QUICK_COMPILE
 
 RPN = freeze(RPNConfig(anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), num_samples=64))
 ROI = freeze(RoIConfig(num_samples=32))
@@ -40,7 +41,7 @@ def anchor_targets(key, instances, canvas=CANVAS, shapes=NARROW, config=RPN):
     return targets.anchor_targets(key, instances, canvas, shapes=dict(shapes), config=config)
 
 
-@partial(jax.jit, static_argnames="bucket")
+@partial(jax.jit, static_argnames="bucket", compiler_options=QUICK_COMPILE)
 def mask_targets(rois, instances, size=CANVAS, bucket=(64, 96)):
     return targets.mask_targets(rois, instances, size, bucket=bucket, resolution=28)
 

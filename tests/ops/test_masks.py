@@ -1,5 +1,7 @@
 """Mask targets: exact areas by hand, by supersampling, and back through pasting; samples by the reference's values."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -7,9 +9,10 @@ import pytest
 from maskrcnn_jax import pasting
 from maskrcnn_jax.ops import masks
 from tests import oracles
+from tests.conftest import QUICK_COMPILE
 
 crop_and_resize = jax.jit(masks.crop_and_resize, static_argnums=3)
-project = jax.jit(masks.project, static_argnums=4)
+project = jax.jit(masks.project, static_argnums=4, compiler_options=QUICK_COMPILE)
 
 
 def crop(mask, mask_box, roi, resolution):
@@ -134,6 +137,37 @@ def test_projection_equals_a_loop_over_samples(seed):
         np.testing.assert_allclose(target, expected, atol=2e-5)
 
 
+def kernel_weights(start, stop, size, resolution):
+    """Weights of all cells in each bin, ``[p, n]``, at positions rounded to float32 after each step, as in C++."""
+    f32 = np.float32
+    length = max(stop - start, f32(1)) / f32(resolution)
+    count = math.ceil(length)
+    bins, samples = np.arange(resolution, dtype=f32)[:, None], np.arange(count, dtype=f32) + f32(0.5)
+    position = (start + bins * length + samples * length / f32(count)).astype(np.float64)
+    inside = (position >= -1) & (position <= size)
+    distance = np.abs(np.clip(position, 0, size - 1)[..., None] - np.arange(size))
+    return (np.maximum(1 - distance, 0) * inside[..., None]).sum(1) / count
+
+
+@pytest.mark.parametrize("compiler_options", [None, QUICK_COMPILE], ids=["optimised", "quick"])
+def test_projection_is_as_exact_as_float32_positions_are(compiler_options):
+    """In large images a position one ulp off moves a target by 1e-4, and a sum over large bins loses digits too."""
+    stored = np.random.default_rng(0).integers(0, 2, (1, 800, 1333)).astype(np.uint8) * 255
+    stored[:, 300:600, 500:900] = 255
+    rois = [
+        [0, 0, 1333, 800],
+        [3.3, 5.7, 1320.2, 790.1],
+        [1260.5725, 188.9666, 1261.706, 237.88428],
+        [480, 290, 910, 605],
+    ]
+    rois, none = np.float32(rois), np.zeros(4, np.int32)
+    project = jax.jit(masks.project, static_argnums=4, compiler_options=compiler_options)
+    targets = project(stored, none, rois, np.int32([800, 1333]), 28)
+    for target, (x0, y0, x1, y1) in zip(targets, rois, strict=True):
+        rows, columns = kernel_weights(y0, y1, 800, 28), kernel_weights(x0, x1, 1333, 28)
+        np.testing.assert_allclose(target, rows @ (stored[0] / 255) @ columns.T, atol=1e-6)
+
+
 def test_projection_ends_with_the_image():
     """Whatever lies beyond it, and however far the arrays go on."""
     instances, rois = random_rois(9, 30, 53, 71)
@@ -150,7 +184,8 @@ def test_projections_of_a_batch_are_those_of_its_images():
     pairs = [random_rois(seed, 30, 53, 71) for seed in (3, 4)]
     instances, rois = (np.stack(part) for part in zip(*pairs, strict=True))
     sizes = np.int32([[53, 71], [40, 60]])
-    together = jax.jit(jax.vmap(lambda *image: masks.project(*image, 7)))(stored, instances, rois, sizes)
+    batch = jax.jit(jax.vmap(lambda *image: masks.project(*image, 7)), compiler_options=QUICK_COMPILE)
+    together = batch(stored, instances, rois, sizes)
     for i in range(2):
         alone = project(stored[i], instances[i], rois[i], sizes[i], 7)
         np.testing.assert_allclose(together[i], alone, atol=1e-6)

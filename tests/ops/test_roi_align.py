@@ -10,19 +10,25 @@ from jax.sharding import AxisType, PartitionSpec
 
 from maskrcnn_jax.ops import roi_align
 from tests import oracles
+from tests.conftest import QUICK_COMPILE
 
 LEVELS = (2, 3, 4, 5)
 
 
-@partial(jax.jit, static_argnames=("resolution", "sampling_ratio", "aligned"))
-def pool(pyramid, boxes, canvas, resolution=2, sampling_ratio=2, aligned=False):
+jit = partial(jax.jit, compiler_options=QUICK_COMPILE)
+
+
+def align(pyramid, boxes, canvas, resolution=2, sampling_ratio=2, aligned=False):
     knobs = {"resolution": resolution, "sampling_ratio": sampling_ratio, "aligned": aligned}
     return roi_align.multilevel_roi_align(pyramid, boxes, canvas, **knobs)
 
 
-@partial(jax.jit, static_argnames=("sampling_ratio", "aligned"))
+pool = jit(align, static_argnames=("resolution", "sampling_ratio", "aligned"))
+
+
+@partial(jit, static_argnames=("sampling_ratio", "aligned"))
 def pull_back(pyramid, boxes, canvas, upstream, sampling_ratio=2, aligned=False):
-    _, pullback = jax.vjp(lambda p: pool(p, boxes, canvas, 2, sampling_ratio, aligned), pyramid)
+    _, pullback = jax.vjp(lambda p: align(p, boxes, canvas, 2, sampling_ratio, aligned), pyramid)
     return pullback(upstream)[0]
 
 
@@ -208,8 +214,8 @@ def test_gradient_is_adjoint_on_all_levels(sampling_ratio):
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
 def test_boxes_get_no_gradient(sampling_ratio):
     pyramid, canvas = random_pyramid(0), jnp.array([128, 192])
-    by_boxes = jax.grad(lambda b: pool(pyramid, b, canvas, sampling_ratio=sampling_ratio).sum())
-    gradient = jax.jit(by_boxes)(jnp.asarray(random_boxes(0)))
+    by_boxes = jax.grad(lambda b: align(pyramid, b, canvas, sampling_ratio=sampling_ratio).sum())
+    gradient = jit(by_boxes)(jnp.asarray(random_boxes(0)))
     np.testing.assert_array_equal(gradient, jnp.zeros_like(gradient))
 
 
@@ -221,14 +227,14 @@ def batch():
 
 
 def pooled_and_gradient(pyramid, boxes, canvas, sampling_ratio, wrap=lambda function: function):
-    pooled, pullback = jax.vjp(wrap(lambda p: pool(p, boxes, canvas, sampling_ratio=sampling_ratio)), pyramid)
+    pooled, pullback = jax.vjp(wrap(lambda p: align(p, boxes, canvas, sampling_ratio=sampling_ratio)), pyramid)
     return pooled, pullback(jnp.sin(pooled))[0]
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["adaptive", "one sample"])
 def one_by_one(request):
     """A sampling ratio, and what it gives for each image alone."""
-    alone = jax.jit(partial(pooled_and_gradient, sampling_ratio=request.param))
+    alone = jit(partial(pooled_and_gradient, sampling_ratio=request.param))
     results = [alone(*jax.tree.map(lambda x, i=i: x[i], batch())) for i in range(8)]
     return request.param, jax.tree.map(lambda *x: np.stack(x), *results)
 
@@ -237,18 +243,18 @@ def sharded(function, check_vma):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     spec = PartitionSpec("data")
     mapped = jax.vmap(function)
-    return jax.jit(jax.shard_map(mapped, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=check_vma))
+    return jit(jax.shard_map(mapped, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=check_vma))
 
 
 @pytest.mark.parametrize(
     "transform",
     [
-        lambda function: jax.jit(jax.vmap(function)),
-        lambda function: jax.jit(jax.vmap(partial(function, wrap=jax.checkpoint))),
+        lambda function: jit(jax.vmap(function)),
+        lambda function: jit(jax.vmap(partial(function, wrap=jax.checkpoint))),
         jax.pmap,
         partial(sharded, check_vma=False),
         partial(sharded, check_vma=True),
-        lambda function: jax.jit(lambda *args: jax.lax.map(lambda x: function(*x), args)),
+        lambda function: jit(lambda *args: jax.lax.map(lambda x: function(*x), args)),
     ],
     ids=["vmap", "remat", "pmap", "shard_map", "shard_map with check_vma", "map"],
 )

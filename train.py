@@ -4,9 +4,16 @@
     python train.py --config=configs/r50_fpn_1x.py --workdir=runs/r50 --config.optimizer.learning_rate=0.01
 
 Started again with the same directory, a run goes on from its last checkpoint.
+
+A new run starts from random weights, from a backbone (--config.model.backbone_weights=PATH, IMAGENET1K_V1 or
+IMAGENET1K_V2), or from a whole detector (--config.weights=PATH or COCO_V1). Of a detector with another number of
+classes, the layers with an output for each class start from random weights; with the same number, labels mean what they
+meant for it. If the config leaves model.norm_eps at its default, it becomes that of the detector's weights, 0 for the
+released maskrcnn_resnet50_fpn; the config.json of the run says what it was.
 """
 
 import contextlib
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -22,7 +29,7 @@ from maskrcnn_jax.data.pipeline import eval_batches, train_batches
 from maskrcnn_jax.data.sources import check_categories, open_train, open_val
 from maskrcnn_jax.metrics import MetricsLog
 from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.weights import backbones
+from maskrcnn_jax.weights import backbones, loading
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment; change a field by --config.model.depth=101.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, evaluation.")
@@ -30,16 +37,24 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoint
 
 def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
     """Takes the steps of an experiment that are still to be taken, and returns the last evaluation."""
-    train_data = open_train(config.data)
-    val_data, annotations = open_val(config.data)
+    detector = loading.load(config.weights, config.model, seed=config.seed) if config.weights else None
+    if detector is not None:
+        print(detector.report)
+        config = dataclasses.replace(config, model=detector.config.model)
+    categories = detector.categories if detector is not None else None
+    train_data = open_train(config.data, categories)
+    val_data, annotations = open_val(config.data, categories)
     check_categories(config.model, train_data.categories, val_data.categories)
     write_run(workdir, config, train_data.categories)
 
-    # Where the numbers come from, the later winning: chance, a pretrained backbone, the last checkpoint of this run.
+    # Where the numbers come from, the later winning: chance, a backbone, a detector, the last checkpoint of this run.
     model = MaskRCNN(config.model)
-    variables = training.init_variables(model, config.seed)
-    if config.model.backbone_weights is not None:
-        variables = backbones.load(config.model.backbone_weights, variables, config.model)
+    if detector is not None:
+        variables = detector.variables
+    else:
+        variables = training.init_variables(model, config.seed)
+        if config.model.backbone_weights is not None:
+            variables = backbones.load(config.model.backbone_weights, variables, config.model)
     optimizer = training.make_optimizer(config, variables["params"])
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     state = training.create_state(variables, optimizer)

@@ -10,7 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from maskrcnn_jax import checkpoints
+from maskrcnn_jax import checkpoints, training
+from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.data.shapes import ShapesDataset
+from maskrcnn_jax.weights import download, files, model_metadata, torchvision
 
 SMALL = {
     "num_steps": 3,
@@ -82,6 +86,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path):
         ({"data__source": "voc"}, "'voc'"),
         ({"data__source": "coco"}, "instances_train2017.json"),
         ({"model__backbone_weights": "absent.npz"}, "absent.npz"),
+        ({"weights": "absent.pth"}, "absent.pth"),
         ({"model__dpeth": 18}, "dpeth"),
         ({"config": "configs/absent.py"}, "absent.py"),
     ],
@@ -91,3 +96,97 @@ def test_a_mistake_ends_in_one_message_and_exit_code_2(run, tmp_path, overrides,
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+class Reached(Exception):
+    """Raised in place of the first step."""
+
+
+@pytest.fixture
+def start(monkeypatch, tmp_path):
+    """Runs `train.train` up to its first step, on synthetic shapes; returns the parameters and the config written."""
+    import train  # Here, since it defines command line flags.
+
+    def start(config):
+        found = {}
+
+        def make_optimizer(config, params):
+            found.update(params=params)
+            raise Reached
+
+        monkeypatch.setattr(training, "make_optimizer", make_optimizer)
+        with pytest.raises(Reached):
+            train.train(config, tmp_path / "run")
+        return found["params"], json.loads((tmp_path / "run" / "config.json").read_text())
+
+    return start
+
+
+def experiment(num_classes=6, **model):
+    config = Config(model=ModelConfig(num_classes=num_classes, depth=18, stem_channels=4, fpn_channels=8, **model))
+    config.model.box_head_features, config.model.mask_head_channels = 16, 12
+    config.data.source, config.data.shapes_image_size, config.data.shapes_num_val = "shapes", 64, 1
+    return config
+
+
+def state_of(config, table=torchvision.entries):
+    random = np.random.default_rng(0)
+    return {entry.name: random.normal(size=entry.shape).astype(np.float32) for entry in table(config)}
+
+
+def kernel(params):
+    """One that torchvision's files hold with its axes in another order."""
+    return params["backbone"]["conv1"]["kernel"].transpose(3, 2, 0, 1)
+
+
+@pytest.mark.parametrize("norm_eps, used", [(1e-5, 0.0), (1e-3, 1e-3)])
+def test_weights_decide_the_eps_unless_the_config_does(start, tmp_path, monkeypatch, norm_eps, used, capsys):
+    config = experiment(norm_eps=norm_eps)
+    state = state_of(config.model)
+    files.write(tmp_path / "w.pth", state)
+    digest = files.sha256(tmp_path / "w.pth")
+    monkeypatch.setitem(download.DETECTORS, "maskrcnn_resnet50_fpn", f"w-{digest[:8]}.pth")
+    config.weights = str(tmp_path / "w.pth")
+    params, written = start(config)
+    np.testing.assert_array_equal(kernel(params), state["backbone.body.conv1.weight"])
+    scores = state["roi_heads.box_predictor.cls_score.weight"]
+    np.testing.assert_array_equal(params["box_head"]["cls_score"]["kernel"].T, scores)
+    assert written["model"]["norm_eps"] == used and written["weights"] == config.weights
+    assert f"eps of the norms: {used:g}" in capsys.readouterr().out
+    start(config)  # Started again, the run is still one of the same model.
+
+
+def test_another_number_of_classes_is_reported(start, tmp_path, capsys):
+    config = experiment()
+    state = state_of(experiment(num_classes=91).model)
+    files.write(tmp_path / "w.pth", state)
+    config.weights = str(tmp_path / "w.pth")
+    params, _ = start(config)
+    np.testing.assert_array_equal(kernel(params), state["backbone.body.conv1.weight"])
+    assert params["box_head"]["cls_score"]["kernel"].shape == (16, 6)
+    assert "weights are for 91 classes: roi_heads.box_predictor.cls_score.weight" in capsys.readouterr().out
+
+
+def test_labels_keep_the_meaning_they_have_for_the_weights(start, tmp_path):
+    config = experiment(num_classes=7)
+    categories = Categories.from_json([*ShapesDataset.categories.to_json(), {"id": 12, "name": "heart"}])
+    metadata = model_metadata.encode(config, categories)
+    files.write(tmp_path / "w.pth", state_of(config.model), metadata)
+    config.weights = str(tmp_path / "w.pth")
+    start(config)
+    assert json.loads((tmp_path / "run" / "categories.json").read_text()) == categories.to_json()
+
+
+@pytest.mark.parametrize("weights", ["resnet.pth", "IMAGENET1K_V1"])
+def test_a_backbone_of_torchvisions(start, tmp_path, monkeypatch, weights):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(download, "fetch", lambda name: tmp_path / "resnet.pth")
+    config = experiment(backbone_weights=weights)
+    state = state_of(config.model, torchvision.backbone_entries)
+    files.write("resnet.pth", state | {"fc.bias": np.zeros(1000, np.float32)})
+    initial = torchvision.from_state_dict(state_of(config.model), config.model)
+    monkeypatch.setattr(training, "init_variables", lambda model, seed: initial)
+    params, written = start(config)
+    np.testing.assert_array_equal(kernel(params), state["conv1.weight"])
+    np.testing.assert_array_equal(params["fpn"]["lateral2"]["bias"], initial["params"]["fpn"]["lateral2"]["bias"])
+    assert written["model"]["backbone_weights"] == weights

@@ -1,33 +1,38 @@
-"""`maskrcnn-jax evaluate`: COCO box and mask AP of a training run."""
+"""`maskrcnn-jax evaluate`: COCO box and mask AP of a training run or a weight file."""
 
 import argparse
 import dataclasses
 import importlib.util
 from pathlib import Path
 
+import jax
 from rich.console import Console
 from rich.table import Table
 
-from maskrcnn_jax import checkpoints, evaluation
+from maskrcnn_jax import evaluation
 from maskrcnn_jax.cli import progress
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data import pipeline, sources
+from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.weights import loading
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates, prints tables, and writes `evaluation.json` and `detections.json`; returns 0."""
-    run = checkpoints.load_run(args.weights)
-    config = _combine(run.config, _read_config(args.config)) if args.config else run.config
-    dataset, annotations = sources.open_val(config.data)
-    sources.check_categories(config.model, run.categories, dataset.categories)
+    is_run = Path(args.weights).is_dir()
+    if args.config is None and (args.weights in loading.RELEASED or Path(args.weights).is_file()):
+        raise ValueError(f"{args.weights} does not say on which data: give --config FILE, or a run directory")
+    loaded = loading.load(args.weights)
+    print(loaded.report)
+    config = _combine(loaded.config, _read_config(args.config)) if args.config else loaded.config
+    categories = loaded.categories or Categories.numbered(config.model.num_classes - 1)
+    dataset, annotations = sources.open_val(config.data, categories)
     batches = pipeline.eval_batches(dataset, config.data, batch_size=config.test_batch_size)
     with progress.images("evaluate", len(dataset)) as advance:
-        model = MaskRCNN(config.model)
-        result = evaluation.evaluate(
-            model, run.variables, batches, annotations, run.categories, config, advance=advance
-        )
-    output = args.output or args.weights
+        model, variables = MaskRCNN(config.model), jax.device_put(loaded.variables)
+        result = evaluation.evaluate(model, variables, batches, annotations, categories, config, advance=advance)
+    output = args.output or Path(args.weights if is_run else ".")
     evaluation.write(output, result)
     _print_tables(result, args.per_class)
     print(f"evaluation.json and detections.json are in {output}")

@@ -6,6 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+WEIGHTS = (
+    "directory of a training run; or a weight file, torchvision's or ours (.pth, .safetensors, .npz); or COCO_V1 or "
+    "V2_COCO_V1: torchvision's maskrcnn_resnet50_fpn and maskrcnn_resnet50_fpn_v2, downloaded once"
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0, 1 if some images failed, or 2 for a mistake in what was asked."""
@@ -20,22 +25,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="maskrcnn-jax", description="Mask R-CNN in JAX: predict and evaluate.")
+    parser = argparse.ArgumentParser(prog="maskrcnn-jax", description="Mask R-CNN in JAX: predict, evaluate, convert.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     predict = commands.add_parser("predict", help="find objects in images and draw them")
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    predict.add_argument("--weights", required=True, type=Path, metavar="RUN_DIR", help="directory of a training run")
+    predict.add_argument("--weights", required=True, metavar="W", help=WEIGHTS)
     predict.add_argument("--output", required=True, type=Path, metavar="DIR", help="for pictures and detections.json")
     predict.add_argument(
         "--score-threshold", default=0.5, type=_fraction, metavar="S", help="from 0 to 1 (default: 0.5)"
     )
 
     evaluate = commands.add_parser("evaluate", help="measure COCO box and mask AP on a validation set")
-    evaluate.add_argument("--weights", required=True, type=Path, metavar="RUN_DIR", help="directory of a training run")
-    evaluate.add_argument("--config", type=Path, metavar="FILE", help="take data and detection settings from this one")
+    evaluate.add_argument("--weights", required=True, metavar="W", help=WEIGHTS)
+    evaluate.add_argument(
+        "--config", type=Path, metavar="FILE", help="take data and detection settings from this one; weights need it"
+    )
     evaluate.add_argument("--per-class", action="store_true", help="also the AP of each class")
-    evaluate.add_argument("--output", type=Path, metavar="DIR", help="for the json files (default: RUN_DIR)")
+    evaluate.add_argument(
+        "--output", type=Path, metavar="DIR", help="for the json files (default: the run directory, or this one)"
+    )
+
+    convert = commands.add_parser("convert", help="write weights for torchvision, or for this program")
+    convert.add_argument("weights", metavar="IN", help=WEIGHTS)
+    convert.add_argument(
+        "output", type=Path, metavar="OUT", help=".pth or .safetensors with torchvision's names, .npz with ours"
+    )
+    convert.add_argument("--force", action="store_true", help="replace OUT if it exists")
     return parser
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from maskrcnn_jax import evaluation, images, visualize
 from maskrcnn_jax.cli import progress
 from maskrcnn_jax.detector import Detector
+from maskrcnn_jax.weights import loading
 
 _LEGIBLE_SIDE = 512  # Pixels; pictures with a shorter side are drawn larger.
 
@@ -21,7 +22,9 @@ def run(args: argparse.Namespace) -> int:
     `detections.json` is in COCO's results format, with the file name besides. The image id is the name without its
     ending, as a number where it is one, as the names of COCO's images are.
     """
-    detector = Detector.from_run(args.weights)
+    loaded = loading.load(args.weights)
+    print(loaded.report)
+    detector = Detector.from_loaded(loaded)
     args.output.mkdir(parents=True, exist_ok=True)
     results, num_failed = [], 0
     with progress.images("predict", len(args.images)) as advance:

@@ -14,27 +14,63 @@ Dataset = CocoDataset | ShapesDataset
 TRAIN_SEED, VAL_SEED = 0, 1  # Of the synthetic set: its images never change from run to run.
 
 
-def open_train(config: DataConfig) -> Dataset:
-    """Opens the training images. Raises what `CocoDataset` raises, and ValueError for an unknown source."""
+def open_train(config: DataConfig, categories: Categories | None = None) -> Dataset:
+    """Opens the training images; labels are those of ``categories``, by default the data set's own.
+
+    Raises what `CocoDataset` raises, and ValueError for an unknown source or a category that is not in the map.
+    """
     if config.source == "coco":
-        return CocoDataset(config.train_images, config.train_annotations, keep_empty=config.keep_empty)
-    _check_source(config)
-    return ShapesDataset(config.shapes_num_train, config.shapes_image_size, TRAIN_SEED)
+        return _coco(config.train_images, config.train_annotations, config.keep_empty, categories)
+    return _shapes(config, config.shapes_num_train, TRAIN_SEED, categories)
 
 
-def open_val(config: DataConfig) -> tuple[Dataset, dict[str, Any]]:
-    """Opens the validation images, those without objects included, and their annotations in COCO's format."""
+def open_val(config: DataConfig, categories: Categories | None = None) -> tuple[Dataset, dict[str, Any]]:
+    """Opens the validation images, those without objects included, and their annotations in COCO's format.
+
+    Labels and errors as in `open_train`; the annotations have the category ids of the data set in any case.
+    """
     if config.source == "coco":
-        dataset = CocoDataset(config.val_images, config.val_annotations, keep_empty=True)
+        dataset = _coco(config.val_images, config.val_annotations, True, categories)
         return dataset, json.loads(Path(config.val_annotations).read_text())
-    _check_source(config)
-    dataset = ShapesDataset(config.shapes_num_val, config.shapes_image_size, VAL_SEED)
+    dataset = _shapes(config, config.shapes_num_val, VAL_SEED, categories)
     return dataset, dataset.annotations()
+
+
+def _coco(image_folder: str, annotation_file: str, keep_empty: bool, categories: Categories | None) -> CocoDataset:
+    dataset = CocoDataset(image_folder, annotation_file, keep_empty=keep_empty)
+    if categories in (None, dataset.categories):
+        return dataset
+    check_known(categories, dataset.categories)
+    return CocoDataset(image_folder, annotation_file, keep_empty=keep_empty, categories=categories)
+
+
+def _shapes(config: DataConfig, num_images: int, seed: int, categories: Categories | None) -> ShapesDataset:
+    _check_source(config)
+    dataset = ShapesDataset(num_images, config.shapes_image_size, seed)
+    if categories is not None:
+        check_known(categories, dataset.categories)
+        if categories.ids[: len(dataset.categories)] != dataset.categories.ids:
+            raise ValueError(f"the model has the ids {categories.ids}, synthetic shapes {dataset.categories.ids}")
+        dataset.categories = categories
+    return dataset
 
 
 def _check_source(config: DataConfig) -> None:
     if config.source != "shapes":
         raise ValueError(f'data.source must be "coco" or "shapes", got {config.source!r}')
+
+
+def check_known(model: Categories, data: Categories) -> None:
+    """Raises ValueError if the data set has a category that the model does not know, by its id and its name.
+
+    A model may know more. If nobody knows what its labels are called, see `Categories.numbered`, the id is enough.
+    """
+    for category_id, name in zip(data.ids, data.names, strict=True):
+        if category_id not in model.ids:
+            raise ValueError(f"the model does not know category {category_id} {name!r} of the data set")
+        ours = model.name(model.label(category_id))
+        if ours not in (name, f"class {category_id}"):
+            raise ValueError(f"category {category_id} is {name!r} in the data set, but {ours!r} for the model")
 
 
 def check_categories(config: ModelConfig, train: Categories, val: Categories) -> None:

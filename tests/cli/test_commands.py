@@ -14,6 +14,8 @@ from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.shapes import ShapesDataset
 from maskrcnn_jax.structures import Detections
+from maskrcnn_jax.weights import loading
+from maskrcnn_jax.weights.report import Report
 
 
 def tiny_config():
@@ -49,10 +51,12 @@ class FindsOneBox:
 @pytest.fixture
 def run_directory(tmp_path, monkeypatch):
     """A run directory to evaluate and predict with, without the minutes that a real model takes to compile."""
-    run = checkpoints.Run(tiny_config(), ShapesDataset.categories, {}, 1)
-    monkeypatch.setattr(checkpoints, "load_run", lambda directory: run)
+    report = Report("run", None, "a stand-in", 1e-5, "as the weights say", 0)
+    loaded = loading.LoadedModel(tiny_config(), {}, ShapesDataset.categories, report)
+    monkeypatch.setattr(loading, "load", lambda weights: loaded)
     for module in (model, evaluate):
         monkeypatch.setattr(module, "MaskRCNN", FindsOneBox)
+    (tmp_path / "run").mkdir()
     return tmp_path / "run"
 
 
@@ -86,7 +90,7 @@ def test_help_names_the_commands(capsys):
     with pytest.raises(SystemExit) as exit:
         main(["--help"])
     assert exit.value.code == 0
-    assert {"predict", "evaluate"} <= set(capsys.readouterr().out.split())
+    assert {"predict", "evaluate", "convert"} <= set(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
@@ -101,10 +105,15 @@ def test_wrong_arguments_exit_with_2(arguments, capsys):
     assert "error:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["predict", "a.png", "--output", "o"], ["evaluate"]], ids=["predict", "evaluate"])
+@pytest.mark.parametrize(
+    "command",
+    [["predict", "a.png", "--output", "o", "--weights"], ["evaluate", "--weights"], ["convert", "o.npz"]],
+    ids=lambda command: command[0],
+)
 def test_a_missing_run_is_one_message(command, tmp_path, capsys):
     directory = str(tmp_path / "nowhere")
-    assert main([*command, "--weights", directory]) == 2
+    arguments = ["convert", directory, "o.npz"] if command[0] == "convert" else [*command, directory]
+    assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"maskrcnn-jax {command[0]}: ") and directory in error
     assert error.count("\n") == 1
@@ -145,7 +154,7 @@ def test_evaluate_writes_numbers_and_prints_them(run_directory, tmp_path, capsys
     assert numbers["losses"] == {"first": 1.5, "second": 1.5, "loss": 3.0}
     detections = json.loads((run_directory / "detections.json").read_text())
     assert [d["image_id"] for d in detections] == [1, 2, 3]
-    assert str(run_directory) in printed
+    assert str(run_directory) in printed and "model: a stand-in" in printed
 
 
 CONFIG = """
@@ -164,7 +173,7 @@ def test_evaluate_takes_the_data_but_not_the_network_of_another_config(run_direc
     command = ["evaluate", "--weights", str(run_directory), "--output", str(output)]
     assert main([*command, "--config", str(tmp_path / "other.py")]) == 0
     assert [d["image_id"] for d in json.loads((output / "detections.json").read_text())] == [1]
-    assert not run_directory.exists()
+    assert not list(run_directory.iterdir())
     combined = evaluate._combine(tiny_config(), evaluate._read_config(tmp_path / "other.py"))
     assert combined.model.depth == 18 and combined.model.detection.num_detections == 100
 

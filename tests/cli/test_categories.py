@@ -1,0 +1,153 @@
+"""The map from label to category travels with weights: raw ids of 91 columns, and contiguous labels of a run."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskrcnn_jax import checkpoints
+from maskrcnn_jax.cli import evaluate
+from maskrcnn_jax.cli.main import main
+from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.structures import Detections
+from maskrcnn_jax.weights import files, torchvision
+
+NAMES = {1: "person", 3: "car", 90: "toothbrush"}  # COCO's ids have gaps.
+CONFIG = """
+from maskrcnn_jax.config import Config
+
+def get_config():
+    config = Config()
+    config.data.val_images, config.data.val_annotations = {folder!r}, {file!r}
+    config.data.test_short_side = config.data.test_max_long_side = 64
+    config.data.test_buckets, config.data.max_instances = ((64, 64),), 4
+    return config
+"""
+
+
+class FindsFirstAndLast:
+    """Stands in for `MaskRCNN`: an object of the first and one of the last class, in the quarters where they are.
+
+    Its loss is the sum of the labels that it was given.
+    """
+
+    def __init__(self, config):
+        self.config = config
+
+    def apply(self, variables, *arrays, method=None):
+        if method == "losses":
+            instances = arrays[0].instances
+            return {"labels": (jnp.where(instances.valid, instances.classes, 0).sum(), jnp.float32(1))}, {}
+        boxes = jnp.array([[[0, 0, 32, 32], [32, 32, 64, 64]]], jnp.float32)
+        classes = jnp.array([[1, self.config.num_classes - 1]])
+        return Detections(boxes, classes, jnp.full((1, 2), 0.9), jnp.ones((1, 2, 28, 28)), jnp.ones((1, 2), bool))
+
+
+def small(num_classes):
+    config = ModelConfig(num_classes=num_classes, depth=18, stem_channels=4, fpn_channels=8)
+    config.box_head_features, config.mask_head_channels = 16, 12
+    return config
+
+
+def state_of(config):
+    return {entry.name: np.zeros(entry.shape, np.float32) for entry in torchvision.entries(config)}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """One picture with an object of each of two categories, and a third category without; its config file."""
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "1.png")
+    boxes = {1: [0, 0, 32, 32], 90: [32, 32, 32, 32]}
+    annotations = {
+        "images": [{"id": 1, "file_name": "1.png", "height": 64, "width": 64}],
+        "categories": [{"id": i, "name": name} for i, name in NAMES.items()],
+        "annotations": [
+            {
+                "id": i,
+                "image_id": 1,
+                "category_id": i,
+                "bbox": [x, y, w, h],
+                "area": w * h,
+                "iscrowd": 0,
+                "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+            }
+            for i, (x, y, w, h) in boxes.items()
+        ],
+    }
+    (tmp_path / "val.json").write_text(json.dumps(annotations))
+    (tmp_path / "config.py").write_text(CONFIG.format(folder=str(tmp_path), file=str(tmp_path / "val.json")))
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch):
+    monkeypatch.setattr(evaluate, "MaskRCNN", FindsFirstAndLast)
+
+
+def evaluated(data, weights):
+    output = data / "out"
+    assert main(["evaluate", "--weights", weights, "--config", str(data / "config.py"), "--output", str(output)]) == 0
+    numbers = json.loads((output / "evaluation.json").read_text())
+    detections = json.loads((output / "detections.json").read_text())
+    return [d["category_id"] for d in detections], numbers
+
+
+def write_run(monkeypatch, folder, categories):
+    config = Config(model=small(len(categories) + 1))
+    variables = torchvision.from_state_dict(state_of(config.model), config.model)
+    run = checkpoints.Run(config, categories, variables, 1)
+    monkeypatch.setattr(checkpoints, "load_run", lambda directory: run)
+    (folder / "run").mkdir()
+    return str(folder / "run")
+
+
+def test_a_file_of_91_columns_has_raw_ids(data):
+    files.write(data / "w.pth", state_of(small(91)))
+    ids, numbers = evaluated(data, str(data / "w.pth"))
+    assert ids == [1, 90] and numbers["bbox"]["AP"] == pytest.approx(1) == numbers["segm"]["AP50"]
+    assert numbers["losses"]["labels"] == 1 + 90
+
+
+def test_a_run_has_contiguous_labels(data, monkeypatch):
+    run = write_run(monkeypatch, data, Categories(tuple(NAMES), tuple(NAMES.values())))
+    ids, numbers = evaluated(data, run)
+    assert ids == [1, 90] and numbers["bbox"]["AP"] == pytest.approx(1) == numbers["segm"]["AP50"]
+    assert numbers["losses"]["labels"] == 1 + 3
+
+
+def test_a_run_that_orders_or_has_more_of_them(data, monkeypatch):
+    run = write_run(monkeypatch, data, Categories((90, 7, 3, 1), ("toothbrush", "train", "car", "person")))
+    ids, numbers = evaluated(data, run)
+    assert ids == [90, 1] and numbers["losses"]["labels"] == 4 + 1
+
+
+@pytest.mark.parametrize(
+    "categories, message",
+    [
+        (Categories((1, 3), ("person", "car")), "does not know category 90 'toothbrush'"),
+        (Categories((1, 3, 90), ("person", "truck", "toothbrush")), "3 is 'car' in the data set, but 'truck'"),
+    ],
+)
+def test_a_category_that_the_model_does_not_know_is_named(data, monkeypatch, capsys, categories, message):
+    run = write_run(monkeypatch, data, categories)
+    assert main(["evaluate", "--weights", run, "--config", str(data / "config.py")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_where_nobody_knows_the_names_the_ids_do(data):
+    """Another count of classes than COCO's: the labels are taken for the ids."""
+    files.write(data / "w.pth", state_of(small(101)))
+    ids, numbers = evaluated(data, str(data / "w.pth"))
+    assert ids == [1, 100] and numbers["losses"]["labels"] == 1 + 90
+
+
+@pytest.mark.parametrize("weights", ["COCO_V1", "V2_COCO_V1", "w.pth"])
+def test_weights_do_not_say_which_data(data, capsys, monkeypatch, weights):
+    monkeypatch.chdir(data)
+    (data / "w.pth").touch()
+    assert main(["evaluate", "--weights", weights]) == 2
+    error = capsys.readouterr().err
+    assert weights in error and "--config" in error and error.count("\n") == 1

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 GROUP_SIZE = 16  # RoIs that are worked through together, sorted so that they need about as many steps.
-NUM_NEIGHBOURS = 5  # Samples at most a cell from a cell's centre: four, and one more for rounding.
+# Samples of a bin at most a cell from a cell's centre. There are three, since three or more samples of one bin are over
+# 2/3 of a cell apart; the fourth is for a search that starts one too early.
+NUM_NEIGHBOURS = 4
 
 
 class Samples(NamedTuple):

@@ -116,6 +116,17 @@ def test_bins_of_whole_cells_have_no_sample_too_many():
     np.testing.assert_allclose(pooled, oracles.roi_align(features, boxes, 0.25, 7, 0, False), atol=1e-5)
 
 
+def test_bins_of_up_to_five_cells():
+    """Where the distance of samples varies most: from half a cell to a whole one."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(40, 40, 2)).astype(np.float32)
+    sides = 7 * np.linspace(0.5, 5, 90).repeat(2).reshape(-1, 2)
+    corners = rng.uniform(-1, 41 - sides)
+    boxes = (4 * np.concatenate([corners, corners + sides], axis=1)).astype(np.float32)
+    pooled = pool({2: jnp.asarray(features)}, jnp.asarray(boxes), jnp.array([160, 160]), 7, 0)
+    np.testing.assert_allclose(pooled, oracles.roi_align(features, boxes, 0.25, 7, 0, False), atol=1e-4)
+
+
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
 def test_mirrored_features_and_boxes_pool_mirrored_bins(sampling_ratio):
     """Only where RoIs are aligned: torchvision's rule is half a cell off, to one side."""

@@ -39,11 +39,7 @@ class Ours:
         self.buckets = [images.ceil32((int(height), int(width))) for height, width in buckets]
         apply = partial(MaskRCNN(config).apply, capture_intermediates=_is_recorded, mutable=["intermediates"])
         self._apply = jax.jit(apply)
-
-    @property
-    def num_compiled(self) -> int:
-        """How many programs were compiled: one for each bucket and number of images."""
-        return self._apply._cache_size()
+        self.compiled: set[tuple[int, ...]] = set()  # Shapes of the batches seen: a program each.
 
     def size(self, picture: np.ndarray) -> Size:
         """Height and width of the picture after resizing."""
@@ -74,8 +70,10 @@ class Ours:
         bucket = bucket or self.bucket(sizes)
         canvases = [canvas or images.ceil32(size) for size in sizes]
         numbers = np.array(sizes, np.int32), np.array(canvases, np.int32)
+        batch = self.pad(pictures, bucket)
+        self.compiled.add(batch.shape)
         with jax.default_matmul_precision("highest"):
-            results = self._apply(self.variables, self.pad(pictures, bucket), *numbers)
+            results = self._apply(self.variables, batch, *numbers)
         outcomes = []
         for i, result in enumerate(_unstack(jax.device_get(results), len(pictures))):
             outcomes.append(self._outcome(result, sizes[i], pictures[i].shape[:2], canvases[i], bucket))

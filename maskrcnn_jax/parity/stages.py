@@ -32,16 +32,13 @@ class Feeder:
         model = MaskRCNN(ours.config)
         self._maps = jax.jit(partial(model.apply, method=_maps))
         self._heads = jax.jit(partial(model.apply, method=_heads))
-
-    @property
-    def num_compiled(self) -> int:
-        """How many programs were compiled."""
-        return self._maps._cache_size() + self._heads._cache_size()
+        self.compiled: set[Size] = set()  # Buckets seen: a program each, and one more for the heads.
 
     def feed(self, picture: np.ndarray, theirs: Stages) -> Fed:
         """Runs every stage on what the reference computed for this picture, which was alone in its batch."""
         given, config = theirs.outcome, self.ours.config
         bucket = self.ours.bucket([given.size])
+        self.compiled.add(bucket)
         sizes, canvas = np.array([given.size], np.int32), np.array([given.canvas], np.int32)
         num_rois, num_found = config.rpn.test_num_proposals, config.detection.num_detections
         inputs = {

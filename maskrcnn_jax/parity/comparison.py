@@ -1,0 +1,198 @@
+"""Runs both sides over pictures: every stage alone, the whole model, and the model's indifference to its batch."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskrcnn_jax import images
+from maskrcnn_jax.parity import explanation, pairing
+from maskrcnn_jax.parity.ours import Ours
+from maskrcnn_jax.parity.padding import Size
+from maskrcnn_jax.parity.records import Outcome, Stages
+from maskrcnn_jax.parity.report import Comparison, Report, Stage
+from maskrcnn_jax.parity.selection import Selection, Side
+from maskrcnn_jax.parity.stages import Fed, Feeder
+
+REFERENCE = "torchvision"
+
+# Float32 sums of n products differ by about 6e-8 * sqrt(n) when added in another order; C2 to C5 lie behind 10 to 50
+# layers of them. Positions of a thousand pixels are known to 6e-5, and features change within a cell.
+TOLERANCES = {"preprocessed image": 2e-6, "C2": 3e-6, "C3": 6e-6, "C4": 1.2e-5, "C5": 2e-5}
+TOLERANCES |= {f"P{level}": 1e-5 for level in range(2, 7)}
+TOLERANCES |= {f"{name} P{level}": 1e-5 for name in ("objectness", "deltas") for level in range(2, 7)}
+TOLERANCES |= {"pooled for boxes": 2e-5, "class logits": 1e-5, "class deltas": 1e-5}
+TOLERANCES |= {"pooled for masks": 2e-5, "mask logits": 1e-5}
+PIXEL_TOLERANCES = {"anchors": 0.0, "proposals": 1e-3, "final boxes": 1e-3, "boxes in original pixels": 1e-3}
+PROBABILITY_TOLERANCES = {"final scores": 1e-5, "pasted masks": 1e-5}
+ORDER = ["anchors", "proposals", "pooled for boxes", "class logits", "class deltas", "final boxes", "final scores"]
+ORDER += ["boxes in original pixels", "pooled for masks", "mask logits", "pasted masks"]
+
+
+class Comparer:
+    """Compares one model on pictures, one after the other.
+
+    Args:
+        model: torchvision's.
+        ours: Ours with the same weights and sizes.
+        predict: `reference.predict`.
+    """
+
+    def __init__(self, model: Any, ours: Ours, predict: Callable[[Any, Sequence[np.ndarray]], list[Stages]]) -> None:
+        self.model, self.ours, self._predict = model, ours, predict
+        self.feeder = Feeder(ours)
+        self.stages = {name: Stage(name, "relative", tolerance) for name, tolerance in TOLERANCES.items()}
+        self.stages |= {name: Stage(name, "px", tolerance) for name, tolerance in PIXEL_TOLERANCES.items()}
+        self.stages |= {name: Stage(name, "probability", value) for name, value in PROBABILITY_TOLERANCES.items()}
+        self.alone = Comparison("each image alone")
+
+    def reference(self, pictures: Sequence[np.ndarray]) -> list[Stages]:
+        """What torchvision computes for these pictures in one batch."""
+        return self._predict(self.model, pictures)
+
+    def add(self, name: str, picture: np.ndarray) -> Outcome:
+        """Compares every stage and all detections of a picture; returns what we found in it."""
+        (theirs,) = self.reference([picture])
+        self._add_stages(theirs, self.feeder.feed(picture, theirs))
+        (ours,) = self.ours.predict([picture])
+        self.compare(self.alone, name, theirs.outcome, ours)
+        return ours
+
+    def compare(
+        self, comparison: Comparison, name: str, theirs: Outcome, ours: Outcome, other: str = REFERENCE
+    ) -> None:
+        """Pairs two outcomes for one picture and explains what is left over."""
+        pairs = pairing.pair(theirs, ours)
+        sides = self._side(other, theirs), self._side("ours", ours)
+        comparison.add(name, pairs, explanation.explain_detections(*sides, pairs))
+
+    def indifference(self, names: Sequence[str], pictures: Sequence[np.ndarray]) -> list[Comparison]:
+        """Whether a batch and its bucket matter: they must not, unless the canvas of the batch is given.
+
+        Args:
+            names: Of a few pictures,
+            pictures: which travel together in one batch.
+        """
+        alone = [self.ours.predict([picture])[0] for picture in pictures]
+        bucket = self.ours.bucket([self.ours.size(picture) for picture in pictures])
+        larger = bucket[0] + 32, bucket[1] + 32
+        (padded,) = self.ours.predict(pictures[:1], bucket=larger)
+        in_bucket = Comparison("ours alone, and in a larger bucket")
+        self.compare(in_bucket, names[0], alone[0], padded, "ours alone")
+        if len(pictures) == 1:
+            return [in_bucket]
+        together = Comparison("ours alone, and in a batch")
+        for name, one, other in zip(names, alone, self.ours.predict(pictures), strict=True):
+            self.compare(together, name, one, other, "ours alone")
+        on_canvas = Comparison("torchvision's batch, and ours on its canvas")
+        theirs = [stages.outcome for stages in self.reference(pictures)]
+        for name, one, other in zip(names, theirs, self.ours.predict(pictures, canvas=theirs[0].canvas), strict=True):
+            self.compare(on_canvas, name, one, other)
+        return [in_bucket, together, on_canvas]
+
+    def num_compiled(self) -> int:
+        """Programs compiled: whole models, stages by bucket, and the heads."""
+        return len(self.ours.compiled) + len(self.feeder.compiled) + bool(self.feeder.compiled)
+
+    def _side(self, name: str, outcome: Outcome) -> Side:
+        return Side(name, outcome, self.ours.config, adds_offsets=name == REFERENCE)
+
+    def _add_stages(self, theirs: Stages, fed: Fed) -> None:
+        for name, (a, b) in _arrays(theirs, fed.stages).items():
+            self.stages[name].add(relative_error(a, b))
+        given, ours = theirs.outcome, fed.stages.outcome
+        for name, a, b in (
+            ("anchors", np.concatenate([*given.anchors.values()]), np.concatenate([*ours.anchors.values()])),
+            ("boxes in original pixels", given.original_boxes, ours.original_boxes),
+            ("pasted masks", given.masks, ours.masks),
+        ):
+            self.stages[name].add(float(np.abs(a - b).max(initial=0)))
+        self._add_selections(given, given._replace(proposals=ours.proposals), fed.detections)
+
+    def _add_selections(self, given: Outcome, proposed: Outcome, detected: Outcome) -> None:
+        reference = self._side(REFERENCE, given)
+        side = self._side("ours", proposed)
+        error = _common(reference.proposals, side.proposals, given.proposals, proposed.proposals)
+        self.stages["proposals"].add(error, explanation.explain_proposals(reference, side))
+        side = self._side("ours", detected)
+        selections = reference.detections, side.detections
+        pairs = pairing.Pairing([], *_alone(*selections), 0.0, 0.0, 0.0)
+        error = _common(*selections, given.boxes, detected.boxes)
+        self.stages["final boxes"].add(error, explanation.explain_detections(reference, side, pairs))
+        error = _common(*selections, given.scores[:, None], detected.scores[:, None])
+        self.stages["final scores"].add(error)
+
+
+def run(
+    comparer: Comparer, paths: Sequence[Path], *, title: str, num_together: int = 2, advance: Callable[[int], None]
+) -> Report:
+    """Compares on pictures, the first of one orientation also in a batch, and reports.
+
+    Raises:
+        OSError: A picture cannot be read. The message names it.
+    """
+    start = time.monotonic()
+    for path in paths:
+        comparer.add(path.name, images.read_image(path))
+        advance(1)
+    chosen = together([comparer.ours.size(images.read_image(path)) for path in paths], num_together)
+    names, pictures = [paths[i].name for i in chosen], [images.read_image(paths[i]) for i in chosen]
+    comparisons = [comparer.alone, *comparer.indifference(names, pictures)]
+    advance(1)
+    order = [name for name in TOLERANCES if name not in ORDER] + ORDER
+    facts = {
+        "images": len(paths),
+        "short side": comparer.ours.short_side,
+        "long side at most": comparer.ours.max_long_side,
+        "programs compiled": comparer.num_compiled(),
+        "seconds": round(time.monotonic() - start),
+    }
+    return Report(title, [comparer.stages[name] for name in order], comparisons, facts)
+
+
+def together(sizes: Sequence[Size], count: int) -> list[int]:
+    """The first image and those nearest behind it that have its orientation, but if possible another size."""
+    alike = [i for i, size in enumerate(sizes) if (size[0] > size[1]) == (sizes[0][0] > sizes[0][1])]
+    others = sorted(alike[1:], key=lambda i: sizes[i] == sizes[0])
+    return [0, *others[: count - 1]]
+
+
+def relative_error(theirs: np.ndarray, ours: np.ndarray) -> float:
+    """Largest difference, relative to the largest value of theirs."""
+    if theirs.shape != ours.shape:
+        raise ValueError(f"expected arrays of one shape, got {theirs.shape} and {ours.shape}")
+    return float(np.abs(theirs - ours).max(initial=0) / max(np.abs(theirs).max(initial=0), 1e-30))
+
+
+def _arrays(theirs: Stages, ours: Stages) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Theirs and ours of all stages that are compared value by value."""
+    pairs = {"preprocessed image": (theirs.image, ours.image)}
+    for letter, name in (("C", "backbone"), ("P", "pyramid")):
+        a, b = getattr(theirs, name), getattr(ours, name)
+        pairs |= {f"{letter}{level}": (a[level], b[level]) for level in a}
+    for name in ("objectness", "deltas"):
+        a, b = getattr(theirs.outcome, name), getattr(ours.outcome, name)
+        pairs |= {f"{name} P{level}": (a[level], b[level]) for level in a}
+    return pairs | {
+        "pooled for boxes": (theirs.box_features, ours.box_features),
+        "class logits": (theirs.outcome.class_logits, ours.outcome.class_logits),
+        "class deltas": (theirs.outcome.class_deltas, ours.outcome.class_deltas),
+        "pooled for masks": (theirs.mask_features, ours.mask_features),
+        "mask logits": (theirs.mask_logits, ours.mask_logits),
+    }
+
+
+def _common(theirs: Selection, ours: Selection, a: np.ndarray, b: np.ndarray) -> float:
+    """Largest difference between rows of the candidates that both sides selected."""
+    common = [(rank, ours.rank[key]) for key, rank in theirs.rank.items() if key in ours.rank]
+    return max((float(np.abs(a[i] - b[j]).max()) for i, j in common), default=0.0)
+
+
+def _alone(theirs: Selection, ours: Selection) -> tuple[list[int], list[int]]:
+    """Ranks of the candidates that only one side selected."""
+    return tuple(
+        [rank for key, rank in one.rank.items() if key not in other.rank]
+        for one, other in ((theirs, ours), (ours, theirs))
+    )

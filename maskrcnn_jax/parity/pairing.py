@@ -1,0 +1,60 @@
+"""Which detections of two sides are the same ones: same label, and box, score and mask within rounding."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+
+from maskrcnn_jax.parity.records import Outcome
+
+BOX_TOLERANCE = 0.05  # Pixels of the original image.
+SCORE_TOLERANCE = 1e-4
+MASK_TOLERANCE = 1e-3  # Of a probability ...
+PIXEL_SHARE = 1e-3  # ... at all but this share of the pixels.
+
+
+class Pairing(NamedTuple):
+    """Indices of the detections that belong together, and of those left over on either side."""
+
+    pairs: list[tuple[int, int]]  # Theirs, ours.
+    theirs: list[int]
+    ours: list[int]
+    box_error: float  # Largest of the pairs, in pixels.
+    score_error: float
+    mask_share: float  # Largest share of a mask's pixels that differ.
+
+
+def pair(theirs: Outcome, ours: Outcome) -> Pairing:
+    """Pairs each of their detections with the nearest of ours that is free and within all tolerances."""
+    free = np.ones(len(ours.boxes), bool)
+    pairs, shares = [], []
+    for i, (box, label, score) in enumerate(zip(theirs.original_boxes, theirs.labels, theirs.scores, strict=True)):
+        distances = np.abs(ours.original_boxes - box).max(axis=1, initial=0)
+        near = free & (ours.labels == label) & (distances <= BOX_TOLERANCE)
+        near &= np.abs(ours.scores - score) <= SCORE_TOLERANCE
+        for j in sorted(np.flatnonzero(near), key=lambda j: distances[j]):
+            share = differing_share(theirs.masks[i], ours.masks[j])
+            if share <= PIXEL_SHARE:
+                free[j] = False
+                pairs.append((i, int(j)))
+                shares.append(share)
+                break
+    paired = {i for i, _ in pairs}
+    return Pairing(
+        pairs,
+        theirs=[i for i in range(len(theirs.boxes)) if i not in paired],
+        ours=[int(j) for j in np.flatnonzero(free)],
+        box_error=max((_largest(theirs.original_boxes[i], ours.original_boxes[j]) for i, j in pairs), default=0.0),
+        score_error=max((_largest(theirs.scores[i], ours.scores[j]) for i, j in pairs), default=0.0),
+        mask_share=max(shares, default=0.0),
+    )
+
+
+def differing_share(a: Float32[np.ndarray, "h w"], b: Float32[np.ndarray, "h w"]) -> float:
+    """Of the pixels that either mask reaches, the share where they differ; stricter than of the whole image."""
+    reached = np.count_nonzero((a > 0) | (b > 0))
+    return np.count_nonzero(np.abs(a - b) > MASK_TOLERANCE) / max(reached, 1)
+
+
+def _largest(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a - b).max())

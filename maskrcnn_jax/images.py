@@ -3,12 +3,13 @@
 Sizes are ``(height, width)`` in pixels, everywhere.
 """
 
+import io
 import os
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 try:
     import cv2
@@ -33,12 +34,23 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
         OSError: The file cannot be read as a picture. The message names it.
     """
     try:
-        with Image.open(path) as picture:
-            return _to_rgb(ImageOps.exif_transpose(picture))
+        with open(path, "rb") as file:
+            return decode_image(file.read())
     except FileNotFoundError:
         raise
-    except Exception as error:  # Pillow's decoders raise errors of many kinds on broken files, most without the name.
+    except OSError as error:
         raise OSError(f"cannot read the image {os.fspath(path)}: {error}") from error
+
+
+def decode_image(content: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """The same for the content of an image file. Raises OSError if it is no picture, or a broken one."""
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            return _to_rgb(ImageOps.exif_transpose(picture))
+    except UnidentifiedImageError as error:  # Its message has the address of the buffer.
+        raise OSError("it is in no format that Pillow knows") from error
+    except Exception as error:  # Pillow's decoders raise errors of many kinds on broken files.
+        raise OSError(str(error)) from error
 
 
 def _to_rgb(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:

@@ -57,13 +57,13 @@ def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
             variables = backbones.load(config.model.backbone_weights, variables, config.model)
     optimizer = training.make_optimizer(config, variables["params"])
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
-    state = training.create_state(variables, optimizer)
+    state = training.create_state(variables, optimizer, average=config.optimizer.average_decay is not None)
     state = checkpoints.restore(state) or state
     start = int(state.step)
 
-    train_step = training.compile_step(model, optimizer)
+    train_step = training.compile_step(model, optimizer, config)
     key = jax.random.key(config.seed)
-    learning_rate = training.learning_rate(config.optimizer, config.batch_size)
+    learning_rate = training.learning_rate(config.optimizer, config.batch_size, config.num_steps)
     batches = train_batches(train_data, config.data, batch_size=config.batch_size, seed=config.seed, start_step=start)
 
     def evaluate() -> evaluation.Evaluation:

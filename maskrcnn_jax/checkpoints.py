@@ -66,7 +66,7 @@ class Checkpoints:
                 training=ocp.args.StandardRestore(_abstract(_without_variables(state))),
             ),
         )
-        return TrainState(**restored.variables, **restored.training)
+        return _join(restored.variables, restored.training)
 
     def wait(self) -> None:
         """Returns when the last save is on disk."""
@@ -143,7 +143,16 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _without_variables(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "optimizer": state.optimizer, "average": state.average}
+    """What only training needs. Where an average is kept, the variables have it in the place of the parameters."""
+    params = None if state.average is None else state.params
+    return {"step": state.step, "optimizer": state.optimizer, "params": params}
+
+
+def _join(variables: dict[str, Any], training: dict[str, Any]) -> TrainState:
+    params = training.pop("params")
+    if params is None:
+        return TrainState(**variables, **training)
+    return TrainState(**variables | {"params": params}, **training, average=variables["params"])
 
 
 def _abstract(tree: Any) -> Any:

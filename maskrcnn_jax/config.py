@@ -128,6 +128,7 @@ class ModelConfig:
     mask_head_convs: int = 4
     mask_head_norm: str = "none"
     dtype: str = "float32"  # Of the network's activations; "bfloat16" leaves boxes and losses in float32.
+    rematerialise: bool = False  # Compute activations of the backbone's blocks again in the backward pass: less memory.
     rpn: RPNConfig = field(default_factory=RPNConfig)
     roi: RoIConfig = field(default_factory=RoIConfig)
     detection: DetectionConfig = field(default_factory=DetectionConfig)
@@ -181,9 +182,11 @@ class OptimizerConfig:
     decay_norms_and_biases: bool = True  # torchvision decays everything that trains.
     warmup_steps: int = 1000
     warmup_factor: float = 1e-3  # The rate starts at this fraction and grows linearly.
+    schedule: str = "steps"  # After the warm-up: "steps", or "cosine", which falls to zero at the last step.
     decay_steps: tuple[int, ...] = (60_000, 80_000)  # The rate is multiplied by decay_factor at each of these.
     decay_factor: float = 0.1
     max_gradient_norm: float | None = None  # Gradients with a larger global norm are scaled down to it.
+    average_decay: float | None = None  # Keep a moving average of the parameters (0.9998, say), and evaluate with it.
 
 
 @settings
@@ -196,6 +199,7 @@ class Config:
     weights: str | None = None  # Path or "COCO_V1": pretrained weights of the whole detector.
     seed: int = 0
     batch_size: int = 16  # Images per step, over all devices.
+    num_microbatches: int = 1  # Parts the batch is worked through in, to save memory; the gradient is the same.
     num_steps: int = 90_000
     log_every: int = 20  # Steps.
     evaluate_every: int = 5_000  # Steps; 0 evaluates at the end only.

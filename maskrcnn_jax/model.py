@@ -55,7 +55,16 @@ class MaskRCNN(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.backbone = ResNet(c.depth, c.stem_channels, c.norm, c.norm_eps, c.stride_in_1x1, c.frozen_stages, c.dtype)
+        self.backbone = ResNet(
+            c.depth,
+            c.stem_channels,
+            c.norm,
+            c.norm_eps,
+            c.stride_in_1x1,
+            c.frozen_stages,
+            c.dtype,
+            c.rematerialise,
+        )
         self.fpn = FPN(c.fpn_channels, c.fpn_norm, c.norm_eps, c.dtype)
         self.rpn_head = RPNHead(len(c.rpn.aspect_ratios), c.rpn_head_convs, c.dtype)
         convs = c.box_head_convs, c.box_head_channels, c.box_head_norm, c.norm_eps

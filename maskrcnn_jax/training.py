@@ -29,11 +29,14 @@ class TrainState(NamedTuple):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `MaskRCNN.apply` takes."""
-        return {"params": self.params, "constants": self.constants, "batch_stats": self.batch_stats}
+        """What `MaskRCNN.apply` takes to detect: the average of the parameters if there is one."""
+        params = self.params if self.average is None else self.average
+        return {"params": params, "constants": self.constants, "batch_stats": self.batch_stats}
 
 
-def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
+def create_state(
+    variables: dict[str, Any], optimizer: optax.GradientTransformation, *, average: bool = False
+) -> TrainState:
     """The state before the first step, of freshly initialised or loaded variables, on the device."""
     variables = jax.tree.map(jnp.asarray, variables)
     params = variables["params"]
@@ -43,6 +46,7 @@ def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformat
         constants=variables.get("constants", {}),
         batch_stats=variables.get("batch_stats", {}),
         optimizer=optimizer.init(params),
+        average=jax.tree.map(jnp.copy, params) if average else None,
     )
 
 
@@ -54,13 +58,21 @@ def init_variables(model: MaskRCNN, seed: int) -> dict[str, Any]:
     return init(jax.random.key(seed), images, sizes)
 
 
-def learning_rate(config: OptimizerConfig, batch_size: int) -> optax.Schedule:
-    """Linear warm-up, then steps down; proportional to the number of images per step (Goyal et al., 2017)."""
+def learning_rate(config: OptimizerConfig, batch_size: int, num_steps: int) -> optax.Schedule:
+    """Linear warm-up, then steps down or half a cosine; proportional to the images per step (Goyal et al., 2017).
+
+    Raises:
+        ValueError: Another schedule is asked for.
+    """
+    if config.schedule not in ("steps", "cosine"):
+        raise ValueError(f'optimizer.schedule must be "steps" or "cosine", got {config.schedule!r}')
     peak = config.learning_rate * batch_size / REFERENCE_BATCH
 
     def schedule(step: Int[Array, ""] | int) -> Float[Array, ""]:
         progress = jnp.minimum(step / max(config.warmup_steps, 1), 1.0)
         warmup = config.warmup_factor + (1 - config.warmup_factor) * progress
+        if config.schedule == "cosine":
+            return peak * warmup * (1 + jnp.cos(jnp.pi * jnp.minimum(step / num_steps, 1.0))) / 2
         num_decays = (jnp.asarray(step) >= jnp.array(config.decay_steps)).sum()
         return peak * warmup * config.decay_factor**num_decays
 
@@ -74,7 +86,7 @@ def make_optimizer(config: Config, params: dict[str, Any]) -> optax.GradientTran
         ValueError: Another optimizer is asked for.
     """
     settings = config.optimizer
-    rate = learning_rate(settings, config.batch_size)
+    rate = learning_rate(settings, config.batch_size, config.num_steps)
     decayed = None if settings.decay_norms_and_biases else _is_kernel
     parts = []
     if settings.max_gradient_norm is not None:
@@ -111,9 +123,23 @@ def _is_kernel(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_step(
-    state: TrainState, batch: Batch, key: Key, *, model: MaskRCNN, optimizer: optax.GradientTransformation
+    state: TrainState,
+    batch: Batch,
+    key: Key,
+    *,
+    model: MaskRCNN,
+    optimizer: optax.GradientTransformation,
+    num_microbatches: int = 1,
+    average_decay: float | None = None,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """Moves the parameters against the gradient of the summed losses of a batch.
+
+    Args:
+        num_microbatches: Parts of the batch that are worked through one after the other. Their sums and counts are
+            added before they are divided, so that loss and gradient are those of the whole batch; only batch norms see
+            each part for itself.
+        average_decay: Of the moving average of the parameters, if the state keeps one. The first averages look back
+            over fewer steps, lest they remember the beginning for long.
 
     Returns:
         The next state, and the metrics of this step: ``loss``, its five parts, diagnostics, ``gradient_norm``.
@@ -121,21 +147,52 @@ def train_step(
     step_key = jax.random.fold_in(key, state.step)
 
     def total(params: dict[str, Any]) -> tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], dict[str, Any]]]:
-        variables = state._replace(params=params).variables
-        (losses, diagnostics), updated = model.apply(
-            variables, batch, step_key, method="losses", mutable=["batch_stats"]
-        )
+        def losses_of(batch_stats: dict[str, Any], part: Batch) -> tuple[dict[str, Any], Any]:
+            variables = {"params": params, "constants": state.constants, "batch_stats": batch_stats}
+            result, updated = model.apply(variables, part, step_key, method="losses", mutable=["batch_stats"])
+            return updated.get("batch_stats", {}), result
+
+        if num_microbatches == 1:
+            batch_stats, (losses, diagnostics) = losses_of(state.batch_stats, batch)
+        else:
+            parts = _split(batch, num_microbatches)
+            batch_stats, results = jax.lax.scan(jax.checkpoint(losses_of), state.batch_stats, parts)
+            losses, diagnostics = jax.tree.map(lambda x: x.sum(0), results[0]), jax.tree.map(jnp.mean, results[1])
         means = {name: mean(loss) for name, loss in losses.items()}
-        return sum(means.values()), (means | diagnostics, updated.get("batch_stats", {}))
+        return sum(means.values()), (means | diagnostics, batch_stats)
 
     (loss, (metrics, batch_stats)), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics |= {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
-    state = state._replace(step=state.step + 1, params=params, batch_stats=batch_stats, optimizer=optimizer_state)
-    return state, metrics
+    average = state.average if state.average is None else _average(state, params, average_decay)
+    return TrainState(state.step + 1, params, state.constants, batch_stats, optimizer_state, average), metrics
 
 
-def compile_step(model: MaskRCNN, optimizer: optax.GradientTransformation) -> Any:
+def _split(batch: Batch, num_parts: int) -> Batch:
+    """``[b, ...]`` to ``[parts, b / parts, ...]``; each part has images of every device that holds some.
+
+    Raises:
+        ValueError: The batch cannot be divided so.
+    """
+    size = len(batch.images)
+    if size % num_parts:
+        raise ValueError(f"a batch of {size} images cannot be divided into num_microbatches={num_parts} equal parts")
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(size // num_parts, num_parts, *x.shape[1:]), 0, 1), batch)
+
+
+def _average(state: TrainState, params: dict[str, Any], decay: float) -> dict[str, Any]:
+    decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), state.average, params)
+
+
+def compile_step(model: MaskRCNN, optimizer: optax.GradientTransformation, config: Config) -> Any:
     """`train_step` as one program, compiled once per bucket; the state it is given is overwritten."""
-    return jax.jit(partial(train_step, model=model, optimizer=optimizer), donate_argnums=0)
+    step = partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        num_microbatches=config.num_microbatches,
+        average_decay=config.optimizer.average_decay,
+    )
+    return jax.jit(step, donate_argnums=0)

@@ -49,6 +49,15 @@ def test_a_state_that_began_with_loaded_weights_is_restored(tmp_path):
     saved.close()
 
 
+def test_a_moving_average_comes_back_and_is_what_evaluation_reads(tmp_path):
+    state = make_state(2.0)._replace(average={"a": jnp.full(3, 7.0)})
+    saved = Checkpoints(tmp_path, keep=1)
+    saved.save(state)
+    assert_equal(saved.restore(make_state(0.0)._replace(average={"a": jnp.zeros(3)})), state)
+    saved.close()
+    np.testing.assert_array_equal(state.variables["params"]["a"], [7.0] * 3)
+
+
 def test_nothing_saved_restores_nothing(tmp_path):
     empty = Checkpoints(tmp_path, keep=1)
     assert empty.restore(make_state(0.0)) is None

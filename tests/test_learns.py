@@ -38,7 +38,7 @@ def test_two_images_are_learnt_by_heart():
     (batch, _, _) = next(eval_batches(dataset, config.data, batch_size=2))
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, 300))
     state = training.create_state(training.init_variables(model, 0), optimizer)
-    step = training.compile_step(model, optimizer)
+    step = training.compile_step(model, optimizer, config)
     for _ in range(150):
         state, metrics = step(state, batch, jax.random.key(0))
     assert metrics["loss"] < 0.4

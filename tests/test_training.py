@@ -18,7 +18,7 @@ def small_params():
 
 def test_learning_rate_warms_up_then_steps_down():
     settings = OptimizerConfig(learning_rate=0.02, warmup_steps=10, warmup_factor=0.1, decay_steps=(20, 30))
-    rate = training.learning_rate(settings, batch_size=32)  # Twice the reference batch, twice the rate.
+    rate = training.learning_rate(settings, batch_size=32, num_steps=100)  # Twice the reference batch, twice the rate.
     expected = {0: 0.004, 5: 0.022, 10: 0.04, 19: 0.04, 20: 0.004, 30: 0.0004, 99: 0.0004}
     for step, value in expected.items():
         np.testing.assert_allclose(rate(step), value, rtol=1e-5)
@@ -26,7 +26,18 @@ def test_learning_rate_warms_up_then_steps_down():
 
 def test_learning_rate_without_warmup_starts_at_once():
     settings = OptimizerConfig(learning_rate=0.02, warmup_steps=0, decay_steps=())
-    np.testing.assert_allclose(training.learning_rate(settings, 16)(1), 0.02, rtol=1e-6)
+    np.testing.assert_allclose(training.learning_rate(settings, 16, 100)(1), 0.02, rtol=1e-6)
+
+
+def test_cosine_falls_to_zero_at_the_last_step():
+    settings = OptimizerConfig(learning_rate=0.02, warmup_steps=0, schedule="cosine")
+    rate = training.learning_rate(settings, 16, 100)
+    np.testing.assert_allclose([rate(1), rate(50), rate(100), rate(200)], [0.02 * 0.99975, 0.01, 0, 0], atol=1e-6)
+
+
+def test_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="linear"):
+        training.learning_rate(OptimizerConfig(schedule="linear"), 16, 100)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ class ResNet(nn.Module):
     stride_in_1x1: bool
     frozen_stages: int  # No gradient flows into the first of: stem, C2, C3, C4, C5.
     dtype: str
+    rematerialise: bool = False  # Keep only what enters each block for the backward pass.
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"], extent: Int[Array, "b 2"]) -> dict[int, Array]:
@@ -41,11 +42,12 @@ class ResNet(nn.Module):
         extent = halve(extent)
         x = jax.lax.stop_gradient(x) if self.frozen_stages >= 1 else x
 
+        block = Bottleneck if bottleneck else BasicBlock
+        block = nn.remat(block) if self.rematerialise else block
         features = {}
         for stage, num_blocks in enumerate(sizes, start=1):
             for i in range(num_blocks):
                 stride = 2 if stage > 1 and i == 0 else 1
-                block = Bottleneck if bottleneck else BasicBlock
                 width = self.stem_channels * 2 ** (stage - 1)
                 x = block(width, stride, self.stride_in_1x1, norm, self.dtype, name=f"layer{stage}_{i}")(x, extent)
                 extent = halve(extent, stride)

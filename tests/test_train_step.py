@@ -1,0 +1,51 @@
+"""One step of training, in one piece or in parts: the same loss and the same parameters."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from maskrcnn_jax import training
+from maskrcnn_jax.model import MaskRCNN
+from tests.conftest import QUICK_COMPILE
+from tests.test_model import make_batch
+
+KEY = jax.random.key(7)
+OPTIMIZER = optax.sgd(0.01)
+
+
+def take_step(model, variables, *, average=False, **settings):
+    state = training.create_state(variables, OPTIMIZER, average=average)
+    step = partial(training.train_step, model=model, optimizer=OPTIMIZER, **settings)
+    return state, *jax.jit(step, compiler_options=QUICK_COMPILE)(state, make_batch(), KEY)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny):
+    return take_step(tiny.model, tiny.variables)
+
+
+@pytest.mark.slow  # Two programs with gradients to compile.
+def test_microbatches_of_unequal_counts_and_recomputed_activations_change_nothing(tiny, whole):
+    """The images hold zero to four objects each, so that means of means would be far off."""
+    model = MaskRCNN(dataclasses.replace(tiny.model.config, rematerialise=True))
+    before, after, metrics = take_step(model, tiny.variables, average=True, num_microbatches=4, average_decay=0.9)
+    for name, value in whole[2].items():
+        if name != "classification_accuracy":  # A ratio, of which the parts' mean is taken.
+            np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+    for start, ours, expected in zip(
+        *map(jax.tree.leaves, (before.params, after.params, whole[1].params)), strict=True
+    ):
+        np.testing.assert_allclose(ours - start, expected - start, rtol=1e-3, atol=1e-3 * abs(expected - start).max())
+    assert int(after.step) == 1
+    # After the first step an average of 10 looks back over 10 / 9 steps.
+    for start, new, average in zip(*map(jax.tree.leaves, (before.params, after.params, after.average)), strict=True):
+        np.testing.assert_allclose(average, 0.1 * start + 0.9 * new, rtol=1e-4, atol=1e-7)
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(tiny):
+    with pytest.raises(ValueError, match="8 images cannot be divided into num_microbatches=3"):
+        take_step(tiny.model, tiny.variables, num_microbatches=3)

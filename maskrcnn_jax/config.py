@@ -138,11 +138,14 @@ class ModelConfig:
 class DataConfig:
     """Where images come from, and how they are resized, varied and padded."""
 
-    source: str = "coco"  # "coco" (json files in COCO's format) or "shapes" (synthetic, made on the fly).
+    # "coco" (json files in COCO's format), "tfds" (what `maskrcnn-jax data prepare` made of them) or "shapes"
+    # (synthetic, made on the fly).
+    source: str = "coco"
     train_images: str = "data/coco/train2017"  # Folder.
     train_annotations: str = "data/coco/annotations/instances_train2017.json"
     val_images: str = "data/coco/val2017"
     val_annotations: str = "data/coco/annotations/instances_val2017.json"
+    tfds_dir: str = "data/tfds"  # The directory that was prepared.
     keep_empty: bool = False  # Train on images without objects too.
     short_sides: tuple[int, ...] = (800,)  # Training resizes the short side to one of these, drawn for each image ...
     max_long_side: int = 1333  # ... unless the long side would grow beyond this.
@@ -199,6 +202,7 @@ class Config:
     weights: str | None = None  # Path or "COCO_V1": pretrained weights of the whole detector.
     seed: int = 0
     batch_size: int = 16  # Images per step, over all devices.
+    num_devices: int | None = None  # Devices that share the images of a batch; all by default.
     num_microbatches: int = 1  # Parts the batch is worked through in, to save memory; the gradient is the same.
     num_steps: int = 90_000
     log_every: int = 20  # Steps.

@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from maskrcnn_jax.data import prepared
 from maskrcnn_jax.data.coco import CocoDataset, Example
-
-ANNOTATIONS = "annotations.json.gz"
 
 _BYTES_PER_SHARD = 256 * 2**20  # COCO's training images become 72 files.
 
@@ -33,11 +32,11 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
     Args:
         dataset: The images, those without objects included.
         split: The name of the split.
-        output: The split is written into `folder` of this directory.
+        output: The split is written into `prepared.folder` of this directory.
         advance: Called with the number of images done since the last call.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(prepared.VERSION)
 
     def __init__(self, *, dataset: CocoDataset, split: str, output: Path, advance: Callable[[int], None]):
         self._dataset, self._split, self._advance = dataset, split, advance
@@ -69,7 +68,7 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
     def _shard_iterators_per_split(
         self, dl_manager: Any
     ) -> dict[str, list[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]]:
-        with gzip.open(Path(self.data_dir) / ANNOTATIONS, "wb") as file:
+        with gzip.open(Path(self.data_dir) / prepared.ANNOTATIONS, "wb") as file:
             file.write(self._dataset.annotation_file.read_bytes())
         num_bytes = sum((self._dataset.image_folder / entry["file_name"]).stat().st_size for entry in self._entries)
         shards = np.array_split(np.arange(len(self._dataset)), -(-num_bytes // _BYTES_PER_SHARD))
@@ -97,11 +96,6 @@ def _has_objects(example: Example) -> bool:
     return bool((example.boxes[:, 2:] - example.boxes[:, :2] > 1).all(axis=1).any())
 
 
-def folder(output: Path, split: str) -> Path:
-    """Where a split lies in the directory that was prepared: what `tfds.builder_from_directory` takes."""
-    return output / split / CocoInstances.name / str(CocoInstances.VERSION)
-
-
 def prepare(dataset: CocoDataset, split: str, output: Path, advance: Callable[[int], None]) -> None:
     """Writes a split, under another name until it is complete; what an interrupted attempt has left is removed.
 
@@ -111,18 +105,21 @@ def prepare(dataset: CocoDataset, split: str, output: Path, advance: Callable[[i
         advance: Called with the number of images done since the last call.
 
     Raises:
-        OSError: An image cannot be read; the message names it and its id.
+        OSError: An image cannot be read, the message names it and its id; or a file cannot be written.
         ValueError: There are no images, or one is not of the annotated size.
     """
     if len(dataset) == 0:
         raise ValueError(f"{dataset.annotation_file} has no images")
-    target = folder(output, split)
+    target = prepared.folder(output, split)
     for leftover in target.parent.glob(f"incomplete.*_{target.name}"):
         shutil.rmtree(leftover)
     builder = CocoInstances(dataset=dataset, split=split, output=output, advance=advance)
     # TFDS makes folders for downloads and talks of them, but there are none.
     with tempfile.TemporaryDirectory() as unused, contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(file_format="array_record", download_dir=unused)
+        try:
+            builder.download_and_prepare(file_format="array_record", download_dir=unused)
+        except RuntimeError as error:  # ArrayRecord raises nothing else, on a full disk for instance.
+            raise OSError(f"cannot write {target}: {error}") from error
 
 
 def is_prepared(annotation_file: Path, split: str, output: Path) -> bool:
@@ -132,7 +129,7 @@ def is_prepared(annotation_file: Path, split: str, output: Path) -> bool:
         FileNotFoundError: There is no such annotation file.
         ValueError: The split was written from another one, or some of it is missing.
     """
-    target = folder(output, split)
+    target = prepared.folder(output, split)
     if not annotation_file.is_file():
         raise FileNotFoundError(f"there is no annotation file {annotation_file}")
     if not target.exists():

@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import Int64
 
 from maskrcnn_jax import images
-from maskrcnn_jax.data import coco_instances
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.coco import Example
+
+VERSION = "1.0.0"  # Of the layout on disk.
+ANNOTATIONS = "annotations.json.gz"
+
+
+def folder(directory: Path, split: str) -> Path:
+    """Where a split lies in the directory that was prepared: what `tfds.builder_from_directory` takes."""
+    return directory / split / "coco_instances" / VERSION
 
 
 class PreparedDataset:
@@ -38,9 +44,11 @@ class PreparedDataset:
         keep_empty: bool,
         categories: Categories | None = None,
     ):
-        self.folder = coco_instances.folder(Path(directory), split)
+        self.folder = folder(Path(directory), split)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"no {split!r} images were prepared in {directory}: there is no {self.folder}")
+        import tensorflow_datasets as tfds  # It takes a second, and runs with other data need not wait for it.
+
         builder = tfds.builder_from_directory(self.folder)
         self._metadata = builder.info.metadata
         data_categories = Categories.from_json(self._metadata["categories"])
@@ -81,5 +89,5 @@ class PreparedDataset:
 
     def annotations(self) -> dict[str, Any]:
         """The content of the annotation file, crowds and all."""
-        with gzip.open(self.folder / coco_instances.ANNOTATIONS, "rt", encoding="utf-8") as file:
+        with gzip.open(self.folder / ANNOTATIONS, "rt", encoding="utf-8") as file:
             return json.load(file)

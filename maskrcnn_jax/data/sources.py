@@ -1,15 +1,18 @@
 """The data sets an experiment names: its training images, and its validation images with their ground truth."""
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from maskrcnn_jax.config import DataConfig, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.coco import CocoDataset
+from maskrcnn_jax.data.prepared import PreparedDataset
 from maskrcnn_jax.data.shapes import ShapesDataset
 
-Dataset = CocoDataset | ShapesDataset
+Dataset = CocoDataset | PreparedDataset | ShapesDataset
 
 TRAIN_SEED, VAL_SEED = 0, 1  # Of the synthetic set: its images never change from run to run.
 
@@ -17,10 +20,15 @@ TRAIN_SEED, VAL_SEED = 0, 1  # Of the synthetic set: its images never change fro
 def open_train(config: DataConfig, categories: Categories | None = None) -> Dataset:
     """Opens the training images; labels are those of ``categories``, by default the data set's own.
 
-    Raises what `CocoDataset` raises, and ValueError for an unknown source or a category that is not in the map.
+    Raises what `CocoDataset` and `PreparedDataset` raise, and ValueError for an unknown source or a category that is
+    not in the map.
     """
     if config.source == "coco":
-        return _coco(config.train_images, config.train_annotations, config.keep_empty, categories)
+        files = config.train_images, config.train_annotations
+        return _labelled(functools.partial(CocoDataset, *files, keep_empty=config.keep_empty), categories)
+    if config.source == "tfds":
+        split = config.tfds_dir, "train"
+        return _labelled(functools.partial(PreparedDataset, *split, keep_empty=config.keep_empty), categories)
     return _shapes(config, config.shapes_num_train, TRAIN_SEED, categories)
 
 
@@ -30,18 +38,24 @@ def open_val(config: DataConfig, categories: Categories | None = None) -> tuple[
     Labels and errors as in `open_train`; the annotations have the category ids of the data set in any case.
     """
     if config.source == "coco":
-        dataset = _coco(config.val_images, config.val_annotations, True, categories)
+        files = config.val_images, config.val_annotations
+        dataset = _labelled(functools.partial(CocoDataset, *files, keep_empty=True), categories)
         return dataset, json.loads(Path(config.val_annotations).read_text())
+    if config.source == "tfds":
+        split = config.tfds_dir, "val"
+        dataset = _labelled(functools.partial(PreparedDataset, *split, keep_empty=True), categories)
+        return dataset, dataset.annotations()
     dataset = _shapes(config, config.shapes_num_val, VAL_SEED, categories)
     return dataset, dataset.annotations()
 
 
-def _coco(image_folder: str, annotation_file: str, keep_empty: bool, categories: Categories | None) -> CocoDataset:
-    dataset = CocoDataset(image_folder, annotation_file, keep_empty=keep_empty)
+def _labelled(open_dataset: Callable[..., Dataset], categories: Categories | None) -> Dataset:
+    """Opens a data set with the labels of ``categories``, if they are others than its own."""
+    dataset = open_dataset()
     if categories in (None, dataset.categories):
         return dataset
     check_known(categories, dataset.categories)
-    return CocoDataset(image_folder, annotation_file, keep_empty=keep_empty, categories=categories)
+    return open_dataset(categories=categories)
 
 
 def _shapes(config: DataConfig, num_images: int, seed: int, categories: Categories | None) -> ShapesDataset:
@@ -57,7 +71,7 @@ def _shapes(config: DataConfig, num_images: int, seed: int, categories: Categori
 
 def _check_source(config: DataConfig) -> None:
     if config.source != "shapes":
-        raise ValueError(f'data.source must be "coco" or "shapes", got {config.source!r}')
+        raise ValueError(f'data.source must be "coco", "tfds" or "shapes", got {config.source!r}')
 
 
 def check_known(model: Categories, data: Categories) -> None:

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import resource
 import shutil
+import signal
 import sys
 
 import jax
@@ -12,7 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from maskrcnn_jax.config import DataConfig
-from maskrcnn_jax.data import coco, coco_instances, pipeline
+from maskrcnn_jax.data import coco, coco_instances, pipeline, prepared, sources
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.prepared import PreparedDataset
@@ -74,14 +76,14 @@ def prepare(source, output, split="train", advance=lambda num_images: None):
 def assert_same_data(source, output, split="train"):
     for keep_empty in (True, False):
         direct = CocoDataset(*source, keep_empty=keep_empty)
-        prepared = PreparedDataset(output, split, keep_empty=keep_empty)
-        assert len(prepared) == len(direct) and prepared.categories == direct.categories
+        records = PreparedDataset(output, split, keep_empty=keep_empty)
+        assert len(records) == len(direct) and records.categories == direct.categories
         for name in ("sizes", "image_ids"):
-            ours, theirs = getattr(prepared, name), getattr(direct, name)
+            ours, theirs = getattr(records, name), getattr(direct, name)
             assert ours.dtype == theirs.dtype
             np.testing.assert_array_equal(ours, theirs)
         for index in range(len(direct)) if keep_empty else (0, -1):
-            assert_same_example(prepared[index], direct[index])
+            assert_same_example(records[index], direct[index])
 
 
 def assert_same_example(ours, theirs):
@@ -129,7 +131,7 @@ def test_evaluation_gets_the_annotation_file_itself(small, tmp_path):
 
 def test_records_have_the_bytes_of_the_files(small, tmp_path):
     prepare(small, tmp_path / "out")
-    builder = tfds.builder_from_directory(coco_instances.folder(tmp_path / "out", "train"))
+    builder = tfds.builder_from_directory(prepared.folder(tmp_path / "out", "train"))
     records = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
     names = [entry["file_name"] for entry in json.loads(small[1].read_text(encoding="utf-8"))["images"]]
     assert [record["image"] for record in records] == [(small[0] / name).read_bytes() for name in names]
@@ -187,7 +189,7 @@ def test_finished_work_is_known_by_its_source(small, tmp_path):
 
 
 def test_an_interrupted_attempt_is_nothing_and_leaves_nothing(small, tmp_path):
-    output, target = tmp_path / "out", coco_instances.folder(tmp_path / "out", "train")
+    output, target = tmp_path / "out", prepared.folder(tmp_path / "out", "train")
     done = []
 
     def stop_at_the_third(num_images):
@@ -218,10 +220,45 @@ def test_broken_images_stop_with_their_name_and_id(small, tmp_path):
     assert not coco_instances.is_prepared(small[1], "train", tmp_path / "out")
 
 
+def test_a_full_disk_is_an_error_of_the_system(small, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+    try:
+        with pytest.raises(OSError, match="cannot write .*File too large"):
+            prepare(small, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not coco_instances.is_prepared(small[1], "train", tmp_path / "out")
+
+
 def test_an_empty_set_is_refused(small, tmp_path):
     small[1].write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
     with pytest.raises(ValueError, match="instances.json has no images"):
         prepare(small, tmp_path / "out")
+
+
+def test_an_experiment_names_either_source(small, tmp_path):
+    for split in ("train", "val"):
+        prepare(small, tmp_path / "out", split)
+    direct = DataConfig(train_images=str(small[0]), train_annotations=str(small[1]))
+    direct.val_images, direct.val_annotations = direct.train_images, direct.train_annotations
+    records = DataConfig(source="tfds", tfds_dir=str(tmp_path / "out"))
+    for keep_empty, num_images in ((True, 5), (False, 3)):
+        direct.keep_empty = records.keep_empty = keep_empty
+        found = sources.open_train(records)
+        assert type(found) is PreparedDataset and len(found) == num_images
+        assert found.image_ids.tolist() == sources.open_train(direct).image_ids.tolist()
+    (val, annotations), (_, expected) = sources.open_val(records), sources.open_val(direct)
+    assert len(val) == 5 and annotations == expected
+
+    model = Categories((5, 2, 9, 1), ("cat", "Käfer", "cow", "dog"))
+    for config in (direct, records):
+        assert sources.open_train(config, model).categories == model
+        assert sources.open_val(config, model)[0][0].classes.tolist() == [1, 2]
+        with pytest.raises(ValueError, match="9 is 'cow' in the data set, but 'horse'"):
+            sources.open_val(config, Categories((5, 2, 9), ("cat", "Käfer", "horse")))
 
 
 def test_photographs(shared, tmp_path):

@@ -13,7 +13,7 @@ WEIGHTS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code: 0, 1 if some images failed, or 2 for a mistake in what was asked."""
+    """Runs a command and returns its exit code: 0, 1 if images failed or fell short, or 2 for a mistake in the call."""
     args = _parser().parse_args(arguments)
     # Imported only now, so that --help need not wait for jax.
     command = importlib.import_module(f"maskrcnn_jax.cli.{args.command}")
@@ -25,7 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="maskrcnn-jax", description="Mask R-CNN in JAX: predict, evaluate, convert.")
+    parser = argparse.ArgumentParser(
+        prog="maskrcnn-jax", description="Mask R-CNN in JAX: predict, evaluate, convert, compare."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     predict = commands.add_parser("predict", help="find objects in images and draw them")
@@ -52,6 +54,16 @@ def _parser() -> argparse.ArgumentParser:
         "output", type=Path, metavar="OUT", help=".pth or .safetensors with torchvision's names, .npz with ours"
     )
     convert.add_argument("--force", action="store_true", help="replace OUT if it exists")
+
+    parity = commands.add_parser("parity", help="compare with torchvision, which must be installed, and report")
+    parity.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    weights = parity.add_mutually_exclusive_group(required=True)
+    weights.add_argument("--weights", metavar="W", help=WEIGHTS)
+    weights.add_argument("--random", choices=("v1", "v1-batch-norm", "v2"), help="random weights of this model")
+    parity.add_argument("--seed", default=0, type=int, help="of the random weights (default: 0)")
+    parity.add_argument("--short-side", default=800, type=int, metavar="PX", help="of resized images (default: 800)")
+    parity.add_argument("--max-long-side", default=1333, type=int, metavar="PX", help="at most (default: 1333)")
+    parity.add_argument("--output", type=Path, metavar="FILE", help="write the report there as JSON, too")
     return parser
 
 

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="maskrcnn-jax", description="Mask R-CNN in JAX: predict, evaluate, convert, compare."
+        prog="maskrcnn-jax", description="Mask R-CNN in JAX: predict, evaluate, convert, compare, prepare data."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -64,6 +64,14 @@ def _parser() -> argparse.ArgumentParser:
     parity.add_argument("--short-side", default=800, type=int, metavar="PX", help="of resized images (default: 800)")
     parity.add_argument("--max-long-side", default=1333, type=int, metavar="PX", help="at most (default: 1333)")
     parity.add_argument("--output", type=Path, metavar="FILE", help="write the report there as JSON, too")
+
+    data = commands.add_parser("data", help="prepare images for training")
+    actions = data.add_subparsers(required=True, metavar="ACTION")
+    prepare = actions.add_parser("prepare", help="write images and annotations into a few large files (ArrayRecord)")
+    prepare.add_argument("--images", required=True, type=Path, metavar="DIR", help="where the file names start")
+    prepare.add_argument("--annotations", required=True, type=Path, metavar="JSON", help="in COCO's format")
+    prepare.add_argument("--split", required=True, choices=("train", "val"))
+    prepare.add_argument("--output", required=True, type=Path, metavar="DIR", help="of both splits: data.tfds_dir")
     return parser
 
 

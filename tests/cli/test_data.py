@@ -1,0 +1,69 @@
+"""`maskrcnn-jax data prepare` as a user calls it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskrcnn_jax.cli.main import main
+from maskrcnn_jax.data.prepared import PreparedDataset
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Prepares two images of 8x10 into the directory `out`."""
+    entries = [{"id": i, "file_name": f"{i}.jpg", "height": 8, "width": 10} for i in (10, 20)]
+    for entry in entries:
+        Image.fromarray(np.full((8, 10, 3), entry["id"], np.uint8)).save(tmp_path / entry["file_name"])
+    found = {"id": 1, "image_id": 20, "category_id": 7, "bbox": [2, 1, 4, 4], "segmentation": [[2, 1, 6, 1, 6, 5]]}
+    content = {"images": entries, "annotations": [found], "categories": [{"id": 7, "name": "cat"}]}
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    arguments = ["--images", tmp_path, "--annotations", tmp_path / "instances.json", "--split", "train"]
+    return ["data", "prepare", *map(str, arguments), "--output", str(tmp_path / "out")]
+
+
+def test_the_second_run_finds_the_work_done(command, tmp_path, capsys):
+    assert main(command) == 0
+    first = capsys.readouterr()
+    assert "2 images are in" in first.out and f"data.tfds_dir={tmp_path / 'out'}" in first.out
+    assert "2/2" in first.err
+    assert PreparedDataset(tmp_path / "out", "train", keep_empty=True).image_ids.tolist() == [10, 20]
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    assert main(command) == 0
+    second = capsys.readouterr()
+    assert "nothing to do" in second.out and str(tmp_path / "instances.json") in second.out and second.err == ""
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == files
+
+
+def test_another_annotation_file_is_refused(command, tmp_path, capsys):
+    assert main(command) == 0
+    path = tmp_path / "instances.json"
+    path.write_text(path.read_text().replace("cat", "dog"))
+    assert main(command) == 2
+    assert f"another annotation file than {path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda path: path.unlink(), "20.jpg (image id 20)"),
+        (lambda path: path.write_text("no picture"), "image id 20: cannot read the image"),
+        (lambda path: Image.new("RGB", (9, 8)).save(path), "20.jpg (image id 20) is 8x9 pixels"),
+    ],
+    ids=["missing", "broken", "other size"],
+)
+def test_a_bad_image_stops_with_one_message(command, tmp_path, capsys, spoil, message):
+    spoil(tmp_path / "20.jpg")
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("maskrcnn-jax data:") == 1
+    with pytest.raises(FileNotFoundError):
+        PreparedDataset(tmp_path / "out", "train", keep_empty=True)
+
+
+def test_the_split_has_to_be_one_that_training_knows(command, capsys):
+    command[command.index("train")] = "test"
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "invalid choice: 'test'" in capsys.readouterr().err

@@ -67,11 +67,12 @@ def infer(state: Mapping[str, np.ndarray]) -> ModelConfig:
         raise ValueError(f"it is not a Mask R-CNN of torchvision's: {_guess(state)}")
     num_classes = len(state.get("roi_heads.box_predictor.cls_score.bias", np.zeros(COCO_CLASSES)).reshape(-1))
     if any(name.startswith("roi_heads.box_head.0.") for name in state):
-        config = v2(num_classes)
+        config = BUILDERS["maskrcnn_resnet50_fpn_v2"](num_classes)
         config.box_head_channels = _width(state, "roi_heads.box_head.1.0.weight", config.box_head_channels)
     else:
         counted = any(name.endswith(f".{torchvision.COUNTER}") for name in state)
-        config = v1(num_classes, "batch" if counted else "frozen_batch")
+        config = BUILDERS["maskrcnn_resnet50_fpn"](num_classes)
+        config.norm = "batch" if counted else "frozen_batch"
     config.depth = depth
     if (stem := state.get(f"{BODY}bn1.weight")) is not None:
         config.stem_channels = stem.size

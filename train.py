@@ -22,7 +22,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from maskrcnn_jax import evaluation, gallery, training
+from maskrcnn_jax import evaluation, gallery, sharding, training
 from maskrcnn_jax.checkpoints import Checkpoints, write_run
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.pipeline import eval_batches, train_batches
@@ -61,7 +61,10 @@ def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
     state = checkpoints.restore(state) or state
     start = int(state.step)
 
-    train_step = training.compile_step(model, optimizer, config)
+    mesh = sharding.make_mesh(config.num_devices, config.batch_size)
+    state = sharding.replicate(state, mesh)
+    sharded_model = MaskRCNN(config.model, sharding.per_image(mesh))
+    train_step = training.compile_step(sharded_model, optimizer, config)
     key = jax.random.key(config.seed)
     learning_rate = training.learning_rate(config.optimizer, config.batch_size, config.num_steps)
     batches = train_batches(train_data, config.data, batch_size=config.batch_size, seed=config.seed, start_step=start)
@@ -90,7 +93,7 @@ def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
     ):
         task = progress.add_task("train", total=config.num_steps, completed=start, status="compiling")
         for step in range(start + 1, config.num_steps + 1):
-            state, metrics = train_step(state, next(batches), key)
+            state, metrics = train_step(state, sharding.spread(next(batches), mesh), key)
             log.add(step, metrics)
             last = step == config.num_steps
             if last or step % config.log_every == 0:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Float32, Int, Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 try:
@@ -20,6 +20,8 @@ except ImportError:  # OpenCV makes the resizing of training images faster; noth
 
 Size = tuple[int, int]
 
+_ORIENTATION = 0x0112  # The EXIF tag.
+_END_OF_JPEG = b"\xff\xd9"
 _ROWS_PER_BLOCK = 64  # Output rows blended at once: their intermediates stay in the cache.
 
 
@@ -46,11 +48,21 @@ def decode_image(content: bytes) -> UInt8[np.ndarray, "h w 3"]:
     """The same for the content of an image file. Raises OSError if it is no picture, or a broken one."""
     try:
         with Image.open(io.BytesIO(content)) as picture:
-            return _to_rgb(ImageOps.exif_transpose(picture))
+            pixels = _decode_jpeg(content, picture) if cv2 is not None else None
+            return _to_rgb(ImageOps.exif_transpose(picture)) if pixels is None else pixels
     except UnidentifiedImageError as error:  # Its message has the address of the buffer.
         raise OSError("it is in no format that Pillow knows") from error
     except Exception as error:  # Pillow's decoders raise errors of many kinds on broken files.
         raise OSError(str(error)) from error
+
+
+def _decode_jpeg(content: bytes, picture: Image.Image) -> UInt8[np.ndarray, "h w 3"] | None:
+    """The pixels by OpenCV, which decodes to the same in half the time; None for what is better left to Pillow."""
+    plain = picture.format == "JPEG" and picture.mode in ("RGB", "L") and picture.getexif().get(_ORIENTATION, 1) == 1
+    if not plain or not content.endswith(_END_OF_JPEG):  # OpenCV fills up what is cut off, Pillow refuses it.
+        return None
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def _to_rgb(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
@@ -141,12 +153,23 @@ def _bilinear(
 
 
 def resize_uint8(image: UInt8[np.ndarray, "h w 3"], size: Size) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
-    """The same resize rounded to uint8, for training: by OpenCV where installed, one grey level off at most."""
-    if image.shape[:2] == tuple(size):
+    """The same resize rounded to uint8, for training: one grey level off at most, and faster with OpenCV installed."""
+    (height, width), image = image.shape[:2], np.ascontiguousarray(image)
+    if (height, width) == tuple(size):
         return image
-    if cv2 is None:
-        return np.rint(resize(image, size) * np.float32(255)).astype(np.uint8)
-    return cv2.resize(np.ascontiguousarray(image), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    if cv2 is not None:
+        return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    if size[0] >= height and size[1] >= width:  # Pillow interpolates by this rule too, unless it has to shrink.
+        return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return np.rint(resize(image, size) * np.float32(255)).astype(np.uint8)
+
+
+def mirror(image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "h w c"]:
+    """Exchanges left and right, in memory too."""
+    mirrored = np.empty_like(image)
+    for channel in range(image.shape[2]):  # NumPy copies single values backwards seven times faster than groups.
+        mirrored[:, :, channel] = image[:, ::-1, channel]
+    return mirrored
 
 
 def ceil32(size: Sequence[int] | Int[np.ndarray, " 2"]) -> Size:

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -88,6 +90,64 @@ def test_a_missing_file_and_a_broken_one_are_named(tmp_path):
         (tmp_path / name).write_bytes(content[: len(content) // 2])
         with pytest.raises(OSError, match=name):
             images.read_image(tmp_path / name)
+
+
+def jpeg_kinds():
+    """Contents of JPEG files that decoders treat in different ways, and pictures of odd sizes for them."""
+    rng = np.random.default_rng(0)
+    colors, grey = rng.integers(0, 256, (37, 51, 3), np.uint8), rng.integers(0, 256, (37, 51), np.uint8)
+    smooth = np.linspace(0, 255, 61 * 43 * 3).reshape(61, 43, 3).astype(np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 8
+    pictures = [
+        (Image.fromarray(colors), {"subsampling": 0}),
+        (Image.fromarray(colors), {"subsampling": 1}),
+        (Image.fromarray(smooth), {"subsampling": 2, "quality": 30}),
+        (Image.fromarray(smooth), {"progressive": True}),
+        (Image.fromarray(colors), {"keep_rgb": True}),
+        (Image.fromarray(colors), {"restart_marker_rows": 1}),
+        (Image.fromarray(colors), {"exif": turned}),
+        (Image.fromarray(grey), {}),
+        (Image.fromarray(colors).convert("CMYK"), {}),
+    ]
+    for picture, options in pictures:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", **options)
+        yield file.getvalue()
+
+
+def test_opencv_decodes_to_the_same_pixels(monkeypatch):
+    cv2 = pytest.importorskip("cv2")
+    contents = list(jpeg_kinds())
+    contents.append(contents[0] + b"something behind the picture")
+    fast = [images.decode_image(content) for content in contents]
+    for content in contents:
+        with pytest.raises(OSError, match="(?i)truncated"):
+            images.decode_image(content[: len(content) // 2])
+    monkeypatch.setattr(images, "cv2", None)
+    for content, pixels in zip(contents, fast, strict=True):
+        np.testing.assert_array_equal(pixels, images.decode_image(content))
+    decoded = []
+    monkeypatch.setattr(images, "cv2", cv2)
+    monkeypatch.setattr(cv2, "imdecode", lambda *arguments: decoded.append(arguments))
+    for content, pixels in zip(contents, fast, strict=True):
+        np.testing.assert_array_equal(images.decode_image(content), pixels)  # Pillow is asked where OpenCV fails.
+    assert len(decoded) == 7
+
+
+def test_opencv_and_pillow_read_the_same_photographs(shared, monkeypatch):
+    pytest.importorskip("cv2")
+    paths = sorted((shared / "data" / "coco_subset" / "val").iterdir())[:8]
+    fast = [images.read_image(path) for path in paths]
+    monkeypatch.setattr(images, "cv2", None)
+    for path, pixels in zip(paths, fast, strict=True):
+        np.testing.assert_array_equal(pixels, images.read_image(path))
+
+
+def test_content_that_is_no_picture():
+    for content in (b"", b"no picture"):
+        with pytest.raises(OSError, match="no format that Pillow knows"):
+            images.decode_image(content)
 
 
 def test_floating_point_and_32_bit_files_are_refused(tmp_path):
@@ -184,8 +244,16 @@ def test_resize_uint8_is_within_one_grey_level(monkeypatch, size, target, with_o
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     resized = images.resize_uint8(image[:, ::-1], target)  # A flipped view is no contiguous array.
     assert resized.dtype == np.uint8
-    off = np.abs(resized - 255 * slow_resize(image[:, ::-1], target)).max()
-    assert off <= (1 if with_opencv else 0.5 + 1e-4)
+    assert np.abs(resized - 255 * slow_resize(image[:, ::-1], target)).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_mirror(dtype):
+    image = np.random.default_rng(0).integers(0, 256, (4, 5, 3)).astype(dtype)
+    mirrored = images.mirror(image[:, 1:])
+    assert mirrored.dtype == dtype and mirrored.flags.c_contiguous
+    for column in range(4):
+        np.testing.assert_array_equal(mirrored[:, column], image[:, 4 - column])
 
 
 def test_ceil32():

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from maskrcnn_jax import images
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import coco
 from maskrcnn_jax.data.coco import Example, Mask
@@ -147,8 +148,7 @@ def mask_crop(
         return _resample(mask, box, mask_size)
     origin, scale = box[:2].astype(np.float64), mask_size / (box[2:] - box[:2]).astype(np.float64)
     scaled = [((np.reshape(polygon, (-1, 2)) - origin) * scale).ravel() for polygon in mask]
-    whole = slice(0, mask_size)
-    return _decode_part(coco.rle(scaled, mask_size, mask_size), whole, whole)
+    return coco.decode_mask(scaled, mask_size, mask_size) * np.uint8(255)
 
 
 def _resample(mask: dict, box: Float[np.ndarray, "4"], mask_size: int) -> UInt8[np.ndarray, "{mask_size} {mask_size}"]:
@@ -198,7 +198,7 @@ def flip_horizontally(sample: Sample) -> Sample:
     x0, y0, x1, y1 = sample.boxes.T
     width = np.float32(sample.image.shape[1])
     boxes = np.stack([width - x1, y0, width - x0, y1], axis=1)
-    return sample._replace(image=sample.image[:, ::-1], boxes=boxes, masks=sample.masks[:, :, ::-1])
+    return sample._replace(image=images.mirror(sample.image), boxes=boxes, masks=sample.masks[:, :, ::-1])
 
 
 def flip_vertically(sample: Sample) -> Sample:

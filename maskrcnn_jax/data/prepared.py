@@ -61,8 +61,13 @@ class PreparedDataset:
         return len(self._kept)
 
     def __getitem__(self, index: int | np.integer) -> Example:
-        """Reads one image. Raises IndexError beyond the end, so that a set can be iterated over."""
-        record = self._records[int(self._kept[index])]
+        """Reads one image. Raises IndexError beyond the end, so that a set can be iterated over, and OSError."""
+        position = int(self._kept[index])
+        try:
+            record = self._records[position]
+        except RuntimeError as error:  # ArrayRecord raises nothing else; it checks sums, so damage is noticed.
+            image_id = self._metadata["image_ids"][position]
+            raise OSError(f"cannot read image id {image_id} from {self.folder}: {error}") from error
         classes = [self._labels[category_id] for category_id in record["category_ids"].tolist()]
         return Example(
             image=images.decode_image(record["image"]),

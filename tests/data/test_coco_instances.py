@@ -171,6 +171,17 @@ def test_a_split_that_was_not_prepared_is_named(small, tmp_path):
         PreparedDataset(tmp_path / "out", "val", keep_empty=True)
 
 
+def test_a_damaged_record_is_named(small, tmp_path):
+    prepare(small, tmp_path / "out")
+    shard = next(tmp_path.glob("out/**/*.array_record*"))
+    content = bytearray(shard.read_bytes())
+    content[200] ^= 1  # In the first record.
+    shard.write_bytes(content)
+    dataset = PreparedDataset(tmp_path / "out", "train", keep_empty=False)
+    with pytest.raises(OSError, match="cannot read image id 900 from .*1.0.0"):
+        dataset[0]
+
+
 def test_finished_work_is_known_by_its_source(small, tmp_path):
     output = tmp_path / "out"
     assert not coco_instances.is_prepared(small[1], "train", output)

@@ -148,13 +148,13 @@ def _suppressors(position: int, rivals: Selection) -> list[int]:
 
 def _why_suppressed(key: int, other: int, here: Side, there: Side, stage: str, seen: frozenset) -> tuple[Step, ...]:
     own, rivals = getattr(here, stage), getattr(there, stage)
+    a, b = own.position[key], own.position.get(other)
+    gap = -math.inf if b is None else float(own.scores[a] - own.scores[b])
+    if 0 < gap <= SCORE_TOLERANCE or (gap > 0 and other in own.rank):
+        return (Step(f"its score and that of its rival differ by {gap:.1e}", gap, SCORE_TOLERANCE),)
     if other not in own.rank:
         search = _why_no_detection if stage == "detections" else _why_no_proposal
-        return (_follows("suppressed by a box that only this side has"), *search(other, there, here, seen))
-    a, b = own.position[key], own.position[other]
-    gap = float(own.scores[a] - own.scores[b])
-    if gap > 0:
-        return (Step(f"its score and that of its rival differ by {gap:.1e}", gap, SCORE_TOLERANCE),)
+        return (_follows("suppressed by a box that only the other side has"), *search(other, there, here, seen))
     ious = float(own.overlaps(a)[b]), float(rivals.overlaps(rivals.position[key])[rivals.position[other]])
     threshold = own.nms_threshold
     tolerance = max(_iou_tolerance(a, own), _iou_tolerance(rivals.position[key], rivals))
@@ -175,7 +175,7 @@ def _why_beyond_last(key: int, last: float, here: Side, there: Side, stage: str,
         return (cut,)
     search = _why_no_detection if stage == "detections" else _why_no_proposal
     chains = [search(other, there, here, seen) for other in intruders]
-    text = f"one of {rivals.limit} places is taken by a box that only this side has"
+    text = f"one of {rivals.limit} places is taken by a box that only the other side has"
     return (_follows(text), *min(chains, key=_badness))
 
 

@@ -39,13 +39,13 @@ def pair(theirs: Outcome, ours: Outcome) -> Pairing:
                 pairs.append((i, int(j)))
                 shares.append(share)
                 break
-    paired = {i for i, _ in pairs}
+    first, second = (np.array([pair[side] for pair in pairs], int) for side in (0, 1))
     return Pairing(
         pairs,
-        theirs=[i for i in range(len(theirs.boxes)) if i not in paired],
+        theirs=[i for i in range(len(theirs.boxes)) if i not in first],
         ours=[int(j) for j in np.flatnonzero(free)],
-        box_error=max((_largest(theirs.original_boxes[i], ours.original_boxes[j]) for i, j in pairs), default=0.0),
-        score_error=max((_largest(theirs.scores[i], ours.scores[j]) for i, j in pairs), default=0.0),
+        box_error=float(np.abs(theirs.original_boxes[first] - ours.original_boxes[second]).max(initial=0)),
+        score_error=float(np.abs(theirs.scores[first] - ours.scores[second]).max(initial=0)),
         mask_share=max(shares, default=0.0),
     )
 
@@ -54,7 +54,3 @@ def differing_share(a: Float32[np.ndarray, "h w"], b: Float32[np.ndarray, "h w"]
     """Of the pixels that either mask reaches, the share where they differ; stricter than of the whole image."""
     reached = np.count_nonzero((a > 0) | (b > 0))
     return np.count_nonzero(np.abs(a - b) > MASK_TOLERANCE) / max(reached, 1)
-
-
-def _largest(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a - b).max())

@@ -14,13 +14,15 @@ VARIANTS = ("v1", "v1-batch-norm", "v2")
 # Gain of layers of the heads, found by trial on photographs.
 GAINS = {
     "rpn.head.cls_logits.weight": 3.0,
-    "rpn.head.bbox_pred.weight": 0.1,
-    "roi_heads.box_head.5.weight": 1.6,
-    "roi_heads.box_predictor.cls_score.weight": 2.6,
+    "rpn.head.bbox_pred.weight": 0.07,
+    "roi_heads.box_head.5.weight": 1.4,
+    "roi_heads.box_predictor.cls_score.weight": 2.2,
     "roi_heads.box_predictor.bbox_pred.weight": 1.5,
     "roi_heads.mask_predictor.mask_fcn_logits.weight": 2.0,
 }
-BACKGROUND_GAIN = 3.0  # Of the background logit over the largest of as many normal numbers as there are classes.
+# Of the background's logit over the largest of as many normal numbers as there are classes: without and with
+# convolutions in the box head.
+BACKGROUND_GAIN = {False: 2.75, True: 2.5}
 
 
 def config(variant: str) -> ModelConfig:
@@ -57,7 +59,7 @@ def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
         elif name.endswith("running_mean") or name.endswith("bias"):
             array = random.normal(0, 0.1, shape)
             if name == "roi_heads.box_predictor.cls_score.bias":
-                array[0] += BACKGROUND_GAIN * np.sqrt(2 * np.log(config.num_classes))
+                array[0] += BACKGROUND_GAIN[config.box_head_convs > 0] * np.sqrt(2 * np.log(config.num_classes))
         elif len(shape) == 1:
             array = random.uniform(0.8, 1.2, shape) * _norm_gain(name, config.depth)
         else:

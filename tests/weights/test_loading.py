@@ -164,7 +164,7 @@ def test_what_is_not_there_is_refused_with_what_would_do(tmp_path):
 
 def test_another_number_of_classes_starts_the_heads_anew(write):
     state = state_of(small(architecture.v1(6)))
-    path = write(state)
+    path = write(state, metadata=model_metadata.encode(Config(model=small(architecture.v1(6))), Categories.numbered(5)))
     loaded = loading.load(path, num_classes=3, seed=5)
     config = small(architecture.v1(3))
     assert loaded.config.model == config and loaded.categories is None
@@ -252,6 +252,8 @@ class TestEps:
         saving.save(tmp_path / "ours.npz", loaded.config, loaded.variables, None)
         loaded = loading.load(tmp_path / "ours.npz")
         assert loaded.config.model.norm_eps == 0.0 and "as the weights say" in str(loaded.report)
+        trains = loading.load(tmp_path / "ours.npz", small(architecture.v1(3, "batch")))
+        assert trains.config.model.norm_eps == 1e-5
 
 
 class TestCategories:
@@ -264,6 +266,11 @@ class TestCategories:
 
     def test_of_another_count_nobody_knows_them(self, write):
         assert loading.load(write(state_of(small(architecture.v1(90))))).categories is None
+
+    def test_a_file_of_ours_with_91_columns_says_it_or_nobody_does(self, write):
+        config = small(architecture.v1(91))
+        path = write(state_of(config), metadata=model_metadata.encode(Config(model=config), None))
+        assert loading.load(path).categories is None
 
     def test_a_file_that_carries_them_wins(self, write):
         mine = Categories(tuple(range(101, 191)), tuple(map(str, range(90))))

@@ -1,6 +1,6 @@
 """Mask R-CNN R101-FPN on COCO, 3x schedule.
 
-    python train.py --config=configs/r101_fpn_3x.py --workdir=runs/r101_3x --config.model.backbone_weights=PATH
+    python train.py --config=configs/r101_fpn_3x.py --workdir=runs/r101_3x
 
 Not run: no machine at hand could. Shapes and parameter counts are tested at full size. Detectron2 reports box AP 42.9
 and mask AP 38.6 for this schedule.

@@ -33,12 +33,9 @@ def write_images(folder):
     Image.fromarray(rng.integers(0, 256, (24, 40), np.uint8)).save(folder / "grey.jpg")
     Image.fromarray(rng.integers(0, 256, (36, 28, 3), np.uint8)).save(folder / "empty.webp")
     Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / "thin.jpg")
-    sizes = {"turned.jpg": (40, 30), "alpha.png": (40, 48), "grey.jpg": (24, 40)}
-    sizes |= {"empty.webp": (36, 28), "thin.jpg": (32, 32)}
-    ids = (900, 7, -3, 12, 11)
-    return [
-        {"id": i, "file_name": n, "height": h, "width": w} for i, (n, (h, w)) in zip(ids, sizes.items(), strict=True)
-    ]
+    sizes = {"turned.jpg": (40, 30), "empty.webp": (36, 28), "alpha.png": (40, 48), "thin.jpg": (32, 32)}
+    found = zip((900, 12, 7, 11, -3), (sizes | {"grey.jpg": (24, 40)}).items(), strict=True)
+    return [{"id": i, "file_name": name, "height": h, "width": w} for i, (name, (h, w)) in found]
 
 
 def write_annotations(path, images):
@@ -126,7 +123,9 @@ def test_evaluation_gets_the_annotation_file_itself(small, tmp_path):
     prepare(small, tmp_path / "out", "val")
     dataset = PreparedDataset(tmp_path / "out", "val", keep_empty=True)
     assert dataset.annotations() == json.loads(small[1].read_text(encoding="utf-8"))
-    assert dataset.file_names == ["turned.jpg", "alpha.png", "grey.jpg", "empty.webp", "thin.jpg"]
+    assert dataset.file_names == ["turned.jpg", "empty.webp", "alpha.png", "thin.jpg", "grey.jpg"]
+    trained = PreparedDataset(tmp_path / "out", "val", keep_empty=False)
+    assert trained.file_names == ["turned.jpg", "alpha.png", "grey.jpg"]
 
 
 def test_records_have_the_bytes_of_the_files(small, tmp_path):
@@ -251,23 +250,25 @@ def test_an_empty_set_is_refused(small, tmp_path):
 
 
 def test_an_experiment_names_either_source(small, tmp_path):
-    for split in ("train", "val"):
-        prepare(small, tmp_path / "out", split)
+    val = tmp_path / "images", tmp_path / "val.json"
+    write_annotations(val[1], json.loads(small[1].read_text(encoding="utf-8"))["images"][::-1])
+    for split, source in (("train", small), ("val", val)):
+        prepare(source, tmp_path / "out", split)
     direct = DataConfig(train_images=str(small[0]), train_annotations=str(small[1]))
-    direct.val_images, direct.val_annotations = direct.train_images, direct.train_annotations
+    direct.val_images, direct.val_annotations = map(str, val)
     records = DataConfig(source="tfds", tfds_dir=str(tmp_path / "out"))
     for keep_empty, num_images in ((True, 5), (False, 3)):
         direct.keep_empty = records.keep_empty = keep_empty
         found = sources.open_train(records)
         assert type(found) is PreparedDataset and len(found) == num_images
         assert found.image_ids.tolist() == sources.open_train(direct).image_ids.tolist()
-    (val, annotations), (_, expected) = sources.open_val(records), sources.open_val(direct)
-    assert len(val) == 5 and annotations == expected
+    (found, annotations), (_, expected) = sources.open_val(records), sources.open_val(direct)
+    assert found.image_ids.tolist() == [-3, 11, 7, 12, 900] and annotations == expected
 
     model = Categories((5, 2, 9, 1), ("cat", "Käfer", "cow", "dog"))
     for config in (direct, records):
         assert sources.open_train(config, model).categories == model
-        assert sources.open_val(config, model)[0][0].classes.tolist() == [1, 2]
+        assert sources.open_val(config, model)[0][4].classes.tolist() == [1, 2]
         with pytest.raises(ValueError, match="9 is 'cow' in the data set, but 'horse'"):
             sources.open_val(config, Categories((5, 2, 9), ("cat", "Käfer", "horse")))
 

@@ -128,7 +128,7 @@ class Comparer:
 def run(
     comparer: Comparer, paths: Sequence[Path], *, title: str, num_together: int = 2, advance: Callable[[int], None]
 ) -> Report:
-    """Compares on pictures, the first of one orientation also in a batch, and reports.
+    """Compares on pictures, some of them also in a batch, and reports.
 
     Raises:
         OSError: A picture cannot be read. The message names it.
@@ -153,10 +153,12 @@ def run(
 
 
 def together(sizes: Sequence[Size], count: int) -> list[int]:
-    """The first image and those nearest behind it that have its orientation, but if possible another size."""
-    alike = [i for i, size in enumerate(sizes) if (size[0] > size[1]) == (sizes[0][0] > sizes[0][1])]
-    others = sorted(alike[1:], key=lambda i: sizes[i] == sizes[0])
-    return [0, *others[: count - 1]]
+    """The first image and those behind it that go with it best: of its orientation, but another size."""
+
+    def mismatch(i: int) -> tuple[bool, bool]:
+        return (sizes[i][0] > sizes[i][1]) != (sizes[0][0] > sizes[0][1]), sizes[i] == sizes[0]
+
+    return [0, *sorted(range(1, len(sizes)), key=mismatch)[: count - 1]]
 
 
 def relative_error(theirs: np.ndarray, ours: np.ndarray) -> float:

@@ -26,7 +26,7 @@ class Pairing(NamedTuple):
 
 def pair(theirs: Outcome, ours: Outcome) -> Pairing:
     """Pairs each of their detections with the nearest of ours that is free and within all tolerances."""
-    free = np.ones(len(ours.boxes), bool)
+    free = np.ones(len(ours.labels), bool)
     pairs, shares = [], []
     for i, (box, label, score) in enumerate(zip(theirs.original_boxes, theirs.labels, theirs.scores, strict=True)):
         distances = np.abs(ours.original_boxes - box).max(axis=1, initial=0)
@@ -42,7 +42,7 @@ def pair(theirs: Outcome, ours: Outcome) -> Pairing:
     first, second = (np.array([pair[side] for pair in pairs], int) for side in (0, 1))
     return Pairing(
         pairs,
-        theirs=[i for i in range(len(theirs.boxes)) if i not in first],
+        theirs=[i for i in range(len(theirs.labels)) if i not in first],
         ours=[int(j) for j in np.flatnonzero(free)],
         box_error=float(np.abs(theirs.original_boxes[first] - ours.original_boxes[second]).max(initial=0)),
         score_error=float(np.abs(theirs.scores[first] - ours.scores[second]).max(initial=0)),

@@ -1,0 +1,60 @@
+"""What a comparison pads, crops, measures and puts into one batch."""
+
+import numpy as np
+import pytest
+
+from maskrcnn_jax.parity import comparison, padding
+
+
+@pytest.mark.parametrize(
+    "sizes, chosen",
+    [
+        ([(8, 9)], [0]),
+        ([(8, 9), (9, 8), (8, 9), (8, 10)], [0, 3]),
+        ([(8, 9), (9, 8), (8, 9)], [0, 2]),
+        ([(8, 9), (9, 8)], [0, 1]),
+    ],
+)
+def test_images_that_travel_together(sizes, chosen):
+    assert comparison.together(sizes, 2) == chosen
+
+
+def test_relative_error():
+    theirs = np.array([1.0, -4.0], np.float32)
+    assert comparison.relative_error(theirs, theirs + np.array([0, 0.5], np.float32)) == 0.125
+    assert comparison.relative_error(theirs[:0], theirs[:0]) == 0
+    assert np.isnan(comparison.relative_error(theirs, theirs * np.float32(np.nan)))
+    with pytest.raises(ValueError, match="one shape"):
+        comparison.relative_error(theirs, theirs[:1])
+
+
+def test_every_stage_has_a_tolerance_and_a_place():
+    tolerances = comparison.TOLERANCES | comparison.PIXEL_TOLERANCES | comparison.PROBABILITY_TOLERANCES
+    assert set(comparison.ORDER) <= set(tolerances)
+    assert set(tolerances) - set(comparison.TOLERANCES) <= set(comparison.ORDER)
+
+
+def test_anchors_of_a_canvas_among_those_of_a_bucket():
+    canvas, bucket = (96, 64), (128, 160)
+    levels = {
+        level: np.random.default_rng(level).normal(size=(n, 4)) for level, n in {5: 3 * 2 * 3, 6: 2 * 1 * 3}.items()
+    }
+    levels = {level: x.astype(np.float32) for level, x in levels.items()}
+    filled = padding.fill_anchors(levels, canvas, bucket)
+    assert filled[5].shape == (1, 4 * 5 * 3, 4) and filled[6].shape == (1, 2 * 3 * 3, 4)
+    # Row 1, column 1, ratio 2 of the canvas has the same place in the bucket.
+    np.testing.assert_array_equal(filled[5][0, (1 * 5 + 1) * 3 + 2], levels[5][(1 * 2 + 1) * 3 + 2])
+    np.testing.assert_array_equal(filled[5][0, 2 * 3 : 5 * 3], 0)
+    cropped = padding.crop_anchors({level: x[0] for level, x in filled.items()}, canvas, bucket)
+    for level, array in levels.items():
+        np.testing.assert_array_equal(cropped[level], array)
+
+
+def test_maps_and_slots():
+    array = np.arange(3 * 2 * 2, dtype=np.float32).reshape(3, 2, 2)
+    filled = padding.fill_levels({5: array}, (128, 160))
+    assert filled[5].shape == (1, 4, 5, 2)
+    np.testing.assert_array_equal(padding.crop_levels({5: filled[5][0]}, (96, 64))[5], array)
+    slots = padding.slots(array, 5)
+    np.testing.assert_array_equal(slots[0, :3], array)
+    assert slots.shape == (1, 5, 2, 2) and not slots[0, 3:].any()

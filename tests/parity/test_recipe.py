@@ -1,0 +1,52 @@
+"""The random weights: complete, repeatable, and of the size that torchvision's models have."""
+
+import jax
+import numpy as np
+import pytest
+
+from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.parity import recipe
+from maskrcnn_jax.weights import torchvision
+
+
+@pytest.mark.parametrize(
+    "variant, num_arrays, num_parameters",
+    [("v1", 307, 44_401_393), ("v1-batch-norm", 360, 44_454_513), ("v2", 432, 46_359_409)],
+)
+def test_variants_are_those_of_torchvision(variant, num_arrays, num_parameters):
+    config = recipe.config(variant)
+    entries = list(torchvision.entries(config))
+    counters = [e for e in entries if e.path[0] == "batch_stats" and e.path[-1] == "var"]
+    assert len(entries) + len(counters) == num_arrays
+    assert sum(np.prod(e.shape) for e in entries if e.path[0] == "params") == num_parameters
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = ModelConfig(depth=18, num_classes=5, norm="batch", fpn_channels=32, box_head_features=64)
+    config.mask_head_channels = 32
+    return config
+
+
+def test_a_state_dict_is_complete_and_repeatable(config):
+    state, same, other = recipe.state_dict(config), recipe.state_dict(config), recipe.state_dict(config, 1)
+    variables = torchvision.from_state_dict(state, config)
+    for name, array in torchvision.to_state_dict(variables, config).items():
+        np.testing.assert_array_equal(array, state[name])
+        np.testing.assert_array_equal(array, same[name])
+        assert array.size == 1 or not np.array_equal(array, other[name])
+    assert set(torchvision.to_state_dict(variables, config)) == set(state)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+
+
+def test_no_statistic_is_trivial(config):
+    for name, array in recipe.state_dict(config).items():
+        if name.endswith(("running_mean", "running_var", "bias")):
+            assert np.ptp(array) > 0, name
+        if name.endswith("running_var"):
+            assert array.min() > 0.4
+
+
+def test_an_unknown_variant_is_named():
+    with pytest.raises(ValueError, match="no variant 'v3', only v1, v1-batch-norm, v2"):
+        recipe.config("v3")

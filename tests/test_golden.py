@@ -1,79 +1,86 @@
-"""Our model against a recording of torchvision's, stage by stage and loss by loss: no torch needed.
+"""Our model against recordings of torchvision's, stage by stage, and for one step of training: no torch needed.
 
-``tests/golden/write_torchvision.py`` says what is recorded and writes it anew.
+``tests/golden/write.py`` says what is recorded and writes it anew.
 """
 
-import dataclasses
-from pathlib import Path
+from functools import partial
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pytest
 
+from maskrcnn_jax.config import ModelConfig, OptimizerConfig
+from maskrcnn_jax.parity import recipe, training_replay
+from maskrcnn_jax.parity.training_replay import Step
+from maskrcnn_jax.structures import Batch
 from maskrcnn_jax.weights import torchvision
-from tests.golden import recipe, stages
+from tests.conftest import QUICK_COMPILE
+from tests.golden import inference, small
 
-CANVAS = (256, 224)
-
-
-@pytest.fixture(scope="module")
-def golden():
-    with np.load(Path(__file__).parent / "golden" / "torchvision.npz") as file:
-        return dict(file)
+NUM_IMAGES = 2
+LOSSES = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg")
+quick_jit = partial(jax.jit, compiler_options=QUICK_COMPILE)
 
 
-@pytest.fixture(scope="module")
-def setup():
-    config = recipe.small_config()
-    pictures = [recipe.resized(example.image, recipe.SHORT_SIDE, recipe.MAX_LONG_SIDE) for example in recipe.examples()]
-    sizes = np.array([picture.shape[:2] for picture in pictures], np.int32)
-    variables = torchvision.from_state_dict(recipe.state_dict(config), config)
-    return config, variables, recipe.pad(pictures, CANVAS), sizes, np.array([CANVAS] * 2, np.int32)
+class Variant(NamedTuple):
+    config: ModelConfig
+    state: dict[str, np.ndarray]  # Weights by torchvision's names.
+    batch: Batch
+    golden: dict[str, Any]
+
+    def pair(self, name):
+        return [self.golden[f"{name}/{i}"] for i in range(NUM_IMAGES)]
 
 
-def pair(golden, name):
-    return [golden[f"{name}_{i}"] for i in range(2)]
+@pytest.fixture(scope="module", params=recipe.VARIANTS)
+def variant(request):
+    config = small.config(request.param)
+    (batch,) = training_replay.batches([small.examples()], small.SHORT_SIDE, small.MAX_LONG_SIDE)
+    with np.load(small.FOLDER / f"{request.param}.npz") as file:
+        golden = dict(file)
+    state = small.state_dict(config)
+    weights = small.sample(np.concatenate([np.ravel(array) for array in state.values()]))
+    assert (weights == golden["weights"]).all(), "other weights than recorded: run python -m tests.golden.write"
+    return Variant(config, state, batch, golden)
 
 
-def test_inference(golden, setup):
-    config, variables, images, sizes, canvas = setup
-    inputs = [pair(golden, name) for name in ("proposals", "boxes", "labels")]
-    ours = stages.inference(config, variables, images, sizes, canvas, *inputs)
-    for name in ("input", "C", "P", "logits", "deltas", "pooled", "class_logits", "class_deltas"):
-        for i, array in enumerate(ours[name]):
-            error = stages.relative_error(recipe.sample(array), golden[f"{name}_{i}"])
-            assert error < 2e-5, f"{name}_{i}: {error}"
-    for theirs, boxes, masks, ours_masks in zip(
-        pair(golden, "proposals"), ours["proposals"], pair(golden, "masks"), ours["masks"], strict=True
-    ):
-        same = np.zeros(len(theirs))
-        assert len(boxes) == len(theirs)
-        assert stages.share_found((theirs, same, same), (boxes, same, same)) >= 0.995
-        np.testing.assert_allclose(ours_masks[: len(masks)], masks, atol=1e-4)
-    for i in range(2):
-        theirs = [golden[f"{name}_{i}"] for name in ("boxes", "labels", "scores")]
-        found = [ours[name][i] for name in ("boxes", "labels", "scores")]
-        assert len(found[0]) == len(theirs[0])
-        assert stages.share_found(theirs, found) >= 0.995
+def test_inference(variant):
+    names = "proposals", "boxes", "labels"
+    recorded = [dict(zip(names, arrays, strict=True)) for arrays in zip(*map(variant.pair, names), strict=True)]
+    variables = torchvision.from_state_dict(variant.state, variant.config)
+    ours = inference.run(variant.config, variables, variant.batch, recorded, quick_jit)
+    for i, arrays in enumerate(ours):
+        for name, array in arrays.items():
+            theirs = variant.golden[f"{name}/{i}"]
+            if name in ("proposals", "boxes", "labels", "scores"):
+                np.testing.assert_allclose(array, theirs, atol=1e-3, err_msg=f"{name}/{i}")
+            else:
+                error = np.abs(small.sample(array) - theirs).max() / np.abs(theirs).max()
+                assert error < 2e-5, f"{name}/{i}: {error}"
 
 
-def test_losses_and_gradients_for_the_same_samples(golden, setup):
-    config, variables, images, sizes, canvas = setup
-    config = dataclasses.replace(config, frozen_stages=4)  # None of the recorded gradients lies there: compiles faster.
-    truth, positives, negatives = (pair(golden, n) for n in ("truth", "positive_anchors", "negative_anchors"))
-    matches = [stages.anchor_labels(config, CANVAS, canvas[0], boxes) for boxes in truth]
-    for (_, labels, _), positive, negative in zip(matches, positives, negatives, strict=True):
-        assert (labels[positive] == 1).all()
-        assert (labels[negative] == 0).all()
-    anchors = stages.sampled_anchors(config, positives, negatives, [deltas for _, _, deltas in matches])
-    samples = [pair(golden, name) for name in ("rois", "roi_classes", "roi_instances")]
-    rois, _ = stages.sampled_rois(config, *samples, truth)
-    masks = stages.slots(pair(golden, "mask_targets"), 16)
-
-    means, gradients = stages.losses_and_gradients(config, variables, images, sizes, canvas, anchors, rois, masks)
-    for name, value in means.items():
-        assert value == pytest.approx(golden[name], rel=1e-4), name
-    by_name = torchvision.to_state_dict({"params": gradients, "constants": variables["constants"]}, config)
-    for key in (key for key in golden if key.startswith("gradient_")):
-        theirs = golden[key]
-        ours = recipe.sample(by_name[key.removeprefix("gradient_")])
-        assert np.linalg.norm(ours - theirs) < 1e-3 * np.linalg.norm(theirs), key
+def test_a_step_of_training(variant):
+    names = [name for name in Step._fields if name not in ("anchor_labels", "losses", "gradients")]
+    losses = {name: float(variant.golden[f"losses/{name}"]) for name in LOSSES}
+    step = Step(anchor_labels=[], gradients={}, losses=losses, **{name: variant.pair(name) for name in names})
+    trainer = training_replay.Trainer(
+        variant.config, variant.state, OptimizerConfig(learning_rate=0.0, warmup_factor=1.0), quick_jit
+    )
+    samples, found, gradients = trainer.step(variant.batch, step)
+    for i in range(NUM_IMAGES):
+        order = np.argsort(step.roi_classes[i] == 0, kind="stable")
+        np.testing.assert_array_equal(samples.rois.classes[i][: len(order)], step.roi_classes[i][order])
+        masks = samples.masks[i][: np.count_nonzero(step.roi_classes[i])]
+        np.testing.assert_allclose(small.sample(masks), step.mask_targets[i], atol=1e-5)
+    assert found == pytest.approx(losses, rel=1e-5)
+    # Batch norm centres channels on zero, where rounding decides what passes a ReLU: torchvision differs from itself by
+    # as much when it runs on another number of threads.
+    tolerance = 1e-3 if variant.config.norm == "frozen_batch" else 2e-2
+    for key in (key for key in variant.golden if key.startswith("gradients/")):
+        theirs = variant.golden[key]
+        error = np.linalg.norm(small.sample(gradients[key.removeprefix("gradients/")]) - theirs)
+        assert error < tolerance * np.linalg.norm(theirs), f"{key}: {error / np.linalg.norm(theirs)}"
+    for key in (key for key in variant.golden if key.startswith("statistics/")):
+        ours = small.statistics(trainer.state_dict(), key.removeprefix("statistics/"))
+        np.testing.assert_allclose(ours, variant.golden[key], rtol=1e-5, atol=1e-6)

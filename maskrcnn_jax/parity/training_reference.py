@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -10,24 +10,11 @@ import numpy as np
 from maskrcnn_jax.config import OptimizerConfig
 from maskrcnn_jax.data import coco
 from maskrcnn_jax.data.coco import Example
+from maskrcnn_jax.parity import reference  # noqa: F401  (loads torchvision's operators)
+from maskrcnn_jax.parity.training_replay import Step
 
-import torch  # isort: skip  (after the reference: it loads torchvision's operators first)
+import torch  # isort: skip  (after the reference)
 from torchvision.models.detection import roi_heads  # isort: skip
-
-
-class Step(NamedTuple):
-    """One step of torchvision's training. Lists have an array per image; boxes are in pixels of the resized image."""
-
-    truth: list[np.ndarray]  # Objects, float32 [g, 4].
-    anchor_labels: list[np.ndarray]  # Of all anchors from the finest level: 1 positive, 0 negative, -1 between.
-    positive_anchors: list[np.ndarray]  # Indices of the sampled ones.
-    negative_anchors: list[np.ndarray]
-    rois: list[np.ndarray]  # The sampled ones, float32 [r, 4].
-    roi_classes: list[np.ndarray]  # 0 is background.
-    roi_instances: list[np.ndarray]  # The matched object.
-    mask_targets: list[np.ndarray]  # Of the positive RoIs, float32 [positives, 28, 28].
-    losses: dict[str, float]
-    gradients: dict[str, np.ndarray]  # Of the parameters that train, by torchvision's names.
 
 
 def steps(
@@ -101,7 +88,6 @@ def _drawn(calls: dict[str, tuple[tuple[Any, ...], Any]]) -> dict[str, list[np.n
         for target, boxes, label, matched in zip(targets, rois, classes, instances, strict=True)
     ]
     tensors = {
-        "truth": [target["boxes"] for target in targets],
         "anchor_labels": labels,
         "positive_anchors": [torch.where(drawn)[0] for drawn in positive],
         "negative_anchors": [torch.where(drawn)[0] for drawn in negative],

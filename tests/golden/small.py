@@ -1,0 +1,69 @@
+"""Models, pictures and objects small enough for a recording of torchvision, from a seed; see `write`."""
+
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from maskrcnn_jax.config import DetectionConfig, ModelConfig, RoIConfig, RPNConfig
+from maskrcnn_jax.data.coco import Example
+from maskrcnn_jax.parity import recipe
+
+FOLDER = Path(__file__).parent
+SHORT_SIDE, MAX_LONG_SIDE = 128, 1333  # Pixels, of the resized pictures.
+SAMPLES = 300  # Values kept of each large array.
+MASKS = 12  # Detections per image whose masks are kept.
+
+
+def config(variant: str) -> ModelConfig:
+    """torchvision's model of this name with a ResNet-18, of which the last stage trains, and narrow heads."""
+    settings = recipe.config(variant)
+    settings.depth, settings.num_classes, settings.frozen_stages = 18, 5, 4
+    settings.fpn_channels = settings.box_head_channels = settings.mask_head_channels = 64
+    settings.box_head_features = 128
+    settings.rpn = RPNConfig(
+        train_num_candidates=200, train_num_proposals=200, test_num_candidates=200, test_num_proposals=150
+    )
+    settings.roi, settings.detection = RoIConfig(num_samples=48), DetectionConfig(num_detections=40)
+    return settings
+
+
+def examples() -> list[Example]:
+    """Two pictures of different sizes with overlapping ellipses, drawn without antialiasing."""
+    random = np.random.default_rng(1)
+    return [_draw(random, (150, 200), 3), _draw(random, (200, 130), 4)]
+
+
+def _draw(random: np.random.Generator, size: tuple[int, int], num_objects: int) -> Example:
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    waves = [np.sin(x / random.uniform(3, 30) + y / random.uniform(3, 30)) for _ in range(3)]
+    image = 120 + 40 * np.stack(waves, axis=2) + random.normal(0, 10, (*size, 3))
+    masks, boxes = [], []
+    for _ in range(num_objects):
+        center = random.uniform(0.25, 0.75, 2) * size
+        radius = random.uniform(0.08, 0.25, 2) * size
+        mask = ((y - center[0]) / radius[0]) ** 2 + ((x - center[1]) / radius[1]) ** 2 < 1
+        image[mask] = random.uniform(0, 255, 3) + random.normal(0, 10, (mask.sum(), 3))
+        encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        masks.append({"size": list(size), "counts": encoded["counts"].decode("ascii")})
+        rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+        boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    classes = random.integers(1, 5, num_objects).astype(np.int32)
+    return Example(image, num_objects, np.array(boxes, np.float32), classes, masks)
+
+
+def sample(array: np.ndarray) -> np.ndarray:
+    """At most `SAMPLES` values of a large array, evenly spread over it."""
+    flat = np.asarray(array).reshape(-1)
+    return flat[np.linspace(0, flat.size - 1, min(SAMPLES, flat.size)).astype(np.int64)]
+
+
+def statistics(state: dict[str, np.ndarray], kind: str) -> np.ndarray:
+    """A few values of each norm's running statistics, ``running_mean`` or ``running_var``."""
+    return np.concatenate([array[:: max(1, len(array) // 16)] for name, array in state.items() if name.endswith(kind)])
+
+
+def state_dict(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Weights by torchvision's names."""
+    return recipe.state_dict(config)

@@ -1,0 +1,75 @@
+"""Records what torchvision computes with small models: inference stage by stage, and one step of training.
+
+    python -m tests.golden.write
+
+Writes an ``.npz`` for each variant beside this file. Needs torch and torchvision. The weights are not recorded: they
+follow from a seed, see `small` and `maskrcnn_jax.parity.recipe`.
+"""
+
+import numpy as np
+
+from maskrcnn_jax.config import ModelConfig, OptimizerConfig
+from maskrcnn_jax.parity import recipe, reference, training_reference
+from maskrcnn_jax.parity.records import Stages
+from tests.golden import small
+
+WHOLE = ("proposals", "boxes", "labels", "scores")  # Recorded in full; of other arrays a sample.
+GRADIENTS = (
+    "backbone.body.layer4.0.conv1.weight",
+    "backbone.body.layer4.1.bn2.weight",
+    "backbone.fpn.inner_blocks.2.0.weight",
+    "rpn.head.conv.0.0.weight",
+    "roi_heads.box_head.fc6.weight",
+    "roi_heads.box_head.0.0.weight",
+    "roi_heads.box_head.3.1.bias",
+    "roi_heads.mask_head.0.0.weight",
+    "roi_heads.mask_predictor.conv5_mask.weight",
+)  # Of those that a variant has.
+
+
+def main() -> None:
+    for variant in recipe.VARIANTS:
+        np.savez_compressed(small.FOLDER / f"{variant}.npz", **record(small.config(variant)))
+
+
+def record(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Everything about one variant."""
+    state, examples = small.state_dict(config), small.examples()
+    model = reference.build(config, state, short_side=small.SHORT_SIDE, max_long_side=small.MAX_LONG_SIDE)
+    arrays = {"weights": small.sample(np.concatenate([np.ravel(array) for array in state.values()]))}
+    for i, stages in enumerate(reference.predict(model, [example.image for example in examples])):
+        for name, array in inference_arrays(stages).items():
+            arrays[f"{name}/{i}"] = array if name in WHOLE else small.sample(array)
+    return arrays | training_arrays(model, config)
+
+
+def inference_arrays(stages: Stages) -> dict[str, np.ndarray]:
+    """The stages of one image by name."""
+    outcome = stages.outcome
+    levels = {"backbone": stages.backbone, "pyramid": stages.pyramid}
+    levels |= {"objectness": outcome.objectness, "deltas": outcome.deltas}
+    arrays = {f"{name}{level}": x for name, by_level in levels.items() for level, x in by_level.items()}
+    arrays |= {name: getattr(outcome, name) for name in ("class_logits", "class_deltas", *WHOLE)}
+    masks = np.take_along_axis(stages.mask_logits, outcome.labels.reshape(-1, 1, 1, 1), axis=3)[..., 0]
+    return arrays | {"image": stages.image, "box_features": stages.box_features, "mask_logits": masks}
+
+
+def training_arrays(model: training_reference.torch.nn.Module, config: ModelConfig) -> dict[str, np.ndarray]:
+    """What was drawn, the losses, some gradients, and the running statistics afterwards."""
+    (step,) = training_reference.steps(model, [small.examples()], OptimizerConfig(learning_rate=0.0))
+    arrays = {
+        f"{name}/{i}": array.astype(np.uint16) if array.dtype == np.int64 else array
+        for name in ("positive_anchors", "negative_anchors", "rois", "roi_classes", "roi_instances")
+        for i, array in enumerate(getattr(step, name))
+    }
+    arrays |= {f"mask_targets/{i}": small.sample(array) for i, array in enumerate(step.mask_targets)}
+    arrays |= {f"losses/{name}": np.float32(loss) for name, loss in step.losses.items()}
+    arrays |= {f"gradients/{name}": small.sample(step.gradients[name]) for name in GRADIENTS if name in step.gradients}
+    if config.norm == "batch":
+        state = training_reference.state_dict(model)
+        arrays |= {f"statistics/{kind}": small.statistics(state, kind) for kind in ("running_mean", "running_var")}
+    return arrays
+
+
+if __name__ == "__main__":
+    main()

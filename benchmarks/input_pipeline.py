@@ -1,0 +1,190 @@
+"""Images per second of the host pipeline on one core, against torchvision's loading steps written out.
+
+    python benchmarks/input_pipeline.py --images DIR --annotations JSON --output benchmarks/results/input_pipeline.json
+
+DIR and JSON are a data set in COCO's format; needs torch and OpenCV. All runs in this process on one core, on the
+same images in the same order, in turns. Ours is all that `train_batches` does: uint8 images resized to 800/1333 and
+padded, and a crop of each object's mask; the device does the rest. The reference makes what torchvision's model gets to
+see, float32 images, and masks of the size of the photograph; the resizing of these masks is not counted.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+CORE = 0
+os.sched_setaffinity(0, {CORE})  # Before any library counts the cores and starts its threads.
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from PIL import __version__ as pillow_version  # noqa: E402
+from pycocotools import mask as rle_masks  # noqa: E402
+
+from maskrcnn_jax import images  # noqa: E402
+from maskrcnn_jax.config import DataConfig  # noqa: E402
+from maskrcnn_jax.data import coco_instances, pipeline  # noqa: E402
+from maskrcnn_jax.data.coco import CocoDataset  # noqa: E402
+from maskrcnn_jax.data.prepared import PreparedDataset  # noqa: E402
+
+MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
+
+Batches = Iterator[Any]
+
+
+def ours(dataset: Any, config: DataConfig, batch_size: int, fast: bool) -> Batches:
+    """Our batches; without ``fast`` as where OpenCV is not installed."""
+    images.cv2 = cv2 if fast else None
+    return pipeline.train_batches(dataset, config, batch_size=batch_size, seed=0)
+
+
+def reference(source: tuple[Path, Path], dataset: CocoDataset, config: DataConfig, batch_size: int) -> Batches:
+    """The same images in the same order by torchvision's steps: (images, targets) of each batch."""
+    content = json.loads(source[1].read_text())
+    entries = {entry["id"]: entry for entry in content["images"]}
+    objects: dict[int, list] = {image_id: [] for image_id in entries}
+    for annotation in content["annotations"]:
+        if not annotation.get("iscrowd", 0):
+            objects[annotation["image_id"]].append(annotation)
+    members = pipeline.assign_buckets(dataset.sizes, max(config.short_sides), config.max_long_side, config.buckets)
+    rng, step = np.random.default_rng(0), 0
+    while True:
+        _, indices = pipeline.schedule(step, members, batch_size=batch_size, seed=0)
+        image_ids = dataset.image_ids[indices].tolist()
+        loaded = [load(source[0] / entries[i]["file_name"], objects[i], rng.random() < 0.5, config) for i in image_ids]
+        yield pad([image for image, _ in loaded]), [target for _, target in loaded]
+        step += 1
+
+
+def load(path: Path, objects: list[dict], flip: bool, config: DataConfig) -> tuple[torch.Tensor, dict]:
+    """One image: decode, polygons to masks, flip, to float, normalise, resize."""
+    with Image.open(path) as picture:
+        image = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    height, width = image.shape[1:]
+    boxes = torch.tensor([found["bbox"] for found in objects], dtype=torch.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    masks = [bitmap(found["segmentation"], height, width) for found in objects]
+    masks = torch.stack(masks) if masks else torch.zeros((0, height, width), dtype=torch.uint8)
+    if flip:
+        image, masks = image.flip(-1), masks.flip(-1)
+        boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+    image = (image.to(torch.float32) / 255 - MEAN) / STD
+    scale = min(config.short_sides[0] / min(height, width), config.max_long_side / max(height, width))
+    image = torch.nn.functional.interpolate(
+        image[None], scale_factor=scale, mode="bilinear", align_corners=False, recompute_scale_factor=True
+    )[0]
+    ratio = torch.tensor([image.shape[2] / width, image.shape[1] / height]).repeat(2)
+    labels = torch.tensor([found["category_id"] for found in objects], dtype=torch.int64)
+    return image, {"boxes": boxes * ratio, "labels": labels, "masks": masks}
+
+
+def bitmap(segmentation: list | dict, height: int, width: int) -> torch.Tensor:
+    """The pixels of an object, its polygons decoded one by one and united."""
+    encoded = rle_masks.frPyObjects(segmentation, height, width) if isinstance(segmentation, list) else [segmentation]
+    return torch.from_numpy(rle_masks.decode(encoded)).any(dim=2).to(torch.uint8)
+
+
+def pad(loaded: list[torch.Tensor]) -> torch.Tensor:
+    """Images of several sizes as one array, filled up to a multiple of 32 of the largest."""
+    height, width = (-(-max(image.shape[axis] for image in loaded) // 32) * 32 for axis in (1, 2))
+    batch = torch.zeros((len(loaded), 3, height, width))
+    for slot, image in zip(batch, loaded, strict=True):
+        slot[:, : image.shape[1], : image.shape[2]].copy_(image)
+    return batch
+
+
+def measure(open_batches: Callable[[], Batches], num_images: int, batch_size: int) -> dict[str, float]:
+    """Images per second after the first two batches, when buffers are full and files are cached.
+
+    Once by the clock, and once by the processor time of this process, which other programs disturb less.
+    """
+    with contextlib.closing(open_batches()) as batches:
+        for _ in range(2):
+            next(batches)
+        start, start_cpu = time.perf_counter(), time.process_time()
+        for _ in range(num_images // batch_size):
+            next(batches)
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
+    done = num_images // batch_size * batch_size
+    return {"clock": done / seconds, "processor": done / cpu_seconds}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    with open("/proc/cpuinfo") as file:
+        model = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    versions = {"torch": torch.__version__, "opencv": cv2.__version__, "pillow": pillow_version}
+    versions |= {"numpy": np.__version__, "python": platform.python_version()}
+    return {"cpu": model, "load": os.getloadavg()[0], "versions": versions}
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """Medians of the rounds, and of the ratios within each round."""
+    print(f"{result['cpu']}, one core, load {result['load']:.1f} to {result['load_after']:.1f}")
+    print(f"{'images per second':36}  {'by the clock':>14}  {'of processor':>14}")
+    rounds = result["images_per_second"]
+    for name, rates in rounds.items():
+        columns = []
+        for kind in ("clock", "processor"):
+            base = [found[kind] for found in rounds["torchvision's steps"]]
+            ours = [found[kind] for found in rates]
+            ratio = statistics.median(a / b for a, b in zip(ours, base, strict=True))
+            columns.append(f"{statistics.median(ours):6.1f} {ratio:6.2f}x")
+        print(f"{name:36}  {columns[0]}  {columns[1]}")
+
+
+def parse() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--annotations", required=True, type=Path, metavar="JSON")
+    parser.add_argument("--batch-size", default=4, type=int)
+    parser.add_argument("--num-images", default=80, type=int, help="in each turn of each contender (default: 80)")
+    parser.add_argument("--rounds", default=7, type=int)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="for the figures as JSON")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Prints a table of medians, and writes every figure on request."""
+    args = parse()
+    torch.set_num_threads(1)
+    source, config = (args.images, args.annotations), DataConfig(num_threads=1)
+    dataset = CocoDataset(*source, keep_empty=False)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = CocoDataset(*source, keep_empty=True)
+        coco_instances.prepare(whole, "train", Path(folder), lambda num_images: None)
+        records = PreparedDataset(folder, "train", keep_empty=False)
+        contenders = {
+            "torchvision's steps": lambda: reference(source, dataset, config, args.batch_size),
+            "ours, with OpenCV": lambda: ours(dataset, config, args.batch_size, True),
+            "ours, with OpenCV, prepared records": lambda: ours(records, config, args.batch_size, True),
+            "ours, without OpenCV": lambda: ours(dataset, config, args.batch_size, False),
+        }
+        result = machine() | {"batch_size": args.batch_size, "num_images": args.num_images}
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+        for number in range(args.rounds):
+            for name, open_batches in contenders.items():
+                rounds[name].append(measure(open_batches, args.num_images, args.batch_size))
+            print(f"round {number + 1} of {args.rounds}", file=sys.stderr)
+    result |= {"load_after": os.getloadavg()[0], "images_per_second": rounds}
+    print_table(result)
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -19,12 +19,12 @@ from maskrcnn_jax.parity.stages import Fed, Feeder
 REFERENCE = "torchvision"
 
 # Float32 sums of n products differ by about 6e-8 * sqrt(n) when added in another order; C2 to C5 lie behind 10 to 50
-# layers of them. Positions of a thousand pixels are known to 6e-5, and features change within a cell.
+# layers of them. Corners of RoIs are rounded to 1.2e-4 of 1333 pixels, and features change within a cell of four.
 TOLERANCES = {"preprocessed image": 2e-6, "C2": 3e-6, "C3": 6e-6, "C4": 1.2e-5, "C5": 2e-5}
 TOLERANCES |= {f"P{level}": 1e-5 for level in range(2, 7)}
 TOLERANCES |= {f"{name} P{level}": 1e-5 for name in ("objectness", "deltas") for level in range(2, 7)}
-TOLERANCES |= {"pooled for boxes": 2e-5, "class logits": 1e-5, "class deltas": 1e-5}
-TOLERANCES |= {"pooled for masks": 2e-5, "mask logits": 1e-5}
+TOLERANCES |= {"pooled for boxes": 5e-5, "class logits": 1e-5, "class deltas": 1e-5}
+TOLERANCES |= {"pooled for masks": 5e-5, "mask logits": 1e-5}
 PIXEL_TOLERANCES = {"anchors": 0.0, "proposals": 1e-3, "final boxes": 1e-3, "boxes in original pixels": 1e-3}
 PROBABILITY_TOLERANCES = {"final scores": 1e-5, "pasted masks": 1e-5}
 ORDER = ["anchors", "proposals", "pooled for boxes", "class logits", "class deltas", "final boxes", "final scores"]

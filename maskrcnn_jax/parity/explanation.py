@@ -16,7 +16,7 @@ from maskrcnn_jax.parity import pairing, selection
 from maskrcnn_jax.parity.selection import Selection, Side
 
 LOGIT_TOLERANCE = 2e-5  # Of the largest logit of the level.
-SCORE_TOLERANCE = 3e-5
+SCORE_TOLERANCE = 1e-4
 IOU_TOLERANCE = 1e-4
 PIXEL_TOLERANCE = 0.01
 CELL_TOLERANCE = 1e-3  # Of positions on feature maps, in cells.

@@ -144,10 +144,9 @@ def test_an_roi_at_the_boundary_of_two_levels(gap, explained):
 
 @pytest.mark.parametrize("gap, explained", [(1e-4, True), (0.4, False)])
 def test_a_sample_at_the_border_of_the_map(gap, explained):
-    x = 320 - 4 * 27 / 28  # An RoI counts as a cell of 4 pixels at least: its last sample lies 27/28 of one further.
+    x = 320 - 4 * 27 / 28  # A narrow RoI is widened to a cell of 4 pixels; the last of 14 samples is at 27/28.
     theirs = simulate(config(), [[x - gap / 2, 10, 319, 60]], [0.9])
     ours = simulate(config(), [[x + gap / 2, 10, 319, 60]], [0.7])
-    # The map of a height of 50 pixels is pooled with 14 samples per axis, the last one at 13.5/14 of a cell.
     first, second = explain(config(), theirs, ours)
     assert "cells from the border" in texts(first)
     assert first.explained == second.explained == explained

@@ -1,6 +1,6 @@
 """Our model against recordings of torchvision's, stage by stage, and for one step of training: no torch needed.
 
-``tests/golden/write.py`` says what is recorded and writes it anew.
+``tests/golden/write_torchvision.py`` says what is recorded and writes it anew.
 """
 
 from functools import partial
@@ -41,7 +41,9 @@ def variant(request):
         golden = dict(file)
     state = small.state_dict(config)
     weights = small.sample(np.concatenate([np.ravel(array) for array in state.values()]))
-    assert (weights == golden["weights"]).all(), "other weights than recorded: run python -m tests.golden.write"
+    assert (weights == golden["weights"]).all(), (
+        "other weights than recorded: run python -m tests.golden.write_torchvision"
+    )
     return Variant(config, state, batch, golden)
 
 

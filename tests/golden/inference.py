@@ -23,7 +23,7 @@ def run(
     recorded: list[dict[str, np.ndarray]],
     jit: Callable[..., Any],
 ) -> list[dict[str, np.ndarray]]:
-    """Per image the arrays that `write.inference_arrays` records, whole.
+    """Per image the arrays that `write_torchvision.inference_arrays` records, whole.
 
     Args:
         batch: Its bucket is its canvas; of its images, not of its objects.

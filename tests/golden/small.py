@@ -1,4 +1,4 @@
-"""Models, pictures and objects small enough for a recording of torchvision, from a seed; see `write`."""
+"""Models, pictures and objects small enough for a recording of torchvision, from a seed; see `write_torchvision`."""
 
 from pathlib import Path
 

@@ -39,6 +39,7 @@ def as_dict(tree):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+@pytest.mark.slow  # The recorded steps of torchvision's models hold most of this.
 def test_a_step_moves_all_statistics_and_what_is_not_frozen(model, variables):
     optimizer = optax.sgd(0.1)
     state = training.create_state(variables, optimizer)

@@ -1,5 +1,7 @@
 """Backbone, pyramid and heads: shapes at full size without computing, and values where they can be told."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -185,10 +187,11 @@ def test_every_convolution_of_the_rpn_head_comes_before_its_predictions():
 def test_empty_slots_do_not_enter_the_statistics_of_a_head(head):
     pooled = jax.random.normal(jax.random.key(4), (2, 3, 7, 7, 4))
     valid = jnp.array([[True, True, False], [True, False, False]])
-    variables = head.init(jax.random.key(0), pooled)
-    outputs, updated = head.apply(variables, pooled, valid, mutable=["batch_stats"])
+    variables = filled(head, pooled, scale=0.1)
+    train = jax.jit(partial(head.apply, mutable=["batch_stats"]))
+    outputs, updated = train(variables, pooled, valid)
     changed = jnp.where(valid[:, :, None, None, None], pooled, 50.0)
-    again, updated_again = head.apply(variables, changed, valid, mutable=["batch_stats"])
+    again, updated_again = train(variables, changed, valid)
     for x, y in zip(jax.tree.leaves(outputs), jax.tree.leaves(again), strict=True):
         np.testing.assert_allclose(x[valid], y[valid], rtol=1e-5, atol=1e-5)
     for x, y in zip(jax.tree.leaves(updated), jax.tree.leaves(updated_again), strict=True):
@@ -196,7 +199,7 @@ def test_empty_slots_do_not_enter_the_statistics_of_a_head(head):
 
 
 def test_convolutions_of_the_box_head_come_before_its_layers():
-    variables = BoxHead(3, 4, 8, "batch", 1e-5, 1, 16, "float32").init(jax.random.key(0), jnp.zeros((1, 2, 7, 7, 4)))
+    variables = filled(BoxHead(3, 4, 8, "batch", 1e-5, 1, 16, "float32"), jnp.zeros((1, 2, 7, 7, 4)))
     assert variables["params"].keys() == {"fc6", "cls_score", "bbox_pred"} | {
         f"{n}{i}" for n in ("conv", "bn") for i in range(4)
     }

@@ -16,6 +16,7 @@ from maskrcnn_jax.data import pipeline
 from maskrcnn_jax.data.coco import Example
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.ops import anchors, boxes, matching
+from maskrcnn_jax.parity import padding
 from maskrcnn_jax.structures import AnchorTargets, Batch, Instances, RoITargets
 from maskrcnn_jax.training import TrainState
 from maskrcnn_jax.weights import torchvision
@@ -73,7 +74,7 @@ def draw(config: ModelConfig, bucket: tuple[int, int], canvas: tuple[int, int], 
 
 def _level_shapes(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
     """Height and width of P2 to P6 for a bucket or canvas."""
-    return {level: (-(-size[0] // 2**level), -(-size[1] // 2**level)) for level in range(2, 7)}
+    return {level: padding.cells(size, level) for level in range(2, 7)}
 
 
 def _anchor_places(bucket: tuple[int, int], canvas: tuple[int, int], num_ratios: int) -> np.ndarray:
@@ -90,7 +91,7 @@ def _anchor_places(bucket: tuple[int, int], canvas: tuple[int, int], num_ratios:
 
 def _slots(arrays: list[np.ndarray], count: int) -> np.ndarray:
     """Arrays of different lengths as one, padded with zeros."""
-    return np.stack([np.pad(x, [(0, count - len(x))] + [(0, 0)] * (x.ndim - 1)) for x in arrays])
+    return np.concatenate([padding.slots(array, count) for array in arrays])
 
 
 def make_samples(batch: Batch, drawn: Drawn, *, config: ModelConfig) -> Samples:

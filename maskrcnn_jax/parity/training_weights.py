@@ -34,8 +34,7 @@ def settled(
 
 @torch.no_grad()
 def settle(model: torch.nn.Module, examples: Sequence[Example], *, seed: int = 0) -> None:
-    """Scales the weights and shifts the biases of torchvision's model in place, until its layers give on a batch of
-    pictures what they shall.
+    """Scales weights and shifts biases of torchvision's model in place, by what its layers give on a batch of pictures.
 
     Where a layer is used several times, as in the region proposal network, its first use counts.
 

@@ -43,11 +43,24 @@ def per_image(mesh: Mesh) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return map_over_batch
 
 
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+    """Rows of the batch that the devices of this process hold, and that it therefore has to load."""
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    slices = split.addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for (rows,) in slices for row in range(batch_size)[rows]})
+
+
 def spread(batch: T, mesh: Mesh) -> T:
-    """Puts arrays with a leading batch axis onto the devices, each its share of the images."""
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    """Puts arrays with a leading batch axis onto the devices, each its share of the images.
+
+    Args:
+        batch: NumPy arrays with the rows that `local_rows` names; all rows, where there is one process.
+    """
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), batch)
 
 
 def replicate(tree: T, mesh: Mesh) -> T:
-    """Puts a copy onto each device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Puts a copy onto each device; every process has to give the same numbers."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, everywhere, lambda index: x[index]), tree)

@@ -8,17 +8,19 @@ import contextlib
 import functools
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from maskrcnn_jax import pasting
+from maskrcnn_jax import distributed, pasting, sharding
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.structures import Batch, Detections
@@ -45,43 +47,51 @@ def evaluate(
     *,
     advance: Callable[[int], object] = lambda num_images: None,
 ) -> Evaluation:
-    """Runs the model over a validation set.
+    """Runs the model over a validation set, on the devices of this process, and adds what other processes found.
 
     The random draws of the losses depend on the image only, so the numbers are repeatable.
 
     Args:
       model: the `MaskRCNN` to evaluate.
       variables: its parameters and constants.
-      batches: `EvalBatch`es, once over the set; entries that are not `real` count for nothing.
-      annotations: the ground truth in COCO's format.
+      batches: `EvalBatch`es of `config.test_batch_size` images, once over this process's share of the set; entries that
+        are not `real` count for nothing.
+      annotations: the ground truth of the whole set in COCO's format.
       categories: names, and ids as in `annotations`, of the labels 1, 2, ...
       config: the experiment; AP and the AR of sizes are at `config.model.detection.num_detections` per image.
       advance: called with the number of images after each batch.
     """
-    results, totals = [], {}
+    num_devices = math.gcd(config.test_batch_size, jax.local_device_count())
+    mesh = sharding.make_mesh(num_devices, config.test_batch_size, jax.local_devices())
+    variables = sharding.replicate(variables, mesh)
+    records = []
     for batch, original_sizes, real in batches:
-        detections = jax.device_get(_detect(model, variables, batch.images, batch.sizes, batch.canvas))
+        detections = jax.device_get(_detect(model, mesh, variables, batch.images, batch.sizes, batch.canvas))
+        losses = jax.device_get(_losses(model, mesh, variables, batch))
         for i in np.flatnonzero(real):
             size, original_size = _pair(batch.sizes[i]), _pair(original_sizes[i])
             found = pasting.to_original(_slice(detections, i), size, original_size)
-            results += coco_results(found, original_size, int(batch.image_id[i]), categories.ids)
-            # One image at a time: an entry that is not real would count in the sums of its batch.
-            losses = _losses(model, variables, _slice(batch, slice(i, i + 1)))
-            for name, pair in losses.items():
-                totals[name] = totals.get(name, 0) + np.array(pair, np.float64)
+            image_id = int(batch.image_id[i])
+            results = coco_results(found, original_size, image_id, categories.ids)
+            records.append((image_id, results, {name: [float(x[i]) for x in pair] for name, pair in losses.items()}))
         advance(int(np.sum(real)))
-    return _summarise(results, annotations, totals, config.model.detection.num_detections)
+    return _summarise(distributed.gather(records), annotations, config.model.detection.num_detections)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _detect(model: Any, variables: Any, images: Any, sizes: Any, canvas: Any) -> Detections:
-    return model.apply(variables, images, sizes, canvas)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _detect(model: Any, mesh: Mesh, variables: Any, *arrays: Any) -> Detections:
+    return sharding.separately(model.apply, mesh)(variables, *arrays)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _losses(model: Any, variables: Any, batch: Batch) -> dict:
-    losses, _ = model.apply(variables, batch, jax.random.key(0), method="losses")
-    return losses
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _losses(model: Any, mesh: Mesh, variables: Any, batch: Batch) -> dict:
+    """Sum and count of each loss for each image: one that is not real would count in those of its batch."""
+
+    def of_image(variables: Any, image: Batch) -> dict:
+        alone = jax.tree.map(lambda x: x[None], image)
+        return model.apply(variables, alone, jax.random.key(0), method="losses")[0]
+
+    return sharding.separately(jax.vmap(of_image, in_axes=(None, 0)), mesh)(variables, batch)
 
 
 def _slice(tree: Any, index: Any) -> Any:
@@ -93,7 +103,15 @@ def _pair(size: Any) -> tuple[int, int]:
     return height, width
 
 
-def _summarise(results: list[dict], annotations: dict, totals: dict, max_detections: int) -> Evaluation:
+def _summarise(records: list[Any], annotations: dict, max_detections: int) -> Evaluation:
+    # In the order of the images, so that neither ties nor rounding depend on who found what, and when.
+    order = {image["id"]: i for i, image in enumerate(annotations["images"])}
+    records = sorted(records, key=lambda record: order[record[0]])
+    results = [result for _, results, _ in records for result in results]
+    totals: dict[str, np.ndarray] = {}
+    for _, _, losses in records:
+        for name, pair in losses.items():
+            totals[name] = totals.get(name, 0) + np.array(pair, np.float64)
     bbox, segm = (_run(annotations, results, iou_type, max_detections) for iou_type in ("bbox", "segm"))
     losses = {name: float(total / max(count, 1)) for name, (total, count) in totals.items()}
     return Evaluation(

@@ -5,7 +5,7 @@ statistics of batch norms, where arrays are sharded so; the stages of one image 
 XLA gather the batch for what it cannot divide, such as sorting.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -14,13 +14,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 T = TypeVar("T")
 
 
-def make_mesh(num_devices: int | None, batch_size: int) -> Mesh:
-    """The devices to train on, all by default, along one axis, ``data``.
+def make_mesh(num_devices: int | None, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The first of the devices, all by default, along one axis, ``data``.
+
+    Args:
+        devices: To choose from; those of all processes by default.
 
     Raises:
         ValueError: There are fewer devices, or the batch cannot be divided among them.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     count = len(devices) if num_devices is None else num_devices
     if not 1 <= count <= len(devices):
         raise ValueError(f"num_devices={num_devices}, but there are {len(devices)}")
@@ -61,6 +64,31 @@ def spread(batch: T, mesh: Mesh) -> T:
 
 
 def replicate(tree: T, mesh: Mesh) -> T:
-    """Puts a copy onto each device; every process has to give the same numbers."""
+    """Puts a copy onto each device of the mesh.
+
+    Args:
+        tree: Arrays that are the same, and whole, on all devices of all processes.
+    """
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, everywhere, lambda index: x[index]), tree)
+
+    def copy(x: Any) -> jax.Array:
+        x = x.addressable_data(0) if isinstance(x, jax.Array) else x
+        return jax.make_array_from_callback(x.shape, everywhere, lambda index: x[index])
+
+    return jax.tree.map(copy, tree)
+
+
+def separately(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Lets each device work on its share of a batch by itself: nothing is exchanged, and nothing depends on others.
+
+    Args:
+        function: Of variables, which each device has, and arrays with a leading batch axis, to such arrays.
+    """
+    whole, split = PartitionSpec(), PartitionSpec("data")
+
+    def mapped(variables: Any, *arrays: Any) -> Any:
+        specs = (whole, *(split for _ in arrays))
+        # No gradient is taken through it, which without the check would miss a sum over devices.
+        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(variables, *arrays)
+
+    return function if mesh.size == 1 else mapped

@@ -238,7 +238,7 @@ def evaluated():
         eval_batches(5),
         squares_truth(5),
         categories,
-        Config(),
+        Config(test_batch_size=2),
         advance=counted.append,
     )
     return result, counted

@@ -80,6 +80,21 @@ def test_a_mesh_has_the_devices_asked_for():
     assert sharding.per_image(sharding.make_mesh(1, 3)) is jax.vmap
 
 
+def test_one_process_loads_all_rows_and_everything_is_on_each_device():
+    mesh = sharding.make_mesh(4, 8)
+    assert sharding.local_rows(mesh, 8) == list(range(8))
+    images = sharding.spread(np.arange(16).reshape(8, 2), mesh)
+    assert [shard.data.tolist() for shard in images.addressable_shards][1] == [[4, 5], [6, 7]]
+    fewer = sharding.replicate(sharding.replicate({"a": np.arange(3)}, mesh), sharding.make_mesh(2, 8))["a"]
+    assert [shard.data.tolist() for shard in fewer.addressable_shards] == [[0, 1, 2]] * 2
+
+
+def test_devices_that_work_separately_exchange_nothing():
+    mesh = sharding.make_mesh(4, 8)
+    function = sharding.separately(lambda scale, x: scale * x.sum(0, keepdims=True), mesh)
+    np.testing.assert_array_equal(function(2.0, np.arange(8.0)), [2, 10, 18, 26])
+
+
 @pytest.mark.parametrize(
     "num_devices, batch_size, message",
     [(9, 18, "num_devices=9, but there are 8"), (0, 8, "num_devices=0"), (None, 12, "12 cannot be divided among 8")],

@@ -105,7 +105,13 @@ def _view_rng(seed: int, step: int, image_id: int) -> np.random.Generator:
 
 
 def train_batches(
-    dataset: Any, data_config: DataConfig, *, batch_size: int, seed: int, start_step: int = 0
+    dataset: Any,
+    data_config: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """Yields the batches of `schedule` without end, from ``start_step`` on, with ``uint8`` images.
 
@@ -113,6 +119,8 @@ def train_batches(
 
     Args:
         dataset: has a length, ``sizes`` and, by index, an `Example`.
+        batch_size: images per step, over all processes.
+        rows: which of them this process loads, all by default. The others choose, and vary, no image otherwise.
 
     Raises:
         ValueError: the data set is empty, an image fits no bucket, or masks cannot be stored as configured.
@@ -129,23 +137,28 @@ def train_batches(
     def scheduled(step: int) -> tuple[int, np.ndarray]:
         return schedule(step, members, batch_size=batch_size, seed=seed)
 
+    rows = range(batch_size) if rows is None else rows
+
     def load(index: int) -> Batch:
-        step, position = divmod(index, batch_size)
+        step, position = divmod(index, len(rows))
         bucket, indices = scheduled(step)
-        example = dataset[int(indices[position])]
+        example = dataset[int(indices[rows[position]])]
         rng = _view_rng(seed, step, example.image_id)
         return _row(_train_sample(example, rng, data_config), example.image_id, buckets[bucket], data_config)
 
-    return _read(grain.MapDataset.range(start_step * batch_size, sys.maxsize).map(load), batch_size, data_config)
+    return _read(grain.MapDataset.range(start_step * len(rows), sys.maxsize).map(load), len(rows), data_config)
 
 
-def eval_batches(dataset: Any, data_config: DataConfig, *, batch_size: int) -> Iterator[EvalBatch]:
+def eval_batches(
+    dataset: Any, data_config: DataConfig, *, batch_size: int, share: tuple[int, int] = (0, 1)
+) -> Iterator[EvalBatch]:
     """Yields every image once, bucket by bucket, with float32 images in [0, 1] and their ground truth.
 
     The last batch of a bucket is filled by repeating its last image.
 
     Args:
         dataset: has a length, ``sizes`` and, by index, an `Example`.
+        share: which process this is, and how many divide the images among themselves.
 
     Raises:
         ValueError: the data set is empty, an image fits no bucket, or masks cannot be stored as configured.
@@ -153,6 +166,8 @@ def eval_batches(dataset: Any, data_config: DataConfig, *, batch_size: int) -> I
     _check_masks(data_config)
     sizes, buckets = np.asarray(dataset.sizes).reshape(-1, 2), data_config.test_buckets
     members = assign_buckets(sizes, data_config.test_short_side, data_config.test_max_long_side, buckets)
+    process, num_processes = share
+    members = [indices[process::num_processes] for indices in members]
     rows = [
         (bucket, int(indices[min(i, len(indices) - 1)]), i < len(indices))
         for bucket, indices in zip(buckets, members, strict=True)

@@ -2,6 +2,7 @@ import itertools
 import threading
 from collections import Counter
 
+import jax
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
@@ -279,6 +280,25 @@ def test_evaluation_resizes_by_the_exact_rule():
     np.testing.assert_array_equal(batch.images[0, :64, :89], images.resize(dataset[0].image, (64, 89)))
     scale = np.float32([89, 64, 89, 64]) / np.float32([70, 50, 70, 50])
     np.testing.assert_array_equal(batch.instances.boxes[0, :2], dataset[0].boxes * scale)
+
+
+def test_processes_load_their_rows_of_the_same_batches():
+    dataset, config = _Discs(MIXED), _config()
+    whole = _first(pipeline.train_batches(dataset, config, batch_size=4, seed=5), 6)
+    for rows in ([0, 2], [3]):
+        part = _first(pipeline.train_batches(dataset, config, batch_size=4, seed=5, rows=rows), 6)
+        for ours, theirs in zip(part, whole, strict=True):
+            jax.tree.map(lambda a, b, rows=rows: np.testing.assert_array_equal(a, b[rows]), ours, theirs)
+
+
+@pytest.mark.parametrize("num_processes", [2, 50])
+def test_processes_share_the_images_of_an_evaluation(num_processes):
+    dataset = _Discs(MIXED)
+    shares = [
+        pipeline.eval_batches(dataset, _config(), batch_size=2, share=(i, num_processes)) for i in range(num_processes)
+    ]
+    seen = [image_id for share in shares for batch in share for image_id in batch.batch.image_id[batch.real].tolist()]
+    assert sorted(seen) == dataset.image_ids.tolist()
 
 
 @pytest.mark.parametrize("num_threads", [0, 2])

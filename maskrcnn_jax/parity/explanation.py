@@ -150,16 +150,24 @@ def _why_suppressed(key: int, other: int, here: Side, there: Side, stage: str, s
     own, rivals = getattr(here, stage), getattr(there, stage)
     a, b = own.position[key], own.position.get(other)
     gap = -math.inf if b is None else float(own.scores[a] - own.scores[b])
-    if 0 < gap <= SCORE_TOLERANCE or (gap > 0 and other in own.rank):
-        return (Step(f"its score and that of its rival differ by {gap:.1e}", gap, SCORE_TOLERANCE),)
-    if other not in own.rank:
-        search = _why_no_detection if stage == "detections" else _why_no_proposal
-        return (_follows("suppressed by a box that only the other side has"), *search(other, there, here, seen))
-    ious = float(own.overlaps(a)[b]), float(rivals.overlaps(rivals.position[key])[rivals.position[other]])
-    threshold = own.nms_threshold
-    tolerance = max(_iou_tolerance(a, own), _iou_tolerance(rivals.position[key], rivals))
+    # Equal logits are common where a picture is uniform, and torchvision promises no order among equals.
+    tie = Step(f"its score and that of its rival differ by {gap:.1e}", gap, SCORE_TOLERANCE)
+    if other in own.rank:
+        overlap = _overlap_at_threshold(key, other, own, rivals)
+        return (tie, overlap) if gap > 0 else (overlap,)
+    if 0 <= gap <= SCORE_TOLERANCE:
+        return (tie,)
+    search = _why_no_detection if stage == "detections" else _why_no_proposal
+    return (_follows("suppressed by a box that only the other side has"), *search(other, there, here, seen))
+
+
+def _overlap_at_threshold(key: int, other: int, own: Selection, rivals: Selection) -> Step:
+    """How two boxes that one side keeps both overlap on either side."""
+    a, b = own.position[key], rivals.position[key]
+    ious = float(own.overlaps(a)[own.position[other]]), float(rivals.overlaps(b)[rivals.position[other]])
+    threshold, tolerance = own.nms_threshold, max(_iou_tolerance(a, own), _iou_tolerance(b, rivals))
     text = f"IoU {ious[0]:.7f} and {ious[1]:.7f} with a better box, threshold {threshold}"
-    return (Step(text, max(abs(iou - threshold) for iou in ious), tolerance),)
+    return Step(text, max(abs(iou - threshold) for iou in ious), tolerance)
 
 
 def _why_beyond_last(key: int, last: float, here: Side, there: Side, stage: str, seen: frozenset) -> tuple[Step, ...]:

@@ -58,6 +58,29 @@ def test_a_tie_between_overlapping_boxes(gap, explained):
         assert left_over.explained == explained
 
 
+@pytest.mark.parametrize("gap, explained", [(1e-5, True), (1e-2, False)])
+def test_a_tie_between_boxes_that_one_side_keeps_both(gap, explained):
+    """The order alone does not tell why one of them is missing: they must also overlap at the threshold."""
+    theirs = simulate(config(), overlapping(0.5 - gap), [0.8 + 1e-6, 0.8])
+    ours = simulate(config(), overlapping(0.5 + gap), [0.8, 0.8 + 1e-6])
+    ours = ours._replace(original_boxes=theirs.original_boxes[1:])
+    (left_over,) = explain(config(), theirs, ours)
+    assert "its score and that of its rival" in texts(left_over) and "threshold 0.5" in texts(left_over)
+    assert left_over.explained == explained
+
+
+@pytest.mark.parametrize("gap, explained", [(0.0, True), (1e-2, False)])
+def test_every_other_box_of_a_row_with_equal_scores(gap, explained):
+    """Each box of the row overlaps its neighbours, and which ones stay hangs on the order among equals."""
+    row = np.array([[10 + 4 * i, 10, 34 + 4 * i, 43] for i in range(4)], np.float32)
+    theirs = simulate(config(), row, [0.9] * 4, objectness=-gap * np.arange(4))
+    np.testing.assert_array_equal(theirs.proposals, row[::2])
+    sides = Side("torchvision", theirs, config()), Side("ours", theirs._replace(proposals=row[1::2]), config())
+    left_overs = explanation.explain_proposals(*sides)
+    assert len(left_overs) == 4
+    assert [left_over.explained for left_over in left_overs] == [explained] * 4
+
+
 @pytest.mark.parametrize("gap, explained", [(1e-6, True), (1e-2, False)])
 def test_a_tie_for_the_last_place(gap, explained):
     settings = config(num_detections=2)

@@ -14,103 +14,164 @@ released maskrcnn_resnet50_fpn; the config.json of the run says what it was.
 
 import contextlib
 import dataclasses
+import os
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from maskrcnn_jax import evaluation, gallery, sharding, training
+from maskrcnn_jax import distributed, evaluation, gallery, sharding, training
 from maskrcnn_jax.checkpoints import Checkpoints, write_run
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.pipeline import eval_batches, train_batches
-from maskrcnn_jax.data.sources import check_categories, open_train, open_val
+from maskrcnn_jax.data.sources import Dataset, check_categories, open_train, open_val
 from maskrcnn_jax.metrics import MetricsLog
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.weights import backbones, loading
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment; change a field by --config.model.depth=101.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, evaluation.")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes: on a TPU pod, under Slurm or Open MPI, they find each other."
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing says so.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which one this is.", lower_bound=0)
 
 
-def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
-    """Takes the steps of an experiment that are still to be taken, and returns the last evaluation."""
-    detector = loading.load(config.weights, config.model, seed=config.seed) if config.weights else None
+class Start(NamedTuple):
+    """What a run begins with: its data, and variables of the model that no step has changed yet."""
+
+    config: Config
+    train_data: Dataset
+    val_data: Dataset
+    annotations: dict[str, Any]  # Of the validation set, in COCO's format.
+    variables: dict[str, Any]
+
+
+def prepare(config: Config, workdir: str | Path) -> Start:
+    """Opens the data, writes the run directory, and makes or loads the variables of the model."""
+    with distributed.first_goes_first("weights"):  # It may have to download them.
+        detector = loading.load(config.weights, config.model, seed=config.seed) if config.weights else None
     if detector is not None:
-        print(detector.report)
+        print_once(detector.report)
         config = dataclasses.replace(config, model=detector.config.model)
     categories = detector.categories if detector is not None else None
     train_data = open_train(config.data, categories)
     val_data, annotations = open_val(config.data, categories)
     check_categories(config.model, train_data.categories, val_data.categories)
-    write_run(workdir, config, train_data.categories)
+    with distributed.first_goes_first("run directory"):
+        write_run(workdir, config, train_data.categories)
 
     # Where the numbers come from, the later winning: chance, a backbone, a detector, the last checkpoint of this run.
-    model = MaskRCNN(config.model)
     if detector is not None:
-        variables = detector.variables
-    else:
-        variables = training.init_variables(model, config.seed)
-        if config.model.backbone_weights is not None:
+        return Start(config, train_data, val_data, annotations, detector.variables)
+    variables = training.init_variables(MaskRCNN(config.model), config.seed)
+    if config.model.backbone_weights is not None:
+        with distributed.first_goes_first("backbone"):
             variables = backbones.load(config.model.backbone_weights, variables, config.model)
+    return Start(config, train_data, val_data, annotations, variables)
+
+
+def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
+    """Takes the steps of an experiment that are still to be taken, and returns the last evaluation.
+
+    Raises:
+        Preempted: SIGTERM came; everything so far is saved.
+    """
+    config, train_data, val_data, annotations, variables = prepare(config, workdir)
+    mesh = sharding.make_mesh(config.num_devices, config.batch_size)
     optimizer = training.make_optimizer(config, variables["params"])
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     state = training.create_state(variables, optimizer, average=config.optimizer.average_decay is not None)
+    state = sharding.replicate(state, mesh)
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints, config.keep_best)
     state = checkpoints.restore(state) or state
     start = int(state.step)
 
-    mesh = sharding.make_mesh(config.num_devices, config.batch_size)
-    state = sharding.replicate(state, mesh)
+    model = MaskRCNN(config.model)
     sharded_model = MaskRCNN(config.model, sharding.per_image(mesh))
     train_step = training.compile_step(sharded_model, optimizer, config)
     key = jax.random.key(config.seed)
     learning_rate = training.learning_rate(config.optimizer, config.batch_size, config.num_steps)
-    batches = train_batches(train_data, config.data, batch_size=config.batch_size, seed=config.seed, start_step=start)
+    rows = sharding.local_rows(mesh, config.batch_size)
+    batches = train_batches(
+        train_data, config.data, batch_size=config.batch_size, seed=config.seed, start_step=start, rows=rows
+    )
+    log = MetricsLog(Path(workdir) / "metrics.jsonl", start, writes=distributed.is_first())
+    for step, mask_ap in log.mask_ap.items():
+        checkpoints.rate(step, mask_ap)
+    preemption = distributed.Preemption()
 
     def evaluate() -> evaluation.Evaluation:
-        task = progress.add_task("evaluate", total=len(val_data), status="")
-        result = evaluation.evaluate(
-            model,
-            state.variables,
-            eval_batches(val_data, config.data, batch_size=config.test_batch_size),
-            annotations,
-            train_data.categories,
-            config,
-            advance=lambda num_images: progress.advance(task, num_images),
-        )
+        share = jax.process_index(), jax.process_count()
+        held_out = eval_batches(val_data, config.data, batch_size=config.test_batch_size, share=share)
+        task = progress.add_task("evaluate", total=-(-len(val_data) // share[1]), status="")
+
+        def advance(num_images: int) -> None:
+            if preemption.noticed:  # The state was saved before.
+                raise distributed.Preempted(f"saved after step {state.step}, in the middle of an evaluation")
+            progress.advance(task, num_images)
+
+        categories = train_data.categories
+        result = evaluation.evaluate(model, state.variables, held_out, annotations, categories, config, advance=advance)
         progress.remove_task(task)
-        log.write(int(state.step), {"bbox": result.bbox, "segm": result.segm, "validation": result.losses})
-        progress.console.print(f"step {state.step}: {evaluation.headline(result)}")
+        step = int(state.step)
+        log.write_evaluation(step, {"bbox": result.bbox, "segm": result.segm, "validation": result.losses})
+        checkpoints.rate(step, result.segm["AP"])
+        progress.console.print(f"step {step}: {evaluation.headline(result)}")
         return result
 
     with (
-        contextlib.closing(MetricsLog(Path(workdir) / "metrics.jsonl", start)) as log,
+        contextlib.closing(preemption),
+        contextlib.closing(log),
         contextlib.closing(checkpoints),
         contextlib.closing(batches),
         progress_bar() as progress,
     ):
         task = progress.add_task("train", total=config.num_steps, completed=start, status="compiling")
+        if 0 < start < config.num_steps and is_due(start, config.evaluate_every) and start not in log.mask_ap:
+            evaluate()  # The run was stopped before it had done so.
         for step in range(start + 1, config.num_steps + 1):
             state, metrics = train_step(state, sharding.spread(next(batches), mesh), key)
             log.add(step, metrics)
-            last = step == config.num_steps
-            if last or step % config.log_every == 0:
+            last, stopping = step == config.num_steps, preemption.reached(step)
+            evaluating = not last and is_due(step, config.evaluate_every)
+            saving = last or stopping or evaluating or is_due(step, config.save_every)
+            # An entry before each checkpoint: a run that goes on from there logs each step once.
+            if saving or is_due(step, config.log_every):
                 means = log.flush(step, config.batch_size, learning_rate=float(learning_rate(step - 1)))
                 status = f"loss {means['loss']:.3f}, {means['images_per_second']:.2f} images/s"
                 progress.update(task, completed=step, status=status)
                 if not progress.console.is_terminal:  # No bar is drawn into a file.
                     progress.console.print(f"step {step} of {config.num_steps}: {status}")
-            if last or step % config.save_every == 0:
-                log.settle()  # A state that is not finite must not be saved.
-                checkpoints.save(state)
-            if not last and config.evaluate_every and step % config.evaluate_every == 0:
+            if saving:
+                checkpoints.save(state)  # All losses were found finite when the log was written.
+            if stopping:
+                checkpoints.wait()
+                raise distributed.Preempted(f"saved after step {step}")
+            if evaluating:
                 evaluate()
         result = evaluate()
-    evaluation.write(workdir, result)
-    gallery.write(Path(workdir) / "predictions.png", val_data, result.detections, train_data.categories)
+    if distributed.is_first():
+        evaluation.write(workdir, result)
+        gallery.write(Path(workdir) / "predictions.png", val_data, result.detections, train_data.categories)
     return result
+
+
+def is_due(step: int, interval: int) -> bool:
+    """Whether something that happens at regular steps does now; with an interval of 0 it never does."""
+    return interval > 0 and step % interval == 0
+
+
+def print_once(message: Any) -> None:
+    """Prints in the first process only."""
+    if distributed.is_first():
+        print(message)
 
 
 def progress_bar() -> Progress:
@@ -123,6 +184,7 @@ def progress_bar() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[status]}"),
+        console=Console(quiet=not distributed.is_first()),
     )
 
 
@@ -130,11 +192,30 @@ def main(_: list[str]) -> None:
     """Reads the flags; a mistake of the user's ends in one message and exit code 2."""
     logging.set_verbosity(logging.WARNING)  # Orbax reports every thread it starts.
     try:
+        if DISTRIBUTED.value or COORDINATOR.value:
+            distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         result = train(CONFIG.value, WORKDIR.value)
     except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(_refuse(error))
-    print(evaluation.headline(result))
-    print(f"numbers in {WORKDIR.value}/evaluation.json, pictures in {WORKDIR.value}/predictions.png")
+        _leave(_refuse(error))
+    except distributed.Preempted as reason:
+        print_once(f"SIGTERM: {reason}; the same command goes on from there")
+        sys.exit(distributed.EXIT_PREEMPTED)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        print(f"train.py: process {jax.process_index()} lost the others: {error}", file=sys.stderr)
+        _leave(distributed.EXIT_LOST)
+    print_once(evaluation.headline(result))
+    print_once(f"numbers in {WORKDIR.value}/evaluation.json, pictures in {WORKDIR.value}/predictions.png")
+
+
+def _leave(code: int) -> None:
+    """Exits; of several processes, without waiting for the others, who hear of it by the loss of the connection."""
+    sys.stderr.flush()
+    sys.stdout.flush()
+    if distributed.started() and jax.process_count() > 1:
+        os._exit(code)
+    sys.exit(code)
 
 
 def parse(arguments: list[str]) -> list[str]:

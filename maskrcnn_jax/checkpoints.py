@@ -4,14 +4,19 @@ A run directory holds ``config.json``, ``categories.json``, ``metrics.jsonl`` an
 of the model and the state of the optimizer are separate items, so that evaluation and prediction read the former alone.
 """
 
+import contextlib
+import dataclasses
 import json
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 
-from maskrcnn_jax.config import Config, differences, from_dict, to_dict
+from maskrcnn_jax import distributed
+from maskrcnn_jax.config import Config, OptimizerConfig, differences, from_dict, to_dict
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.training import TrainState
@@ -27,67 +32,132 @@ class Run(NamedTuple):
 
 
 class Checkpoints:
-    """Saves the state of a run in the background, keeps the newest few, and restores the last.
+    """Saves the state of a run in the background, keeps the newest few and the best, and restores the last good one.
 
-    A save that was cut short leaves a temporary directory which is never taken for a checkpoint.
+    A save that was cut short leaves a temporary directory which is never taken for a checkpoint. Of several processes,
+    all have to make the same calls.
     """
 
-    def __init__(self, directory: str | Path, keep: int) -> None:
+    def __init__(self, directory: str | Path, keep: int, keep_best: int = 0) -> None:
+        """Opens the checkpoints of a run directory; see `rate` for what is the best."""
+        self._scores: dict[int, float] = {}
+        policies = ocp.checkpoint_managers
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-            save_decision_policy=ocp.checkpoint_managers.AnySavePolicy(
-                [ocp.checkpoint_managers.FixedIntervalPolicy(1)]
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(keep), _BestScored(keep_best, self._scores)]
             ),
+            save_decision_policy=policies.AnySavePolicy([policies.FixedIntervalPolicy(1)]),
         )
-        self._manager = ocp.CheckpointManager(Path(directory).absolute() / "checkpoints", options=options)
+        self._directory = Path(directory).absolute() / "checkpoints"
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def rate(self, step: int, score: float) -> None:
+        """Says how good the state after a step is; the larger the better."""
+        self._scores[step] = score
 
     def save(self, state: TrainState) -> None:
-        """Copies the state to the host and writes it in the background; nothing if this step was saved already."""
+        """Copies the state to the host and writes it in the background; nothing if this step was saved already.
+
+        Raises:
+            OSError: The save before this one failed, for lack of space, say.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardSave(state.variables),
-                training=ocp.args.StandardSave(_without_variables(state)),
-            ),
+        items = ocp.args.Composite(
+            variables=ocp.args.StandardSave(state.variables),
+            training=ocp.args.StandardSave(_without_variables(state)),
         )
+        with self._failure_named():
+            self._manager.save(step, args=items)
 
     def restore(self, state: TrainState) -> TrainState | None:
-        """The last saved state, placed like the one given, or None if there is none."""
-        step = self._manager.latest_step()
-        if step is None:
-            return None
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardRestore(_abstract(state.variables)),
-                training=ocp.args.StandardRestore(_abstract(_without_variables(state))),
-            ),
-        )
+        """The last saved state that can be read, placed like the one given, or None if there is none.
+
+        A checkpoint that cannot be read is set aside, as ``STEP.broken``, with a warning.
+
+        Raises:
+            ValueError: The checkpoint is of another model or optimizer; the message names what differs.
+        """
+        self.wait()
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return self._read(step, state)
+            except _DoesNotFit as error:
+                raise ValueError(str(error)) from None
+            except (ValueError, LookupError, OSError) as error:
+                self._set_aside(step, error)
+        return None
+
+    def _read(self, step: int, state: TrainState) -> TrainState:
+        targets = {"variables": _abstract(state.variables), "training": _abstract(_without_variables(state))}
+        for item, target in targets.items():
+            path = self._directory / str(step) / item
+            differing = _differences(ocp.StandardCheckpointHandler().metadata(path).tree, target)
+            if differing:
+                raise _DoesNotFit(f"{path} does not fit this config: {differing}; use a new --workdir")
+        items = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         return _join(restored.variables, restored.training)
 
+    def _set_aside(self, step: int, error: Exception) -> None:
+        path = self._directory / str(step)
+        if distributed.is_first():
+            reason = str(error).splitlines()[0][:200]
+            print(f"warning: cannot read {path}, going back to the one before: {reason}", file=sys.stderr)
+            path.rename(path.with_name(f"{step}.broken"))
+        distributed.wait_for_all(f"checkpoint {step} is set aside")
+        self._manager.reload()
+
+    @contextlib.contextmanager
+    def _failure_named(self) -> Iterator[None]:
+        """Orbax raises what went wrong in the background at the next call, as whatever it was."""
+        try:
+            yield
+        except Exception as error:
+            reason = str(error).splitlines()[0][:300] if str(error) else repr(error)
+            raise OSError(f"cannot save a checkpoint in {self._directory}: {reason}") from error
+
     def wait(self) -> None:
-        """Returns when the last save is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when the last save is on disk. Raises OSError if it failed."""
+        with self._failure_named():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Finishes the last save and stops the background threads."""
-        self._manager.close()
+        """Finishes the last save and stops the background threads. Raises OSError if the save failed."""
+        with self._failure_named():
+            self._manager.close()
+
+
+class _DoesNotFit(Exception):
+    """A good checkpoint, of something else."""
+
+
+@dataclasses.dataclass
+class _BestScored(ocp.checkpoint_managers.PreservationPolicy):
+    """Preserves the steps with the highest scores. Orbax's own policy wants to know them when it saves."""
+
+    count: int
+    scores: dict[int, float]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        scored = [info.step for info in checkpoints if info.step in self.scores]
+        best = sorted(scored, key=lambda step: (self.scores[step], step), reverse=True)[: self.count]
+        return [info.step in best for info in checkpoints]
 
 
 def write_run(directory: str | Path, config: Config, categories: Categories) -> None:
     """Creates a run directory, or checks that an existing one holds the same model and categories.
 
     Raises:
-        ValueError: The directory holds another model; the message lists the fields that differ.
+        ValueError: The directory holds another model, or another kind of optimizer; the message lists the fields that
+            differ.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if (directory / "config.json").exists():
         previous_config, previous_categories = _read_run(directory)
-        changed = differences(previous_config.model, config.model, "model.")
+        changed = differences(_shaping(previous_config), _shaping(config))
         if previous_categories != categories:
             changed.append("the categories of the data set")
         if changed:
@@ -98,17 +168,31 @@ def write_run(directory: str | Path, config: Config, categories: Categories) -> 
     _write_json(directory / "categories.json", categories.to_json())
 
 
+def _shaping(config: Config) -> Config:
+    """Only the fields that the contents of a checkpoint depend on."""
+    average = None if config.optimizer.average_decay is None else "of any decay"
+    optimizer = OptimizerConfig(name=config.optimizer.name, average_decay=average)
+    return Config(model=config.model, optimizer=optimizer)
+
+
 def load_run(directory: str | Path) -> Run:
-    """Reads the last checkpoint of a run, onto one device, for evaluation or prediction.
+    """Reads a checkpoint of a run, onto one device, for evaluation or prediction.
+
+    Args:
+        directory: Of the run, for its last checkpoint; or of one checkpoint, ``RUN/checkpoints/STEP``.
 
     Raises:
-        FileNotFoundError: No run directory, or one without a finished checkpoint.
+        FileNotFoundError: No run directory, or one without such a checkpoint.
         ValueError: A file in it is broken; the message names it.
     """
-    directory = Path(directory)
+    directory, chosen = _split_step(Path(directory))
     config, categories = _read_run(directory)
     with ocp.CheckpointManager(directory.absolute() / "checkpoints") as manager:
-        step = manager.latest_step()
+        if chosen is not None and chosen not in manager.all_steps():
+            raise FileNotFoundError(
+                f"{directory} has no checkpoint of step {chosen}, but {sorted(manager.all_steps())}"
+            )
+        step = manager.latest_step() if chosen is None else chosen
         if step is None:
             raise FileNotFoundError(f"{directory} has no finished checkpoint yet")
         model = MaskRCNN(config.model)
@@ -119,6 +203,12 @@ def load_run(directory: str | Path) -> Run:
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), variables)
         restored = manager.restore(step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(target)))
     return Run(config, categories, restored.variables, step)
+
+
+def _split_step(directory: Path) -> tuple[Path, int | None]:
+    if directory.absolute().parent.name == "checkpoints" and directory.name.isdigit():
+        return directory.absolute().parent.parent, int(directory.name)
+    return directory, None
 
 
 def _read_run(directory: Path) -> tuple[Config, Categories]:
@@ -153,6 +243,18 @@ def _join(variables: dict[str, Any], training: dict[str, Any]) -> TrainState:
     if params is None:
         return TrainState(**variables, **training)
     return TrainState(**variables | {"params": params}, **training, average=variables["params"])
+
+
+def _differences(saved: Any, target: Any) -> str:
+    """Names of what one of them has and the other has not, or has in another shape; empty if there are none."""
+    saved = {leaf.name: tuple(leaf.shape) for leaf in jax.tree.leaves(saved)}
+    leaves = jax.tree_util.tree_leaves_with_path(target)
+    wanted = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+    found = [f"{name} is missing" for name in sorted(wanted.keys() - saved.keys())]
+    found += [f"{name} is unexpected" for name in sorted(saved.keys() - wanted.keys())]
+    both = sorted(wanted.keys() & saved.keys())
+    found += [f"{name} is {saved[name]}, not {wanted[name]}" for name in both if saved[name] != wanted[name]]
+    return ", ".join(found[:5]) + (f", and {len(found) - 5} more" if len(found) > 5 else "")
 
 
 def _abstract(tree: Any) -> Any:

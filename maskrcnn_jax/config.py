@@ -208,7 +208,8 @@ class Config:
     log_every: int = 20  # Steps.
     evaluate_every: int = 5_000  # Steps; 0 evaluates at the end only.
     save_every: int = 5_000
-    keep_checkpoints: int = 3
+    keep_checkpoints: int = 3  # The newest so many ...
+    keep_best: int = 1  # ... and as many of the best by mask AP, of those that were evaluated.
     test_batch_size: int = 8
 
 

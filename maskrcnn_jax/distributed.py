@@ -4,8 +4,10 @@ Each runs the same program, over the devices of all of them. Process 0 alone pri
 part in saving checkpoints, so all see one run directory.
 """
 
+import contextlib
 import json
 import signal
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -16,6 +18,7 @@ from jax.experimental import multihost_utils
 # After so many seconds without a sign of life a process is taken for dead, and the others stop.
 HEARTBEAT_SECONDS = 60
 EXIT_PREEMPTED = 128 + signal.SIGTERM  # What a shell reports of a process that SIGTERM ended.
+EXIT_LOST = 1  # Another process has died.
 
 
 def initialize(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
@@ -38,6 +41,21 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
 def is_first() -> bool:
     """Whether this process is the one that prints and writes logs."""
     return jax.process_index() == 0
+
+
+def started() -> bool:
+    """Whether `initialize` was called."""
+    return jax.distributed.is_initialized()
+
+
+@contextlib.contextmanager
+def first_goes_first(what: str) -> Iterator[None]:
+    """The first process runs the block before the others do, who find on disk what it left there."""
+    if not is_first():
+        wait_for_all(what)
+    yield
+    if is_first():
+        wait_for_all(what)
 
 
 def gather(records: list[Any]) -> list[Any]:

@@ -14,14 +14,24 @@ class MetricsLog:
 
     Metrics are read one step late, so that the device is never kept waiting for the host. When a run resumes, what the
     file says of later steps is dropped: those steps are about to be taken again.
+
+    Attributes:
+        mask_ap: Of each step with an evaluation in the file.
     """
 
-    def __init__(self, path: str | Path, start: int) -> None:
+    def __init__(self, path: str | Path, start: int, *, writes: bool = True) -> None:
+        """Opens the log of a run that has taken ``start`` steps; of several processes, one ``writes``."""
         path = Path(path)
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
-        path.write_text("".join(kept))
-        self._file = path.open("a")
+        entries = map(json.loads, kept)
+        self.mask_ap: dict[int, float] = {entry["step"]: entry["segm"]["AP"] for entry in entries if "segm" in entry}
+        self._file = None
+        if writes:
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(kept))
+            temporary.replace(path)
+            self._file = path.open("a")
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._sums: dict[str, float] = {}
         self._num_steps = 0
@@ -49,13 +59,21 @@ class MetricsLog:
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Appends one entry, and starts the clock of the next."""
-        self._file.write(json.dumps({"step": step} | values) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step} | values) + "\n")
+            self._file.flush()
         self._since = time.perf_counter()
+
+    def write_evaluation(self, step: int, values: dict[str, Any]) -> None:
+        """Appends the numbers of an evaluation, unless they are there: they come out the same every time."""
+        if step not in self.mask_ap:
+            self.mask_ap[step] = values["segm"]["AP"]
+            self.write(step, values)
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def _read(self, entry: tuple[int, dict[str, jax.Array]] | None) -> None:
         if entry is None:

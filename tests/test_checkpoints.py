@@ -1,6 +1,8 @@
 """Run directories: what is saved comes back, and what does not fit is refused by name."""
 
 import json
+import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +58,75 @@ def test_a_moving_average_comes_back_and_is_what_evaluation_reads(tmp_path):
     assert_equal(saved.restore(make_state(0.0)._replace(average={"a": jnp.zeros(3)})), state)
     saved.close()
     np.testing.assert_array_equal(state.variables["params"]["a"], [7.0] * 3)
+
+
+def test_the_best_stay_beside_the_newest(tmp_path):
+    saved = Checkpoints(tmp_path, keep=1, keep_best=2)
+    for value, score in ((1.0, 0.3), (2.0, 0.5), (3.0, 0.5), (4.0, 0.1), (5.0, None)):
+        saved.save(make_state(value))
+        if score is not None:
+            saved.rate(int(value), score)
+    saved.close()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["2", "3", "5"]
+
+
+def broken_copies():
+    """What a machine that lost power, or a hand, may leave of a checkpoint."""
+
+    def without_an_item(path):
+        shutil.rmtree(path / "variables")
+
+    def without_data(path):
+        for data in (path / "training").glob("**/d/*"):
+            os.truncate(data, 0)
+
+    def without_manifest(path):
+        (path / "variables" / "manifest.ocdbt").unlink()
+
+    def with_half_its_metadata(path):
+        os.truncate(path / "training" / "_METADATA", 20)
+
+    return [without_an_item, without_data, without_manifest, with_half_its_metadata]
+
+
+@pytest.mark.parametrize("damage", broken_copies(), ids=lambda damage: damage.__name__)
+def test_a_broken_checkpoint_is_set_aside_for_the_one_before(tmp_path, damage, capsys):
+    saved = Checkpoints(tmp_path, keep=3)
+    for value in (1.0, 2.0):
+        saved.save(make_state(value))
+    saved.close()
+    damage(tmp_path / "checkpoints" / "2")
+    opened = Checkpoints(tmp_path, keep=3)
+    assert_equal(opened.restore(make_state(0.0)), make_state(1.0))
+    assert f"cannot read {tmp_path / 'checkpoints' / '2'}" in capsys.readouterr().err
+    opened.save(make_state(2.0))
+    assert_equal(opened.restore(make_state(0.0)), make_state(2.0))
+    opened.close()
+    assert (tmp_path / "checkpoints" / "2.broken").is_dir()
+
+
+def test_a_checkpoint_of_something_else_is_refused_by_name(tmp_path):
+    saved = Checkpoints(tmp_path, keep=1)
+    saved.save(make_state(1.0))
+    other = make_state(0.0)
+    other = other._replace(params={"a": jnp.zeros(4), "b": jnp.zeros(3)}, batch_stats={})
+    expected = "params.b is missing, batch_stats.a is unexpected, params.a is .3,., not .4,."
+    with pytest.raises(ValueError, match=f"checkpoints/1/variables does not fit this config: {expected}"):
+        saved.restore(other)
+    saved.close()
+
+
+def test_a_save_that_fails_is_reported(tmp_path, monkeypatch):
+    saved = Checkpoints(tmp_path, keep=1)
+
+    def fail(*args, **kwargs):
+        raise ValueError("disk full")
+
+    monkeypatch.setattr(saved._manager, "wait_until_finished", fail)
+    with pytest.raises(OSError, match="cannot save a checkpoint in .*: disk full"):
+        saved.wait()
+    monkeypatch.undo()
+    saved.close()
 
 
 def test_nothing_saved_restores_nothing(tmp_path):

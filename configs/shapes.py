@@ -2,7 +2,7 @@
 
 python train.py --config=configs/shapes.py --workdir=runs/shapes
 
-Result on 100 unseen images: box AP 0.729, mask AP 0.672, mask AP50 0.913, in 6.5 minutes on 2 CPU cores.
+Result on 100 unseen images: box AP 0.749, mask AP 0.690, mask AP50 0.926, in 8.9 CPU minutes.
 """
 
 from maskrcnn_jax.config import Config

@@ -7,7 +7,6 @@ walked through cell by cell, in loops as long as the largest RoI of a small grou
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -49,11 +48,10 @@ def axis_samples(
     return Samples(start, bin_length, jnp.fmax(jnp.ceil(bin_length), 0), size)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def pool(cells: Num[Array, "n c"], rois: RoIs, resolution: int) -> Float[Array, "r p p c"]:
     """Means of the samples in each bin, in float32; samples more than a cell outside the map count as zeros.
 
-    Differentiable in reverse mode by the cells only.
+    Not differentiable in reverse mode: `add_gradient` is its transpose.
     """
 
     def pool_group(group: RoIs) -> Float[Array, "s p p c"]:
@@ -75,14 +73,9 @@ def pool(cells: Num[Array, "n c"], rois: RoIs, resolution: int) -> Float[Array, 
     return sums.reshape(-1, *sums.shape[2:])[jnp.argsort(order)] / _num_samples(rois)
 
 
-def _pool_forward(cells, rois, resolution):
-    dtype_and_length = cells[:, :0]  # All the backward pass needs of them; the pyramid would be kept in memory.
-    return pool(cells, rois, resolution), (dtype_and_length, rois)
-
-
-def _pool_backward(resolution, residuals, gradient):
-    """Adds the gradient of each RoI to the cells it was pooled from, in float32."""
-    cells, rois = residuals
+def add_gradient(total: Float[Array, "n c"], gradient: Float[Array, "r p p c"], rois: RoIs) -> Float[Array, "n c"]:
+    """Adds the gradient of each RoI to the cells it was pooled from."""
+    resolution = gradient.shape[1]
 
     def add_group(total, group):
         rois, gradient = group
@@ -98,12 +91,14 @@ def _pool_backward(resolution, residuals, gradient):
         return _walk(rois.rows, rows, add_row, total), None
 
     groups = _split((rois, gradient / _num_samples(rois)), _order(rois, resolution))
-    total = jnp.broadcast_to(_zero(rois), (cells.shape[0], gradient.shape[-1]))
-    total, _ = jax.lax.scan(add_group, total, groups)
-    return total.astype(cells.dtype), None
+    return jax.lax.scan(add_group, total, groups)[0]
 
 
-pool.defvjp(_pool_forward, _pool_backward)
+def axis_matrix(samples: Samples, size: int, resolution: int) -> Float[Array, "r p {size}"]:
+    """The share of every cell of a map in each bin, along one axis; rows of the matrices that pool a map."""
+    shape = len(samples.start), resolution
+    weights = jax.vmap(lambda cell: _weights(samples, jnp.broadcast_to(cell, shape)), out_axes=2)(jnp.arange(size))
+    return weights / jnp.fmax(samples.per_bin, 1).reshape(-1, 1, 1)
 
 
 def _num_samples(rois: RoIs) -> Float[Array, "r 1 1 1"]:

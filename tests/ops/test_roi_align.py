@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from maskrcnn_jax.ops import roi_align
+from maskrcnn_jax.ops import roi_align, roi_taps
 from tests import oracles
 from tests.conftest import QUICK_COMPILE
 
@@ -18,18 +18,21 @@ LEVELS = (2, 3, 4, 5)
 jit = partial(jax.jit, compiler_options=QUICK_COMPILE)
 
 
-def align(pyramid, boxes, canvas, resolution=2, sampling_ratio=2, aligned=False):
-    knobs = {"resolution": resolution, "sampling_ratio": sampling_ratio, "aligned": aligned}
+def align(pyramid, boxes, canvas, resolution=2, sampling_ratio=2, aligned=False, form="gather"):
+    knobs = {"resolution": resolution, "sampling_ratio": sampling_ratio, "aligned": aligned, "form": form}
     return roi_align.multilevel_roi_align(pyramid, boxes, canvas, **knobs)
 
 
-pool = jit(align, static_argnames=("resolution", "sampling_ratio", "aligned"))
+pool = jit(align, static_argnames=("resolution", "sampling_ratio", "aligned", "form"))
 
 
-@partial(jit, static_argnames=("sampling_ratio", "aligned"))
-def pull_back(pyramid, boxes, canvas, upstream, sampling_ratio=2, aligned=False):
-    _, pullback = jax.vjp(lambda p: align(p, boxes, canvas, 2, sampling_ratio, aligned), pyramid)
+@partial(jit, static_argnames=("sampling_ratio", "aligned", "form"))
+def pull_back(pyramid, boxes, canvas, upstream, sampling_ratio=2, aligned=False, form="gather"):
+    _, pullback = jax.vjp(lambda p: align(p, boxes, canvas, 2, sampling_ratio, aligned, form), pyramid)
     return pullback(upstream)[0]
+
+
+both_forms = pytest.mark.parametrize("form", ["gather", "einsum"])
 
 
 def random_pyramid(seed, height=128, width=192, channels=3, levels=LEVELS):
@@ -50,7 +53,7 @@ def random_boxes(seed, height=128, width=192):
 
 
 def expected(pyramid, boxes, resolution, sampling_ratio, aligned):
-    levels = np.asarray(roi_align.assign_levels(jnp.asarray(boxes), tuple(pyramid)))
+    levels = np.asarray(roi_taps.assign_levels(jnp.asarray(boxes), tuple(pyramid)))
     pooled = [
         oracles.roi_align(pyramid[level], box[None], 0.5**level, resolution, sampling_ratio, aligned)[0]
         for box, level in zip(boxes, levels.tolist(), strict=True)
@@ -71,10 +74,11 @@ def expected(pyramid, boxes, resolution, sampling_ratio, aligned):
         ([-8, -8, 4, 4], False, [0, 0.15625, 1.5625, 3.4375]),
     ],
 )
-def test_values_of_the_reference_kernel(box, aligned, pooled):
+@both_forms
+def test_values_of_the_reference_kernel(box, aligned, pooled, form):
     # On the map 10 y + x, bilinear interpolation gives back the coordinates of the samples.
     features = 10.0 * jnp.arange(8.0).reshape(8, 1, 1) + jnp.arange(8.0).reshape(1, 8, 1)
-    actual = pool({2: features}, jnp.array([box], jnp.float32), jnp.array([32, 32]), aligned=aligned)
+    actual = pool({2: features}, jnp.array([box], jnp.float32), jnp.array([32, 32]), aligned=aligned, form=form)
     np.testing.assert_allclose(actual.ravel(), pooled, rtol=1e-6)
 
 
@@ -90,9 +94,11 @@ def test_values_of_the_reference_kernel(box, aligned, pooled):
         ([0, 0, 80, 0.5], False, [0.8 * 2.5 + 3.15, 0, 0.8 * 7.5 + 3.15, 0]),
     ],
 )
-def test_adaptive_values_of_the_reference_kernel(box, aligned, pooled):
+@both_forms
+def test_adaptive_values_of_the_reference_kernel(box, aligned, pooled, form):
     features = 10.0 * jnp.arange(8.0).reshape(8, 1, 1) + jnp.arange(8.0).reshape(1, 8, 1)
-    actual = pool({2: features}, jnp.array([box], jnp.float32), jnp.array([32, 32]), sampling_ratio=0, aligned=aligned)
+    boxes, canvas = jnp.array([box], jnp.float32), jnp.array([32, 32])
+    actual = pool({2: features}, boxes, canvas, sampling_ratio=0, aligned=aligned, form=form)
     np.testing.assert_allclose(actual.ravel(), pooled, rtol=1e-6)
 
 
@@ -101,29 +107,35 @@ def test_adaptive_values_of_the_reference_kernel(box, aligned, pooled):
 def test_equals_a_loop_over_samples(sampling_ratio, num_seeds, aligned):
     for seed in range(num_seeds):
         pyramid, boxes = random_pyramid(seed), random_boxes(seed)
-        actual = pool(pyramid, jnp.asarray(boxes), jnp.array([128, 192]), 2, sampling_ratio, aligned)
+        gathered, multiplied = (
+            pool(pyramid, jnp.asarray(boxes), jnp.array([128, 192]), 2, sampling_ratio, aligned, form)
+            for form in ("gather", "einsum")
+        )
         # Coordinates reach 1e4 / 4 cells, where float32 resolves 2e-4 of a cell.
-        np.testing.assert_allclose(actual, expected(pyramid, boxes, 2, sampling_ratio, aligned), atol=2e-3)
+        np.testing.assert_allclose(gathered, expected(pyramid, boxes, 2, sampling_ratio, aligned), atol=2e-3)
+        np.testing.assert_allclose(multiplied, gathered, atol=5e-6)
 
 
-def test_bins_of_whole_cells_have_no_sample_too_many():
+@both_forms
+def test_bins_of_whole_cells_have_no_sample_too_many(form):
     """Bins of 0 to 48 cells: times the inverse of 7, some lengths would be an ulp more than whole cells."""
     rng = np.random.default_rng(0)
     features = rng.normal(size=(344, 8, 2)).astype(np.float32)
     lengths = 28.0 * np.arange(49)
     boxes = np.stack([0 * lengths, 0 * lengths, 0 * lengths + 8, lengths], axis=1).astype(np.float32)
-    pooled = pool({2: jnp.asarray(features)}, jnp.asarray(boxes), jnp.array([1376, 32]), 7, 0)
+    pooled = pool({2: jnp.asarray(features)}, jnp.asarray(boxes), jnp.array([1376, 32]), 7, 0, form=form)
     np.testing.assert_allclose(pooled, oracles.roi_align(features, boxes, 0.25, 7, 0, False), atol=1e-5)
 
 
-def test_bins_of_up_to_five_cells():
+@both_forms
+def test_bins_of_up_to_five_cells(form):
     """Where the distance of samples varies most: from half a cell to a whole one."""
     rng = np.random.default_rng(0)
     features = rng.normal(size=(40, 40, 2)).astype(np.float32)
     sides = 7 * np.linspace(0.5, 5, 90).repeat(2).reshape(-1, 2)
     corners = rng.uniform(-1, 41 - sides)
     boxes = (4 * np.concatenate([corners, corners + sides], axis=1)).astype(np.float32)
-    pooled = pool({2: jnp.asarray(features)}, jnp.asarray(boxes), jnp.array([160, 160]), 7, 0)
+    pooled = pool({2: jnp.asarray(features)}, jnp.asarray(boxes), jnp.array([160, 160]), 7, 0, form=form)
     np.testing.assert_allclose(pooled, oracles.roi_align(features, boxes, 0.25, 7, 0, False), atol=1e-4)
 
 
@@ -142,46 +154,56 @@ def test_negative_sampling_ratio_is_refused():
         pool(random_pyramid(0), jnp.zeros((1, 4)), jnp.array([128, 192]), sampling_ratio=-1)
 
 
+def test_unknown_form_is_refused():
+    with pytest.raises(ValueError, match='"auto", "gather" or "einsum"; got \'scatter\''):
+        pool(random_pyramid(0), jnp.zeros((1, 4)), jnp.array([128, 192]), form="scatter")
+
+
 @pytest.mark.parametrize(
     "side, level",
     [(112, 3), (111.99, 2), (223.9998, 3), (223.99985, 4), (224, 4), (448, 5), (447.9, 4), (0, 2), (1, 2), (5000, 5)],
 )
 def test_level_follows_the_area(side, level):
     boxes = jnp.array([[0, 0, side, side], [0, 0, side / 2, 2 * side]], jnp.float32)
-    assert roi_align.assign_levels(boxes, LEVELS).tolist() == [level, level]
+    assert roi_taps.assign_levels(boxes, LEVELS).tolist() == [level, level]
 
 
 def test_level_of_meaningless_boxes_exists():
     boxes = jnp.array([[0, 0, -9, 9], [jnp.nan] * 4, [0, 0, jnp.inf, 1], [-jnp.inf, -jnp.inf, jnp.inf, jnp.inf]])
-    assert set(roi_align.assign_levels(boxes, LEVELS).tolist()) <= set(LEVELS)
+    assert set(roi_taps.assign_levels(boxes, LEVELS).tolist()) <= set(LEVELS)
 
 
 @pytest.mark.parametrize("sampling_ratio", [0, 1])
-def test_map_ends_with_the_canvas(sampling_ratio):
+@both_forms
+def test_map_ends_with_the_canvas(sampling_ratio, form):
     large, boxes = random_pyramid(1), jnp.asarray(random_boxes(1))
     canvas = (96, 150)  # Not whole cells of the coarser levels: maps are rounded up.
     cropped = {k: x[: -(-canvas[0] // 2**k), : -(-canvas[1] // 2**k)] for k, x in large.items()}
     changed = {k: x.at[cropped[k].shape[0] :].set(1e9).at[:, cropped[k].shape[1] :].set(1e9) for k, x in large.items()}
-    pooled = pool(large, boxes, jnp.array(canvas), sampling_ratio=sampling_ratio)
-    np.testing.assert_array_equal(pooled, pool(cropped, boxes, jnp.array(canvas), sampling_ratio=sampling_ratio))
-    np.testing.assert_array_equal(pooled, pool(changed, boxes, jnp.array(canvas), sampling_ratio=sampling_ratio))
+    pooled = pool(large, boxes, jnp.array(canvas), sampling_ratio=sampling_ratio, form=form)
+    other = pool(cropped, boxes, jnp.array(canvas), sampling_ratio=sampling_ratio, form=form)
+    np.testing.assert_allclose(pooled, other, rtol=0, atol=0 if form == "gather" else 1e-6)  # Products round otherwise.
+    other = pool(changed, boxes, jnp.array(canvas), sampling_ratio=sampling_ratio, form=form)
+    np.testing.assert_array_equal(pooled, other)
 
 
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_coordinates_that_are_not_finite_pool_zeros(sampling_ratio):
+@both_forms
+def test_coordinates_that_are_not_finite_pool_zeros(sampling_ratio, form):
     meaningless = [[np.nan] * 4, [0, np.nan, 50, 50], [-np.inf, -np.inf, np.inf, np.inf]]
     boxes = jnp.asarray(np.resize(meaningless, (26, 4)), jnp.float32)
     pyramid, canvas = random_pyramid(0), jnp.array([128, 192])
-    assert not pool(pyramid, boxes, canvas, sampling_ratio=sampling_ratio).any()
-    gradient = pull_back(pyramid, boxes, canvas, jnp.ones((26, 2, 2, 3)), sampling_ratio)
+    assert not pool(pyramid, boxes, canvas, sampling_ratio=sampling_ratio, form=form).any()
+    gradient = pull_back(pyramid, boxes, canvas, jnp.ones((26, 2, 2, 3)), sampling_ratio, form=form)
     assert not any(level.any() for level in gradient.values())
 
 
 @pytest.mark.parametrize("sampling_ratio", [0, 1])
-def test_no_boxes(sampling_ratio):
+@both_forms
+def test_no_boxes(sampling_ratio, form):
     pyramid, boxes, canvas = random_pyramid(0), jnp.zeros((0, 4)), jnp.array([128, 192])
-    assert pool(pyramid, boxes, canvas, sampling_ratio=sampling_ratio).shape == (0, 2, 2, 3)
-    assert not pull_back(pyramid, boxes, canvas, jnp.ones((0, 2, 2, 3)), sampling_ratio)[2].any()
+    assert pool(pyramid, boxes, canvas, sampling_ratio=sampling_ratio, form=form).shape == (0, 2, 2, 3)
+    assert not pull_back(pyramid, boxes, canvas, jnp.ones((0, 2, 2, 3)), sampling_ratio, form=form)[2].any()
 
 
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
@@ -199,24 +221,42 @@ def test_bfloat16_features_are_summed_in_float32(sampling_ratio):
         np.testing.assert_array_equal(gradient[level], exact_gradient[level].astype(jnp.bfloat16))
 
 
+def test_einsum_with_bfloat16_features_sums_in_float32():
+    """Only features and the weights of columns are rounded: long sums in bfloat16 would be off by much more."""
+    pyramid, boxes, canvas = random_pyramid(2), jnp.asarray(random_boxes(2)), jnp.array([128, 192])
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), pyramid)
+    exact = jax.tree.map(lambda x: x.astype(jnp.float32), rounded)
+    pooled = pool(rounded, boxes, canvas, form="einsum")
+    assert pooled.dtype == jnp.bfloat16
+    np.testing.assert_allclose(pooled.astype(jnp.float32), pool(exact, boxes, canvas), rtol=2**-7, atol=2**-6)
+    gradient = pull_back(rounded, boxes, canvas, jnp.ones_like(pooled), form="einsum")
+    exact_gradient = pull_back(exact, boxes, canvas, jnp.ones(pooled.shape))
+    for level in LEVELS:
+        assert gradient[level].dtype == jnp.bfloat16
+        np.testing.assert_allclose(gradient[level].astype(jnp.float32), exact_gradient[level], rtol=2**-7, atol=2**-7)
+
+
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_gradient_is_the_transpose_of_the_matrix(sampling_ratio, aligned):
+@both_forms
+def test_gradient_is_the_transpose_of_the_matrix(sampling_ratio, aligned, form):
     height, width, boxes = 5, 7, np.delete(random_boxes(3, 20, 28), 3, axis=0)  # The largest has a million samples.
     columns = np.eye(height * width).reshape(height, width, -1)  # One channel for each cell of the map.
     matrix = oracles.roi_align(columns, boxes, 0.25, 2, sampling_ratio, aligned).reshape(-1, height * width)
     upstream = np.random.default_rng(3).normal(size=(len(boxes), 2, 2, 3)).astype(np.float32)
     features, canvas = random_pyramid(3, 20, 28, levels=(2,)), jnp.array([20, 28])
-    gradient = pull_back(features, jnp.asarray(boxes), canvas, jnp.asarray(upstream), sampling_ratio, aligned)
+    gradient = pull_back(features, jnp.asarray(boxes), canvas, jnp.asarray(upstream), sampling_ratio, aligned, form)
     np.testing.assert_allclose(gradient[2].reshape(-1, 3), matrix.T @ upstream.reshape(-1, 3), atol=2e-3)
 
 
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_gradient_is_adjoint_on_all_levels(sampling_ratio):
+@both_forms
+def test_gradient_is_adjoint_on_all_levels(sampling_ratio, form):
     pyramid, boxes, canvas = random_pyramid(4), jnp.asarray(random_boxes(4)), jnp.array([128, 192])
-    pooled = pool(pyramid, boxes, canvas, sampling_ratio=sampling_ratio)
+    boxes = jnp.tile(boxes, (9, 1)) if form == "einsum" else boxes  # 234 of 2 bins: more than it takes at once.
+    pooled = pool(pyramid, boxes, canvas, sampling_ratio=sampling_ratio, form=form)
     upstream = jax.random.normal(jax.random.key(0), pooled.shape)
-    gradient = pull_back(pyramid, boxes, canvas, upstream, sampling_ratio)
+    gradient = pull_back(pyramid, boxes, canvas, upstream, sampling_ratio, form=form)
     through_features = sum(jnp.vdot(gradient[k], pyramid[k]) for k in LEVELS)
     assert all(gradient[k].any() for k in LEVELS)
     np.testing.assert_allclose(jnp.vdot(pooled, upstream), through_features, rtol=1e-4)
@@ -237,17 +277,19 @@ def batch():
     return pyramids, boxes, canvas
 
 
-def pooled_and_gradient(pyramid, boxes, canvas, sampling_ratio, wrap=lambda function: function):
-    pooled, pullback = jax.vjp(wrap(lambda p: align(p, boxes, canvas, sampling_ratio=sampling_ratio)), pyramid)
+def pooled_and_gradient(pyramid, boxes, canvas, sampling_ratio, form, wrap=lambda function: function):
+    pool_one = partial(align, boxes=boxes, canvas=canvas, sampling_ratio=sampling_ratio, form=form)
+    pooled, pullback = jax.vjp(wrap(pool_one), pyramid)
     return pooled, pullback(jnp.sin(pooled))[0]
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["adaptive", "one sample"])
+@pytest.fixture(scope="module", params=[(0, "auto"), (1, "auto"), (1, "einsum")], ids=str)
 def one_by_one(request):
-    """A sampling ratio, and what it gives for each image alone."""
-    alone = jit(partial(pooled_and_gradient, sampling_ratio=request.param))
+    """A sampling ratio and a form, and what they give for each image alone."""
+    sampling_ratio, form = request.param
+    alone = jit(partial(pooled_and_gradient, sampling_ratio=sampling_ratio, form=form))
     results = [alone(*jax.tree.map(lambda x, i=i: x[i], batch())) for i in range(8)]
-    return request.param, jax.tree.map(lambda *x: np.stack(x), *results)
+    return sampling_ratio, form, jax.tree.map(lambda *x: np.stack(x), *results)
 
 
 def sharded(function, check_vma):
@@ -270,6 +312,37 @@ def sharded(function, check_vma):
     ids=["vmap", "remat", "pmap", "shard_map", "shard_map with check_vma", "map"],
 )
 def test_every_transformation_gives_the_same(transform, one_by_one):
-    sampling_ratio, expected = one_by_one
-    actual = transform(partial(pooled_and_gradient, sampling_ratio=sampling_ratio))(*batch())
+    sampling_ratio, form, expected = one_by_one
+    actual = transform(partial(pooled_and_gradient, sampling_ratio=sampling_ratio, form=form))(*batch())
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), actual, expected)
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+@pytest.mark.parametrize(
+    "platform, forward, backward",
+    [
+        ("cpu", "gather", "gather"),
+        ("cuda", "gather", "einsum"),
+        ("rocm", "gather", "einsum"),
+        ("tpu",) + 2 * ("einsum",),
+    ],
+)
+def test_the_platform_a_program_is_made_for_chooses_the_form(sampling_ratio, platform, forward, backward):
+    knobs = {"sampling_ratio": sampling_ratio, "form": "auto"}
+    arguments = random_pyramid(0), jnp.zeros((26, 4)), jnp.array([128, 192])
+    pooled = jax.export.export(jax.jit(partial(align, **knobs)), platforms=[platform])(*arguments)
+    pull_one = jax.jit(partial(pull_back.__wrapped__, **knobs))
+    gradient = jax.export.export(pull_one, platforms=[platform])(*arguments, jnp.ones((26, 2, 2, 3)))
+    for program, form in [(pooled, forward), (gradient, backward)]:
+        multiplies = "stablehlo.dot_general" in program.mlir_module()
+        assert multiplies == (form == "einsum")
+    assert ("stablehlo.scatter" in gradient.mlir_module()) == (backward == "gather")
+
+
+def test_one_program_for_two_platforms_holds_both_forms():
+    arguments = random_pyramid(0), jnp.zeros((26, 4)), jnp.array([128, 192])
+    exported = jax.export.export(jax.jit(partial(align, form="auto")), platforms=["cpu", "tpu"])(*arguments)
+    assert "stablehlo.dot_general" in exported.mlir_module()
+    boxes = jnp.asarray(random_boxes(0))
+    pooled = exported.call(arguments[0], boxes, arguments[2])
+    np.testing.assert_allclose(pooled, pool(arguments[0], boxes, arguments[2]), atol=1e-6)

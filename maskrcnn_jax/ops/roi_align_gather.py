@@ -1,0 +1,87 @@
+"""RoIAlign that reads just the cells it needs, one after the other: for machines that are good at that."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from maskrcnn_jax.ops import adaptive_roi_align
+from maskrcnn_jax.ops.roi_taps import RoIs, Rule, Taps, axis_taps
+
+
+def pool(maps: list[Float[Array, "_h _w c"]], rois: RoIs, rule: Rule) -> Float[Array, "r p p c"]:
+    """Pools each RoI from its map, in float32."""
+    cells = jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in maps])
+    shapes = [x.shape for x in maps]
+    if rule.sampling_ratio == 0:
+        return adaptive_roi_align.pool(cells, _adaptive(rois, shapes, rule), rule.resolution)
+    rows, columns = _taps(rois, shapes, rule)
+    pooled = jnp.zeros((len(rois.maps), rule.resolution, rule.resolution, cells.shape[1]), jnp.float32)
+    # Unrolled, so that XLA adds each cell as it reads it instead of storing all of them first.
+    for i in range(rows.cells.shape[2]):
+        for j in range(columns.cells.shape[2]):
+            index, weight = _tap(rows, columns, i, j)
+            pooled += weight[..., None] * cells[index].astype(jnp.float32)
+    return pooled
+
+
+def transpose(
+    gradient: Float[Array, "r p p c"], shapes: list[tuple[int, ...]], rois: RoIs, rule: Rule
+) -> list[Float[Array, "_h _w c"]]:
+    """Adds the gradient of each RoI to the cells it was pooled from, in float32."""
+    sizes = [height * width for height, width, _ in shapes]
+    # Not a constant: a scan inside `shard_map` must start with a value that varies as its result does.
+    zero = (rois.maps.sum() * 0).astype(jnp.float32)
+    total = jnp.broadcast_to(zero, (sum(sizes), gradient.shape[-1]))
+    if rule.sampling_ratio == 0:
+        total = adaptive_roi_align.add_gradient(total, gradient, _adaptive(rois, shapes, rule))
+    else:
+        arguments = total, gradient, *_taps(rois, shapes, rule)
+        total = jax.lax.platform_dependent(*arguments, cpu=_add_by_roi, default=_add_by_tap)
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+    return [part.reshape(shape) for part, shape in zip(jnp.split(total, ends), shapes, strict=True)]
+
+
+def _offsets(rois: RoIs, shapes: list[tuple[int, ...]]) -> tuple[Int[Array, " r"], Int[Array, " r"]]:
+    """Of the maps laid out behind each other, row by row: the first cell and the width of each RoI's."""
+    offsets = jnp.array([sum(h * w for h, w, _ in shapes[:i]) for i in range(len(shapes))])
+    return offsets[rois.maps], jnp.array([w for _, w, _ in shapes])[rois.maps]
+
+
+def _adaptive(rois: RoIs, shapes: list[tuple[int, ...]], rule: Rule) -> adaptive_roi_align.RoIs:
+    axis_samples = partial(adaptive_roi_align.axis_samples, resolution=rule.resolution, aligned=rule.aligned)
+    return adaptive_roi_align.RoIs(*_offsets(rois, shapes), axis_samples(*rois.rows), axis_samples(*rois.columns))
+
+
+def _taps(rois: RoIs, shapes: list[tuple[int, ...]], rule: Rule) -> tuple[Taps, Taps]:
+    """Taps of rows, as the first cell of each row, and of columns."""
+    offsets, widths = (x.reshape(-1, 1, 1) for x in _offsets(rois, shapes))
+    rows = axis_taps(rois.rows, rule)
+    return rows._replace(cells=rows.cells * widths + offsets), axis_taps(rois.columns, rule)
+
+
+def _tap(rows: Taps, columns: Taps, i: int, j: int) -> tuple[Int[Array, "r p p"], Float[Array, "r p p"]]:
+    index = rows.cells[:, :, None, i] + columns.cells[:, None, :, j]
+    return index, rows.weights[:, :, None, i] * columns.weights[:, None, :, j]
+
+
+def _add_by_roi(total: Array, gradient: Array, rows: Taps, columns: Taps) -> Array:
+    """One RoI after the other: what one touches fits into a cache, four times as fast on a CPU as `_add_by_tap`."""
+
+    def add_roi(total, roi):
+        gradient, rows, columns = roi
+        index = rows.cells[:, :, None, None] + columns.cells[None, None]  # [p, t, p, t]
+        weight = rows.weights[:, :, None, None] * columns.weights[None, None]
+        return total.at[index].add(weight[..., None] * gradient[:, None, :, None]), None
+
+    return jax.lax.scan(add_roi, total, (gradient, rows, columns))[0]
+
+
+def _add_by_tap(total: Array, gradient: Array, rows: Taps, columns: Taps) -> Array:
+    """All RoIs at once, for machines that work in parallel."""
+    for i in range(rows.cells.shape[2]):
+        for j in range(columns.cells.shape[2]):
+            index, weight = _tap(rows, columns, i, j)
+            total = total.at[index].add(weight[..., None] * gradient)
+    return total

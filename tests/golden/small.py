@@ -12,7 +12,6 @@ from maskrcnn_jax.parity import recipe
 FOLDER = Path(__file__).parent
 SHORT_SIDE, MAX_LONG_SIDE = 128, 1333  # Pixels, of the resized pictures.
 SAMPLES = 300  # Values kept of each large array.
-MASKS = 12  # Detections per image whose masks are kept.
 
 
 def config(variant: str) -> ModelConfig:
@@ -62,8 +61,3 @@ def sample(array: np.ndarray) -> np.ndarray:
 def statistics(state: dict[str, np.ndarray], kind: str) -> np.ndarray:
     """A few values of each norm's running statistics, ``running_mean`` or ``running_var``."""
     return np.concatenate([array[:: max(1, len(array) // 16)] for name, array in state.items() if name.endswith(kind)])
-
-
-def state_dict(config: ModelConfig) -> dict[str, np.ndarray]:
-    """Weights by torchvision's names."""
-    return recipe.state_dict(config)

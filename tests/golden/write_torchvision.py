@@ -34,7 +34,7 @@ def main() -> None:
 
 def record(config: ModelConfig) -> dict[str, np.ndarray]:
     """Everything about one variant."""
-    state, examples = small.state_dict(config), small.examples()
+    state, examples = recipe.state_dict(config), small.examples()
     model = reference.build(config, state, short_side=small.SHORT_SIDE, max_long_side=small.MAX_LONG_SIDE)
     arrays = {"weights": small.sample(np.concatenate([np.ravel(array) for array in state.values()]))}
     for i, stages in enumerate(reference.predict(model, [example.image for example in examples])):

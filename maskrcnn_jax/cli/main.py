@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="maskrcnn-jax", description="Mask R-CNN in JAX: predict, evaluate, convert, compare, prepare data."
+        prog="maskrcnn-jax", description="Mask R-CNN in JAX: predict, evaluate, convert, compare, prepare data, plan."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -65,6 +65,18 @@ def _parser() -> argparse.ArgumentParser:
     parity.add_argument("--max-long-side", default=1333, type=int, metavar="PX", help="at most (default: 1333)")
     parity.add_argument("--output", type=Path, metavar="FILE", help="write the report there as JSON, too")
 
+    plan = commands.add_parser("plan", help="compile a training step for many devices, and say what it costs")
+    plan.add_argument("--config", required=True, type=Path, metavar="FILE", help="experiment, as for train.py")
+    devices = plan.add_mutually_exclusive_group(required=True)
+    devices.add_argument("--topology", metavar="T", help="TPU slice, such as v5e:16x16; needs libtpu, but no TPU")
+    devices.add_argument("--devices", type=_positive, metavar="N", help="this machine's; simulated if it has fewer")
+    plan.add_argument("--batch-per-device", type=_positive, metavar="N", help="images (default: batch_size divided)")
+    plan.add_argument("--bucket", type=_bucket, metavar="HxW", help="of images (default: the first of data.buckets)")
+    plan.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change the config: model.dtype=bfloat16"
+    )
+    plan.add_argument("--output", type=Path, metavar="FILE", help="write the numbers there as JSON, too")
+
     data = commands.add_parser("data", help="prepare images for training")
     actions = data.add_subparsers(required=True, metavar="ACTION")
     prepare = actions.add_parser("prepare", help="write images and annotations into a few large files (ArrayRecord)")
@@ -80,6 +92,18 @@ def _fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
     return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def _bucket(text: str) -> tuple[int, int]:
+    height, width = map(int, text.split("x"))
+    return height, width
 
 
 if __name__ == "__main__":

@@ -1,0 +1,117 @@
+"""`maskrcnn-jax plan`: what a training step costs on given devices, compiled for them and not run."""
+
+import argparse
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from maskrcnn_jax import planning
+from maskrcnn_jax.cli import config_file
+from maskrcnn_jax.config import Config, to_dict
+from maskrcnn_jax.planning import Plan
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compiles a step, prints what it costs, and writes it as JSON on request; returns 1 if memory falls short."""
+    config = config_file.read(args.config)
+    for setting in args.set:
+        config_file.override(config, setting)
+    devices = _topology(args.topology) if args.topology else _devices(args.devices)
+    config.batch_size = _batch_size(config, args.batch_per_device, len(devices))
+    bucket = args.bucket or tuple(config.data.buckets[0])
+    with _clock(f"compiling for {len(devices)} x {devices[0].device_kind}"):
+        try:
+            plan = planning.plan(config, devices, bucket)
+        except MemoryError as error:
+            print(f"maskrcnn-jax plan: the step does not fit into memory: {error}", file=sys.stderr)
+            return 1
+    _print_tables(plan, config)
+    if args.output:
+        args.output.write_text(json.dumps(_to_dict(plan, config), indent=1) + "\n")
+    return 0 if plan.device_memory is None or plan.memory.peak <= plan.device_memory else 1
+
+
+def _topology(name: str) -> list[Any]:
+    jax.config.update("jax_platforms", "cpu")  # Lest jax look for the TPU that libtpu belongs to.
+    return planning.topology(name)
+
+
+def _devices(count: int) -> list[Any]:
+    """So many devices: this machine's, or, if it has fewer, simulated ones of its CPU."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" not in flags:  # Read when jax starts.
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}"
+    devices = jax.devices() if len(jax.devices()) >= count else jax.devices("cpu")
+    if len(devices) < count:
+        raise ValueError(f"XLA_FLAGS or an earlier start of jax allow {len(devices)} devices only, not {count}")
+    return devices[:count]
+
+
+def _batch_size(config: Config, per_device: int | None, num_devices: int) -> int:
+    """Images per step: as asked for, or the config's, but at least one for each device."""
+    return max(config.batch_size, num_devices) if per_device is None else per_device * num_devices
+
+
+@contextlib.contextmanager
+def _clock(description: str) -> Iterator[None]:
+    """Shows on stderr that something takes its time."""
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        progress.add_task(description, total=None)
+        yield
+
+
+def _print_tables(plan: Plan, config: Config) -> None:
+    memory, network = plan.memory, plan.model_flops
+    images = plan.batch_size / plan.mesh["data"]
+    table = Table(show_header=False)
+    rows = {
+        "devices": f"{plan.num_devices} x {plan.device}, mesh {_mesh(plan)}",
+        "step": f"{plan.batch_size} images of {plan.bucket[0]}x{plan.bucket[1]}, {images:g} per device, "
+        f"{config.model.dtype}",
+        "compiled in": f"{plan.compile_seconds:.1f} s, after {plan.trace_seconds:.1f} s of tracing",
+        "memory per device": f"{_gib(memory.peak)}" + (f" of {_gib(plan.device_memory)}" if plan.device_memory else ""),
+        "of it arguments": f"{_gib(memory.arguments)}, overwritten by {_gib(memory.reused)} of outputs",
+        "other outputs": _gib(memory.outputs - memory.reused),
+        "temporaries": _gib(memory.temporaries),
+        "program": _gib(memory.program),
+        "compiler's count": f"{plan.flops / 1e12:.3f} TFLOP per device, {plan.flops / images / 1e12:.3f} per image",
+        "network's own": f"{network.training / 1e12:.3f} TFLOP per image, {network.forward / 1e12:.3f} of it forward",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console().print(table)
+    table = Table("collectives", "count", "of it in loops", "MiB per device", title_justify="left")
+    for collective in plan.collectives:
+        numbers = collective.count, collective.in_loops, f"{collective.bytes / 2**20:.1f}"
+        table.add_row(collective.kind, *map(str, numbers))
+    Console().print(table)
+
+
+def _mesh(plan: Plan) -> str:
+    return " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def _to_dict(plan: Plan, config: Config) -> dict[str, Any]:
+    """All of a plan, with what it was made for and by, ready for JSON."""
+    packages = [name for name in ("jax", "jaxlib", "libtpu") if importlib.util.find_spec(name)]
+    collected = {c.kind: {"count": c.count, "in_loops": c.in_loops, "bytes": c.bytes} for c in plan.collectives}
+    parts = {"memory": plan.memory._asdict() | {"peak": plan.memory.peak}, "collectives": collected}
+    parts["model_flops"] = plan.model_flops._asdict()
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return plan._asdict() | parts | {"versions": versions, "config": to_dict(config)}

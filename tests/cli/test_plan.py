@@ -1,0 +1,124 @@
+"""The command `maskrcnn-jax plan`, with a stand-in for the compilation."""
+
+import importlib.util
+import json
+
+import jax
+import pytest
+
+from maskrcnn_jax import planning
+from maskrcnn_jax.cli import config_file
+from maskrcnn_jax.cli.main import main
+from maskrcnn_jax.collectives import Collective
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.flops import Flops
+from maskrcnn_jax.planning import Memory, Plan
+
+CONFIG = """
+from maskrcnn_jax.config import Config
+
+def get_config():
+    return Config(batch_size=8)
+"""
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """The call on a config of eight images, without the devices."""
+    (tmp_path / "config.py").write_text(CONFIG)
+    return ["plan", "--config", str(tmp_path / "config.py")]
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """Stands in for `planning.plan`: collects what it is called with, and needs 3 GiB."""
+    calls = []
+
+    def plan(config, devices, bucket):
+        calls.append((config, devices, bucket))
+        memory = Memory(2 << 30, 1 << 30, 1 << 30, 1 << 30, 0)
+        mesh, images = {"data": len(devices)}, config.batch_size
+        network, sums = Flops(10**12, 3 * 10**12), [Collective("all-reduce", 7, 2, 5 << 20)]
+        return Plan("chip", len(devices), mesh, bucket, images, 1.0, 61.0, memory, 4 << 30, 8e12, network, sums)
+
+    monkeypatch.setattr(planning, "plan", plan)
+    return calls
+
+
+def test_numbers_are_printed_and_written(command, planned, tmp_path, capsys):
+    assert main([*command, "--devices", "4", "--output", str(tmp_path / "plan.json")]) == 0
+    printed = capsys.readouterr().out
+    for words in ("4 x chip", "8 images of 800x1344", "2 per device", "61.0 s", "3.00 GiB of 4.00 GiB", "3.000 TFLOP"):
+        assert words in printed
+    assert ["all-reduce", "7", "2", "5.0"] in [line.replace("│", " ").split() for line in printed.splitlines()]
+    numbers = json.loads((tmp_path / "plan.json").read_text())
+    assert numbers["memory"]["peak"] == 3 << 30 and numbers["collectives"]["all-reduce"]["count"] == 7
+    assert numbers["versions"]["jax"] == jax.__version__ and numbers["config"]["batch_size"] == 8
+
+
+def test_the_config_is_changed_as_asked(command, planned):
+    changes = ["--set", "model.dtype=bfloat16", "--set", "model.rematerialise=true", "--set", "seed=3"]
+    assert main([*command, "--devices", "2", "--batch-per-device", "3", "--bucket", "64x96", *changes]) == 0
+    config, devices, bucket = planned[0]
+    assert (config.model.dtype, config.model.rematerialise, config.seed) == ("bfloat16", True, 3)
+    assert config.batch_size == 6 and len(devices) == 2 and bucket == (64, 96)
+
+
+def test_each_device_has_an_image(command, planned):
+    assert main([*command, "--devices", "8", "--set", "batch_size=2"]) == 0
+    assert planned[0][0].batch_size == 8
+
+
+def test_memory_that_falls_short_is_1(command, planned, monkeypatch, capsys):
+    small = planning.plan
+
+    def large(*arguments):
+        return small(*arguments)._replace(device_memory=1 << 30)
+
+    monkeypatch.setattr(planning, "plan", large)
+    assert main([*command, "--devices", "1"]) == 1
+    assert "3.00 GiB of 1.00 GiB" in capsys.readouterr().out
+
+    def refuse(*arguments):
+        raise MemoryError("20G of 16G")
+
+    monkeypatch.setattr(planning, "plan", refuse)
+    assert main([*command, "--devices", "1"]) == 1
+    assert "20G of 16G" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--devices", "3"], "batch_size=8 cannot be divided among 3 devices"),
+        (["--devices", "9"], "allow 8 devices only, not 9"),
+        (["--devices", "2", "--set", "model.size=3"], "'model.size=3' names no field"),
+        (["--devices", "2", "--set", "model"], "'model' names no field"),
+        (["--devices", "2", "--set", "model.depth=deep"], "model.depth must be of type int, got 'deep'"),
+    ],
+)
+def test_mistakes_are_one_message(command, arguments, message, capsys):
+    assert main([*command, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("maskrcnn-jax plan: ") and message in error and error.count("\n") == 1
+
+
+def test_a_missing_config_is_one_message(tmp_path, capsys):
+    assert main(["plan", "--config", str(tmp_path / "none.py"), "--devices", "1"]) == 2
+    assert "there is no config file" in capsys.readouterr().err
+
+
+def test_libtpu_is_asked_for(command, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(config_file, "read", lambda path: Config())
+    assert main([*command, "--topology", "v5e:2x2"]) == 2
+    assert "pip install 'maskrcnn-jax[tpu]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--devices", "0"], ["--devices", "2", "--topology", "v5e:2x2"], ["--bucket", "800"]]
+)
+def test_wrong_arguments_exit_with_2(command, arguments):
+    with pytest.raises(SystemExit) as exit:
+        main([*command, *arguments])
+    assert exit.value.code == 2

@@ -22,11 +22,14 @@ from maskrcnn_jax.config import Config
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import Batch, Instances
 
-# Memory of a chip in bytes, by the name that jax has for it; from Google's pages on each version of Cloud TPU.
-TPU_MEMORY = {"TPU v4": 32 << 30, "TPU v5 lite": 16 << 30, "TPU v5": 95 << 30, "TPU v6 lite": 32 << 30}
 T = TypeVar("T")
 
-TOPOLOGIES = "v4:2x2x1, v5e:2x2, v5e:16x16, v5p:2x2x1, v6e:4x4"
+# Bytes of memory of v5e, v5p and v6e, by the names that jax has for them; from Google's pages on Cloud TPU.
+TPU_MEMORY = {"TPU v5 lite": 16 << 30, "TPU v5": 95 << 30, "TPU v6 lite": 32 << 30}
+TOPOLOGIES = "v5e:2x2, v5e:16x16, v5p:2x2x2, v6e:4x4"
+
+# What libtpu is told where it only compiles: to ask no server which TPU this is, and to share the machine with others.
+COMPILE_ONLY = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
 class Memory(NamedTuple):
@@ -102,14 +105,12 @@ def plan(
 def topology(name: str) -> list[Any]:
     """The chips of a TPU slice, such as ``v5e:16x16``, to compile for; no TPU is needed, but libtpu is.
 
-    Must come before jax starts, lest libtpu look for a TPU to talk to.
-
     Raises:
         ValueError: libtpu is not installed, or does not know the slice.
     """
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError("compiling for a TPU needs its compiler: pip install 'maskrcnn-jax[tpu]'")
+    os.environ.update(COMPILE_ONLY | os.environ)
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except jax.errors.JaxRuntimeError as error:

@@ -1,10 +1,6 @@
 """`train.py` as a user runs it, on a model small enough to compile in seconds."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,48 +11,14 @@ from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.shapes import ShapesDataset
 from maskrcnn_jax.weights import download, files, model_metadata, torchvision
-
-SMALL = {
-    "num_steps": 3,
-    "batch_size": 2,
-    "log_every": 1,
-    "save_every": 1,
-    "evaluate_every": 2,
-    "test_batch_size": 2,
-    "data.shapes_image_size": 64,
-    "data.shapes_num_val": 3,
-    "data.buckets": "((64, 64),)",
-    "data.test_buckets": "((64, 64),)",
-    "data.short_sides": "(64,)",
-    "data.max_long_side": 64,
-    "data.test_short_side": 64,
-    "data.test_max_long_side": 64,
-    "model.stem_channels": 32,
-    "model.fpn_channels": 32,
-    "model.box_head_features": 32,
-    "model.mask_head_channels": 32,
-    "model.mask_head_convs": 1,
-    "model.roi.num_samples": 16,
-}
+from tests import train_process
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Runs train.py in a process of its own; all share what they compiled."""
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
-    def call(workdir, config="configs/shapes.py", **overrides):
-        settings = SMALL | {name.replace("__", "."): value for name, value in overrides.items()}
-        flags = [f"--config.{name}={value}" for name, value in settings.items()]
-        command = [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}", *flags]
-        root = Path(__file__).parent.parent
-        return subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=500)
-
-    return call
+    cache = tmp_path_factory.mktemp("compiled")
+    return lambda workdir, **overrides: train_process.finish(train_process.start(workdir, cache, **overrides))
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path):

@@ -20,7 +20,7 @@ from maskrcnn_jax.weights import loading
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates, prints tables, and writes `evaluation.json` and `detections.json`; returns 0."""
-    is_run = Path(args.weights).is_dir()
+    is_run = (Path(args.weights) / "config.json").is_file()  # And not one checkpoint of a run.
     if args.config is None and (args.weights in loading.RELEASED or Path(args.weights).is_file()):
         raise ValueError(f"{args.weights} does not say on which data: give --config FILE, or a run directory")
     loaded = loading.load(args.weights)

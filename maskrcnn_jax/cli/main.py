@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 WEIGHTS = (
-    "directory of a training run; or a weight file, torchvision's or ours (.pth, .safetensors, .npz); or COCO_V1 or "
-    "V2_COCO_V1: torchvision's maskrcnn_resnet50_fpn and maskrcnn_resnet50_fpn_v2, downloaded once"
+    "directory of a training run, or of one of its checkpoints (RUN/checkpoints/STEP); or a weight file, torchvision's "
+    "or ours (.pth, .safetensors, .npz); or COCO_V1 or V2_COCO_V1: torchvision's maskrcnn_resnet50_fpn and "
+    "maskrcnn_resnet50_fpn_v2, downloaded once"
 )
 
 

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# One machine with several GPUs: one process drives them all, and each gets its share of the images of a batch.
+#
+#   launch/node.sh --config=configs/r50_fpn_1x.py --workdir=runs/r50 --config.batch_size=16
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+exec "${PYTHON:-.venv/bin/python}" train.py "$@"

@@ -1,0 +1,125 @@
+"""A run that is stopped, by whatever it is, goes on and ends with the very bits of a run that was not."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from maskrcnn_jax import checkpoints, distributed
+from tests.train_process import finish, log_of, start
+
+pytestmark = pytest.mark.slow
+
+# Entries of the log at steps 2, 3, 4, 6 and 7; checkpoints and evaluations elsewhere than entries alone would be.
+RUN = {"num_steps": 7, "log_every": 2, "save_every": 3, "evaluate_every": 4, "keep_best": 1, "keep_checkpoints": 2}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+    """The run that is not interrupted."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    result = finish(start(workdir, cache, **RUN))
+    assert result.returncode == 0, result.stderr
+    assert [(entry["step"], "segm" in entry) for entry in log_of(workdir)] == [
+        (2, False),
+        (3, False),
+        (4, False),
+        (4, True),
+        (6, False),
+        (7, False),
+        (7, True),
+    ]
+    return workdir
+
+
+def assert_same_end(workdir: Path, whole: Path) -> None:
+    ours, theirs = checkpoints.load_run(workdir), checkpoints.load_run(whole)
+    assert ours.step == theirs.step == 7
+    jax.tree.map(np.testing.assert_array_equal, ours.variables, theirs.variables)
+    for name in ("evaluation.json", "detections.json"):
+        assert (workdir / name).read_text() == (whole / name).read_text(), name
+    assert log_of(workdir) == log_of(whole)
+
+
+def wait_for(condition, process) -> None:
+    while not condition() and process.poll() is None:
+        time.sleep(0.01)
+
+
+def test_the_same_command_twice_gives_the_same_bits(whole, cache, tmp_path):
+    assert finish(start(tmp_path / "run", cache, **RUN)).returncode == 0
+    assert_same_end(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_any_moment(whole, cache, tmp_path, seed):
+    moments = random.Random(seed)
+    workdir, killed = tmp_path / "run", 0
+    for _ in range(6):
+        process = start(workdir, cache, **RUN)
+        lines = len(log_of(workdir)) + moments.randrange(3)
+        wait_for(lambda lines=lines: len(log_of(workdir)) >= lines, process)
+        time.sleep(moments.uniform(0, 1))
+        process.kill()
+        finish(process)
+        killed += process.returncode == -signal.SIGKILL
+        if killed == 3:
+            break
+    result = finish(start(workdir, cache, **RUN))
+    assert result.returncode == 0 and killed == 3, result.stderr
+    assert_same_end(workdir, whole)
+
+
+@pytest.mark.parametrize("lines", [1, 3], ids=["in training", "in an evaluation"])
+def test_sigterm_saves_and_says_so(whole, cache, tmp_path, lines):
+    workdir = tmp_path / "run"
+    process = start(workdir, cache, **RUN)
+    wait_for(lambda: len(log_of(workdir)) >= lines, process)
+    process.terminate()
+    result = finish(process)
+    assert result.returncode == distributed.EXIT_PREEMPTED == 143, result.stderr
+    assert "SIGTERM: saved after step" in result.stdout
+    stopped = log_of(workdir)[-1]["step"]
+    assert f"after step {stopped}" in result.stdout and checkpoints.load_run(workdir).step == stopped
+    result = finish(start(workdir, cache, **RUN))
+    assert result.returncode == 0, result.stderr
+    assert checkpoints.load_run(workdir).step == 7
+    ours, theirs = checkpoints.load_run(workdir), checkpoints.load_run(whole)
+    jax.tree.map(np.testing.assert_array_equal, ours.variables, theirs.variables)
+    assert log_of(workdir)[-1] == log_of(whole)[-1]
+
+
+def test_no_space_left_for_a_checkpoint(whole, cache, tmp_path):
+    workdir = tmp_path / "run"
+    assert finish(start(workdir, cache, **RUN | {"num_steps": 3})).returncode == 0
+    result = finish(start(workdir, cache, largest_file=50_000, **RUN))
+    assert result.returncode == 2, result.stdout
+    assert f"cannot save a checkpoint in {workdir / 'checkpoints'}" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert checkpoints.load_run(workdir).step == 3
+    result = finish(start(workdir, cache, **RUN))
+    assert result.returncode == 0, result.stderr
+    ours, theirs = checkpoints.load_run(workdir), checkpoints.load_run(whole)
+    jax.tree.map(np.testing.assert_array_equal, ours.variables, theirs.variables)
+
+
+def test_a_checkpoint_that_was_written_by_half(whole, cache, tmp_path):
+    workdir = tmp_path / "run"
+    assert finish(start(workdir, cache, **RUN | {"num_steps": 6})).returncode == 0
+    for data in (workdir / "checkpoints" / "6" / "training").glob("**/d/*"):
+        os.truncate(data, data.stat().st_size // 2)
+    result = finish(start(workdir, cache, **RUN))
+    assert result.returncode == 0 and "going back to the one before" in result.stderr, result.stderr
+    ours, theirs = checkpoints.load_run(workdir), checkpoints.load_run(whole)
+    jax.tree.map(np.testing.assert_array_equal, ours.variables, theirs.variables)
+    assert (workdir / "checkpoints" / "6.broken").is_dir()

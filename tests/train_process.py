@@ -1,0 +1,93 @@
+"""Starts `train.py` as a user does, in processes of its own, on a model small enough to compile in seconds."""
+
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TIMEOUT = 500  # Seconds.
+
+SMALL = {
+    "num_steps": 3,
+    "batch_size": 2,
+    "log_every": 1,
+    "save_every": 1,
+    "evaluate_every": 2,
+    "test_batch_size": 2,
+    "data.shapes_image_size": 64,
+    "data.shapes_num_val": 3,
+    "data.buckets": "((64, 64),)",
+    "data.test_buckets": "((64, 64),)",
+    "data.short_sides": "(64,)",
+    "data.max_long_side": 64,
+    "data.test_short_side": 64,
+    "data.test_max_long_side": 64,
+    "model.stem_channels": 32,
+    "model.fpn_channels": 32,
+    "model.box_head_features": 32,
+    "model.mask_head_channels": 32,
+    "model.mask_head_convs": 1,
+    "model.roi.num_samples": 16,
+}
+
+
+def start(workdir, cache, *flags, config="configs/shapes.py", devices=1, largest_file=None, **overrides):
+    """Starts one process.
+
+    Args:
+        cache: folder where processes find what others have compiled.
+        devices: simulated ones.
+        largest_file: bytes that a file may have; a write beyond them fails, as it does on a full disk.
+        overrides: fields of the config, with ``__`` for the dots.
+    """
+    settings = SMALL | {name.replace("__", "."): value for name, value in overrides.items()}
+    fields = [f"--config.{name}={value}" for name, value in settings.items()]
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+    return subprocess.Popen(
+        [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}", *fields, *flags],
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=None if largest_file is None else limit,
+    )
+
+
+def start_together(count, workdir, cache, **overrides):
+    """Starts processes that train one model."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    common = f"--coordinator=localhost:{port}", f"--num_processes={count}"
+    return [start(workdir, cache, *common, f"--process_id={i}", **overrides) for i in range(count)]
+
+
+def finish(process):
+    """Waits for a process, and returns its code and what it printed."""
+    try:
+        output, errors = process.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def log_of(workdir):
+    """The entries of the log, without what depends on the clock."""
+    path = Path(workdir) / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    entries = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [{name: value for name, value in entry.items() if name != "images_per_second"} for entry in entries]

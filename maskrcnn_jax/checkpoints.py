@@ -157,7 +157,7 @@ def write_run(directory: str | Path, config: Config, categories: Categories) -> 
     directory.mkdir(parents=True, exist_ok=True)
     if (directory / "config.json").exists():
         previous_config, previous_categories = _read_run(directory)
-        changed = differences(_shaping(previous_config), _shaping(config))
+        changed = differences(_shape_of_state(previous_config), _shape_of_state(config))
         if previous_categories != categories:
             changed.append("the categories of the data set")
         if changed:
@@ -168,11 +168,10 @@ def write_run(directory: str | Path, config: Config, categories: Categories) -> 
     _write_json(directory / "categories.json", categories.to_json())
 
 
-def _shaping(config: Config) -> Config:
-    """Only the fields that the contents of a checkpoint depend on."""
-    average = None if config.optimizer.average_decay is None else "of any decay"
-    optimizer = OptimizerConfig(name=config.optimizer.name, average_decay=average)
-    return Config(model=config.model, optimizer=optimizer)
+def _shape_of_state(config: Config) -> Config:
+    """Only the fields that the contents of a checkpoint depend on, which a run cannot change."""
+    average = None if config.optimizer.average_decay is None else 0.0  # Any decay is as good as another.
+    return Config(model=config.model, optimizer=OptimizerConfig(name=config.optimizer.name, average_decay=average))
 
 
 def load_run(directory: str | Path) -> Run:

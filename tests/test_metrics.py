@@ -35,6 +35,29 @@ def test_resume_drops_later_entries_and_half_a_line(tmp_path):
     assert [entry["step"] for entry in read(path)] == [10, 20, 30]
 
 
+def test_an_evaluation_is_in_the_log_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for start in (0, 4):
+        log = MetricsLog(path, start)
+        log.write_evaluation(4, {"segm": {"AP": 0.25}})
+        assert log.mask_ap == {4: 0.25}
+        log.close()
+    assert [entry["step"] for entry in read(path)] == [4]
+    log = MetricsLog(path, 3)  # The run goes on from a checkpoint before it.
+    assert log.mask_ap == {}
+    log.close()
+
+
+def test_one_process_writes_and_all_know(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 2, "segm": {"AP": 0.5}}\n')
+    log = MetricsLog(path, 2, writes=False)
+    log.add(3, {"loss": jnp.array(1.0)})
+    assert log.flush(3, 4)["loss"] == 1.0 and log.mask_ap == {2: 0.5}
+    log.close()
+    assert [entry["step"] for entry in read(path)] == [2]
+
+
 @pytest.mark.parametrize("name, value", [("loss_mask", float("nan")), ("gradient_norm", float("inf"))])
 def test_a_loss_that_is_not_finite_stops_the_run_by_name(tmp_path, name, value):
     log = MetricsLog(tmp_path / "metrics.jsonl", 0)

@@ -25,7 +25,7 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from maskrcnn_jax import distributed, evaluation, gallery, sharding, training
+from maskrcnn_jax import cache, distributed, evaluation, gallery, sharding, training
 from maskrcnn_jax.checkpoints import Checkpoints, write_run
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.pipeline import eval_batches, train_batches
@@ -85,7 +85,8 @@ def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
         Preempted: SIGTERM came; everything so far is saved.
     """
     config, train_data, val_data, annotations, variables = prepare(config, workdir)
-    mesh = sharding.make_mesh(config.num_devices, config.batch_size)
+    mesh = sharding.make_mesh(config.num_devices, config.batch_size, space=config.space)
+    sharding.check_buckets(config.data.buckets, mesh)
     optimizer = training.make_optimizer(config, variables["params"])
     state = training.create_state(variables, optimizer, average=config.optimizer.average_decay is not None)
     state = sharding.replicate(state, mesh)
@@ -94,7 +95,7 @@ def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
     start = int(state.step)
 
     model = MaskRCNN(config.model)
-    sharded_model = MaskRCNN(config.model, sharding.per_image(mesh))
+    sharded_model = MaskRCNN(config.model, sharding.per_image(mesh), mesh)
     train_step = training.compile_step(sharded_model, optimizer, config)
     key = jax.random.key(config.seed)
     learning_rate = training.learning_rate(config.optimizer, config.batch_size, config.num_steps)
@@ -191,6 +192,7 @@ def progress_bar() -> Progress:
 def main(_: list[str]) -> None:
     """Reads the flags; a mistake of the user's ends in one message and exit code 2."""
     logging.set_verbosity(logging.WARNING)  # Orbax reports every thread it starts.
+    cache.keep_compiled_programs()
     try:
         if DISTRIBUTED.value or COORDINATOR.value:
             distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)

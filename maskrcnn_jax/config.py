@@ -90,6 +90,8 @@ class RoIConfig:
     mask_resolution: int = 14  # The same for the mask head; its masks have twice this side.
     sampling_ratio: int = 2  # RoIAlign averages this many samples per axis in each bin.
     aligned: bool = False  # True shifts RoIs by half a feature cell, as Detectron2 does.
+    # How RoIAlign is computed, with the same result: "gather", "einsum", or "auto" for what suits the device.
+    pooling: str = "auto"
 
 
 @settings
@@ -202,7 +204,8 @@ class Config:
     weights: str | None = None  # Path or "COCO_V1": pretrained weights of the whole detector.
     seed: int = 0
     batch_size: int = 16  # Images per step, over all devices.
-    num_devices: int | None = None  # Devices that share the images of a batch; all by default.
+    num_devices: int | None = None  # Devices that share a batch; all by default.
+    space: int = 1  # Devices that share each image, by its rows: heights of buckets must be multiples of 32 times this.
     num_microbatches: int = 1  # Parts the batch is worked through in, to save memory; the gradient is the same.
     num_steps: int = 90_000
     log_every: int = 20  # Steps.

@@ -11,8 +11,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
+from maskrcnn_jax import sharding
 from maskrcnn_jax.config import ModelConfig, freeze
 from maskrcnn_jax.detections import detect
 from maskrcnn_jax.losses import SumAndCount, box_loss, mask_loss, mean, rpn_loss
@@ -44,10 +46,12 @@ class MaskRCNN(nn.Module):
         config: Copied and frozen when the model is built.
         per_image: Maps a function of one image over arguments that all have a leading batch axis, as `jax.vmap` does.
             A program that shards the batch puts a `shard_map` round it, lest XLA gather the batch.
+        mesh: The devices such a program is for, along ``data`` and ``space``: see `sharding`.
     """
 
     config: ModelConfig
     per_image: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.vmap
+    mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
         self.config = freeze(self.config)
@@ -65,7 +69,8 @@ class MaskRCNN(nn.Module):
             c.dtype,
             c.rematerialise,
         )
-        self.fpn = FPN(c.fpn_channels, c.fpn_norm, c.norm_eps, c.dtype)
+        whole = partial(sharding.whole_images, mesh=self.mesh)
+        self.fpn = FPN(c.fpn_channels, c.fpn_norm, c.norm_eps, c.dtype, whole)
         self.rpn_head = RPNHead(len(c.rpn.aspect_ratios), c.rpn_head_convs, c.dtype)
         convs = c.box_head_convs, c.box_head_channels, c.box_head_norm, c.norm_eps
         self.box_head = BoxHead(c.num_classes, *convs, c.box_head_layers, c.box_head_features, c.dtype)
@@ -92,7 +97,7 @@ class MaskRCNN(nn.Module):
         threshold = config.detection.score_threshold if score_threshold is None else score_threshold
 
         pyramid = self.features(images, sizes, canvas)
-        logits, deltas = self.rpn_head(pyramid, _extents(pyramid, canvas))
+        logits, deltas = self.score_anchors(pyramid, canvas)
         count = config.rpn.test_num_candidates, config.rpn.test_num_proposals
         proposals = self.propose(pyramid, logits, deltas, sizes, canvas, *count)
 
@@ -116,7 +121,7 @@ class MaskRCNN(nn.Module):
 
         pyramid = self.features(batch.images, batch.sizes, batch.canvas)
         shapes = _shapes(pyramid)
-        logits, deltas = self.rpn_head(pyramid, _extents(pyramid, batch.canvas))
+        logits, deltas = self.score_anchors(pyramid, batch.canvas)
         anchor_targets_one = partial(anchor_targets, shapes=shapes, config=config.rpn)
         anchors = self.per_image(anchor_targets_one)(keys[:, 0], instances, batch.canvas)
         losses = rpn_loss(_concatenate(logits), _concatenate(deltas), anchors, beta=config.rpn.smooth_l1_beta)
@@ -146,6 +151,8 @@ class MaskRCNN(nn.Module):
         """Images to the pyramid P2 to P6. Raises ValueError if the bucket is not a multiple of 32."""
         if images.shape[1] % 32 or images.shape[2] % 32:
             raise ValueError(f"image height and width must be multiples of 32, got {images.shape[1:3]}")
+        if self.divides_rows:
+            sharding.check_buckets([images.shape[1:3]], self.mesh)
         stages = self.backbone(self.normalise(images, sizes), canvas)
         return self.fpn(stages, _extents(stages, canvas))
 
@@ -156,6 +163,11 @@ class MaskRCNN(nn.Module):
         mean = jnp.array(self.config.image_mean, jnp.float32).reshape(1, 1, 1, 3)
         std = jnp.array(self.config.image_std, jnp.float32).reshape(1, 1, 1, 3)
         return zero_beyond((images - mean) / std, sizes)
+
+    def score_anchors(self, pyramid: Pyramid, canvas: Int[Array, "b 2"]) -> tuple[dict[int, Array], dict[int, Array]]:
+        """Per level, the objectness of its anchors and how to move them; all of an image, for its stages need all."""
+        scores = self.rpn_head(pyramid, _extents(pyramid, canvas))
+        return jax.tree.map(partial(sharding.whole_images, mesh=self.mesh), scores)
 
     def propose(
         self,
@@ -180,16 +192,21 @@ class MaskRCNN(nn.Module):
     def pool(
         self, pyramid: Pyramid, rois: Float[Array, "b r 4"], canvas: Int[Array, "b 2"], resolution: int
     ) -> Float[Array, "b r s s c"]:
-        """RoIAlign on the level of the pyramid that suits each RoI; the coarsest level is for anchors only."""
+        """RoIAlign on the level of the pyramid that suits each RoI; the coarsest level is for anchors only.
+
+        Where devices share the rows of images, each multiplies its own and the products are added: mapped by
+        `per_image`, or with gathers, every device would need all rows.
+        """
         config = self.config.roi
         align = partial(
             multilevel_roi_align,
             resolution=resolution,
             sampling_ratio=config.sampling_ratio,
             aligned=config.aligned,
+            form="einsum" if self.divides_rows else config.pooling,
         )
         levels = {level: pyramid[level] for level in sorted(pyramid)[:-1]}
-        return self.per_image(align)(levels, rois, canvas)
+        return (jax.vmap if self.divides_rows else self.per_image)(align)(levels, rois, canvas)
 
     def draw_masks(
         self, pyramid: Pyramid, detections: Detections, canvas: Int[Array, "b 2"]
@@ -218,6 +235,11 @@ class MaskRCNN(nn.Module):
         _, masks = jax.lax.scan(draw_group, None, jax.tree.map(_split_slots, slots))  # [groups, b, s, m, m]
         masks = jnp.swapaxes(masks, 0, 1).reshape(len(detections.boxes), -1, *masks.shape[3:])
         return masks[:, : detections.valid.shape[1]]
+
+    @property
+    def divides_rows(self) -> bool:
+        """Whether several devices share the rows of an image."""
+        return self.mesh is not None and self.mesh.shape["space"] > 1
 
     @property
     def num_mask_samples(self) -> int:

@@ -1,37 +1,92 @@
 """Training on several devices: the images of a batch are spread over them, everything else is on each of them.
 
+Devices form a mesh of two axes. Those along ``data`` have different images; those along ``space`` share the same
+images, each with some of the rows, for images that are too large, or batches that are too small, for one device each.
+
 The step is one program for all devices. XLA adds the sums over the batch, of losses, counts, gradients and the
-statistics of batch norms, where arrays are sharded so; the stages of one image are mapped inside a `shard_map`, lest
-XLA gather the batch for what it cannot divide, such as sorting.
+statistics of batch norms, where arrays are sharded so, and exchanges the rows at the seams of images; the stages of one
+image are mapped inside a `shard_map` over ``data``, lest XLA gather the batch for what it cannot divide, such as
+sorting. These stages need all rows of the objectness, so every device along ``space`` does the same work there.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from maskrcnn_jax.structures import Batch, Instances
+
+STRIDE = 32  # Of the coarsest feature map with convolutions.
+MIN_HEIGHT = 128  # Four of its rows.
 
 T = TypeVar("T")
 
 
-def make_mesh(num_devices: int | None, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The first of the devices, all by default, along one axis, ``data``.
+def make_mesh(
+    num_devices: int | None, batch_size: int, devices: Sequence[jax.Device] | None = None, *, space: int = 1
+) -> Mesh:
+    """The first of the devices, all by default, along two axes, ``data`` and ``space``.
 
     Args:
         devices: To choose from; those of all processes by default.
+        space: Devices that share the rows of each image; they belong to one process.
 
     Raises:
-        ValueError: There are fewer devices, or the batch cannot be divided among them.
+        ValueError: There are fewer devices, or they cannot be divided so, or the batch cannot be divided among them.
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices) if num_devices is None else num_devices
     if not 1 <= count <= len(devices):
         raise ValueError(f"num_devices={num_devices}, but there are {len(devices)}")
-    if batch_size % count:
-        raise ValueError(
-            f"batch_size={batch_size} cannot be divided among {count} devices: change it, or set num_devices"
-        )
-    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:count])
+    if space < 1 or count % space:
+        raise ValueError(f"space={space} does not divide the number of devices, {count}: change it, or set num_devices")
+    if batch_size % (count // space):
+        among = f"{count} devices" if space == 1 else f"{count // space} groups of {space} devices"
+        raise ValueError(f"batch_size={batch_size} cannot be divided among {among}: change it, or set num_devices")
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))[:count]
+    grid = np.array(ordered).reshape(-1, space)
+    if any(device.process_index != row[0].process_index for row in grid for device in row):
+        raise ValueError(f"space={space} must divide the number of devices of each process")
+    return Mesh(grid, ("data", "space"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def check_buckets(buckets: Sequence[tuple[int, ...]], mesh: Mesh) -> None:
+    """Sees to it that devices that share an image have as many of its rows each, on all maps with convolutions.
+
+    Where they have not, or on maps with fewer rows than a kernel has, gradients that XLA computes are silently wrong,
+    by the number of devices that hold the same rows.
+
+    Raises:
+        ValueError: A bucket (height, width) whose height cannot be divided so.
+    """
+    space = mesh.shape["space"]
+    for height, width in buckets:
+        if space > 1 and (height % (STRIDE * space) or height < MIN_HEIGHT):
+            raise ValueError(
+                f"data.buckets: with space={space}, heights must be multiples of {STRIDE * space} and at least "
+                f"{MIN_HEIGHT}; got {height}x{width}"
+            )
+
+
+def whole_images(x: Float[Array, "b ..."], mesh: Mesh | None) -> Float[Array, "b ..."]:
+    """An array of a batch with all of an image on each of the devices that share it."""
+    if mesh is None or mesh.shape["space"] == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec("data")))
+
+
+@contextlib.contextmanager
+def ambient(mesh: Mesh | None) -> Iterator[None]:
+    """Lets what is traced inside know over which devices XLA will divide arrays."""
+    if mesh is None:
+        yield
+        return
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        yield
 
 
 def per_image(mesh: Mesh) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -53,14 +108,21 @@ def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
     return sorted({row for (rows,) in slices for row in range(batch_size)[rows]})
 
 
-def spread(batch: T, mesh: Mesh) -> T:
-    """Puts arrays with a leading batch axis onto the devices, each its share of the images.
+def batch_shardings(mesh: Mesh) -> Batch:
+    """Where each array of a batch lies: images by rows too, all else whole with the devices that have its image."""
+    whole = NamedSharding(mesh, PartitionSpec("data"))
+    instances = Instances(boxes=whole, classes=whole, masks=whole, valid=whole)
+    divided = NamedSharding(mesh, PartitionSpec("data", "space"))
+    return Batch(divided, sizes=whole, canvas=whole, image_id=whole, instances=instances, num_surplus=whole)
+
+
+def spread(batch: Batch, mesh: Mesh) -> Batch:
+    """Puts a batch onto the devices, each its share of the images.
 
     Args:
-        batch: NumPy arrays with the rows that `local_rows` names; all rows, where there is one process.
+        batch: NumPy arrays with the images that `local_rows` names; all of them, where there is one process.
     """
-    split = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), batch)
+    return jax.tree.map(jax.make_array_from_process_local_data, batch_shardings(mesh), batch)
 
 
 def replicate(tree: T, mesh: Mesh) -> T:

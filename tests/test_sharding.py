@@ -3,15 +3,17 @@
 import collections
 import math
 import re
+from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from maskrcnn_jax import sharding, training
-from maskrcnn_jax.config import Config
+from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.modules import convolution
 from tests.conftest import QUICK_COMPILE
@@ -28,7 +30,7 @@ def compiled_step(tiny, num_devices):
     optimizer = optax.sgd(0.01, momentum=0.9)
     state = sharding.replicate(training.create_state(tiny.variables, optimizer), mesh)
     batch = sharding.spread(make_batch(), mesh)
-    step = training.compile_step(MaskRCNN(tiny.model.config, sharding.per_image(mesh)), optimizer, Config())
+    step = training.compile_step(MaskRCNN(tiny.model.config, sharding.per_image(mesh), mesh), optimizer, Config())
     return step.lower(state, batch, KEY).compile(QUICK_COMPILE), state, batch
 
 
@@ -75,16 +77,18 @@ def test_nothing_gathers_the_batch(eight):
 
 
 def test_a_mesh_has_the_devices_asked_for():
-    assert sharding.make_mesh(None, 16).shape == {"data": 8}
-    assert sharding.make_mesh(2, 4).shape == {"data": 2}
+    assert sharding.make_mesh(None, 16).shape == {"data": 8, "space": 1}
+    assert sharding.make_mesh(6, 4, space=3).shape == {"data": 2, "space": 3}
+    pairs = sharding.make_mesh(None, 2, jax.devices()[5:1:-1], space=2).devices
+    assert [[device.id for device in pair] for pair in pairs] == [[2, 3], [4, 5]]  # Neighbours share images.
     assert sharding.per_image(sharding.make_mesh(1, 3)) is jax.vmap
 
 
 def test_one_process_loads_all_rows_and_everything_is_on_each_device():
     mesh = sharding.make_mesh(4, 8)
     assert sharding.local_rows(mesh, 8) == list(range(8))
-    images = sharding.spread(np.arange(16).reshape(8, 2), mesh)
-    assert [shard.data.tolist() for shard in images.addressable_shards][1] == [[4, 5], [6, 7]]
+    batch = sharding.spread(make_batch(), mesh)
+    assert [shard.data.tolist() for shard in batch.image_id.addressable_shards][1] == [102, 103]
     fewer = sharding.replicate(sharding.replicate({"a": np.arange(3)}, mesh), sharding.make_mesh(2, 8))["a"]
     assert [shard.data.tolist() for shard in fewer.addressable_shards] == [[0, 1, 2]] * 2
 
@@ -96,9 +100,43 @@ def test_devices_that_work_separately_exchange_nothing():
 
 
 @pytest.mark.parametrize(
-    "num_devices, batch_size, message",
-    [(9, 18, "num_devices=9, but there are 8"), (0, 8, "num_devices=0"), (None, 12, "12 cannot be divided among 8")],
+    "num_devices, batch_size, space, message",
+    [
+        (9, 18, 1, "num_devices=9, but there are 8"),
+        (0, 8, 1, "num_devices=0"),
+        (None, 12, 1, "12 cannot be divided among 8 devices"),
+        (6, 4, 2, "4 cannot be divided among 3 groups of 2 devices"),
+        (6, 8, 4, "space=4 does not divide the number of devices, 6"),
+        (None, 8, 0, "space=0"),
+    ],
 )
-def test_a_mesh_that_cannot_be_is_refused(num_devices, batch_size, message):
+def test_a_mesh_that_cannot_be_is_refused(num_devices, batch_size, space, message):
     with pytest.raises(ValueError, match=message):
-        sharding.make_mesh(num_devices, batch_size)
+        sharding.make_mesh(num_devices, batch_size, space=space)
+
+
+def test_devices_of_different_processes_do_not_share_images():
+    devices = [mock.Mock(spec=jax.Device, process_index=i // 3, id=i) for i in range(6)]
+    with pytest.raises(ValueError, match="space=2 must divide the number of devices of each process"):
+        sharding.make_mesh(None, 3, devices, space=2)
+
+
+def test_rows_are_divided_evenly():
+    mesh = sharding.make_mesh(8, 4, space=2)
+    sharding.check_buckets([(832, 1344), (1344, 800)], mesh)
+    sharding.check_buckets([(800, 1344), (32, 64)], sharding.make_mesh(4, 4))
+    with pytest.raises(ValueError, match="data.buckets: with space=2, heights must be multiples of 64 .* 800x1344"):
+        sharding.check_buckets([(1344, 800), (800, 1344)], mesh)
+    with pytest.raises(ValueError, match="at least 128; got 64x96"):
+        sharding.check_buckets([(64, 96)], mesh)
+    images, sizes = jnp.zeros((4, 96, 64, 3), jnp.uint8), jnp.full((4, 2), 64)
+    model = MaskRCNN(ModelConfig(depth=18), sharding.per_image(mesh), mesh)
+    with pytest.raises(ValueError, match="multiples of 64"):
+        jax.eval_shape(model.init, KEY, images, sizes)
+
+
+def test_images_are_divided_by_rows_and_all_else_is_whole():
+    batch = sharding.spread(make_batch((128, 96)), sharding.make_mesh(8, 8, space=4))
+    assert {shard.data.shape for shard in batch.images.addressable_shards} == {(4, 32, 96, 3)}
+    assert {shard.data.shape for shard in batch.instances.masks.addressable_shards} == {(4, 4, 14, 14)}
+    np.testing.assert_array_equal(batch.images, make_batch((128, 96)).images)

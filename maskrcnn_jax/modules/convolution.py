@@ -1,7 +1,10 @@
 """Convolution with symmetric padding, and a weight gradient that is fast on a CPU too."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
 # XLA's CPU backend computes the weight gradient of a 3x3 convolution four times slower than a matrix product of the
@@ -19,7 +22,13 @@ def conv(x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], stride: 
     """
     if kernel.shape[:2] == (1, 1):  # A matrix product is faster than a 1x1 convolution, most of all backward.
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    return _conv3x3(x, kernel) if kernel.shape[:2] == (3, 3) and stride == 1 else _conv(x, kernel, stride)
+    return _conv3x3(x, kernel, _mesh()) if kernel.shape[:2] == (3, 3) and stride == 1 else _conv(x, kernel, stride)
+
+
+def _mesh() -> AbstractMesh | None:
+    """The devices among which XLA divides arrays; None where each device has its own, or the only one has all."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh if AxisType.Auto in mesh.axis_types and mesh.size > 1 else None
 
 
 def _conv(x: Array, kernel: Array, stride: int) -> Array:
@@ -29,28 +38,41 @@ def _conv(x: Array, kernel: Array, stride: int) -> Array:
     )
 
 
-@jax.custom_vjp
-def _conv3x3(x: Array, kernel: Array) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv3x3(x: Array, kernel: Array, mesh: AbstractMesh | None) -> Array:
     return _conv(x, kernel, 1)
 
 
-def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+def _forward(x: Array, kernel: Array, mesh: AbstractMesh | None) -> tuple[Array, tuple[Array, Array]]:
     return _conv(x, kernel, 1), (x, kernel)
 
 
-def _backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _backward(mesh: AbstractMesh | None, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     (x_gradient,) = jax.linear_transpose(lambda x: _conv(x, kernel, 1), x)(gradient)
 
     def by_transpose(x: Array, gradient: Array) -> Array:
         return jax.linear_transpose(lambda kernel: _conv(x, kernel, 1), kernel)(gradient)[0]
 
-    if gradient.size * 9 * x.shape[-1] < SMALLEST_GRADIENT:
+    divisible = mesh is None or mesh.size == mesh.shape[mesh.axis_names[0]]
+    if not divisible or gradient.size * 9 * x.shape[-1] < SMALLEST_GRADIENT:
         return x_gradient, by_transpose(x, gradient)
-    return x_gradient, jax.lax.platform_dependent(x, gradient, cpu=_kernel_gradient_in_strips, default=by_transpose)
+    in_strips = _kernel_gradient_in_strips if mesh is None else partial(_on_each_device, mesh)
+    return x_gradient, jax.lax.platform_dependent(x, gradient, cpu=in_strips, default=by_transpose)
 
 
 _conv3x3.defvjp(_forward, _backward)
+
+
+def _on_each_device(mesh: AbstractMesh, x: Array, gradient: Array) -> Array:
+    """Each device works through its own images: XLA would gather those of all devices for a loop over strips."""
+    batch = mesh.axis_names[0]
+
+    def add(x: Array, gradient: Array) -> Array:
+        return jax.lax.psum(_kernel_gradient_in_strips(x, gradient), batch)
+
+    split = PartitionSpec(batch)
+    return jax.shard_map(add, mesh=mesh, in_specs=split, out_specs=PartitionSpec(), check_vma=False)(x, gradient)
 
 
 def _kernel_gradient_in_strips(x: Array, gradient: Array) -> Array:

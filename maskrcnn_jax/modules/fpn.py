@@ -1,5 +1,6 @@
 """Feature pyramid network (Lin et al., 2017)."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -10,12 +11,16 @@ from maskrcnn_jax.modules.layers import NORMS, Conv, kaiming_uniform
 
 
 class FPN(nn.Module):
-    """Feature maps C2 to C5 to the pyramid P2 to P6, all of one width; P6 is P5 subsampled by two."""
+    """Feature maps C2 to C5 to the pyramid P2 to P6, all of one width; P6 is P5 subsampled by two.
+
+    P6 has so few rows that they cannot be divided among devices: ``whole``, if given, brings those of P5 together.
+    """
 
     features: int
     norm: str  # "none", or a norm after every convolution, which then has no bias.
     norm_eps: float
     dtype: str
+    whole: Callable[[Array], Array] = lambda x: x
 
     @nn.compact
     def __call__(self, features: dict[int, Array], extents: dict[int, Int[Array, "b 2"]]) -> dict[int, Array]:
@@ -26,7 +31,7 @@ class FPN(nn.Module):
             top_down = lateral if top_down is None else lateral + _upsample(top_down)
             pyramid[level] = self._conv(top_down, extents[level], 3, f"output{level}")
         top = max(pyramid)
-        pyramid[top + 1] = pyramid[top][:, ::2, ::2]
+        pyramid[top + 1] = self.whole(self.whole(pyramid[top])[:, ::2, ::2])
         return dict(sorted(pyramid.items()))
 
     def _conv(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"], side: int, name: str) -> Array:

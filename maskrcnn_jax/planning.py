@@ -58,7 +58,8 @@ class Plan(NamedTuple):
     compile_seconds: float
     memory: Memory
     device_memory: int | None  # Bytes a device has, where that is known.
-    flops: float  # Of one device in one step, as the compiler counts them: bodies of loops count once.
+    flops: float  # Of one device in one step, as the compiler counts them; on a CPU, bodies of loops count once.
+    traffic: int  # Bytes that its operations read and write, most of them in the device's memory; likewise.
     model_flops: flops.Flops  # Of one image, as `flops.count` counts them.
     collectives: list[Collective]
 
@@ -86,6 +87,7 @@ def plan(
             raise
         raise MemoryError(str(error)) from error
     compiled = time.perf_counter()
+    cost = program.cost_analysis()
     return Plan(
         device=devices[0].device_kind,
         num_devices=mesh.size,
@@ -96,7 +98,8 @@ def plan(
         compile_seconds=compiled - traced,
         memory=_memory(program),
         device_memory=_device_memory(devices[0]),
-        flops=program.cost_analysis()["flops"],
+        flops=cost["flops"],
+        traffic=int(cost["bytes accessed"]),
         model_flops=flops.total(config.model, bucket),
         collectives=collectives.read(program.as_text()),
     )

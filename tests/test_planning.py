@@ -73,6 +73,7 @@ def test_gradients_are_added_up_and_nothing_is_gathered(plan, variables):
 
 def test_work_is_that_of_the_network_and_a_bit_more(plan):
     assert plan.flops / 2 == pytest.approx(plan.model_flops.training, rel=0.5)
+    assert plan.traffic > plan.memory.peak
 
 
 def test_what_was_planned(plan):

@@ -87,6 +87,7 @@ def _print_tables(plan: Plan, config: Config) -> None:
         "temporaries": _gib(memory.temporaries),
         "program": _gib(memory.program),
         "compiler's count": f"{plan.flops / 1e12:.3f} TFLOP per device, {plan.flops / images / 1e12:.3f} per image",
+        "memory traffic": f"{_gib(plan.traffic)} per device",
         "network's own": f"{network.training / 1e12:.3f} TFLOP per image, {network.forward / 1e12:.3f} of it forward",
     }
     for name, value in rows.items():

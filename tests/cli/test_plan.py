@@ -39,7 +39,9 @@ def planned(monkeypatch):
         memory = Memory(2 << 30, 1 << 30, 1 << 30, 1 << 30, 0)
         mesh, images = {"data": len(devices)}, config.batch_size
         network, sums = Flops(10**12, 3 * 10**12), [Collective("all-reduce", 7, 2, 5 << 20)]
-        return Plan("chip", len(devices), mesh, bucket, images, 1.0, 61.0, memory, 4 << 30, 8e12, network, sums)
+        return Plan(
+            "chip", len(devices), mesh, bucket, images, 1.0, 61.0, memory, 4 << 30, 8e12, 7 << 30, network, sums
+        )
 
     monkeypatch.setattr(planning, "plan", plan)
     return calls
@@ -48,7 +50,15 @@ def planned(monkeypatch):
 def test_numbers_are_printed_and_written(command, planned, tmp_path, capsys):
     assert main([*command, "--devices", "4", "--output", str(tmp_path / "plan.json")]) == 0
     printed = capsys.readouterr().out
-    for words in ("4 x chip", "8 images of 800x1344", "2 per device", "61.0 s", "3.00 GiB of 4.00 GiB", "3.000 TFLOP"):
+    for words in (
+        "4 x chip",
+        "8 images of 800x1344",
+        "2 per device",
+        "61.0 s",
+        "3.00 GiB of 4.00 GiB",
+        "7.00 GiB",
+        "3.000 TFLOP",
+    ):
         assert words in printed
     assert ["all-reduce", "7", "2", "5.0"] in [line.replace("│", " ").split() for line in printed.splitlines()]
     numbers = json.loads((tmp_path / "plan.json").read_text())

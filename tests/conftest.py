@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # Commands leave nothing in the user's cache folder.
 
-import jax  # noqa: E402  (the flag must be set before jax starts)
+import jax  # noqa: E402  (flags must be set before jax starts)
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

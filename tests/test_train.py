@@ -8,10 +8,13 @@ import pytest
 
 from maskrcnn_jax import checkpoints, training
 from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.data import coco_instances
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.shapes import ShapesDataset
 from maskrcnn_jax.weights import download, files, model_metadata, torchvision
 from tests import train_process
+from tests.data.test_coco_instances import write_annotations, write_images
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,24 @@ def test_a_mistake_ends_in_one_message_and_exit_code_2(run, tmp_path, overrides,
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_prepared_records_train_as_the_files_they_were_made_of(run, tmp_path):
+    write_annotations(tmp_path / "instances.json", write_images(tmp_path / "images"))
+    coco = {f"data__{split}_images": tmp_path / "images" for split in ("train", "val")}
+    coco |= {f"data__{split}_annotations": tmp_path / "instances.json" for split in ("train", "val")}
+    for split in ("train", "val"):
+        dataset = CocoDataset(tmp_path / "images", tmp_path / "instances.json", keep_empty=True)
+        coco_instances.prepare(dataset, split, tmp_path / "records", lambda num_images: None)
+    common = {"model__num_classes": 4, "data__max_instances": 4}
+    result = run(tmp_path / "a", data__source="coco", **coco, **common)
+    assert result.returncode == 0, result.stderr
+    result = run(tmp_path / "b", data__source="tfds", data__tfds_dir=tmp_path / "records", **common)
+    assert result.returncode == 0, result.stderr
+    a, b = (checkpoints.load_run(tmp_path / name) for name in "ab")
+    jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
+    assert train_process.log_of(tmp_path / "a") == train_process.log_of(tmp_path / "b")
 
 
 class Reached(Exception):

@@ -48,7 +48,8 @@ def start(workdir, cache, *flags, config="configs/shapes.py", devices=1, largest
     fields = [f"--config.{name}={value}" for name, value in settings.items()]
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "MASKRCNN_JAX_CACHE": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 

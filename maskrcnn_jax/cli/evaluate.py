@@ -9,7 +9,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from maskrcnn_jax import evaluation
+from maskrcnn_jax import cache, evaluation
 from maskrcnn_jax.cli import progress
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data import pipeline, sources
@@ -20,7 +20,9 @@ from maskrcnn_jax.weights import loading
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates, prints tables, and writes `evaluation.json` and `detections.json`; returns 0."""
-    is_run = (Path(args.weights) / "config.json").is_file()  # And not one checkpoint of a run.
+    cache.keep_compiled_programs()
+    # One checkpoint of a run is no place for results.
+    is_run = Path(args.weights).is_dir() and Path(args.weights).absolute().parent.name != "checkpoints"
     if args.config is None and (args.weights in loading.RELEASED or Path(args.weights).is_file()):
         raise ValueError(f"{args.weights} does not say on which data: give --config FILE, or a run directory")
     loaded = loading.load(args.weights)

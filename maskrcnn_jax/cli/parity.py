@@ -5,6 +5,7 @@ import json
 import sys
 from typing import Any
 
+from maskrcnn_jax import cache
 from maskrcnn_jax.cli import progress
 from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.parity import comparison, recipe, report
@@ -17,6 +18,7 @@ def run(args: argparse.Namespace) -> int:
 
     Mistakes, such as an image that cannot be read or torch that is not installed, are 2.
     """
+    cache.keep_compiled_programs()
     try:
         from maskrcnn_jax.parity import reference
     except ImportError as error:

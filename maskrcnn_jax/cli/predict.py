@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from maskrcnn_jax import evaluation, images, visualize
+from maskrcnn_jax import cache, evaluation, images, visualize
 from maskrcnn_jax.cli import progress
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.weights import loading
@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
     `detections.json` is in COCO's results format, with the file name besides. The image id is the name without its
     ending, as a number where it is one, as the names of COCO's images are.
     """
+    cache.keep_compiled_programs()
     loaded = loading.load(args.weights)
     print(loaded.report)
     detector = Detector.from_loaded(loaded)

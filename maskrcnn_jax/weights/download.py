@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Column
 
+from maskrcnn_jax import cache
+
 # The weights that torchvision calls COCO_V1, by the name of its model function.
 DETECTORS = {
     "maskrcnn_resnet50_fpn": "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
@@ -56,20 +58,13 @@ def fetch(file_name: str) -> Path:
     match = re.fullmatch(r"\w+-([0-9a-f]{8})\.\w+", file_name)
     if not match:
         raise ValueError(f"the name of a released file looks like resnet18-f37072fd.pth, got {file_name!r}")
-    path = cache_folder() / file_name
+    path = cache.folder() / file_name
     if not path.is_file():
         url = (os.environ.get("MASKRCNN_JAX_DOWNLOAD_URL") or _DOWNLOAD_URL).rstrip("/") + "/" + file_name
         _download(url, path, digest_start=match[1])
     elif not (digest := _sha256(path)).startswith(match[1]):
         raise OSError(f"{path} is damaged: its sha256 is {digest}, not {match[1]}...; delete it to download it again")
     return path
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: MASKRCNN_JAX_CACHE, or maskrcnn_jax in the user's cache folder (XDG_CACHE_HOME)."""
-    if folder := os.environ.get("MASKRCNN_JAX_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maskrcnn_jax"
 
 
 def _download(url: str, path: Path, digest_start: str) -> None:

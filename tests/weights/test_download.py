@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maskrcnn_jax import cache
 from maskrcnn_jax.weights import download
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -94,12 +95,12 @@ def server(monkeypatch, tmp_path):
 
 def cached() -> dict[str, bytes]:
     """The files in the cache but for the empty one that processes lock."""
-    return {path.name: path.read_bytes() for path in download.cache_folder().iterdir() if path.suffix != ".lock"}
+    return {path.name: path.read_bytes() for path in cache.folder().iterdir() if path.suffix != ".lock"}
 
 
 def leave_part(content: bytes) -> None:
-    download.cache_folder().mkdir()
-    (download.cache_folder() / f"{NAME}.part").write_bytes(content)
+    cache.folder().mkdir()
+    (cache.folder() / f"{NAME}.part").write_bytes(content)
 
 
 def test_names_of_detectors_and_backbones():
@@ -113,20 +114,9 @@ def test_names_of_detectors_and_backbones():
     assert len(set(download.BACKBONES.values())) == len(download.BACKBONES)
 
 
-def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("MASKRCNN_JAX_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", "")
-    assert download.cache_folder() == tmp_path / ".cache" / "maskrcnn_jax"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
-    assert download.cache_folder() == Path("/elsewhere/maskrcnn_jax")
-    monkeypatch.setenv("MASKRCNN_JAX_CACHE", "~/mine")
-    assert download.cache_folder() == tmp_path / "mine"
-
-
 def test_downloads_once_and_works_offline_afterwards(server, monkeypatch):
     path = download.fetch(NAME)
-    assert path == download.cache_folder() / NAME and cached() == {NAME: CONTENT}
+    assert path == cache.folder() / NAME and cached() == {NAME: CONTENT}
     server.fault = "500"
     assert download.fetch(NAME) == path
     monkeypatch.setenv("MASKRCNN_JAX_DOWNLOAD_URL", "http://127.0.0.1:1")
@@ -226,7 +216,7 @@ def test_a_damaged_part_is_deleted_after_the_check(server):
 @pytest.mark.parametrize("fault", ["404", "500"])
 def test_an_error_of_the_server_names_the_address_and_the_way_out(server, fault):
     server.fault = fault
-    path = re.escape(str(download.cache_folder() / NAME))
+    path = re.escape(str(cache.folder() / NAME))
     with pytest.raises(OSError, match=f"127.*/models/{NAME}: HTTP Error {fault}.*by hand to {path}"):
         download.fetch(NAME)
     assert cached() == {}
@@ -250,8 +240,8 @@ def test_a_folder_that_cannot_be_made(server, monkeypatch, tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, the disk without space")
 def test_a_full_disk(server):
-    download.cache_folder().mkdir()
-    (download.cache_folder() / f"{NAME}.part").symlink_to("/dev/full")
+    cache.folder().mkdir()
+    (cache.folder() / f"{NAME}.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match=f"{NAME}: .*No space left on device"):
         download.fetch(NAME)
 

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,6 @@ from maskrcnn_jax.collectives import Collective
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import Batch, Instances
-
-T = TypeVar("T")
 
 # Bytes of memory of v5e, v5p and v6e, by the names that jax has for them; from Google's pages on Cloud TPU.
 TPU_MEMORY = {"TPU v5 lite": 16 << 30, "TPU v5": 95 << 30, "TPU v6 lite": 32 << 30}
@@ -76,7 +74,8 @@ def plan(
         ValueError: The config does not fit the devices or the bucket.
         MemoryError: The step needs more memory than a device has; says so in the compiler's words.
     """
-    mesh = sharding.make_mesh(None, config.batch_size, devices=devices)
+    mesh = sharding.make_mesh(None, config.batch_size, devices, space=config.space)
+    sharding.check_buckets([bucket], mesh)
     start = time.perf_counter()
     lowered = _lower(config, bucket, mesh)
     traced = time.perf_counter()
@@ -121,17 +120,18 @@ def topology(name: str) -> list[Any]:
 
 
 def _lower(config: Config, bucket: tuple[int, int], mesh: Mesh) -> jax.stages.Lowered:
-    """The step of `train.py` on shapes: the state copied to each device, the batch spread over them."""
-    model = MaskRCNN(config.model, sharding.per_image(mesh))
+    """The step of `train.py` on shapes, which say where their arrays would lie."""
+    model = MaskRCNN(config.model, sharding.per_image(mesh), mesh)
     image, size = jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64, jnp.int32)
     key = jax.eval_shape(partial(jax.random.key, config.seed))
     variables = jax.eval_shape(MaskRCNN(config.model).init, key, image, size)
     optimizer = training.make_optimizer(config, variables["params"])
     average = config.optimizer.average_decay is not None
     state = jax.eval_shape(partial(training.create_state, optimizer=optimizer, average=average), variables)
-    everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    arguments = _place(state, everywhere), _place(_batch(config, bucket), split), _place(key, everywhere)
-    return training.compile_step(model, optimizer, config).lower(*arguments)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    state, key = (jax.tree.map(partial(_place, everywhere), tree) for tree in (state, key))
+    batch = jax.tree.map(_place, sharding.batch_shardings(mesh), _batch(config, bucket))
+    return training.compile_step(model, optimizer, config).lower(state, batch, key)
 
 
 def _batch(config: Config, bucket: tuple[int, int]) -> Batch:
@@ -154,8 +154,8 @@ def _batch(config: Config, bucket: tuple[int, int]) -> Batch:
     )
 
 
-def _place(tree: T, place: NamedSharding) -> T:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
+def _place(place: NamedSharding, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
 
 def _memory(program: jax.stages.Compiled) -> Memory:

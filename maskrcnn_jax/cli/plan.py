@@ -58,8 +58,9 @@ def _devices(count: int) -> list[Any]:
 
 
 def _batch_size(config: Config, per_device: int | None, num_devices: int) -> int:
-    """Images per step: as asked for, or the config's, but at least one for each device."""
-    return max(config.batch_size, num_devices) if per_device is None else per_device * num_devices
+    """Images per step: as asked for, or the config's, but at least one for each device, or group that shares it."""
+    num_groups = num_devices // max(config.space, 1)
+    return max(config.batch_size, num_groups) if per_device is None else per_device * num_groups
 
 
 @contextlib.contextmanager
@@ -74,7 +75,7 @@ def _clock(description: str) -> Iterator[None]:
 
 def _print_tables(plan: Plan, config: Config) -> None:
     memory, network = plan.memory, plan.model_flops
-    images = plan.batch_size / plan.mesh["data"]
+    images = plan.batch_size / plan.num_devices
     table = Table(show_header=False)
     rows = {
         "devices": f"{plan.num_devices} x {plan.device}, mesh {_mesh(plan)}",

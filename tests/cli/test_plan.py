@@ -79,6 +79,12 @@ def test_each_device_has_an_image(command, planned):
     assert planned[0][0].batch_size == 8
 
 
+def test_devices_that_share_images_have_them_together(command, planned, capsys):
+    assert main([*command, "--devices", "4", "--set", "space=2", "--batch-per-device", "1"]) == 0
+    assert planned[0][0].batch_size == 2
+    assert "0.5 per device" in capsys.readouterr().out
+
+
 def test_memory_that_falls_short_is_1(command, planned, monkeypatch, capsys):
     small = planning.plan
 
@@ -101,6 +107,8 @@ def test_memory_that_falls_short_is_1(command, planned, monkeypatch, capsys):
     "arguments, message",
     [
         (["--devices", "3"], "batch_size=8 cannot be divided among 3 devices"),
+        (["--devices", "4", "--set", "space=3"], "space=3 does not divide the number of devices, 4"),
+        (["--devices", "2", "--set", "space=2", "--bucket", "96x64"], "heights must be multiples of 64"),
         (["--devices", "9"], "allow 8 devices only, not 9"),
         (["--devices", "2", "--set", "model.size=3"], "'model.size=3' names no field"),
         (["--devices", "2", "--set", "model"], "'model' names no field"),

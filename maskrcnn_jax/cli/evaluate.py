@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib.util
 from pathlib import Path
 
 import jax
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from maskrcnn_jax import cache, evaluation
-from maskrcnn_jax.cli import progress
+from maskrcnn_jax.cli import config_file, progress
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data import pipeline, sources
 from maskrcnn_jax.data.categories import Categories
@@ -27,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.weights} does not say on which data: give --config FILE, or a run directory")
     loaded = loading.load(args.weights)
     print(loaded.report)
-    config = _combine(loaded.config, _read_config(args.config)) if args.config else loaded.config
+    config = _combine(loaded.config, config_file.read(args.config)) if args.config else loaded.config
     categories = loaded.categories or Categories.numbered(config.model.num_classes - 1)
     dataset, annotations = sources.open_val(config.data, categories)
     batches = pipeline.eval_batches(dataset, config.data, batch_size=config.test_batch_size)
@@ -39,17 +38,6 @@ def run(args: argparse.Namespace) -> int:
     _print_tables(result, args.per_class)
     print(f"evaluation.json and detections.json are in {output}")
     return 0
-
-
-def _read_config(path: Path) -> Config:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no config file {path}")
-    spec = importlib.util.spec_from_file_location("config", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
 
 
 def _combine(trained: Config, chosen: Config) -> Config:

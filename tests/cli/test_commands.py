@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from maskrcnn_jax import checkpoints, model
-from maskrcnn_jax.cli import evaluate
+from maskrcnn_jax.cli import config_file, evaluate
 from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.shapes import ShapesDataset
@@ -174,7 +174,7 @@ def test_evaluate_takes_the_data_but_not_the_network_of_another_config(run_direc
     assert main([*command, "--config", str(tmp_path / "other.py")]) == 0
     assert [d["image_id"] for d in json.loads((output / "detections.json").read_text())] == [1]
     assert not list(run_directory.iterdir())
-    combined = evaluate._combine(tiny_config(), evaluate._read_config(tmp_path / "other.py"))
+    combined = evaluate._combine(tiny_config(), config_file.read(tmp_path / "other.py"))
     assert combined.model.depth == 18 and combined.model.detection.num_detections == 100
 
 

@@ -112,11 +112,11 @@ def _summarise(records: list[Any], annotations: dict, max_detections: int) -> Ev
     for _, _, losses in records:
         for name, pair in losses.items():
             totals[name] = totals.get(name, 0) + np.array(pair, np.float64)
-    bbox, segm = (_run(annotations, results, iou_type, max_detections) for iou_type in ("bbox", "segm"))
+    bbox, segm = (run_coco(annotations, results, iou_type, max_detections) for iou_type in ("bbox", "segm"))
     losses = {name: float(total / max(count, 1)) for name, (total, count) in totals.items()}
     return Evaluation(
-        bbox=_twelve(bbox, max_detections),
-        segm=_twelve(segm, max_detections),
+        bbox=twelve_numbers(bbox, max_detections),
+        segm=twelve_numbers(segm, max_detections),
         losses=losses | {"loss": sum(losses.values())},
         bbox_per_class=_per_class(bbox, max_detections),
         segm_per_class=_per_class(segm, max_detections),
@@ -165,17 +165,18 @@ def coco_summary(
       iou_type: "bbox" or "segm".
       max_detections: per image, best first.
     """
-    return _twelve(_run(annotations, results, iou_type, max_detections), max_detections)
+    return twelve_numbers(run_coco(annotations, results, iou_type, max_detections), max_detections)
 
 
 def per_class_ap(
     annotations: dict, results: Sequence[dict], iou_type: str, max_detections: int = 100
 ) -> dict[str, float]:
     """AP of each category, by its name; -1 where there is no object of it. Arguments as in `coco_summary`."""
-    return _per_class(_run(annotations, results, iou_type, max_detections), max_detections)
+    return _per_class(run_coco(annotations, results, iou_type, max_detections), max_detections)
 
 
-def _run(annotations: dict, results: Sequence[dict], iou_type: str, max_detections: int) -> COCOeval:
+def run_coco(annotations: dict, results: Sequence[dict], iou_type: str, max_detections: int) -> COCOeval:
+    """Matches detections with the ground truth, image by image, by pycocotools. Arguments as in `coco_summary`."""
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports by printing.
         truth = _index(annotations, annotations["annotations"])
         # A mask's size would be that of its box if it had one.
@@ -197,7 +198,9 @@ def _index(annotations: dict, objects: Sequence[dict]) -> COCO:
     return coco
 
 
-def _twelve(evaluator: COCOeval, max_detections: int) -> dict[str, float]:
+def twelve_numbers(evaluator: COCOeval, max_detections: int) -> dict[str, float]:
+    """The numbers of `coco_summary`, of what `run_coco` found."""
+
     def mean(values: np.ndarray, area: str, limit: int) -> float:
         params = evaluator.params
         values = values[..., params.areaRngLbl.index(area), params.maxDets.index(limit)]

@@ -102,10 +102,10 @@ def test_sigterm_saves_and_says_so(whole, cache, tmp_path, lines):
 def test_no_space_left_for_a_checkpoint(whole, cache, tmp_path):
     workdir = tmp_path / "run"
     assert finish(start(workdir, cache, **RUN | {"num_steps": 3})).returncode == 0
-    result = finish(start(workdir, cache, largest_file=50_000, **RUN))
+    result = finish(start(workdir, cache, largest_file=50, **RUN))
     assert result.returncode == 2, result.stdout
-    assert f"cannot save a checkpoint in {workdir / 'checkpoints'}" in result.stderr
-    assert "Traceback" not in result.stderr
+    message = f"train.py: cannot save a checkpoint in {workdir / 'checkpoints'}: "  # Beside what Orbax has to say.
+    assert any(line.startswith(message) for line in result.stderr.splitlines())
     assert checkpoints.load_run(workdir).step == 3
     result = finish(start(workdir, cache, **RUN))
     assert result.returncode == 0, result.stderr

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -41,7 +40,7 @@ def start(workdir, cache, *flags, config="configs/shapes.py", devices=1, largest
     Args:
         cache: folder where processes find what others have compiled.
         devices: simulated ones.
-        largest_file: bytes that a file may have; a write beyond them fails, as it does on a full disk.
+        largest_file: kibibytes that a file may have; a write beyond them fails, as it does on a full disk.
         overrides: fields of the config, with ``__`` for the dots.
     """
     settings = SMALL | {name.replace("__", "."): value for name, value in overrides.items()}
@@ -53,18 +52,11 @@ def start(workdir, cache, *flags, config="configs/shapes.py", devices=1, largest
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
-    return subprocess.Popen(
-        [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}", *fields, *flags],
-        env=environment,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=None if largest_file is None else limit,
-    )
+    command = [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}", *fields, *flags]
+    if largest_file is not None:
+        command = ["bash", "-c", f'ulimit -f {largest_file}; exec "$@"', "bash", *command]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, cwd=ROOT, **pipes)
 
 
 def start_together(count, workdir, cache, **overrides):

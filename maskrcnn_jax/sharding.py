@@ -7,6 +7,11 @@ The step is one program for all devices. XLA adds the sums over the batch, of lo
 statistics of batch norms, where arrays are sharded so, and exchanges the rows at the seams of images; the stages of one
 image are mapped inside a `shard_map` over ``data``, lest XLA gather the batch for what it cannot divide, such as
 sorting. These stages need all rows of the objectness, so every device along ``space`` does the same work there.
+
+A program that is mapped over devices by hand, by `jax.pmap` or `jax.shard_map`, takes `MaskRCNN.losses`: the counts are
+added with `jax.lax.psum` before sums are divided by them and differentiated, then losses and gradients are added. The
+mean of the losses of devices is another number. A `shard_map` with ``check_vma``, the default, adds the gradients of
+what all devices share by itself: added again, they would be too large by the number of devices.
 """
 
 import contextlib
@@ -36,20 +41,22 @@ def make_mesh(
         space: Devices that share the rows of each image; they belong to one process.
 
     Raises:
-        ValueError: There are fewer devices, or they cannot be divided so, or the batch cannot be divided among them.
+        ValueError: There are fewer devices, or they cannot be divided so, or the batch cannot be divided among them; or
+            devices are left over where there are several processes, which all have to take part.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
     count = len(devices) if num_devices is None else num_devices
     if not 1 <= count <= len(devices):
         raise ValueError(f"num_devices={num_devices}, but there are {len(devices)}")
+    if count < len(devices) and devices[0].process_index != devices[-1].process_index:
+        raise ValueError(f"num_devices={num_devices}, but several processes use all of their {len(devices)} devices")
     if space < 1 or count % space:
         raise ValueError(f"space={space} does not divide the number of devices, {count}: change it, or set num_devices")
     if batch_size % (count // space):
         among = f"{count} devices" if space == 1 else f"{count // space} groups of {space} devices"
         raise ValueError(f"batch_size={batch_size} cannot be divided among {among}: change it, or set num_devices")
-    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))[:count]
-    grid = np.array(ordered).reshape(-1, space)
-    if any(device.process_index != row[0].process_index for row in grid for device in row):
+    grid = np.array(devices[:count]).reshape(-1, space)
+    if any(row[0].process_index != row[-1].process_index for row in grid):
         raise ValueError(f"space={space} must divide the number of devices of each process")
     return Mesh(grid, ("data", "space"), axis_types=(AxisType.Auto, AxisType.Auto))
 
@@ -57,8 +64,8 @@ def make_mesh(
 def check_buckets(buckets: Sequence[tuple[int, ...]], mesh: Mesh) -> None:
     """Sees to it that devices that share an image have as many of its rows each, on all maps with convolutions.
 
-    Where they have not, or on maps with fewer rows than a kernel has, gradients that XLA computes are silently wrong,
-    by the number of devices that hold the same rows.
+    Where they have not, or on maps with fewer rows than a kernel, XLA's gradients of convolutions are silently wrong:
+    multiples of the right ones, in jaxlib 0.10.2.
 
     Raises:
         ValueError: A bucket (height, width) whose height cannot be divided so.
@@ -73,7 +80,10 @@ def check_buckets(buckets: Sequence[tuple[int, ...]], mesh: Mesh) -> None:
 
 
 def whole_images(x: Float[Array, "b ..."], mesh: Mesh | None) -> Float[Array, "b ..."]:
-    """An array of a batch with all of an image on each of the devices that share it."""
+    """An array of a batch with all of an image on each of the devices that share it.
+
+    For what has too few rows to be divided: see `check_buckets`. Left alone, XLA divides it nevertheless.
+    """
     if mesh is None or mesh.shape["space"] == 1:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec("data")))

@@ -1,79 +1,18 @@
-"""Training on eight devices is training on one, with the batch spread over them."""
+"""Meshes, and what lies where on them."""
 
-import collections
-import math
-import re
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
-from maskrcnn_jax import sharding, training
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax import sharding
+from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.modules import convolution
-from tests.conftest import QUICK_COMPILE
 from tests.test_model import make_batch
 
 KEY = jax.random.key(7)
-NUM_STEPS = 3
-COLLECTIVE = re.compile(r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
-
-
-def compiled_step(tiny, num_devices):
-    """The program of a step, and its first arguments: the state and the batch on their devices."""
-    mesh = sharding.make_mesh(num_devices, batch_size=8)
-    optimizer = optax.sgd(0.01, momentum=0.9)
-    state = sharding.replicate(training.create_state(tiny.variables, optimizer), mesh)
-    batch = sharding.spread(make_batch(), mesh)
-    step = training.compile_step(MaskRCNN(tiny.model.config, sharding.per_image(mesh), mesh), optimizer, Config())
-    return step.lower(state, batch, KEY).compile(QUICK_COMPILE), state, batch
-
-
-def after_three_steps(program, state, batch):
-    losses = []
-    for _ in range(NUM_STEPS):
-        state, metrics = program(state, batch, KEY)
-        losses.append(jax.device_get(metrics))
-    return jax.device_get(state), losses
-
-
-@pytest.fixture(scope="module")
-def eight(tiny):
-    # The CPU's own weight gradient works through the images one by one, so that XLA would gather them for it. GPUs and
-    # TPUs take the other branch, which this makes the program do.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convolution, "SMALLEST_GRADIENT", math.inf)
-        return compiled_step(tiny, 8)
-
-
-@pytest.mark.slow  # Two training steps to compile.
-def test_eight_devices_take_the_steps_of_one(tiny, eight):
-    start = jax.device_get(eight[1])
-    state, losses = after_three_steps(*eight)
-    expected_state, expected_losses = after_three_steps(*compiled_step(tiny, 1))
-    for ours, theirs in zip(losses, expected_losses, strict=True):
-        for name, value in theirs.items():
-            np.testing.assert_allclose(ours[name], value, rtol=1e-3, err_msg=name)
-    moves = zip(*map(jax.tree.leaves, (start.params, state.params, expected_state.params)), strict=True)
-    for before, ours, theirs in moves:
-        assert np.linalg.norm(ours - theirs) <= 1e-3 * np.linalg.norm(theirs - before) + 1e-8
-
-
-@pytest.mark.slow
-def test_nothing_gathers_the_batch(eight):
-    program, state, _ = eight
-    counts = collections.Counter(COLLECTIVE.findall(program.as_text()))
-    assert counts["all-reduce"] > 0
-    assert counts.keys() == {"all-reduce"}, counts
-    replicated = NamedSharding(sharding.make_mesh(8, 8), PartitionSpec())
-    outputs, _ = program.output_shardings
-    for leaf, place in zip(jax.tree.leaves(state), jax.tree.leaves(outputs), strict=True):
-        assert place.is_equivalent_to(replicated, leaf.ndim)
 
 
 def test_a_mesh_has_the_devices_asked_for():
@@ -115,10 +54,13 @@ def test_a_mesh_that_cannot_be_is_refused(num_devices, batch_size, space, messag
         sharding.make_mesh(num_devices, batch_size, space=space)
 
 
-def test_devices_of_different_processes_do_not_share_images():
+def test_processes_do_not_share_images_and_all_take_part():
     devices = [mock.Mock(spec=jax.Device, process_index=i // 3, id=i) for i in range(6)]
     with pytest.raises(ValueError, match="space=2 must divide the number of devices of each process"):
         sharding.make_mesh(None, 3, devices, space=2)
+    with pytest.raises(ValueError, match="num_devices=3, but several processes use all of their 6 devices"):
+        sharding.make_mesh(3, 3, devices)
+    assert sharding.make_mesh(2, 2, devices[3:]).size == 2
 
 
 def test_rows_are_divided_evenly():

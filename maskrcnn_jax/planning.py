@@ -56,7 +56,7 @@ class Plan(NamedTuple):
     compile_seconds: float
     memory: Memory
     device_memory: int | None  # Bytes a device has, where that is known.
-    flops: float  # Of one device in one step, as the compiler counts them; on a CPU, bodies of loops count once.
+    flops: float  # Of one device in one step, as the compiler counts them: bodies of loops count once.
     traffic: int  # Bytes that its operations read and write, most of them in the device's memory; likewise.
     model_flops: flops.Flops  # Of one image, as `flops.count` counts them.
     collectives: list[Collective]

@@ -121,3 +121,13 @@ def test_an_unknown_topology_is_refused():
     pytest.importorskip("libtpu", reason="libtpu is not installed: the extra tpu has it")
     with pytest.raises(ValueError, match="v5e:3x17.*v5e:16x16"):
         planning.topology("v5e:3x17")
+
+
+@pytest.mark.slow  # The TPU compiler takes minutes even for this.
+def test_a_step_for_tpus_gathers_nothing(monkeypatch):
+    pytest.importorskip("libtpu", reason="libtpu is not installed: the extra tpu has it")
+    monkeypatch.setitem(resnet.DEPTHS, 18, ONE_BLOCK_PER_STAGE)
+    plan = planning.plan(tiny_config(), planning.topology("v5e:2x2"), BUCKET)
+    assert plan.device == "TPU v5 lite" and plan.device_memory == 16 << 30
+    assert [(c.kind, c.in_loops) for c in plan.collectives] == [("all-reduce", 0)]
+    assert 0 < plan.memory.peak < 1 << 30

@@ -27,7 +27,7 @@ def perfect_results(dataset, score):
 
 
 def test_detections_are_drawn_over_their_images(tmp_path):
-    dataset = ShapesDataset(6, 64, seed=0)
+    dataset = ShapesDataset(3, 64, seed=0)
     gallery.write(tmp_path / "found.png", dataset, perfect_results(dataset, 0.9), dataset.categories)
     gallery.write(tmp_path / "weak.png", dataset, perfect_results(dataset, 0.1), dataset.categories)
     gallery.write(tmp_path / "none.png", dataset, [], dataset.categories)

@@ -1,12 +1,18 @@
-"""What a picture of detections must show, on images plain enough to count pixels."""
+"""What a picture of objects must show, on images plain enough to count pixels."""
 
 import numpy as np
 import pytest
 
-from maskrcnn_jax import visualize
+from maskrcnn_jax import captions, colors, visualize
 
 NAMES = ["circle", "square"]
 GREY = np.full((100, 120, 3), 128, np.uint8)
+
+
+@pytest.fixture
+def unnamed(monkeypatch):
+    """Pictures without names, to count the pixels of the rest."""
+    monkeypatch.setattr(captions, "write", lambda *arguments: None)
 
 
 def detections(*boxes):
@@ -14,6 +20,14 @@ def detections(*boxes):
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     masks = [(np.ones((int(y1 - y0), int(x1 - x0)), np.float32), (int(y0), int(x0))) for x0, y0, x1, y1 in boxes]
     return boxes, [1] * len(boxes), np.linspace(0.9, 0.6, len(boxes)), masks
+
+
+def first_color():
+    return colors.palette()[0].astype(float)
+
+
+def tinted(color):
+    return 128 + (color - 128) * visualize._OPACITY / 255
 
 
 def changed(picture, image=GREY):
@@ -32,82 +46,147 @@ def test_the_image_is_not_written_to():
     np.testing.assert_array_equal(image, GREY)
 
 
-def test_masks_are_translucent_with_a_full_rim():
+def test_masks_are_translucent_with_a_full_rim(unnamed):
     picture = visualize.draw(GREY, *detections([10, 40, 50, 80]), NAMES)
-    color = np.array(visualize._color(0))
-    np.testing.assert_allclose(picture[60, 30], 128 + (color - 128) * visualize._OPACITY / 255, atol=1)
-    np.testing.assert_array_equal(picture[60, 10], color)
-    assert not changed(picture)[42:, 55:].any() and not changed(picture)[85:].any()
+    np.testing.assert_allclose(picture[60, 30], tinted(first_color()), atol=1)
+    for y, x in ((60, 10), (60, 49), (40, 30), (79, 30)):
+        np.testing.assert_array_equal(picture[y, x], first_color())
+    rows, columns = np.nonzero(changed(picture))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (40, 79, 10, 49)
 
 
-def test_smaller_objects_are_drawn_over_larger_ones():
+def test_lines_grow_with_the_picture(unnamed):
+    for scale, width in ((1, 1), (8, 2), (12, 3)):
+        picture = visualize.draw(GREY, *detections([10, 40, 50, 80]), NAMES, scale=scale)
+        across = (np.abs(picture[60 * scale, : 30 * scale].astype(float) - first_color()) <= 2).all(-1)
+        assert across.sum() == width
+
+
+def test_outlines_are_smooth(unnamed):
+    """Along a sloping edge, the pixels beside it have part of the colour."""
+    slope = np.arange(40)[:, None] > np.arange(80)[None] // 2
+    picture = visualize.draw(GREY, np.array([[0, 0, 0, 0]]), [1], [0.9], [(slope, (30, 20))], NAMES)
+    distance = np.abs(picture.astype(float) - 128).sum(-1)
+    partial = (distance > 0.05 * np.abs(first_color() - 128).sum()) & (
+        distance < 0.35 * np.abs(first_color() - 128).sum()
+    )
+    assert 20 < partial[30:70, 20:100].sum() < 100
+
+
+def test_thin_masks_are_drawn_in_full(unnamed):
+    large = np.full((1000, 1200, 3), 128, np.uint8)  # Its lines have a width of 2.5 pixels.
+    picture = visualize.draw(large, np.zeros((1, 4)), [1], [0.9], [(np.ones((1, 60)), (500, 300))], NAMES)
+    np.testing.assert_array_equal(picture[500, 330], first_color())
+
+
+def test_smaller_objects_are_drawn_over_larger_ones(unnamed):
     boxes = [[30, 40, 60, 70], [5, 20, 100, 95]]  # The small one comes first.
     picture = visualize.draw(GREY, *detections(*boxes), NAMES)
     alone = visualize.draw(GREY, *detections(boxes[0]), NAMES)
-    np.testing.assert_array_equal(picture[50, 30], alone[50, 30])
+    np.testing.assert_array_equal(picture[42:68, 30:60], alone[42:68, 30:60])  # The tint below does not show through.
 
 
-def test_full_masks_and_patches_look_the_same():
+def test_kinds_of_masks_look_the_same():
     boxes, labels, scores, patches = detections([10, 40, 50, 80], [30, 20, 115, 60])
     full = np.zeros((2, 100, 120), np.float32)
     for image, (patch, (y, x)) in zip(full, patches, strict=True):
         image[y : y + patch.shape[0], x : x + patch.shape[1]] = patch
-    np.testing.assert_array_equal(
-        visualize.draw(GREY, boxes, labels, scores, patches, NAMES),
-        visualize.draw(GREY, boxes, labels, scores, full, NAMES),
-    )
+    expected = visualize.draw(GREY, boxes, labels, scores, patches, NAMES)
+    for masks in (full, full[:, None], list(full), full.astype(np.uint8), full > 0):
+        np.testing.assert_array_equal(visualize.draw(GREY, boxes, labels, scores, masks, NAMES), expected)
 
 
-def test_empty_masks_keep_their_box():
+def test_empty_masks_keep_their_box(unnamed):
     boxes, labels, scores, _ = detections([10, 40, 50, 80])
     for masks in (np.zeros((1, 100, 120)), [(np.zeros((0, 5), np.float32), (0, 0))]):
         picture = visualize.draw(GREY, boxes, labels, scores, masks, NAMES)
         assert changed(picture)[60, 10] and not changed(picture)[60, 30]
 
 
-@pytest.mark.parametrize("box", [[0, 0, 20, 20], [100, 0, 119, 15], [90, 90, 119, 99], [0, 85, 8, 99], [0, 0, 119, 99]])
-def test_labels_stay_inside_the_picture(box):
-    boxes, labels, scores, _ = detections(box)
-    empty = np.zeros((1, 100, 120))
-    picture = visualize.draw(GREY, boxes, labels, scores, empty, ["x"])
-    x0, y0, x1, y1 = box
-    picture[y0 : y1 + 1, [x0, x1]] = picture[[y0, y1], x0 : x1 + 1] = 128
-    top, bottom = np.flatnonzero(changed(picture).any(1))[[0, -1]]
-    left, right = np.flatnonzero(changed(picture).any(0))[[0, -1]]
-    # The whole plate is there: its height is that of the text, and its width that of "x 0.90".
-    assert 12 <= bottom - top <= 16 and 30 <= right - left <= 50
+def test_what_lies_outside_the_image_is_not_drawn(unnamed):
+    boxes = np.array([[-30, -20, 40, 30], [100, 80, 170, 130], [200, 200, 220, 220]])
+    masks = [(np.ones((y1 - y0, x1 - x0)), (y0, x0)) for x0, y0, x1, y1 in boxes.tolist()]
+    picture = visualize.draw(GREY, boxes, [1, 1, 2], [0.9, 0.8, 0.7], masks, NAMES)
+    assert changed(picture)[:30, :40].all() and changed(picture)[80:, 100:].all()
+    assert changed(picture).sum() == 30 * 40 + 20 * 20
 
 
-def test_labels_avoid_one_another():
-    first = visualize._place(np.array([20, 50, 60, 90]), (40, 15), (120, 100), [])[0]
-    second, covered = visualize._place(np.array([20, 50, 60, 90]), (40, 15), (120, 100), [first])
-    assert first == (20, 35, 60, 50)
-    assert covered == 0 and visualize._overlap(first, second) == 0
+def test_scale_changes_the_size_of_the_picture(unnamed):
+    for scale, shape in ((3, (300, 360, 3)), (0.5, (50, 60, 3)), (1.5, (150, 180, 3))):
+        picture = visualize.draw(GREY, *detections([10, 40, 50, 80]), NAMES, scale=scale)
+        assert picture.shape == shape
+        rows, columns = np.nonzero(changed(picture, np.full_like(picture, 128)))
+        extent = [rows.min(), rows.max() + 1, columns.min(), columns.max() + 1]
+        np.testing.assert_allclose(extent, np.array([40, 80, 10, 50]) * scale, atol=1)
 
 
-def test_a_crowd_keeps_few_labels():
-    grid = [[x, y, x + 8, y + 8] for x in range(0, 240, 10) for y in range(20, 240, 10)]
-    image = np.full((256, 256, 3), 128, np.uint8)
-    boxes, labels, scores, _ = detections(*grid)
-    plain = np.zeros((len(grid), 0, 0))
-    masks = [(mask, (0, 0)) for mask in plain]
-    labelled = visualize.draw(image, boxes, labels, scores, masks, NAMES)
-    assert (labelled == visualize._color(0)).all(-1).sum() > 500  # The plate of the best one.
-    assert changed(labelled, image).mean() < 0.45  # 0.29 are the outlines of the boxes.
+def test_a_mask_keeps_its_place_when_it_is_scaled():
+    inside, (top, left) = visualize._pixels((np.ones((7, 5)), (3, 2)), 2.5, (100, 100))
+    rows, columns = np.nonzero(inside)
+    extent = [top + rows.min(), top + rows.max() + 1, left + columns.min(), left + columns.max() + 1]
+    np.testing.assert_allclose(extent, [7.5, 25, 5, 17.5], atol=0.5)
 
 
-def test_scale_enlarges_the_picture():
-    picture = visualize.draw(GREY, *detections([10, 40, 50, 80]), NAMES, scale=3)
-    assert picture.shape == (300, 360, 3)
-    assert changed(picture, np.full_like(picture, 128))[180, 30]
-    assert not changed(picture, np.full_like(picture, 128))[:, 155:].any()
+@pytest.mark.parametrize("kind", ["grey", "one channel", "alpha", "float", "uint16"])
+def test_every_kind_of_image_becomes_rgb(kind):
+    image = {
+        "grey": GREY[:, :, 0],
+        "one channel": GREY[:, :, :1],
+        "alpha": np.concatenate([GREY, np.zeros_like(GREY[:, :, :1])], axis=2),
+        "float": GREY.astype(np.float32) / 255,
+        "uint16": GREY.astype(np.uint16) * 257,
+    }[kind]
+    found = detections([10, 40, 50, 80])
+    np.testing.assert_array_equal(visualize.draw(image, *found, NAMES), visualize.draw(GREY, *found, NAMES))
 
 
-def test_colors_differ():
-    colors = np.array([visualize._color(i) for i in range(40)], float)
-    distance = np.linalg.norm(colors[:, None] - colors, axis=-1) + 1e3 * np.eye(40)
-    assert distance.min() > 15
-    assert distance[np.arange(39), np.arange(1, 40)].min() > 80
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"image": np.zeros((3, 100, 120), np.uint8)}, r"shape \(H, W\).*got \(3, 100, 120\)"),
+        ({"image": GREY.astype(np.float32)}, "in \\[0, 1\\]"),
+        ({"labels": [1, 1]}, "as many labels as boxes, 1, got 2"),
+        ({"scores": []}, "as many scores as boxes, 1, got 0"),
+        ({"labels": [3]}, "labels from 1 to 2.*got 3"),
+        ({"labels": [0]}, "labels from 1 to 2.*got 0"),
+        ({"boxes": np.array([[0, 0, np.nan, 5]])}, "finite boxes, got"),
+        ({"masks": np.zeros((1, 50, 60))}, r"size of the image, \(100, 120\), got \(50, 60\)"),
+        ({"crowd": [True, False]}, "as many crowd flags as boxes, 1, got 2"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(change, message):
+    boxes, labels, scores, masks = detections([10, 40, 50, 80])
+    arguments = {"image": GREY, "boxes": boxes, "labels": labels, "scores": scores, "masks": masks, "names": NAMES}
+    with pytest.raises(ValueError, match=message):
+        visualize.draw(**(arguments | change))
+
+
+def test_texts(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        captions, "write", lambda picture, texts, *rest: seen.update(texts=texts, order=rest[-1].tolist())
+    )
+    boxes, _, _, masks = detections([10, 40, 50, 80], [5, 5, 100, 90])
+    visualize.draw(GREY, boxes, [2, 1], [0.25, 0.125], masks, NAMES)
+    assert seen == {"texts": ["square 0.25", "circle 0.12"], "order": [0, 1]}
+    visualize.draw(GREY, boxes, [2, 1], None, masks, NAMES, crowd=[False, True])
+    assert seen == {"texts": ["square", "circle (crowd)"], "order": [1, 0]}
+
+
+def test_crowds_are_hatched_below_the_rest(unnamed):
+    boxes, labels, _, masks = detections([30, 40, 60, 70], [5, 20, 100, 95])
+    picture = visualize.draw(GREY, boxes, labels, None, masks, NAMES, crowd=[False, True]).astype(float)
+    stripes = picture[92, 8:97, 0]
+    assert (stripes > 150).any() and (stripes < 100).any()
+    assert np.ptp(picture, axis=-1)[75:90, 10:95].max() == 0  # Grey, since it is no object.
+    assert np.ptp(picture, axis=-1)[45:65, 35:55].min() > 20
+
+
+def test_colours_by_class(unnamed):
+    boxes, _, scores, masks = detections([10, 10, 40, 40], [50, 10, 80, 40], [10, 50, 40, 80])
+    picture = visualize.draw(GREY, boxes, [1, 2, 1], scores, masks, NAMES, color_by_class=True)
+    np.testing.assert_array_equal(picture[25, 25], picture[65, 25])
+    assert (picture[25, 25] != picture[25, 65]).any()
 
 
 def test_contact_sheet_places_pictures_in_rows():

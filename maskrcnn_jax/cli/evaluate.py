@@ -14,11 +14,14 @@ from maskrcnn_jax.config import Config
 from maskrcnn_jax.data import pipeline, sources
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.report import page
 from maskrcnn_jax.weights import loading
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates, prints tables, and writes `evaluation.json` and `detections.json`; returns 0."""
+    """Evaluates, prints tables, writes `evaluation.json`, `detections.json` and, if asked for, a page; returns 0."""
+    if args.report is not None and (args.report.is_dir() or args.report.suffix.lower() not in (".html", ".htm")):
+        raise ValueError(f"--report has to be a file that ends in .html, got {args.report}")
     cache.keep_compiled_programs()
     # One checkpoint of a run is no place for results.
     is_run = Path(args.weights).is_dir() and Path(args.weights).absolute().parent.name != "checkpoints"
@@ -37,7 +40,26 @@ def run(args: argparse.Namespace) -> int:
     evaluation.write(output, result)
     _print_tables(result, args.per_class)
     print(f"evaluation.json and detections.json are in {output}")
+    if args.report is not None:
+        _write_report(args, config, dataset, annotations, result.detections)
     return 0
+
+
+def _write_report(
+    args: argparse.Namespace, config: Config, dataset: sources.Dataset, annotations: dict, detections: list[dict]
+) -> None:
+    print("comparing detections with objects for the report ...")
+    with progress.images("draw", min(page.MAX_PICTURED, len(dataset))) as advance:
+        page.write(
+            args.report,
+            dataset,
+            annotations,
+            detections,
+            title=f"Evaluation of {args.weights}",
+            max_detections=config.model.detection.num_detections,
+            advance=advance,
+        )
+    print(f"the report is {args.report}")
 
 
 def _combine(trained: Config, chosen: Config) -> Config:

@@ -48,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--output", type=Path, metavar="DIR", help="for the json files (default: the run directory, or this one)"
     )
+    evaluate.add_argument(
+        "--report", type=Path, metavar="FILE", help="write a page with tables, curves and pictures there (.html)"
+    )
 
     convert = commands.add_parser("convert", help="write weights for torchvision, or for this program")
     convert.add_argument("weights", metavar="IN", help=WEIGHTS)

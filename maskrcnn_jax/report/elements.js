@@ -1,0 +1,24 @@
+// Elements from names, attributes and children. Text stays text, so nothing in the data is read as HTML.
+
+function fillIn(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+function html(name, attributes = {}, ...children) {
+  return fillIn(document.createElement(name), attributes, children);
+}
+
+function svg(name, attributes = {}, ...children) {
+  return fillIn(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
+}
+
+const byId = (id) => document.getElementById(id);
+const integer = (value) => value.toLocaleString("en");
+const fraction = (value) => (value === null ? "\u2013" : value.toFixed(3));
+const share = (part, whole) => fraction(whole ? part / whole : null);
+const sum = (values) => values.reduce((total, value) => total + value, 0);

@@ -1,0 +1,110 @@
+// What the page shows follows from `view`, which the controls change and the address keeps, for links and reloads.
+
+const data = JSON.parse(byId("data").textContent);
+const names = data.classes.map((entry) => entry.name);
+const INITIAL = {
+  class: null, match: "segm", threshold: data.threshold, classText: "", classSort: "mask AP", classOrder: 1,
+  sort: "mistakes", missed: 0, false: 0, text: "", pictured: false,
+};
+let view = { ...INITIAL };
+let shown = IMAGES_AT_ONCE;
+
+// The part of the address after "#", such as "class=3&sort=missed"; what it does not say is as in the beginning.
+function readAddress() {
+  const read = { ...INITIAL };
+  for (const [name, text] of new URLSearchParams(location.hash.slice(1))) {
+    if (!(name in INITIAL)) continue;
+    if (name === "class") read.class = Number(text) in names ? Number(text) : null;
+    else if (typeof INITIAL[name] === "number") read[name] = Number(text) || 0;
+    else if (typeof INITIAL[name] === "boolean") read[name] = text === "true";
+    else read[name] = text;
+  }
+  read.match = read.match === "bbox" ? "bbox" : "segm";
+  read.threshold = Math.min(Math.max(Math.round(read.threshold * NUM_BINS), 0), NUM_BINS - 1) / NUM_BINS;
+  return read;
+}
+
+function writeAddress() {
+  const changed = Object.entries(view).filter(([name, value]) => value !== INITIAL[name]);
+  const fragment = new URLSearchParams(changed.map(([name, value]) => [name, String(value)])).toString();
+  history.replaceState(null, "", `#${fragment}`);
+}
+
+function change(changes) {
+  view = { ...view, ...changes };
+  shown = IMAGES_AT_ONCE;
+  writeAddress();
+  render();
+}
+
+function sortClasses(name) {
+  // A first click shows the weakest first: few found, low AP, but many missed, many false.
+  const first = ["objects", "missed", "false"].includes(name) ? -1 : 1;
+  change({ classSort: name, classOrder: name === view.classSort ? -view.classOrder : first });
+}
+
+function fillControls() {
+  const [form, classes, images] = ["view", "classes-filter", "images-filter"].map((id) => byId(id).elements);
+  form.class.value = view.class === null ? "" : String(view.class);
+  form.match.value = view.match;
+  form.threshold.value = view.threshold;
+  classes.name.value = view.classText;
+  [images.sort.value, images.missed.value, images.false.value] = [view.sort, view.missed, view.false];
+  [images.name.value, images.pictured.checked] = [view.text, view.pictured];
+}
+
+function render() {
+  const entry = view.class === null ? data.overall : data.classes[view.class];
+  const chosen = view.match === "segm" ? "masks" : "boxes";
+  byId("view").querySelector("output").textContent = view.threshold.toFixed(2);
+  byId("curves-class").textContent =
+    view.class === null ? `Shown: ${chosen}, mean of all classes.` : `Shown: ${chosen}, class ${entry.name}.`;
+  byId("histogram-class").textContent = `Shown: ${chosen}, ${view.class === null ? "" : "class "}${entry.name}.`;
+  byId("curves").replaceChildren(...precisionRecall(entry.name, entry[view.match]));
+  byId("histogram").replaceChildren(...scoreHistogram(
+    entry.name, entry[view.match], view.threshold, countClass(entry, view.match, view.threshold)));
+  classTable(data.classes, view, (index) => { change({ class: index }); fillControls(); }, sortClasses);
+  imageList(data.images, view, names, shown);
+}
+
+function listen() {
+  const number = (input) => Math.max(Number(input.value) || 0, 0);
+  byId("view").addEventListener("input", ({ currentTarget: { elements } }) => change({
+    class: elements.class.value === "" ? null : Number(elements.class.value),
+    match: elements.match.value, threshold: Number(elements.threshold.value),
+  }));
+  byId("classes-filter").addEventListener("input", ({ currentTarget: { elements } }) =>
+    change({ classText: elements.name.value }));
+  byId("images-filter").addEventListener("input", ({ currentTarget: { elements } }) => change({
+    sort: elements.sort.value, missed: number(elements.missed), false: number(elements.false),
+    text: elements.name.value, pictured: elements.pictured.checked,
+  }));
+  byId("more").addEventListener("click", () => { shown += IMAGES_AT_ONCE; render(); });
+  for (const form of document.forms) form.addEventListener("submit", (event) => event.preventDefault());
+  addEventListener("hashchange", show);
+}
+
+function show() {
+  view = readAddress();
+  fillControls();
+  render();
+}
+
+function start() {
+  const { overall, images, numImages, maxDetections } = data;
+  const detections = sum(overall.segm.correct) + sum(overall.segm.false);
+  byId("overview").textContent = `${integer(numImages)} images, ${integer(overall.objects)} objects of `
+    + `${integer(names.length)} classes, ${integer(detections)} detections that count, which are at most `
+    + `${integer(maxDetections)} of each image and class.`;
+  const listed = `Of ${integer(numImages)} images those ${integer(images.length)} with the most mistakes are listed. `;
+  const pictured = integer(images.filter((image) => image.objects.picture).length);
+  byId("images-text").append(images.length < numImages ? listed : "", `The ${pictured} images with the most mistakes `
+    + `have pictures, which show detections with a score of ${data.threshold} or more.`);
+  const options = [["", "all classes"], ...names.map((name, i) => [i, name])];
+  byId("view").elements.class.append(...options.map(([value, name]) => html("option", { value }, name)));
+  fillNumbers(data.numbers);
+  listen();
+  show();
+}
+
+start();

@@ -1,0 +1,243 @@
+"""The page as a file, and as a reader sees it: loaded from disk in a headless browser that has no network."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import samples
+from browser import Browser
+
+from maskrcnn_jax.report import page
+
+IMAGES = "[...document.querySelectorAll('#images article')].map(e => Number(e.dataset.id))"
+CLASSES = "[...document.querySelectorAll('#classes tbody th')].map(e => e.textContent)"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "new" / "report.html"
+    drawn = []
+    annotations, results = samples.by_hand()
+    options = {"title": "Evaluation of <runs> & 'more'", "max_detections": 100}
+    page.write(path, samples.Images(), annotations, results, **options, advance=drawn.append)
+    assert drawn == [1] * 4
+    return path
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("there is no chromium to open the page with")
+    browser = Browser(executable, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def browser(started, report):
+    """The page, as it looks at first on a large screen; nothing may have gone wrong when a test is over."""
+    started.appear(1200, 900, "light")
+    started.open(report)
+    yield started
+    assert started.problems == []
+    assert {address.split(":")[0] for address in started.requests} == {"file", "data"}
+    assert sum(address.startswith("file:") for address in started.requests) == 1
+    assert started.evaluate("window.broken === undefined")
+
+
+def test_the_file_refers_to_nothing_outside(report):
+    text = report.read_text(encoding="utf-8")
+    assert "{{" not in text and text.count("<script") == text.count("</script>") == 2
+    addresses = set(re.findall(r"https?://[^\"'\s<]+", text))
+    assert addresses == {"http://www.w3.org/2000/svg"}  # A name, which nothing asks for.
+    assert not re.search(r"@import|url\(|<link|<iframe|\bsrc=(?!x)", text)
+
+
+def test_placeholders_in_the_data_stay_as_they_are(tmp_path):
+    annotations, results = samples.by_hand()
+    annotations["categories"][0]["name"] = "{{style}}"
+    page.write(tmp_path / "a.html", samples.Images(), annotations, results, title="{{data}}", max_detections=100)
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "<title>{{data}}</title>" in text
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*)</script>', text)[1])
+    assert data["classes"][0]["name"] == "{{style}}"
+
+
+def test_the_most_missed_and_the_most_false_take_turns():
+    def image(number, missed, false):
+        objects = {"segm": [-1] * missed}
+        return {"id": number, "objects": objects, "detections": {"score": [900] * false, "segm": [0] * false}}
+
+    counts = [(0, 0), (1, 9), (5, 0), (3, 1), (0, 8)]
+    listed, pictured = page.choose([image(i, *pair) for i, pair in enumerate(counts)])
+    assert [x["id"] for x in listed] == [1, 4, 2, 3, 0]
+    assert [x["id"] for x in pictured] == [2, 1, 3, 4, 0]
+
+
+def test_lists_and_pictures_are_bounded(monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "MAX_LISTED", 3)
+    monkeypatch.setattr(page, "MAX_PICTURED", 2)
+    page.write(tmp_path / "a.html", samples.Images(), *samples.by_hand(), title="", max_detections=100)
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*)</script>', text)[1])
+    assert [image["id"] for image in data["images"]] == [5, 1, 2] and data["numImages"] == 4
+    assert ["picture" in image["objects"] for image in data["images"]] == [True, True, False]
+    assert text.count("data:image/jpeg") == 4
+
+
+def test_names_are_shown_as_they_are(browser):
+    assert (
+        browser.evaluate("[document.title, document.querySelector('h1').textContent]")
+        == ["Evaluation of <runs> & 'more'"] * 2
+    )
+    assert set(browser.evaluate(CLASSES)) == set(samples.NAMES.values())
+    titles = browser.evaluate("[...document.querySelectorAll('#images h3')].map(e => e.textContent)")
+    files = samples.FILES
+    assert titles == ["image 5", f"{files[1]} (id 1)", "crowd's.jpg (id 2)", 'b"&amp;.jpg (id 6)']
+    assert browser.evaluate("document.querySelectorAll('b, #images img[src=x]').length") == 0
+
+
+def test_the_numbers_are_those_of_the_evaluation(browser):
+    from maskrcnn_jax import evaluation
+
+    rows = browser.evaluate(
+        "[...document.querySelectorAll('#numbers tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
+    )
+    mask, box = (evaluation.coco_summary(*samples.by_hand(), kind) for kind in ("segm", "bbox"))
+    shown = [[name, *("\u2013" if x[name] == -1 else f"{x[name]:.3f}" for x in (mask, box))] for name in mask]
+    assert [row[:3] for row in rows] == shown and all(len(row[3]) > 10 for row in rows)
+
+
+def test_pictures_are_shown_side_by_side_with_frames_around_mistakes(browser):
+    first = "document.querySelector('article[data-id=\"1\"]')"
+    sizes = browser.evaluate(
+        f"Promise.all([...{first}.querySelectorAll('img')].map(i => (i.loading = 'eager', i.decode()).then(() =>"
+        " { const r = i.getBoundingClientRect(); return [i.naturalWidth, i.naturalHeight, r.x, r.y]; })))"
+    )
+    assert [size[:2] for size in sizes] == [[420, 315]] * 2
+    assert sizes[0][3] == sizes[1][3] and sizes[1][2] - sizes[0][2] > 420
+    frames = f"[...{first}.querySelectorAll('rect:not(.halo)')].map(e => [e.getAttribute('class'), e.textContent])"
+    name = samples.NAMES[3]
+    assert browser.evaluate(frames) == [["missed", f"missed: {name}"], ["false", f"false: {name} 0.80"]]
+
+
+def test_classes_are_sorted_by_a_click_and_filtered_by_name(browser):
+    cat, dog, none = samples.NAMES.values()
+    heading = "#classes thead th:nth-child({}) button"
+    assert browser.evaluate(CLASSES) == [cat, dog, none]  # By AP; without objects there is none.
+    browser.click(heading.format(6))
+    assert browser.evaluate(CLASSES) == [dog, cat, none]
+    browser.click(heading.format(2))
+    assert browser.evaluate(CLASSES) == [dog, cat, none]  # Most objects first.
+    assert browser.evaluate("document.querySelector('#classes th:nth-child(2)').ariaSort") == "descending"
+    browser.click(heading.format(2))
+    assert browser.evaluate(CLASSES) == [none, cat, dog]
+    browser.type("#classes-filter [name=name]", "REX")
+    assert browser.evaluate(CLASSES) == [dog]
+    assert browser.evaluate("document.querySelector('#classes-filter [role=status]').textContent") == "1 of 3 classes"
+
+
+def test_a_class_chosen_in_the_table_rules_the_page(browser):
+    browser.click("#classes tbody tr:nth-child(2) button")
+    assert browser.evaluate("document.querySelector('#view select').value") == "1"
+    dog = samples.NAMES[7]
+    labels = browser.evaluate("[...document.querySelectorAll('svg.chart')].map(e => e.getAttribute('aria-label'))")
+    assert labels[0].startswith(f"Precision against recall of {dog}: AP 0.916 at IoU 0.5, ")
+    assert labels[1] == f"Scores of the detections of {dog}: 3 correct, 1 false"
+    assert browser.evaluate(IMAGES) == [2, 6]  # The others have neither a dog nor a detection of one.
+    browser.select("#view [name=class]", "2")
+    assert "no objects of this class" in browser.evaluate("document.querySelector('#curves').textContent")
+
+
+def test_images_are_sorted_and_filtered(browser):
+    assert browser.evaluate(IMAGES) == [5, 1, 2, 6]
+    browser.select("#images-filter [name=sort]", "missed")
+    assert browser.evaluate(IMAGES) == [1, 2, 5, 6]
+    browser.select("#images-filter [name=sort]", "name")
+    assert browser.evaluate(IMAGES) == [1, 6, 2, 5]
+    browser.type("#images-filter [name=missed]", "1")
+    assert browser.evaluate(IMAGES) == [1, 2]
+    browser.type("#images-filter [name=false]", "1")
+    assert browser.evaluate(IMAGES) == [1]
+    browser.type("#images-filter [name=missed]", "0")
+    browser.type("#images-filter [name=name]", "IMAGE")
+    assert browser.evaluate(IMAGES) == [5]
+    assert browser.evaluate("document.querySelector('#images-filter [role=status]').textContent") == "1 of 4 images"
+
+
+def test_the_threshold_counts_anew_and_the_address_keeps_it(browser, report):
+    counts = (
+        "[...document.querySelectorAll('#images article')].map(e => [e.dataset.id, e.querySelector('p').textContent])"
+    )
+    browser.select("#view [name=threshold]", "0.3")
+    assert dict(browser.evaluate(counts))["2"] == "1 objects: 1 found, 0 missed; 0 false detections"
+    assert dict(browser.evaluate(counts))["6"] == "2 objects: 2 found, 0 missed; 1 false detections"
+    browser.select("#view [name=match]", "bbox")
+    fragment = browser.evaluate("location.hash")
+    browser.open(report, fragment + "&sort=name")
+    assert browser.evaluate(IMAGES) == [1, 6, 2, 5]
+    assert browser.evaluate("document.querySelector('#view output').textContent") == "0.30"
+    assert browser.evaluate("document.querySelector('#view [name=match]').value") == "bbox"
+    browser.open(report, "#class=99&threshold=seven&sort=constructor&view=1&missed=x&classSort=toString")
+    assert browser.evaluate(IMAGES) == [5, 1, 2, 6]
+
+
+def test_curves_have_the_precision_at_each_recall(browser):
+    browser.select("#view [name=class]", "0")
+    points = browser.evaluate("document.querySelector('polyline[data-iou=\"IoU 0.5\"]').getAttribute('points')")
+    x, y = np.array([pair.split(",") for pair in points.split()], float).T
+    assert len(x) == 101 and (np.diff(x) > 0).all()
+    assert set(y[:51]) == {y.min()} and set(y[51:]) == {y.max()}  # One of two cats is found, before any mistake.
+
+
+def test_more_images_are_shown_on_request(browser):
+    browser.evaluate("{ data.images = Array.from({length: 45}, (_, i) => ({...data.images[1], id: i})); render(); }")
+    lengths = [len(browser.evaluate(IMAGES))]
+    for _ in range(2):
+        browser.click("#more")
+        lengths.append(len(browser.evaluate(IMAGES)))
+    assert lengths == [20, 40, 45]
+    assert browser.evaluate("document.querySelector('#more').hidden")
+
+
+def test_everything_to_operate_has_a_name(browser):
+    browser.send("Accessibility.enable")
+    nodes = browser.send("Accessibility.getFullAXTree")["nodes"]
+    found = [(node["role"]["value"], node["name"]["value"]) for node in nodes if not node["ignored"] and "name" in node]
+    roles = {"combobox", "slider", "searchbox", "spinbutton", "checkbox", "button", "image", "region", "form"}
+    names = {role: [name for r, name in found if r == role] for role in roles}
+    assert all(names[role] and all(names[role]) for role in roles), names
+
+
+CONTRAST = """
+(() => {
+  const channels = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = (color) => channels(color).slice(0, 3).map(c => c / 255)
+    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (e) => { const c = getComputedStyle(e).backgroundColor;
+    return c === "rgba(0, 0, 0, 0)" ? ground(e.parentElement) : c; };
+  const read = (e) => e instanceof SVGElement ? getComputedStyle(e).fill : getComputedStyle(e).color;
+  const kinds = "h1, h2, h3, p, th, td, label, button, select, strong, figcaption, li, .chart text";
+  const texts = [...document.querySelectorAll(kinds)];
+  return Math.min(...texts.map(e => { const [a, b] = [light(read(e)), light(ground(e))];
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); }));
+})()
+"""
+
+
+@pytest.mark.parametrize("scheme, background", [("light", "rgb(255, 255, 255)"), ("dark", "rgb(15, 19, 24)")])
+def test_text_is_legible_in_light_and_dark(browser, scheme, background):
+    browser.appear(1200, 900, scheme)
+    assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == background
+    assert browser.evaluate(CONTRAST) >= 4.5  # Level AA of the Web Content Accessibility Guidelines.
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_nothing_is_wider_than_a_phone(browser, width):
+    browser.appear(width, 800, "light")
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate("Math.max(...[...document.querySelectorAll('svg.chart')].map(e => e.clientWidth))") > 280

@@ -1,0 +1,45 @@
+"""Pictures that a page holds in itself."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import samples
+from PIL import Image
+
+from maskrcnn_jax.report import pictures
+
+
+def decoded(uri):
+    start, content = uri.split(",", 1)
+    assert start == "data:image/jpeg;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content, validate=True))), np.int16)
+
+
+@pytest.mark.parametrize(
+    "size, expected",
+    [((60, 80), (315, 420)), ((1200, 300), (420, 105)), ((420, 420), (420, 420)), ((2, 3000), (1, 420))],
+)
+def test_long_sides_are_all_the_same(size, expected):
+    picture = decoded(pictures.data_uri(np.full((*size, 3), 200, np.uint8), [], [], []))
+    assert picture.shape == (*expected, 3)
+    assert abs(picture - 200).max() <= 2
+
+
+@pytest.mark.parametrize("fields", [{}, {"score": 0.9}], ids=["object", "detection"])
+def test_objects_are_tinted_where_their_masks_are(fields):
+    grey = np.full((*samples.SIZE, 3), 128, np.uint8)
+    triangle = [20, 20, 60, 20, 20, 50]
+    found = samples.entry(1, 3, (20, 20, 60, 50), outline=triangle, **fields)
+    picture = decoded(pictures.data_uri(grey, [found], [1], ["cat"]))
+    scale = 420 / 80
+    tint = abs(picture - 128).max(2)
+    inside, below = tint[round(28 * scale), round(30 * scale)], tint[round(45 * scale), round(55 * scale)]
+    assert inside > 20 and below <= 4
+
+
+def test_an_empty_mask_is_no_trouble():
+    nothing = samples.entry(1, 3, (20, 20, 20, 20), score=0.9)
+    picture = pictures.data_uri(np.zeros((*samples.SIZE, 3), np.uint8), [nothing], [1], ["cat"])
+    assert decoded(picture).shape == (315, 420, 3)

@@ -1,40 +1,116 @@
-"""A sheet of validation images with what the model found in them."""
+"""Sheets of images: what a model found in them, how they are annotated, and what training makes of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
-from maskrcnn_jax import visualize
+from maskrcnn_jax import captions, pasting, visualize
 from maskrcnn_jax.data import coco
+from maskrcnn_jax.data.augmentation import Sample
 from maskrcnn_jax.data.categories import Categories
 
 SCORE_THRESHOLD = 0.5  # Evaluation keeps far weaker detections, which would hide the others.
-SMALLEST_SIDE = 384  # Pixels; smaller images are enlarged by a whole number, for their labels to be legible.
+LONG_SIDE = 640  # Pixels: pictures become as large as this, for all names to be legible and no sheet to be huge.
+
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 def write(
     path: str | Path, dataset: Any, detections: Sequence[dict], categories: Categories, *, count: int = 12
 ) -> None:
     """Draws detections, given as COCO results, over images taken evenly from a data set, four in a row."""
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int))
-    pictures = [_picture(dataset[int(i)], detections, categories) for i in chosen]
+    pictures = [found(dataset[i], detections, categories) for i in evenly(len(dataset), count)]
     Image.fromarray(visualize.contact_sheet(pictures, columns=4)).save(path)
 
 
-def _picture(example: coco.Example, detections: Sequence[dict], categories: Categories) -> np.ndarray:
+def evenly(length: int, count: int) -> list[int]:
+    """At most ``count`` positions in a sequence, first and last included, as far apart as possible."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()
+
+
+def found(example: coco.Example, detections: Sequence[dict], categories: Categories) -> Picture:
+    """An image with what was found in it; the detections may be of other images too."""
     height, width = example.image.shape[:2]
     shown = [d for d in detections if d["image_id"] == example.image_id and d["score"] > SCORE_THRESHOLD]
-    boxes = np.array([d["bbox"] for d in shown], np.float32).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]  # COCO gives width and height.
     return visualize.draw(
         example.image,
-        boxes,
+        _corners([d["bbox"] for d in shown]),
         [categories.label(d["category_id"]) for d in shown],
         [d["score"] for d in shown],
-        np.array([coco.decode_mask(d["segmentation"], height, width) for d in shown]).reshape(-1, height, width),
+        [coco.decode_mask(d["segmentation"], height, width) for d in shown],
         categories.names,
-        scale=max(1, round(SMALLEST_SIDE / min(height, width))),
+        scale=LONG_SIDE / max(height, width),
     )
+
+
+def annotated(
+    example: coco.Example, crowds: Sequence[dict], categories: Categories, long_side: int = LONG_SIDE
+) -> Picture:
+    """An image with its ground truth, and a title that counts it.
+
+    Args:
+      crowds: COCO annotations of this image that are crowds; those without a mask are only counted.
+      long_side: of the picture, in pixels.
+
+    Raises:
+      ValueError: the mask of a crowd is broken.
+    """
+    height, width = example.image.shape[:2]
+    regions = [crowd for crowd in crowds if crowd.get("segmentation")]
+    masks = [coco.decode_mask(mask, height, width) for mask in example.masks]
+    hatched = [_crowd_mask(crowd, height, width) for crowd in regions]
+    picture = visualize.draw(
+        example.image,
+        np.concatenate([example.boxes, *(_bounds(mask)[None] for mask in hatched)]),
+        [*example.classes.tolist(), *(categories.label(crowd["category_id"]) for crowd in regions)],
+        None,
+        masks + hatched,
+        categories.names,
+        crowd=[False] * len(masks) + [True] * len(hatched),
+        scale=long_side / max(height, width),
+    )
+    title = f"image {example.image_id}: {height}x{width}, {_counted(len(example.boxes), 'object')}"
+    return captions.title(picture, title + (f", {_counted(len(crowds), 'crowd')}" if crowds else ""))
+
+
+def varied(sample: Sample, categories: Categories, title: str, long_side: int = LONG_SIDE) -> Picture:
+    """An image as training sees it: masks with the resolution they are trained at, no object without a slot."""
+    height, width = sample.image.shape[:2]
+    masks = list(sample.masks / np.float32(255))
+    if sample.masks.shape[1:] != (height, width):  # Each covers its box.
+        masks = [
+            pasting.paste_in_box(mask, box, (height, width)) for mask, box in zip(masks, sample.boxes, strict=True)
+        ]
+    picture = visualize.draw(
+        sample.image, sample.boxes, sample.classes, None, masks, categories.names, scale=long_side / max(height, width)
+    )
+    title = f"{title}: {height}x{width}, {_counted(len(sample.boxes), 'object')}"
+    return captions.title(picture, title + (f", {sample.num_surplus} without a slot" if sample.num_surplus else ""))
+
+
+def _corners(boxes: Sequence[Sequence[float | int]]) -> np.ndarray:
+    corners = np.array(boxes, np.float32).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]  # COCO gives width and height.
+    return corners
+
+
+def _crowd_mask(crowd: dict[str, Any], height: int, width: int) -> UInt8[np.ndarray, "{height} {width}"]:
+    try:
+        return coco.decode_mask(crowd["segmentation"], height, width)
+    except Exception as error:  # Nobody has checked the masks of crowds, and pycocotools raises errors of many kinds.
+        raise ValueError(f"annotation id {crowd['id']}, a crowd, has a broken mask: {error}") from error
+
+
+def _bounds(mask: UInt8[np.ndarray, "h w"]) -> np.ndarray:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return np.zeros(4, np.float32)
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -1,10 +1,13 @@
-"""The sheet of validation images: size, and that detections show."""
+"""Sheets of images: their sizes, and that what they are for shows."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from maskrcnn_jax import gallery
-from maskrcnn_jax.data import coco
+from maskrcnn_jax.config import DataConfig
+from maskrcnn_jax.data import coco, pipeline
+from maskrcnn_jax.data.augmentation import Sample
 from maskrcnn_jax.data.shapes import ShapesDataset
 
 
@@ -26,18 +29,56 @@ def perfect_results(dataset, score):
     return results
 
 
-def test_detections_are_drawn_over_their_images(tmp_path):
+@pytest.fixture
+def small(monkeypatch):
+    """Pictures that are compressed in no time."""
+    monkeypatch.setattr(gallery, "LONG_SIDE", 160)
+
+
+def test_detections_are_drawn_over_their_images(tmp_path, small):
     dataset = ShapesDataset(3, 64, seed=0)
     gallery.write(tmp_path / "found.png", dataset, perfect_results(dataset, 0.9), dataset.categories)
     gallery.write(tmp_path / "weak.png", dataset, perfect_results(dataset, 0.1), dataset.categories)
     gallery.write(tmp_path / "none.png", dataset, [], dataset.categories)
     found, weak, none = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("found", "weak", "none"))
-    assert found.shape == none.shape and min(found.shape[:2]) > gallery.SMALLEST_SIDE
+    assert found.shape == none.shape and found.shape[1] > 2 * gallery.LONG_SIDE
     assert (found != none).any(axis=-1).mean() > 0.02
     np.testing.assert_array_equal(weak, none)
 
 
-def test_more_images_than_there_are_show_each_once(tmp_path):
+def test_more_images_than_there_are_show_each_once(tmp_path, small):
     dataset = ShapesDataset(2, 64, seed=0)
     gallery.write(tmp_path / "sheet.png", dataset, [], dataset.categories, count=12)
-    assert np.asarray(Image.open(tmp_path / "sheet.png")).shape[0] < 2 * gallery.SMALLEST_SIDE
+    assert np.asarray(Image.open(tmp_path / "sheet.png")).shape[0] < 2 * gallery.LONG_SIDE
+
+
+def test_large_images_are_reduced():
+    dataset = ShapesDataset(1, 400, seed=0)
+    picture = gallery.found(dataset[0], perfect_results(dataset, 0.9), dataset.categories)
+    assert max(picture.shape) == gallery.LONG_SIDE
+
+
+@pytest.mark.parametrize("length, count, expected", [(5, 2, [0, 4]), (3, 9, [0, 1, 2]), (5, 3, [0, 2, 4]), (4, 1, [0])])
+def test_images_are_taken_evenly(length, count, expected):
+    assert gallery.evenly(length, count) == expected
+
+
+def test_both_kinds_of_masks_look_alike():
+    """Masks that cover their box, and masks that cover the image."""
+    dataset, pictures = ShapesDataset(4, 100, seed=0), []
+    example = max(dataset, key=lambda example: len(example.boxes))
+    for mask_store in ("crop", "full"):
+        data_config = DataConfig(short_sides=(90,), max_long_side=100, mask_store=mask_store)
+        sample = pipeline.train_sample(example, np.random.default_rng(0), data_config)
+        pictures.append(gallery.varied(sample, dataset.categories, "view", 200).astype(int))
+    assert len(sample.boxes) > 1
+    assert (np.abs(pictures[0] - pictures[1]).max(-1) > 40).mean() < 0.05
+
+
+def test_objects_without_a_slot_are_in_the_title():
+    image, masks = np.full((40, 50, 3), 100, np.uint8), np.zeros((0, 28, 28), np.uint8)
+    nothing = Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int32), masks, 0)
+    plain = gallery.varied(nothing, ShapesDataset.categories, "view", 400)
+    titled = gallery.varied(nothing._replace(num_surplus=3), ShapesDataset.categories, "view", 400)
+    assert plain.shape == titled.shape and (plain[:-320] < 128).sum() < (titled[:-320] < 128).sum()
+    np.testing.assert_array_equal(plain[-320:], titled[-320:])

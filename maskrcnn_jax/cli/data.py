@@ -1,13 +1,18 @@
-"""`maskrcnn-jax data prepare`: images and their annotations into a few large files, to train from."""
+"""`maskrcnn-jax data`: looking at images and their annotations, and writing them into a few large files."""
 
 import argparse
 
-from maskrcnn_jax.cli import progress
+from maskrcnn_jax.cli import browse, progress
 from maskrcnn_jax.data import coco_instances, prepared
 from maskrcnn_jax.data.coco import CocoDataset
 
 
 def run(args: argparse.Namespace) -> int:
+    """Does what the action says, and returns the exit code."""
+    return {"browse": browse.run, "prepare": prepare}[args.action](args)
+
+
+def prepare(args: argparse.Namespace) -> int:
     """Writes one split, unless that was done before; returns 0."""
     folder = prepared.folder(args.output, args.split)
     if coco_instances.is_prepared(args.annotations, args.split, args.output):

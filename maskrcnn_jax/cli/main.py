@@ -81,8 +81,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--output", type=Path, metavar="FILE", help="write the numbers there as JSON, too")
 
-    data = commands.add_parser("data", help="prepare images for training")
-    actions = data.add_subparsers(required=True, metavar="ACTION")
+    data = commands.add_parser("data", help="look at images and annotations, and prepare them for training")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    browse = actions.add_parser("browse", help="draw images with their annotations, and count what there is")
+    browse.add_argument("--config", type=Path, metavar="FILE", help="experiment whose data to draw")
+    browse.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change it, as plan does")
+    browse.add_argument("--images", type=Path, metavar="DIR", help="instead of --config: where the file names start")
+    browse.add_argument("--annotations", type=Path, metavar="JSON", help="of these images, in COCO's format")
+    browse.add_argument("--split", default="train", choices=("train", "val"), help="of the config (default: train)")
+    browse.add_argument(
+        "--augmented", action="store_true", help="beside each image, three views as training draws them"
+    )
+    browse.add_argument("--count", default=24, type=_positive, metavar="N", help="of images, spread over the set (24)")
+    browse.add_argument("--image-id", nargs="+", type=int, metavar="ID", help="draw these images")
+    browse.add_argument("--category", metavar="NAME", help="draw only images that have it")
+    browse.add_argument("--separate", action="store_true", help="a file for each image, instead of pages of twelve")
+    browse.add_argument(
+        "--side", default=640, type=_positive, metavar="PX", help="longest, of a picture (default: 640)"
+    )
+    browse.add_argument("--output", required=True, type=Path, metavar="DIR", help="for the pictures")
     prepare = actions.add_parser("prepare", help="write images and annotations into a few large files (ArrayRecord)")
     prepare.add_argument("--images", required=True, type=Path, metavar="DIR", help="where the file names start")
     prepare.add_argument("--annotations", required=True, type=Path, metavar="JSON", help="in COCO's format")

@@ -144,7 +144,7 @@ def train_batches(
         bucket, indices = scheduled(step)
         example = dataset[int(indices[rows[position]])]
         rng = _view_rng(seed, step, example.image_id)
-        return _row(_train_sample(example, rng, data_config), example.image_id, buckets[bucket], data_config)
+        return _row(train_sample(example, rng, data_config), example.image_id, buckets[bucket], data_config)
 
     return _read(grain.MapDataset.range(start_step * len(rows), sys.maxsize).map(load), len(rows), data_config)
 
@@ -201,7 +201,8 @@ def _read(rows: grain.MapDataset, batch_size: int, data_config: DataConfig) -> I
         yield from batches
 
 
-def _train_sample(example: Example, rng: np.random.Generator, data_config: DataConfig) -> Sample:
+def train_sample(example: Example, rng: np.random.Generator, data_config: DataConfig) -> Sample:
+    """Draws a view of an image as training does: a part of it, resized, perhaps flipped."""
     view = augmentation.draw(rng, example.image.shape[:2], data_config)
     size = images.resized_size((view.window.height, view.window.width), view.short_side, data_config.max_long_side)
     sample = augmentation.cut(example, view.window, size, images.resize_uint8, data_config)

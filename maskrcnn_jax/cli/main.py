@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     devices = plan.add_mutually_exclusive_group(required=True)
     devices.add_argument("--topology", metavar="T", help="TPU slice, such as v5e:16x16; needs libtpu, but no TPU")
     devices.add_argument("--devices", type=_positive, metavar="N", help="this machine's; simulated if it has fewer")
-    plan.add_argument("--batch-per-device", type=_positive, metavar="N", help="images (default: batch_size divided)")
+    plan.add_argument(
+        "--batch-per-device", type=_positive, metavar="N", help="images (default: batch_size divided, or 1)"
+    )
     plan.add_argument("--bucket", type=_bucket, metavar="HxW", help="of images (default: the first of data.buckets)")
     plan.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change the config: model.dtype=bfloat16"

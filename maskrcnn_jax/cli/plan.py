@@ -23,6 +23,8 @@ from maskrcnn_jax.planning import Plan
 
 def run(args: argparse.Namespace) -> int:
     """Compiles a step, prints what it costs, and writes it as JSON on request; returns 1 if memory falls short."""
+    if args.output and not args.output.absolute().parent.is_dir():  # Not only after minutes of compiling.
+        raise FileNotFoundError(f"there is no directory {args.output.absolute().parent}")
     config = config_file.read(args.config)
     for setting in args.set:
         config_file.override(config, setting)

@@ -109,6 +109,7 @@ def test_memory_that_falls_short_is_1(command, planned, monkeypatch, capsys):
         (["--devices", "3"], "batch_size=8 cannot be divided among 3 devices"),
         (["--devices", "4", "--set", "space=3"], "space=3 does not divide the number of devices, 4"),
         (["--devices", "2", "--set", "space=2", "--bucket", "96x64"], "heights must be multiples of 64"),
+        (["--devices", "2", "--output", "nowhere/plan.json"], "there is no directory"),
         (["--devices", "9"], "allow 8 devices only, not 9"),
         (["--devices", "2", "--set", "model.size=3"], "'model.size=3' names no field"),
         (["--devices", "2", "--set", "model"], "'model' names no field"),

@@ -182,6 +182,12 @@ def test_crowds_are_hatched_below_the_rest(unnamed):
     assert np.ptp(picture, axis=-1)[45:65, 35:55].min() > 20
 
 
+def test_small_crowds_lie_below_large_objects(unnamed):
+    boxes, labels, _, masks = detections([20, 40, 70, 80], [30, 10, 50, 50])
+    picture = visualize.draw(GREY, boxes, labels, None, masks, NAMES, crowd=[False, True])
+    np.testing.assert_array_equal(picture[40, 49], first_color())  # Where the frames cross.
+
+
 def test_colours_by_class(unnamed):
     boxes, _, scores, masks = detections([10, 10, 40, 40], [50, 10, 80, 40], [10, 50, 40, 80])
     picture = visualize.draw(GREY, boxes, [1, 2, 1], scores, masks, NAMES, color_by_class=True)

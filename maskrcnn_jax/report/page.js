@@ -8,6 +8,7 @@ const INITIAL = {
 };
 let view = { ...INITIAL };
 let shown = IMAGES_AT_ONCE;
+let writing;
 
 // The part of the address after "#", such as "class=3&sort=missed"; what it does not say is as in the beginning.
 function readAddress() {
@@ -33,8 +34,12 @@ function writeAddress() {
 function change(changes) {
   view = { ...view, ...changes };
   shown = IMAGES_AT_ONCE;
-  writeAddress();
+  // Browsers allow only so many changes of the address in a while, fewer than a moving slider makes.
+  clearTimeout(writing);
+  writing = setTimeout(writeAddress, 300);
+  const focus = document.activeElement?.dataset.focus;
   render();
+  if (focus) document.querySelector(`[data-focus="${focus}"]`)?.focus();  // A button of the table, which is a new one.
 }
 
 function sortClasses(name) {

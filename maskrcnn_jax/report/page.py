@@ -67,8 +67,10 @@ def _draw(
     """Adds a picture to the objects or detections of an image, and their boxes, for frames around some of them."""
     lowest = measures.thousandths(SCORE_THRESHOLD)
     own = [entries[index] for index in columns["index"]]
-    columns["boxes"] = [[round(x, 1) for x in entry["bbox"]] for entry in own]
-    shown = [i for i in range(len(own)) if "score" not in columns or columns["score"][i] >= lowest]
+    boxes = np.array([entry["bbox"] for entry in own], np.float64).reshape(-1, 4)
+    finite = np.isfinite(boxes).all(1)  # Annotation files have objects without a box, too.
+    columns["boxes"] = np.where(finite[:, None], boxes, 0).round(1).tolist()
+    shown = [i for i in np.flatnonzero(finite).tolist() if columns.get("score", [1000] * len(own))[i] >= lowest]
     labels = [columns["class"][i] + 1 for i in shown]
     columns["picture"] = pictures.data_uri(image, [own[i] for i in shown], labels, names)
 

@@ -43,12 +43,13 @@ function classTable(classes, view, choose, sortBy) {
   const head = CLASS_COLUMNS.map(([name]) => {
     const sorted = name === column[0] ? (view.classOrder > 0 ? "ascending" : "descending") : "none";
     const arrow = { ascending: " \u25b2", descending: " \u25bc", none: "" }[sorted];
-    const button = html("button", { type: "button", onclick: () => sortBy(name) }, name,
+    const button = html("button", { type: "button", "data-focus": `sort ${name}`, onclick: () => sortBy(name) }, name,
       html("span", { "aria-hidden": "true" }, arrow));
     return html("th", { scope: "col", "aria-sort": sorted }, button);
   });
   const body = inOrder(kept, column[1], view.classOrder).map((row) => {
-    const button = html("button", { type: "button", onclick: () => choose(row.index) }, row.name);
+    const attributes = { type: "button", "data-focus": `class ${row.index}`, onclick: () => choose(row.index) };
+    const button = html("button", attributes, row.name);
     const cells = CLASS_COLUMNS.slice(1).map(([, , text]) => html("td", {}, text(row)));
     const chosen = row.index === view.class ? { class: "chosen", "aria-current": "true" } : {};
     return html("tr", chosen, html("th", { scope: "row" }, button), ...cells);

@@ -48,6 +48,10 @@ def browser(started, report):
     assert started.evaluate("window.broken === undefined")
 
 
+def data_of(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*)</script>', text)[1])
+
+
 def test_the_file_refers_to_nothing_outside(report):
     text = report.read_text(encoding="utf-8")
     assert "{{" not in text and text.count("<script") == text.count("</script>") == 2
@@ -62,8 +66,7 @@ def test_placeholders_in_the_data_stay_as_they_are(tmp_path):
     page.write(tmp_path / "a.html", samples.Images(), annotations, results, title="{{data}}", max_detections=100)
     text = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert "<title>{{data}}</title>" in text
-    data = json.loads(re.search(r'<script type="application/json" id="data">(.*)</script>', text)[1])
-    assert data["classes"][0]["name"] == "{{style}}"
+    assert data_of(text)["classes"][0]["name"] == "{{style}}"
 
 
 def test_the_most_missed_and_the_most_false_take_turns():
@@ -82,10 +85,18 @@ def test_lists_and_pictures_are_bounded(monkeypatch, tmp_path):
     monkeypatch.setattr(page, "MAX_PICTURED", 2)
     page.write(tmp_path / "a.html", samples.Images(), *samples.by_hand(), title="", max_detections=100)
     text = (tmp_path / "a.html").read_text(encoding="utf-8")
-    data = json.loads(re.search(r'<script type="application/json" id="data">(.*)</script>', text)[1])
+    data = data_of(text)
     assert [image["id"] for image in data["images"]] == [5, 1, 2] and data["numImages"] == 4
     assert ["picture" in image["objects"] for image in data["images"]] == [True, True, False]
     assert text.count("data:image/jpeg") == 4
+
+
+def test_objects_without_a_finite_box_are_no_trouble(tmp_path):
+    annotations, results = samples.by_hand()
+    annotations["annotations"][1]["bbox"] = [float("nan"), 0, float("inf"), 5]
+    page.write(tmp_path / "a.html", samples.Images(), annotations, results, title="", max_detections=100)
+    images = data_of((tmp_path / "a.html").read_text(encoding="utf-8"))["images"]
+    assert [image["objects"]["boxes"] for image in images if image["id"] == 1] == [[[5, 5, 20, 20], [0, 0, 0, 0]]]
 
 
 def test_names_are_shown_as_they_are(browser):
@@ -135,6 +146,7 @@ def test_classes_are_sorted_by_a_click_and_filtered_by_name(browser):
     assert browser.evaluate("document.querySelector('#classes th:nth-child(2)').ariaSort") == "descending"
     browser.click(heading.format(2))
     assert browser.evaluate(CLASSES) == [none, cat, dog]
+    assert browser.evaluate("document.activeElement.textContent") == "objects \u25b2"  # Ready for the next click.
     browser.type("#classes-filter [name=name]", "REX")
     assert browser.evaluate(CLASSES) == [dog]
     assert browser.evaluate("document.querySelector('#classes-filter [role=status]').textContent") == "1 of 3 classes"
@@ -176,7 +188,8 @@ def test_the_threshold_counts_anew_and_the_address_keeps_it(browser, report):
     assert dict(browser.evaluate(counts))["2"] == "1 objects: 1 found, 0 missed; 0 false detections"
     assert dict(browser.evaluate(counts))["6"] == "2 objects: 2 found, 0 missed; 1 false detections"
     browser.select("#view [name=match]", "bbox")
-    fragment = browser.evaluate("location.hash")
+    fragment = browser.evaluate("new Promise(done => setTimeout(() => done(location.hash), 400))")
+    assert fragment == "#match=bbox&threshold=0.3"
     browser.open(report, fragment + "&sort=name")
     assert browser.evaluate(IMAGES) == [1, 6, 2, 5]
     assert browser.evaluate("document.querySelector('#view output').textContent") == "0.30"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Num, Shaped, UInt8
+from jaxtyping import Bool, Int, Num, Shaped, UInt8, UInt16
 from PIL import Image, ImageDraw, ImageFilter
 
 from maskrcnn_jax import captions, colors, images
@@ -16,6 +16,7 @@ Masks = Sequence[Patch | np.ndarray] | Shaped[np.ndarray, "n h w"] | Shaped[np.n
 _OPACITY = 107  # Of the masks; 255 is opaque.
 _LINE_SHARE = 1 / 400  # Of the picture's short side: the outlines of masks.
 _FRAME_SHARE = 0.75  # Of that: the boxes.
+_ROWS_PER_BAND = 1024  # Blended at once: a picture of 12,000 pixels by 12,000 would take gigabytes on the way.
 _CROWD_COLOR = np.array([235, 235, 235], np.uint8)
 
 
@@ -152,8 +153,7 @@ def _paint(
             _hatch(picture, inside, (y, x), line)
         else:
             np.putmask(owner[y : y + inside.shape[0], x : x + inside.shape[1]], inside, i + 1)
-    tints = Image.fromarray(np.concatenate([np.zeros((1, 3), np.uint8), palette]).take(owner, axis=0))
-    picture.paste(tints, mask=Image.fromarray((owner > 0) * np.uint8(_OPACITY)))
+    _tint(picture, owner, palette)
     pen = ImageDraw.Draw(picture)
     for i in order:
         color = tuple(palette[i].tolist())
@@ -161,6 +161,15 @@ def _paint(
         width = max(1, round(_FRAME_SHARE * line))
         pen.rectangle((x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)), outline=color, width=width)
         _outline(picture, *patches[i], color, line)
+
+
+def _tint(picture: Image.Image, owner: UInt16[np.ndarray, "h w"], palette: UInt8[np.ndarray, "n 3"]) -> None:
+    """Blends the colour of its owner into each pixel that has one."""
+    palette = np.concatenate([np.zeros((1, 3), np.uint8), palette])
+    for top in range(0, len(owner), _ROWS_PER_BAND):
+        band = owner[top : top + _ROWS_PER_BAND]
+        opacity = Image.fromarray((band > 0) * np.uint8(_OPACITY))
+        picture.paste(Image.fromarray(palette.take(band, axis=0)), (0, top), opacity)
 
 
 def _hatch(picture: Image.Image, inside: UInt8[np.ndarray, "y x"], offset: tuple[int, int], line: float) -> None:

@@ -55,6 +55,12 @@ def test_masks_are_translucent_with_a_full_rim(unnamed):
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (40, 79, 10, 49)
 
 
+def test_tall_pictures_are_tinted_to_the_end(unnamed, monkeypatch):
+    expected = visualize.draw(GREY, *detections([10, 40, 50, 95]), NAMES)
+    monkeypatch.setattr(visualize, "_ROWS_PER_BAND", 30)
+    np.testing.assert_array_equal(visualize.draw(GREY, *detections([10, 40, 50, 95]), NAMES), expected)
+
+
 def test_lines_grow_with_the_picture(unnamed):
     for scale, width in ((1, 1), (8, 2), (12, 3)):
         picture = visualize.draw(GREY, *detections([10, 40, 50, 80]), NAMES, scale=scale)

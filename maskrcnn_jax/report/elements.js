@@ -21,4 +21,5 @@ const byId = (id) => document.getElementById(id);
 const integer = (value) => value.toLocaleString("en");
 const fraction = (value) => (value === null ? "\u2013" : value.toFixed(3));
 const share = (part, whole) => fraction(whole ? part / whole : null);
+const counted = (count, noun) => `${integer(count)} ${noun}${count === 1 ? "" : "s"}`;
 const sum = (values) => values.reduce((total, value) => total + value, 0);

@@ -48,9 +48,9 @@ function framed(image, columns, marked, kind, alt, names) {
 }
 
 function imageCard({ image, missed, wrong, objects, found }, names) {
-  const counts = html("p", {}, `${objects} objects: ${found} found, `,
+  const counts = html("p", {}, `${counted(objects, "object")}: ${found} found, `,
     html("strong", missed.length ? { class: "missed" } : {}, `${missed.length} missed`), "; ",
-    html("strong", wrong.length ? { class: "false" } : {}, `${wrong.length} false`), " detections");
+    html("strong", wrong.length ? { class: "false" } : {}, counted(wrong.length, "false detection")));
   const title = image.name === `image ${image.id}` ? image.name : `${image.name} (id ${image.id})`;
   const card = html("article", { "data-id": image.id }, html("h3", {}, title), counts);
   if (image.objects.picture) {

@@ -30,9 +30,10 @@ def write(
     max_detections: int,
     advance: Callable[[int], object] = lambda num_images: None,
 ) -> None:
-    """Writes a page with tables, curves and pictures, which stays below 20 MB however large the data set is.
+    """Writes a page with tables, curves and pictures.
 
     The images with the most mistakes are listed; those with the most missed and the most false instances have pictures.
+    As both are limited, the page has about 5 MB, and never many more than 15, however large the data set is.
 
     Args:
       path: of the page; folders on the way are created.
@@ -65,12 +66,13 @@ def _draw(
     columns: dict[str, Any], entries: Sequence[dict], image: UInt8[np.ndarray, "h w 3"], names: Sequence[str]
 ) -> None:
     """Adds a picture to the objects or detections of an image, and their boxes, for frames around some of them."""
-    lowest = measures.thousandths(SCORE_THRESHOLD)
     own = [entries[index] for index in columns["index"]]
+    scores = columns.get("score", [1000] * len(own))
+    lowest = measures.thousandths(SCORE_THRESHOLD)
     boxes = np.array([entry["bbox"] for entry in own], np.float64).reshape(-1, 4)
     finite = np.isfinite(boxes).all(1)  # Annotation files have objects without a box, too.
     columns["boxes"] = np.where(finite[:, None], boxes, 0).round(1).tolist()
-    shown = [i for i in np.flatnonzero(finite).tolist() if columns.get("score", [1000] * len(own))[i] >= lowest]
+    shown = [i for i in np.flatnonzero(finite).tolist() if scores[i] >= lowest]
     labels = [columns["class"][i] + 1 for i in shown]
     columns["picture"] = pictures.data_uri(image, [own[i] for i in shown], labels, names)
 

@@ -185,8 +185,8 @@ def test_the_threshold_counts_anew_and_the_address_keeps_it(browser, report):
         "[...document.querySelectorAll('#images article')].map(e => [e.dataset.id, e.querySelector('p').textContent])"
     )
     browser.select("#view [name=threshold]", "0.3")
-    assert dict(browser.evaluate(counts))["2"] == "1 objects: 1 found, 0 missed; 0 false detections"
-    assert dict(browser.evaluate(counts))["6"] == "2 objects: 2 found, 0 missed; 1 false detections"
+    assert dict(browser.evaluate(counts))["2"] == "1 object: 1 found, 0 missed; 0 false detections"
+    assert dict(browser.evaluate(counts))["6"] == "2 objects: 2 found, 0 missed; 1 false detection"
     browser.select("#view [name=match]", "bbox")
     fragment = browser.evaluate("new Promise(done => setTimeout(() => done(location.hash), 400))")
     assert fragment == "#match=bbox&threshold=0.3"

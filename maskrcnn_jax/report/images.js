@@ -30,7 +30,7 @@ function selectImages(images, view) {
     (row.present || view.class === null) && row.missed.length >= view.missed && row.wrong.length >= view.false
     && (row.image.objects.picture || !view.pictured)
     && (row.image.name.toLowerCase().includes(text) || String(row.image.id).includes(text)));
-  return inOrder(kept, IMAGE_ORDERS[view.sort] ?? IMAGE_ORDERS.mistakes, 1);
+  return inOrder(kept, IMAGE_ORDERS[view.sort], 1);
 }
 
 function framed(image, columns, marked, kind, alt, names) {

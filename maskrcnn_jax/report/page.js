@@ -10,17 +10,22 @@ let view = { ...INITIAL };
 let shown = IMAGES_AT_ONCE;
 let writing;
 
+function numberOr(text, other) {
+  return Number.isFinite(Number(text)) ? Number(text) : other;
+}
+
 // The part of the address after "#", such as "class=3&sort=missed"; what it does not say is as in the beginning.
 function readAddress() {
   const read = { ...INITIAL };
   for (const [name, text] of new URLSearchParams(location.hash.slice(1))) {
-    if (!(name in INITIAL)) continue;
+    if (!Object.hasOwn(INITIAL, name)) continue;
     if (name === "class") read.class = Number(text) in names ? Number(text) : null;
-    else if (typeof INITIAL[name] === "number") read[name] = Number(text) || 0;
+    else if (typeof INITIAL[name] === "number") read[name] = numberOr(text, INITIAL[name]);
     else if (typeof INITIAL[name] === "boolean") read[name] = text === "true";
     else read[name] = text;
   }
   read.match = read.match === "bbox" ? "bbox" : "segm";
+  read.sort = Object.hasOwn(IMAGE_ORDERS, read.sort) ? read.sort : INITIAL.sort;
   read.threshold = Math.min(Math.max(Math.round(read.threshold * NUM_BINS), 0), NUM_BINS - 1) / NUM_BINS;
   return read;
 }

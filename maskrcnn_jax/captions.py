@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 _FONT_SHARE = 1 / 45  # Of the picture's short side.
 _SMALLEST_FONT = 11  # Pixels.
 _PICTURE_SHARE = 0.12  # Of the picture that plates may cover.
-_MOST_HIDDEN = 0.7  # Of other objects, added up: a name is not worth more.
-_MOVED = 0.25  # A plate at the rim of the picture is as bad as one that hides this share of another object.
+_MOST_HIDDEN = 0.7  # Of all objects, added up: a name is not worth more.
+_MOVED = 0.25  # A plate at the rim of the picture is as bad as one that hides this share of an object.
 _LATER = 0.02  # And so is each step down the list of places.
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
@@ -46,7 +46,7 @@ def write(
         width = round(length) + 2 * margin
         if not text or height > size[1] or (len(placed) and width * height > room):
             continue
-        plate = place(boxes[i], (width, height), size, placed, np.delete(boxes, i, axis=0))
+        plate = place(boxes[i], (width, height), size, placed, boxes)
         if plate is None:
             continue
         placed = np.concatenate([placed, plate[None]])
@@ -87,11 +87,11 @@ def place(
     plate: tuple[int, int],
     size: tuple[int, int],
     placed: Num[np.ndarray, "p 4"],
-    others: Num[np.ndarray, "m 4"],
+    boxes: Num[np.ndarray, "n 4"],
 ) -> Int[np.ndarray, " 4"] | None:
     """Where a plate of (width, height) goes in a picture of (width, height): beside, above or in its box.
 
-    Of the places that cover no other plate, the one that hides least of other objects; of equal ones, rather the first
+    Of the places that cover no other plate, the one that hides least of all objects; of equal ones, rather the first
     that need not be moved into the picture. Only the first plate may hide much.
 
     Returns:
@@ -105,8 +105,8 @@ def place(
     wanted = np.array([*outside, *inside, (x1, centre), (x0 - width, centre)])
     corners = np.clip(wanted, 0, np.array(size) - plate)
     plates = np.concatenate([corners, corners + plate], axis=1)
-    areas = np.maximum((others[:, 2:] - others[:, :2]).prod(1), 1)
-    hidden = (_overlap(plates, others) / areas[None]).sum(1)
+    areas = np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(1), 1)
+    hidden = (_overlap(plates, boxes) / areas[None]).sum(1)
     free = (_overlap(plates, placed).sum(1) == 0) & ((hidden < _MOST_HIDDEN) | (len(placed) == 0))
     moved = (corners != wanted).any(1)
     cost = np.where(free, hidden + _MOVED * moved + _LATER * np.arange(len(wanted)), np.inf)

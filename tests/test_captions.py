@@ -39,6 +39,11 @@ def test_a_plate_hides_the_object_it_hides_least():
     assert captions.place(box, (40, 15), (120, 100), NONE, above).tolist() == [20, 80, 60, 95]
 
 
+def test_a_plate_stands_beside_its_object_where_there_is_no_room_above_or_below():
+    left, _, right, _ = bounds(written(["x"], [[50, 0, 60, 12]], (120, 15)))
+    assert left >= 60 or right <= 50
+
+
 def test_there_may_be_no_place():
     everywhere = np.array([[0, 0, 120, 100]])
     assert captions.place(np.array([20, 50, 60, 90]), (40, 15), (120, 100), everywhere, NONE) is None

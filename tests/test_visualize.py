@@ -102,6 +102,15 @@ def test_kinds_of_masks_look_the_same():
         np.testing.assert_array_equal(visualize.draw(GREY, boxes, labels, scores, masks, NAMES), expected)
 
 
+def test_a_prediction_is_drawn_as_it_is():
+    """The dictionary that a Detector returns, and torchvision."""
+    boxes, labels, scores, masks = detections([0, 0, 120, 100])
+    prediction = {"boxes": boxes, "labels": np.array(labels), "scores": scores.astype(np.float32)}
+    prediction["masks"] = masks[0][0].reshape(1, 1, 100, 120)
+    picture = visualize.draw(GREY, **prediction, names=NAMES)
+    np.testing.assert_array_equal(picture, visualize.draw(GREY, boxes, labels, scores, masks, NAMES))
+
+
 def test_empty_masks_keep_their_box(unnamed):
     boxes, labels, scores, _ = detections([10, 40, 50, 80])
     for masks in (np.zeros((1, 100, 120)), [(np.zeros((0, 5), np.float32), (0, 0))]):

@@ -27,7 +27,7 @@ def write(
     """Writes each text near its box, in the order given, as long as there is room.
 
     The letters grow with the picture. A text wider than the picture is cut off; one that finds no free place, or
-    would be in the way of seeing the picture, is left out, but the first is always there.
+    would be in the way of seeing the picture, is left out, but the first is there if a letter of it fits.
 
     Args:
       picture: RGB; it is written to.
@@ -74,6 +74,7 @@ def _font(size: int) -> Font:
 
 def _shortened(text: str, font: Font, room: int) -> tuple[str, float]:
     """As much of a text as fits into so many pixels, and its length; nothing if that is not a letter and two dots."""
+    text = " ".join(text.splitlines())
     length = font.getlength(text)
     if length <= room:
         return text, length

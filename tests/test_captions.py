@@ -74,6 +74,10 @@ def test_a_text_wider_than_the_picture_is_cut_off(size):
     assert bottom - top == 15 and 15 <= right - left <= size[0]
 
 
+def test_lines_are_joined():
+    np.testing.assert_array_equal(written(["a\nb"], [[5, 40, 60, 60]]), written(["a b"], [[5, 40, 60, 60]]))
+
+
 def test_a_picture_too_small_for_letters_has_none():
     assert (written(["name"], [[0, 0, 5, 5]], (100, 10)) == 128).all()
     assert (written(["name"], [[0, 0, 5, 5]], (10, 100)) == 128).all()

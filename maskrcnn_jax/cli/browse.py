@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
     chosen = _choose(args, dataset, annotations)
     args.output.mkdir(parents=True, exist_ok=True)
     num_failed = _draw(args, dataset, chosen, _crowds(annotations), data_config)
-    _print(summary.summarize(annotations, data_config.max_instances), data_config)
+    left_out = args.split == "train" and not data_config.keep_empty
+    _print(summary.summarize(annotations, data_config.max_instances), data_config.max_instances, left_out)
     print(f"{len(chosen) - num_failed} of {len(dataset)} images are drawn in {args.output}")
     return 1 if num_failed else 0
 
@@ -143,21 +144,21 @@ def _save(path: Path, pictures: list[gallery.Picture]) -> None:
     Image.fromarray(visualize.contact_sheet(pictures, _COLUMNS)).save(path)
 
 
-def _print(counts: Summary, data_config: DataConfig) -> None:
+def _print(counts: Summary, slots: int, left_out: bool) -> None:
+    """Tables of the categories and of the rest; images without objects may be left out of training."""
     table = Table("category", "id", "objects", "images")
     for count in counts.categories:
         table.add_row(count.name, *map(str, (count.category_id, count.num_instances, count.num_images)))
     console = Console()
     console.print(table)
-    slots, surplus = data_config.max_instances, counts.num_surplus
     lines = {
         "images": str(counts.num_images),
         "objects": str(counts.num_instances),
         "crowds, not trained on": str(counts.num_crowds),
-        "images without objects, " + ("kept" if data_config.keep_empty else "not trained on"): _named(counts.empty),
+        "images without objects" + (", not trained on" if left_out else ""): _named(counts.empty),
         "annotations without extent, dropped": _named(counts.dropped),
         "annotations whose box does not fit the mask": _named(counts.apart),
-        f"images with more than {slots} objects, {surplus} too many": _named(counts.overfull),
+        f"images with more than {slots} objects, {counts.num_surplus} too many": _named(counts.overfull),
     }
     table = Table(show_header=False)
     for name, value in lines.items():

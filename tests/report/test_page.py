@@ -9,6 +9,7 @@ import pytest
 import samples
 from browser import Browser
 
+from maskrcnn_jax import evaluation
 from maskrcnn_jax.report import page
 
 IMAGES = "[...document.querySelectorAll('#images article')].map(e => Number(e.dataset.id))"
@@ -112,8 +113,6 @@ def test_names_are_shown_as_they_are(browser):
 
 
 def test_the_numbers_are_those_of_the_evaluation(browser):
-    from maskrcnn_jax import evaluation
-
     rows = browser.evaluate(
         "[...document.querySelectorAll('#numbers tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
     )

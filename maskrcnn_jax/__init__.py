@@ -3,6 +3,10 @@
 import importlib
 from typing import Any
 
+from maskrcnn_jax import jaxlib_errors
+
+jaxlib_errors.avoid()
+
 _EXPORTS = {
     "Config": "config",
     "ModelConfig": "config",

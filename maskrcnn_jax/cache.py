@@ -16,7 +16,8 @@ def folder() -> Path:
 def keep_compiled_programs() -> None:
     """Lets jax find programs that an earlier process has compiled, in ``compiled`` of the cache folder.
 
-    jax's own settings win: JAX_COMPILATION_CACHE_DIR is another folder, JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    jax's own settings win: JAX_COMPILATION_CACHE_DIR is another folder, JAX_ENABLE_COMPILATION_CACHE=false turns it
+    off.
     """
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(folder() / "compiled"))

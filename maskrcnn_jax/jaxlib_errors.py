@@ -4,8 +4,7 @@ import importlib.metadata
 import os
 
 # On CPUs, these versions hand matrix products, sums and convolutions to YNNPACK, with results that are silently wrong
-# at times: https://github.com/jax-ml/jax/issues/39103. Here, on two busy cores, one training step in five had gradients
-# of the mask head that were off by a quarter. XLA's own kernels are as fast.
+# at times: https://github.com/jax-ml/jax/issues/39103. XLA's own kernels are about as fast here.
 WITH_WRONG_YNNPACK = ("0.10.2", "0.11.0")
 YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="  # A list of what it may do; here, nothing.
 

@@ -14,8 +14,7 @@ mean of the losses of devices is another number. A `shard_map` with ``check_vma`
 what all devices share by itself: added again, they would be too large by the number of devices.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -87,16 +86,6 @@ def whole_images(x: Float[Array, "b ..."], mesh: Mesh | None) -> Float[Array, "b
     if mesh is None or mesh.shape["space"] == 1:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec("data")))
-
-
-@contextlib.contextmanager
-def ambient(mesh: Mesh | None) -> Iterator[None]:
-    """Lets what is traced inside know over which devices XLA will divide arrays."""
-    if mesh is None:
-        yield
-        return
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        yield
 
 
 def per_image(mesh: Mesh) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax import sharding
 from maskrcnn_jax.config import Config, OptimizerConfig
 from maskrcnn_jax.losses import mean
 from maskrcnn_jax.model import MaskRCNN
@@ -150,8 +149,7 @@ def train_step(
     def total(params: dict[str, Any]) -> tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], dict[str, Any]]]:
         def losses_of(batch_stats: dict[str, Any], part: Batch) -> tuple[dict[str, Any], Any]:
             variables = {"params": params, "constants": state.constants, "batch_stats": batch_stats}
-            with sharding.ambient(model.mesh):
-                result, updated = model.apply(variables, part, step_key, method="losses", mutable=["batch_stats"])
+            result, updated = model.apply(variables, part, step_key, method="losses", mutable=["batch_stats"])
             return updated.get("batch_stats", {}), result
 
         if num_microbatches == 1:

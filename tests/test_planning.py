@@ -12,7 +12,7 @@ from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data import pipeline
 from maskrcnn_jax.data.shapes import ShapesDataset
 from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.modules import convolution, resnet
+from maskrcnn_jax.modules import resnet
 from tests.conftest import QUICK_COMPILE
 
 BUCKET = 64, 96
@@ -32,8 +32,6 @@ def tiny_config():
 @pytest.fixture(scope="module")
 def plan():
     with pytest.MonkeyPatch.context() as patch:
-        # The CPU's own weight gradient works through the images one by one: XLA gathers them for it.
-        patch.setattr(convolution, "SMALLEST_GRADIENT", math.inf)
         patch.setitem(resnet.DEPTHS, 18, ONE_BLOCK_PER_STAGE)  # Half as much to compile.
         return planning.plan(tiny_config(), jax.devices()[:2], BUCKET, QUICK_COMPILE)
 

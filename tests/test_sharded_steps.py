@@ -13,7 +13,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from maskrcnn_jax import losses, sharding, training
 from maskrcnn_jax.config import Config, ModelConfig, RPNConfig
 from maskrcnn_jax.model import MaskRCNN, ceil32
-from maskrcnn_jax.modules import convolution
 from maskrcnn_jax.structures import AnchorTargets, RoITargets
 from tests.conftest import QUICK_COMPILE, random_variables
 from tests.test_model import make_batch, picture
@@ -164,10 +163,8 @@ def test_four_devices_for_each_image_take_the_steps_of_one(one):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("smallest_gradient", [0, np.inf], ids=["in strips", "by XLA"])
-def test_one_image_per_device_takes_the_steps_of_one(one, monkeypatch, smallest_gradient):
-    """With the weight gradients of a CPU, and with those of other machines: nothing but sums is exchanged."""
-    monkeypatch.setattr(convolution, "SMALLEST_GRADIENT", smallest_gradient)
+def test_one_image_per_device_takes_the_steps_of_one(one):
+    """Nothing but sums is exchanged."""
     program, state, images = compiled_step(8, 1)
     assert collectives(program) == ({"all-reduce"}, set())
     everywhere = NamedSharding(sharding.make_mesh(8, 8), PartitionSpec())

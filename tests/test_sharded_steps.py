@@ -145,20 +145,12 @@ def allowed_gathers(data, channels=8, num_ratios=3):
 
 
 @pytest.mark.slow
-def test_two_devices_for_each_image_take_the_steps_of_one(one):
-    program, state, images = compiled_step(4, 2)
+@pytest.mark.parametrize("data, space", [(4, 2), (2, 4)])
+def test_devices_that_share_images_take_the_steps_of_one(one, data, space):
+    program, state, images = compiled_step(data, space)
     kinds, gathered = collectives(program)
     assert kinds == {"all-reduce", "collective-permute", "all-gather"}
-    assert gathered <= allowed_gathers(4)
-    assert_same_training(after_three_steps(program, state, images), one)
-
-
-@pytest.mark.slow
-def test_four_devices_for_each_image_take_the_steps_of_one(one):
-    program, state, images = compiled_step(2, 4)
-    kinds, gathered = collectives(program)
-    assert kinds == {"all-reduce", "collective-permute", "all-gather"}
-    assert gathered <= allowed_gathers(2)
+    assert gathered <= allowed_gathers(data)
     assert_same_training(after_three_steps(program, state, images), one)
 
 

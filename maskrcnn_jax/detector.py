@@ -1,11 +1,14 @@
 """From pictures of any size to boxes, labels, scores and masks in their own pixels."""
 
-from collections.abc import Sequence
+import os
+import typing
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
+from PIL import Image
 
 from maskrcnn_jax import images, pasting
 from maskrcnn_jax.config import DataConfig
@@ -13,6 +16,8 @@ from maskrcnn_jax.data.categories import Categories
 
 if TYPE_CHECKING:
     from maskrcnn_jax.weights.loading import LoadedModel
+
+MaskForm = Literal["pasted", "cropped", "rle"]
 
 
 class Detector:
@@ -79,50 +84,116 @@ class Detector:
         return cls(MaskRCNN(config.model), variables, categories, config.data)
 
     def __call__(
-        self, pictures: Sequence[np.ndarray], score_threshold: float | None = None
-    ) -> list[dict[str, np.ndarray]]:
+        self,
+        pictures: images.Picture | Iterable[images.Picture],
+        score_threshold: float | int | None = None,
+        top_k: int | None = None,
+        *,
+        masks: MaskForm = "pasted",
+    ) -> list[dict[str, Any]]:
         """Detects objects, and returns for each picture what torchvision returns, as NumPy arrays.
 
+        Neither another threshold nor another number compiles the model again, and several threads may call at once.
+
         Args:
-            pictures: RGB (H, W, 3), uint8 or float in [0, 1], of any sizes.
-            score_threshold: Detections must score above it; the model's own by default.
+            pictures: One or several of any sizes: RGB arrays (H, W, 3), uint8 or float in [0, 1], and what else
+                `images.as_rgb` takes; paths; or Pillow's images. An array (N, H, W, 3) is N pictures.
+            score_threshold: Detections must score above it; the model's own by default. It may be lower than that.
+            top_k: At most this many detections, the best; as many as the model has slots for by default.
+            masks: "pasted": (N, 1, H, W) float32, probabilities, zero outside the boxes. "cropped": for each
+                detection the part of that inside its box, (h, w), and the (y, x) where it starts. "rle": for each
+                detection the pixels above 0.5 as COCO's compressed run lengths, ready for JSON. The last two never
+                make an image for each detection, which large pictures have no memory for.
 
         Returns:
-            A dictionary for each picture, its N detections by descending score: ``boxes`` (N, 4) float32, x0 y0 x1 y1
-            in pixels of the picture; ``labels`` (N,) int64; ``scores`` (N,) float32; ``masks`` (N, 1, H, W) float32,
-            probabilities.
+            A list, of one for a single picture. For each picture a dictionary, its N detections by descending score:
+            ``boxes`` (N, 4) float32, x0 y0 x1 y1 in pixels of the picture; ``labels`` (N,) int64; ``scores`` (N,)
+            float32; ``masks`` as asked for.
 
         Raises:
-            ValueError: A picture has another shape, type or range.
+            OSError: A path cannot be read as a picture. The message names it.
+            ValueError: A picture has another shape, type or range, or another argument is wrong. The message says what
+                was given and what to do.
+            MemoryError: There is no room for pasted masks.
         """
-        results = []
-        for picture in pictures:
-            found = self.detect(picture, score_threshold)
-            masks = np.zeros((len(found.boxes), 1, *picture.shape[:2]), np.float32)
-            for mask, (patch, (y, x)) in zip(masks, found.patches, strict=True):
-                mask[0, y : y + patch.shape[0], x : x + patch.shape[1]] = patch
-            results.append({"boxes": found.boxes, "labels": found.labels, "scores": found.scores, "masks": masks})
-        return results
+        if masks not in typing.get_args(MaskForm):
+            raise ValueError(f'masks must be "pasted", "cropped" or "rle", got {masks!r}')
+        predictions = []
+        for position, picture in enumerate(_as_several(pictures)):
+            try:
+                rgb = images.load(picture)
+            except ValueError as error:
+                raise ValueError(f"picture {position}: {error}") from error
+            found = self.detect(rgb, score_threshold, top_k)
+            prediction = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
+            predictions.append(prediction | {"masks": _masks(found.patches, rgb.shape[:2], masks)})
+        return predictions
 
-    def detect(self, picture: np.ndarray, score_threshold: float | None = None) -> pasting.ImageDetections:
+    def detect(
+        self, picture: images.Picture, score_threshold: float | int | None = None, top_k: int | None = None
+    ) -> pasting.ImageDetections:
         """Detects the objects of one picture; each mask is a patch inside its box, which is all that is not zero.
 
         Arguments and errors as in `__call__`.
         """
-        rgb = images.as_rgb(picture)
+        rgb = images.load(picture)
+        detection = self.model.config.detection
+        threshold = _checked_threshold(detection.score_threshold if score_threshold is None else score_threshold)
+        top_k = _checked_top_k(top_k, detection.num_detections)
         original = rgb.shape[:2]
         size = images.resized_size(original, self.data.test_short_side, self.data.test_max_long_side)
         padded = np.zeros((1, *self._bucket(size), 3), np.float32)
         padded[0, : size[0], : size[1]] = images.resize(rgb, size)
-        if score_threshold is None:
-            score_threshold = self.model.config.detection.score_threshold
         # Numbers as arrays: a new size or threshold must not compile the model again.
-        numbers = (np.array([size], np.int32), np.array([images.ceil32(size)], np.int32), np.float32(score_threshold))
+        numbers = np.array([size], np.int32), np.array([images.ceil32(size)], np.int32), threshold
         detections = jax.device_get(self._apply(self.variables, padded, *numbers))
-        return pasting.to_original(jax.tree.map(lambda x: x[0], detections), size, original)
+        best = jax.tree.map(lambda x: x[0, :top_k], detections)  # They come by descending score.
+        return pasting.to_original(best, size, original)
 
     def _bucket(self, size: tuple[int, int]) -> tuple[int, int]:
         try:
             return images.bucket_for(size, self.data.test_buckets)
         except ValueError:
             return images.ceil32(size)
+
+
+def _as_several(pictures: Any) -> Iterable[Any]:
+    if isinstance(pictures, str | os.PathLike | Image.Image) or getattr(pictures, "ndim", 4) < 4:
+        return [pictures]
+    if not hasattr(pictures, "__iter__"):
+        raise ValueError(
+            f"expected an array, a path, a Pillow image, or a list of these, got {type(pictures).__name__}"
+        )
+    return pictures
+
+
+def _checked_threshold(threshold: float | int) -> np.float32:
+    if not threshold == threshold:
+        raise ValueError("score_threshold is NaN: give a number, 0 for all detections")
+    return np.float32(threshold)
+
+
+def _checked_top_k(top_k: int | None, slots: int) -> int:
+    if top_k is not None and not 1 <= top_k <= slots:
+        raise ValueError(
+            f"top_k must be from 1 to {slots}, the model's detection.num_detections, got {top_k}; "
+            "for more, build the model with more of them"
+        )
+    return slots if top_k is None else top_k
+
+
+def _masks(patches: list[tuple[np.ndarray, tuple[int, int]]], size: tuple[int, int], form: MaskForm) -> Any:
+    """The masks of a picture of ``size`` (height, width) in the form that was asked for."""
+    if form == "cropped":
+        return patches
+    if form == "rle":
+        return [pasting.encode(patch, offset, size) for patch, offset in patches]
+    try:
+        pasted = np.zeros((len(patches), 1, *size), np.float32)
+    except MemoryError as error:
+        gigabytes = len(patches) * size[0] * size[1] * 4 / 1e9
+        message = f'{len(patches)} masks of {size[0]}x{size[1]} take {gigabytes:.0f} GB: ask for masks="rle" or fewer'
+        raise MemoryError(message) from error
+    for mask, (patch, (y, x)) in zip(pasted, patches, strict=True):
+        mask[0, y : y + patch.shape[0], x : x + patch.shape[1]] = patch
+    return pasted

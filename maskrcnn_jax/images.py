@@ -6,6 +6,7 @@ Sizes are ``(height, width)`` in pixels, everywhere.
 import io
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int, Shaped, UInt8
@@ -19,6 +20,7 @@ except ImportError:  # OpenCV makes the resizing of training images faster; noth
     cv2 = None
 
 Size = tuple[int, int]
+Picture = Any  # What users give: an array as for `as_rgb`, of any library, a path or an image of Pillow's.
 
 _ORIENTATION = 0x0112  # The EXIF tag.
 _END_OF_JPEG = b"\xff\xd9"
@@ -78,6 +80,23 @@ def _to_rgb(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(picture.convert("RGB"))
 
 
+def load(picture: Picture) -> UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]:
+    """A picture as RGB: files by `read_image`, Pillow's images as they lie (not turned), arrays by `as_rgb`.
+
+    Raises:
+        OSError: The file cannot be read as a picture.
+        ValueError: It is nothing of these, or an array that is no image. The message says what to do.
+    """
+    if isinstance(picture, str | os.PathLike):
+        return read_image(picture)
+    if isinstance(picture, Image.Image):
+        return _to_rgb(picture)
+    array = np.asarray(picture)
+    if array.dtype == object:
+        raise ValueError(f"expected an array (H, W, 3), a path or a Pillow image, got {type(picture).__name__}")
+    return as_rgb(array)
+
+
 def as_rgb(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]:
     """Makes an array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) an RGB image.
 
@@ -90,17 +109,38 @@ def as_rgb(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray
     image = np.asarray(image)
     grey = image[:, :, None] if image.ndim == 2 else image
     if grey.ndim != 3 or grey.shape[2] not in (1, 3, 4) or grey.size == 0:
-        raise ValueError(f"expected an image of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {image.shape}")
+        expected = "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+        raise ValueError(f"expected an image of shape {expected}, got {image.shape}{_advice_on_shape(image.shape)}")
     color = np.repeat(grey, 3, axis=2) if grey.shape[2] == 1 else grey[:, :, :3]
     if color.dtype == np.uint8:
         return color
     if color.dtype == np.uint16:
         return ((color.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if not np.issubdtype(color.dtype, np.floating):
-        raise ValueError(f"expected an image of dtype uint8, uint16 or floating point, got {color.dtype}")
+        advice = "multiply it by 255" if color.dtype == bool else "if its pixels are 0 to 255, convert it"
+        raise ValueError(
+            f"expected an image of dtype uint8, uint16 or floating point, got {color.dtype}: {advice}, as uint8"
+        )
     if not (color.min() >= 0 and color.max() <= 1):  # NaN fails this too.
-        raise ValueError(f"expected floating-point pixels in [0, 1], got {color.min()} to {color.max()}")
+        message = f"expected floating-point pixels in [0, 1], got {color.min()} to {color.max()}"
+        raise ValueError(f"{message}: {_advice_on_range(color)}")
     return color.astype(np.float32)
+
+
+def _advice_on_shape(shape: tuple[int, ...]) -> str:
+    if 0 in shape:
+        return ": it has no pixels"
+    if len(shape) == 3 and shape[0] in (1, 3, 4):
+        return ": if that is (C, H, W), give image.transpose(1, 2, 0)"
+    return ": give one image after the other" if len(shape) == 4 else ""
+
+
+def _advice_on_range(image: Shaped[np.ndarray, "h w 3"]) -> str:
+    if not np.isfinite(image).all():
+        return f"{np.count_nonzero(~np.isfinite(image))} values are NaN or infinite, look where they come from"
+    if image.min() < 0:
+        return "leave out any normalisation, the model has its own"
+    return "divide by 255" if image.max() <= 255 else "scale them"
 
 
 def resized_size(size: Sequence[int] | Int[np.ndarray, " 2"], short_side: int, max_long_side: int) -> Size:

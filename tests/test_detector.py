@@ -1,12 +1,16 @@
 """The detector around a stand-in for the model, which finds the red rectangle of a picture."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
+from pycocotools import mask as rle_codec
 
-from maskrcnn_jax import images
+from maskrcnn_jax import images, visualize
 from maskrcnn_jax.config import DataConfig, DetectionConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
@@ -108,6 +112,97 @@ def test_what_the_model_sees_is_the_resized_picture(detector):
     assert seen["sizes"].tolist() == [list(size)] and seen["canvas"].tolist() == [[64, 96]]
     np.testing.assert_array_equal(seen["pictures"][0, : size[0], : size[1]], images.resize(image, size))
     assert not seen["pictures"][0, size[0] :].any() and not seen["pictures"][0, :, size[1] :].any()
+
+
+def test_masks_in_three_forms_are_the_same_masks(detector):
+    image = picture(128, 160, (20, 40, 100, 80))
+    (pasted,), (cropped,), (encoded,) = (detector(image, masks=form) for form in ("pasted", "cropped", "rle"))
+    for name in ("boxes", "labels", "scores"):
+        np.testing.assert_array_equal(pasted[name], cropped[name])
+        np.testing.assert_array_equal(pasted[name], encoded[name])
+    assert len(pasted["masks"]) == len(cropped["masks"]) == len(encoded["masks"]) == 2
+    for mask, (patch, (y, x)), rle in zip(pasted["masks"][:, 0], cropped["masks"], encoded["masks"], strict=True):
+        assert patch.size < mask.size
+        np.testing.assert_array_equal(mask[y : y + patch.shape[0], x : x + patch.shape[1]], patch)
+        assert np.count_nonzero(mask) == np.count_nonzero(patch)
+        expected = rle_codec.encode(np.asfortranarray(mask > 0.5, np.uint8))
+        assert rle == {"size": [128, 160], "counts": expected["counts"].decode()}
+    names = detector.categories.names
+    drawn = visualize.draw(image, **cropped, names=names)
+    np.testing.assert_array_equal(drawn, visualize.draw(image, **pasted, names=names))
+
+
+def test_run_lengths_of_a_huge_picture_need_no_huge_masks(detector, monkeypatch):
+    image = picture(12_000, 900, (100, 3000, 800, 9000))
+
+    def zeros(shape, *arguments):
+        assert np.prod(shape) < image.size, f"an array of {shape} was made"
+        return np.empty(shape, *arguments) * 0
+
+    monkeypatch.setattr("maskrcnn_jax.detector.np", SimpleNamespace(**vars(np) | {"zeros": zeros}))
+    (prediction,) = detector(image, masks="rle")
+    assert rle_codec.area(prediction["masks"][0]) == pytest.approx(700 * 6000, rel=0.1)
+
+
+def test_no_memory_for_pasted_masks_says_what_to_do(detector, monkeypatch):
+    def zeros(shape, *arguments):
+        if len(shape) == 4 and shape[1] == 1:
+            raise MemoryError
+        return np.zeros(shape, *arguments)
+
+    monkeypatch.setattr("maskrcnn_jax.detector.np", SimpleNamespace(**vars(np) | {"zeros": zeros}))
+    with pytest.raises(MemoryError, match='2 masks of 128x160 .* masks="rle"'):
+        detector(picture(128, 160, (20, 40, 100, 80)))
+
+
+def test_one_picture_or_many_of_any_kind(detector, tmp_path):
+    image = picture(128, 160, (20, 40, 100, 80))
+    Image.fromarray(image).save(tmp_path / "a.png")
+    (expected,) = detector([image])
+    many = np.stack([image, image])
+    kinds = [image, str(tmp_path / "a.png"), tmp_path / "a.png", Image.fromarray(image), jnp.asarray(image)]
+    for pictures in [*kinds, kinds, tuple(kinds), (kind for kind in kinds), many]:
+        count = 2 if pictures is many else 1 if any(pictures is kind for kind in kinds) else len(kinds)
+        predictions = detector(pictures)
+        assert len(predictions) == count
+        for prediction in predictions:
+            np.testing.assert_array_equal(prediction["boxes"], expected["boxes"])
+    assert detector([]) == []
+
+
+def test_thresholds_and_numbers_do_not_compile_again(detector):
+    image = picture(128, 160, (20, 40, 100, 80))
+    assert [len(detector.detect(image, threshold).boxes) for threshold in (0, 0.5, np.float64(0.3), -1, 1)] == [
+        2,
+        1,
+        2,
+        3,  # The empty slot scores 0.
+        0,
+    ]
+    assert [len(detector.detect(image, -1, top_k).boxes) for top_k in (1, 2, 3, 100)] == [1, 2, 3, 3]
+    with pytest.raises(ValueError, match="top_k must be from 1 to 100, .* got 101"):
+        detector(image, top_k=101)
+    np.testing.assert_allclose(detector(image, top_k=1)[0]["scores"], [0.8])
+    detector(image, masks="rle")
+    assert len(detector.model.shapes) == 1
+
+
+def test_threads_share_a_detector(detector):
+    boxes = [(8 * i, 4 * i, 8 * i + 60, 4 * i + 40) for i in range(8)]
+    pictures = [picture(128, 160, box) for box in boxes]
+    barrier = Barrier(len(pictures), timeout=60)
+
+    def detect(image):
+        barrier.wait()  # All at once, the first call of all included.
+        return [detector(image, score_threshold, masks="rle")[0] for score_threshold in (0.1, 0.6) * 5]
+
+    with ThreadPoolExecutor(len(pictures)) as threads:
+        results = list(threads.map(detect, pictures))
+    for box, predictions in zip(boxes, results, strict=True):
+        assert [len(prediction["boxes"]) for prediction in predictions] == [2, 1] * 5
+        for prediction in predictions:
+            np.testing.assert_allclose(prediction["boxes"][0], box)
+    assert len(detector.model.shapes) == 1
 
 
 @pytest.mark.parametrize("image", [np.zeros((10, 10, 2), np.uint8), np.full((10, 10, 3), 255.0)], ids=["axes", "range"])

@@ -180,8 +180,6 @@ def test_thresholds_and_numbers_do_not_compile_again(detector):
         0,
     ]
     assert [len(detector.detect(image, -1, top_k).boxes) for top_k in (1, 2, 3, 100)] == [1, 2, 3, 3]
-    with pytest.raises(ValueError, match="top_k must be from 1 to 100, .* got 101"):
-        detector(image, top_k=101)
     np.testing.assert_allclose(detector(image, top_k=1)[0]["scores"], [0.8])
     detector(image, masks="rle")
     assert len(detector.model.shapes) == 1
@@ -205,7 +203,112 @@ def test_threads_share_a_detector(detector):
     assert len(detector.model.shapes) == 1
 
 
-@pytest.mark.parametrize("image", [np.zeros((10, 10, 2), np.uint8), np.full((10, 10, 3), 255.0)], ids=["axes", "range"])
-def test_what_is_no_picture_is_refused(detector, image):
-    with pytest.raises(ValueError, match="expected"):
-        detector([image])
+GREY = np.random.default_rng(0).integers(0, 256, (60, 90)).astype(np.uint8)
+COLOR = np.repeat(GREY[:, :, None], 3, 2)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        GREY,
+        GREY[:, :, None],
+        np.dstack([COLOR, GREY]),
+        COLOR.astype(np.uint16) * 257,
+        GREY.astype(np.uint16) * 257,
+        COLOR / 255,
+        COLOR.astype(np.float16) / 255,
+        COLOR[::-1][::-1],
+        np.asfortranarray(COLOR),
+        jnp.asarray(COLOR),
+        Image.fromarray(COLOR),
+        Image.fromarray(GREY),
+        Image.fromarray(GREY).convert("P"),
+        Image.fromarray(GREY.astype(np.uint16) * 257),
+        Image.fromarray(np.dstack([COLOR, GREY])),
+    ],
+    ids=lambda image: f"{type(image).__name__}-{getattr(image, 'mode', getattr(image, 'dtype', ''))}",
+)
+def test_every_kind_of_picture_is_seen_alike(detector, image):
+    seen = []
+
+    def apply(variables, pictures, *numbers):
+        seen.append(pictures)
+        return FindsRed().apply(variables, pictures, *numbers)
+
+    detector._apply = apply
+    detector([COLOR, image])
+    np.testing.assert_allclose(seen[1], seen[0], atol=3e-4)
+
+
+def test_tiny_and_long_pictures(detector):
+    for size in [(1, 1), (10, 10), (2, 12_000), (12_000, 100), (100, 12_000), (3, 3)]:
+        for masks in ("pasted", "cropped", "rle"):
+            (prediction,) = detector(np.full((*size, 3), 255, np.uint8), score_threshold=0.1, masks=masks)
+            assert len(prediction["boxes"]) == len(prediction["masks"]) == 2
+            np.testing.assert_allclose(prediction["boxes"], [[0, 0, *size[::-1]]] * 2, rtol=1e-6)
+
+
+def broken(dtype, value):
+    image = np.zeros((10, 12, 3), dtype)
+    image[0, 0, 0] = value
+    return image
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (np.zeros((3, 50, 60), np.uint8), r"got \(3, 50, 60\): if that is \(C, H, W\), give image.transpose"),
+        (np.zeros((1, 50, 60), np.float32), r"\(1, 50, 60\): if that is \(C, H, W\)"),
+        (np.zeros((10, 10, 2), np.uint8), r"expected .* \(H, W, 3\) .* got \(10, 10, 2\)"),
+        (np.zeros(12, np.uint8), r"got \(12,\)"),
+        ([np.zeros((1, 9, 9, 3), np.uint8)], "got .*: give one image after the other"),
+        (np.zeros((0, 9, 3), np.uint8), "it has no pixels"),
+        (np.zeros((9, 0, 3), np.uint8), "it has no pixels"),
+        (np.zeros((9, 0), np.uint8), "it has no pixels"),
+        (broken(np.float32, 255), "got 0.0 to 255.0: divide by 255"),
+        (broken(np.float64, 1e6), "got 0.0 to 1000000.0: scale"),
+        (broken(np.float32, -1.5), "got -1.5 to 0.0: leave out any normalisation"),
+        (broken(np.float32, np.nan), "1 values are NaN or infinite"),
+        (broken(np.float32, np.inf), "1 values are NaN or infinite"),
+        (broken(np.int64, 255), "got int64: if its pixels are 0 to 255, convert it, as uint8"),
+        (broken(np.int8, 1), "got int8"),
+        (broken(bool, True), "got bool: multiply it by 255, as uint8"),
+        (broken(np.complex64, 1), "got complex64"),
+        (Image.fromarray(np.zeros((9, 9), np.float32)), "floating point"),
+        ([None], "a path or a Pillow image, got NoneType"),
+        ([{"image": 1}], "got dict"),
+        (None, "a list of these, got NoneType"),
+        (5, "a list of these, got int"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_advice(detector, image, message):
+    with pytest.raises(ValueError, match=message):
+        detector(image)
+
+
+def test_a_wrong_picture_among_others_is_counted(detector):
+    with pytest.raises(ValueError, match="picture 2: expected .* got int32"):
+        detector([COLOR, GREY, GREY.astype(np.int32)])
+
+
+def test_unreadable_paths_are_named(detector, tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    for path, message in [("text.png", "no format"), ("none.png", "No such file"), (".", "directory")]:
+        with pytest.raises(OSError, match=message) as error:
+            detector([COLOR, tmp_path / path])
+        assert str(tmp_path / path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"masks": "full"}, '"pasted", "cropped" or "rle", got \'full\''),
+        ({"score_threshold": float("nan")}, "score_threshold is NaN"),
+        ({"top_k": 0}, "from 1 to 100, .* got 0"),
+        ({"top_k": 101}, "from 1 to 100, .* got 101"),
+    ],
+)
+def test_wrong_arguments_are_refused(detector, arguments, message):
+    detect = getattr(Detector.__call__, "__wrapped__", Detector.__call__)
+    with pytest.raises(ValueError, match=message):
+        detect(detector, [COLOR], **arguments)

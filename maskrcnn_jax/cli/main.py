@@ -31,13 +31,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    predict = commands.add_parser("predict", help="find objects in images and draw them")
-    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    predict = commands.add_parser("predict", help="find objects in images and videos, and draw them")
+    predict.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="or a video, a folder of them, or a pattern such as 'photos/**/*.jpg'",
+    )
     predict.add_argument("--weights", required=True, metavar="W", help=WEIGHTS)
     predict.add_argument("--output", required=True, type=Path, metavar="DIR", help="for pictures and detections.json")
     predict.add_argument(
         "--score-threshold", default=0.5, type=_fraction, metavar="S", help="from 0 to 1 (default: 0.5)"
     )
+    predict.add_argument("--top-k", type=_positive, metavar="N", help="at most so many objects per image, the best")
 
     evaluate = commands.add_parser("evaluate", help="measure COCO box and mask AP on a validation set")
     evaluate.add_argument("--weights", required=True, metavar="W", help=WEIGHTS)

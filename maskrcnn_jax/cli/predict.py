@@ -1,65 +1,157 @@
-"""`maskrcnn-jax predict`: finds objects in images, and draws them."""
+"""`maskrcnn-jax predict`: finds objects in images and videos, and draws them."""
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
-from maskrcnn_jax import cache, evaluation, images, visualize
-from maskrcnn_jax.cli import progress
+from maskrcnn_jax import cache, evaluation, images, video, visualize
+from maskrcnn_jax.cli import inputs, progress
 from maskrcnn_jax.detector import Detector
+from maskrcnn_jax.pasting import ImageDetections
 from maskrcnn_jax.weights import loading
 
 _LEGIBLE_SIDE = 512  # Pixels; pictures with a shorter side are drawn larger.
 
+Find = Callable[[np.ndarray], ImageDetections]
+
+
+class _Task(NamedTuple):
+    path: Path
+    output: Path  # The picture or video to write.
+    num_images: int  # Frames of a video.
+
 
 def run(args: argparse.Namespace) -> int:
-    """Writes a picture for each image, and `detections.json` for all; returns 1 if an image cannot be read, else 0.
+    """Writes a picture for each image, and `detections.json` for all; returns 1 if a file cannot be read, else 0.
 
-    `detections.json` is in COCO's results format, with the file name besides. The image id is the name without its
-    ending, as a number where it is one, as the names of COCO's images are.
+    `detections.json` is in COCO's results format, with the names of file and category besides. The image id is the name
+    without its ending, as a number where it is one, as the names of COCO's images are. A video becomes an .mp4, and a
+    .jsonl with a line for each frame.
     """
     cache.keep_compiled_programs()
+    tasks = _plan(inputs.expand(args.images), args.output)
+    detector = _load(args)
+    _make_writable(args.output)
+
+    def find(image: np.ndarray) -> ImageDetections:
+        return detector.detect(image, args.score_threshold, args.top_k)
+
+    results, failures = [], {}
+    with progress.images("predict", sum(task.num_images for task in tasks)) as advance:
+        for task in tasks:
+            predict = _predict_video if inputs.is_video(task.path) else _predict_image
+            try:
+                results += predict(task, find, detector.categories, advance)
+            except OSError as error:
+                failures[task] = str(error)
+    (args.output / "detections.json").write_text(json.dumps(results))
+    _report(results, tasks, failures, args.output)
+    return 1 if failures else 0
+
+
+def _load(args: argparse.Namespace) -> Detector:
+    """What detects: anything with `detect` and `categories`."""
     loaded = loading.load(args.weights)
     print(loaded.report)
-    detector = Detector.from_loaded(loaded)
-    args.output.mkdir(parents=True, exist_ok=True)
-    results, num_failed = [], 0
-    with progress.images("predict", len(args.images)) as advance:
-        for path, name in zip(args.images, _names(args.images), strict=True):
-            try:
-                results += _predict(detector, path, args.output / f"{name}.png", args.score_threshold)
-            except OSError as error:
-                print(f"maskrcnn-jax predict: {error}", file=sys.stderr)
-                num_failed += 1
-            advance(1)
-    (args.output / "detections.json").write_text(json.dumps(results))
-    num_drawn = len(args.images) - num_failed
-    print(f"{len(results)} objects in {num_drawn} images: pictures and detections.json are in {args.output}")
-    return 1 if num_failed else 0
+    return Detector.from_loaded(loaded)
+
+
+def _plan(paths: Sequence[Path], output: Path) -> list[_Task]:
+    """What becomes of each file. Raises ValueError where it would be replaced by its own picture."""
+    tasks = []
+    for path, name in zip(paths, _names(paths), strict=True):
+        is_video = inputs.is_video(path)
+        task = _Task(path, output / f"{name}.{'mp4' if is_video else 'png'}", _num_frames(path) if is_video else 1)
+        if task.output.resolve() == path.resolve():
+            raise ValueError(f"--output {output} would overwrite {path}: give another directory")
+        tasks.append(task)
+    return tasks
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
     """File names without their endings; those that would coincide get a number."""
-    names: list[str] = []
+    names: dict[str, None] = {}
     for path in paths:
         name, number = path.stem, 2
         while name in names:
             name, number = f"{path.stem}-{number}", number + 1
-        names.append(name)
-    return names
+        names[name] = None
+    return list(names)
 
 
-def _predict(detector: Detector, path: Path, picture_path: Path, score_threshold: float) -> list[dict]:
-    image = images.read_image(path)
-    found = detector.detect(image, score_threshold)
+def _num_frames(path: Path) -> int:
+    video.check_installed()
+    try:
+        return video.properties(path).num_frames
+    except OSError:
+        return 0  # It fails when its turn comes.
+
+
+def _make_writable(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output {output} is a file: give a directory")
+    output.mkdir(parents=True, exist_ok=True)
+    if not os.access(output, os.W_OK):
+        raise PermissionError(f"--output {output} cannot be written to: give another directory")
+
+
+def _predict_image(task: _Task, find: Find, categories: Any, advance: Callable[[int], None]) -> list[dict]:
+    try:
+        image = images.read_image(task.path)
+        found = find(image)
+        Image.fromarray(_draw(image, found, categories.names)).save(task.output)
+    finally:
+        advance(1)
+    name = task.output.stem
+    results = _results(found, image, int(name) if name.isdecimal() else name, categories)
+    return [result | {"file_name": str(task.path)} for result in results]
+
+
+def _predict_video(task: _Task, find: Find, categories: Any, advance: Callable[[int], None]) -> list[dict]:
+    """Writes the video and the lines for its frames; returns nothing, since a frame is no image of its own."""
+    rate = video.properties(task.path).rate
+    lines_path = task.output.with_suffix(".jsonl")
+    with video.write(task.output, rate) as append, open(lines_path, "w", encoding="utf-8") as lines:
+        for number, frame in enumerate(video.read(task.path)):
+            found = find(frame.image)
+            # The colour of an object would change from frame to frame.
+            append(_draw(frame.image, found, categories.names, color_by_class=True))
+            results = _results(found, frame.image, number, categories)
+            line = {"frame": number, "seconds": frame.seconds, "detections": results}
+            lines.write(json.dumps(line) + "\n")
+            advance(1)
+    return []
+
+
+def _draw(
+    image: UInt8[np.ndarray, "h w 3"], found: ImageDetections, names: Sequence[str], color_by_class: bool = False
+) -> UInt8[np.ndarray, "sh sw 3"]:
     scale = max(1, round(_LEGIBLE_SIDE / min(image.shape[:2])))
-    picture = visualize.draw(image, *found, detector.categories.names, scale=scale)
-    Image.fromarray(picture).save(picture_path)
-    name = picture_path.stem
-    image_id = int(name) if name.isdecimal() else name
-    results = evaluation.coco_results(found, image.shape[:2], image_id, detector.categories.ids)
-    return [result | {"file_name": str(path)} for result in results]
+    return visualize.draw(image, *found, names, scale=scale, color_by_class=color_by_class)
+
+
+def _results(found: ImageDetections, image: np.ndarray, image_id: int | str, categories: Any) -> list[dict]:
+    results = evaluation.coco_results(found, image.shape[:2], image_id, categories.ids)
+    names = [categories.name(label) for label in found.labels.tolist()]
+    return [result | {"category_name": name} for result, name in zip(results, names, strict=True)]
+
+
+def _report(results: Sequence[dict], tasks: Sequence[_Task], failures: dict[_Task, str], output: Path) -> None:
+    done = [task for task in tasks if task not in failures]
+    num_videos = sum(inputs.is_video(task.path) for task in done)
+    num_images = len(done) - num_videos
+    if num_images or not num_videos:
+        print(f"{len(results)} objects in {num_images} images: pictures and detections.json are in {output}")
+    if num_videos:
+        print(f"videos: {num_videos}, each an .mp4 in {output}, and a .jsonl with a line for each frame")
+    if failures:
+        failed = f"maskrcnn-jax predict: {len(failures)} of {len(tasks)} files failed:"
+        print(failed, *failures.values(), sep="\n  ", file=sys.stderr)

@@ -1,0 +1,54 @@
+"""A run directory without the minutes that a real model takes to compile."""
+
+import jax.numpy as jnp
+import pytest
+
+from maskrcnn_jax import model
+from maskrcnn_jax.cli import evaluate
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.data.shapes import ShapesDataset
+from maskrcnn_jax.structures import Detections
+from maskrcnn_jax.weights import loading
+from maskrcnn_jax.weights.report import Report
+
+
+def tiny_config():
+    config = Config(test_batch_size=2)
+    config.data.source, config.data.shapes_image_size, config.data.shapes_num_val = "shapes", 64, 3
+    config.data.test_short_side = config.data.test_max_long_side = 64
+    config.data.test_buckets, config.data.max_instances = ((64, 64),), 8
+    network = config.model
+    network.num_classes, network.depth = len(ShapesDataset.categories) + 1, 18
+    network.fpn_channels = network.mask_head_channels = 8
+    network.box_head_features, network.mask_head_convs = 16, 1
+    network.rpn.test_num_candidates = network.rpn.test_num_proposals = 20
+    network.rpn.train_num_candidates = network.rpn.train_num_proposals = 20
+    network.detection.num_detections, network.detection.score_threshold = 5, 0.0
+    return config
+
+
+class FindsOneBox:
+    """Stands in for `MaskRCNN`: the upper left quarter of every image is an object of class 1."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def apply(self, variables, *arrays, method=None):
+        if method == "losses":
+            return {name: (jnp.float32(3), jnp.float32(2)) for name in ("first", "second")}, {}
+        height, width = arrays[1][:, 0], arrays[1][:, 1]
+        boxes = jnp.stack([0 * width, 0 * height, width / 2, height / 2], 1)[:, None]
+        ones = jnp.ones(boxes.shape[:2])
+        return Detections(boxes, ones.astype(int), 0.75 * ones, jnp.ones((*ones.shape, 28, 28)), ones > 0)
+
+
+@pytest.fixture
+def run_directory(tmp_path, monkeypatch):
+    """A run directory to evaluate and predict with, without the minutes that a real model takes to compile."""
+    report = Report("run", None, "a stand-in", 1e-5, "as the weights say", 0)
+    loaded = loading.LoadedModel(tiny_config(), {}, ShapesDataset.categories, report)
+    monkeypatch.setattr(loading, "load", lambda weights: loaded)
+    for module in (model, evaluate):
+        monkeypatch.setattr(module, "MaskRCNN", FindsOneBox)
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"

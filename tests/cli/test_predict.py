@@ -1,0 +1,160 @@
+"""`maskrcnn-jax predict` with a stand-in for the model, which finds the upper left quarter of every image."""
+
+import json
+import re
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskrcnn_jax import detector, video
+from maskrcnn_jax.cli import inputs
+from maskrcnn_jax.cli.main import main
+
+
+@pytest.fixture
+def predict(run_directory, tmp_path):
+    """Runs the command with some more arguments, and returns the exit code; results are in tmp_path / "out"."""
+    command = ["predict", "--weights", str(run_directory), "--output", str(tmp_path / "out")]
+    return lambda *arguments: main([*command, *map(str, arguments)])
+
+
+def save(path, size=(40, 60)):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)).save(path)
+    return path
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_predict_draws_what_it_can_read(run_directory, tmp_path, capsys):
+    folders = tmp_path / "a", tmp_path / "b"
+    for folder, size in zip(folders, [(50, 70), (64, 40)], strict=True):
+        folder.mkdir()
+        pixels = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "007.png")
+    broken = tmp_path / "broken.png"
+    broken.write_text("not a picture")
+    paths = [str(folders[0] / "007.png"), str(broken), str(folders[1] / "007.png")]
+
+    output = tmp_path / "out"
+    command = ["predict", *paths, "--weights", str(run_directory), "--output", str(output), "--score-threshold", "0"]
+    assert main(command) == 1
+
+    captured = capsys.readouterr()
+    assert str(broken) in captured.err and str(output) in captured.out
+    assert {path.name for path in output.iterdir()} == {"007.png", "007-2.png", "detections.json"}
+    with Image.open(output / "007.png") as picture:
+        assert picture.size == (700, 500)  # Enlarged, for legible labels.
+    results = json.loads((output / "detections.json").read_text())
+    assert {(r["image_id"], r["file_name"]) for r in results} == {(7, paths[0]), ("007-2", paths[2])}
+    assert {tuple(r["segmentation"]["size"]) for r in results} == {(50, 70), (64, 40)}
+    np.testing.assert_allclose([r["bbox"] for r in results], [[0, 0, 35, 25], [0, 0, 20, 32]], atol=0.5)
+
+
+def test_results_name_the_category(predict, tmp_path):
+    assert predict(save(tmp_path / "a.png")) == 0
+    (result,) = read(tmp_path / "out" / "detections.json")
+    assert set(result) == {
+        "image_id",
+        "category_id",
+        "category_name",
+        "bbox",
+        "score",
+        "segmentation",
+        "file_name",
+    }
+    assert result["category_name"] == "disc" and result["category_id"] == 1
+
+
+def test_files_that_cannot_be_read_are_listed_at_the_end(predict, tmp_path, capsys):
+    for name in ("a.png", "c.png"):
+        (tmp_path / name).write_text("no picture")
+    cut = save(tmp_path / "d.png")
+    cut.write_bytes(cut.read_bytes()[:3000])
+    paths = [tmp_path / "a.png", save(tmp_path / "b.png"), tmp_path / "c.png", cut, save(tmp_path / "e.png")]
+    assert predict(*paths) == 1
+    lines = capsys.readouterr().err.strip().splitlines()[-4:]
+    assert lines[0] == "maskrcnn-jax predict: 3 of 5 files failed:"
+    for line, path in zip(lines[1:], (paths[0], paths[2], cut), strict=True):
+        assert f"cannot read the image {path}: " in line
+    assert {result["file_name"] for result in read(tmp_path / "out" / "detections.json")} == {
+        str(paths[1]),
+        str(paths[4]),
+    }
+
+
+def test_folders_and_patterns(tmp_path):
+    names = ("b.JPG", "a.png", "sub/c.jpeg", "sub/d.png", ".hidden.png")
+    b, a, c, d, _ = (save(tmp_path / "in" / name) for name in names)
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    assert inputs.expand([str(tmp_path / "in")]) == [a, b]
+    assert inputs.expand([f"{tmp_path}/in/**/*.png"]) == [a, d]
+    assert inputs.expand([f"{tmp_path}/in/*"]) == [a, b, tmp_path / "in" / "notes.txt"]
+    assert inputs.expand([str(c), str(tmp_path / "in" / "sub")]) == [c, c, d]
+    odd = save(tmp_path / "[1].png")
+    assert inputs.expand([str(odd)]) == [odd]
+
+
+def test_what_is_not_there_is_named_before_the_work(predict, tmp_path, capsys):
+    present = save(tmp_path / "a.png")
+    assert predict(tmp_path / "none.png", present, tmp_path / "no*.jpg") == 2
+    error = capsys.readouterr().err
+    assert "none.png" in error and "no*.jpg" in error and "a.png" not in error
+    (tmp_path / "empty").mkdir()
+    assert predict(tmp_path / "empty") == 2
+    assert re.search("no image or video in .*empty", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_image_is_overwritten(predict, tmp_path, capsys):
+    path = save(tmp_path / "out" / "a.png")
+    content = path.read_bytes()
+    assert predict(path) == 2
+    assert "would overwrite" in capsys.readouterr().err and path.read_bytes() == content
+
+
+def test_threshold_and_number_reach_the_detector(predict, tmp_path, monkeypatch):
+    given = []
+    detect = detector.Detector.detect
+
+    def note(self, image, *arguments):
+        given.append(arguments)
+        return detect(self, image, *arguments)
+
+    monkeypatch.setattr(detector.Detector, "detect", note)
+    image = save(tmp_path / "a.png")
+    assert predict(image, "--top-k", 3, "--score-threshold", 0.25) == 0
+    assert predict(image) == 0
+    assert given == [(0.25, 3), (0.5, None)]
+
+
+def test_a_video_becomes_a_video_and_lines(predict, tmp_path, capsys):
+    pytest.importorskip("av", reason="PyAV is not installed: pip install av")
+    with video.write(tmp_path / "clip.mp4", Fraction(10)) as append:
+        for i in range(3):
+            append(np.full((64, 96, 3), 40 * i, np.uint8))
+    (tmp_path / "broken.mov").write_text("no video")
+    assert predict(tmp_path / "clip.mp4", tmp_path / "broken.mov", save(tmp_path / "clip.png")) == 1
+    captured = capsys.readouterr()
+    assert "1 objects in 1 images" in captured.out and "videos: 1" in captured.out
+    assert "1 of 3 files failed" in captured.err and "broken.mov" in captured.err
+    output = tmp_path / "out"
+    assert {path.name for path in output.iterdir()} == {"clip.mp4", "clip.jsonl", "clip-2.png", "detections.json"}
+    assert [frame.image.shape for frame in video.read(output / "clip.mp4")] == [(512, 768, 3)] * 3
+    assert video.properties(output / "clip.mp4").rate == 10
+    lines = [json.loads(line) for line in (output / "clip.jsonl").read_text().splitlines()]
+    assert [(line["frame"], round(line["seconds"], 3)) for line in lines] == [(0, 0.0), (1, 0.1), (2, 0.2)]
+    assert [len(line["detections"]) for line in lines] == [1, 1, 1]
+    np.testing.assert_allclose(lines[2]["detections"][0]["bbox"], [0, 0, 48, 32], atol=0.5)
+
+
+def test_videos_without_their_package(predict, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "clip.mp4").write_text("")
+    assert predict(tmp_path / "clip.mp4") == 2
+    assert "pip install" in capsys.readouterr().err

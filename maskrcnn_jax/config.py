@@ -88,10 +88,12 @@ class RoIConfig:
     smooth_l1_beta: float = 1 / 9
     box_resolution: int = 7  # Side of the features pooled for the box head.
     mask_resolution: int = 14  # The same for the mask head; its masks have twice this side.
+    # "align" (RoIAlign: means of bilinear samples), or "pool" (RoIPool: maxima of whole cells, to compare with).
+    pooling: str = "align"
     sampling_ratio: int = 2  # RoIAlign averages this many samples per axis in each bin.
     aligned: bool = False  # True shifts RoIs by half a feature cell, as Detectron2 does.
     # How RoIAlign is computed, with the same result: "gather", "einsum", or "auto" for what suits the device.
-    pooling: str = "auto"
+    align_form: str = "auto"
 
 
 @settings

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from maskrcnn_jax import sharding
-from maskrcnn_jax.config import ModelConfig, freeze
+from maskrcnn_jax.config import ModelConfig, RoIConfig, freeze
 from maskrcnn_jax.detections import detect
 from maskrcnn_jax.losses import SumAndCount, box_loss, mask_loss, mean, rpn_loss
 from maskrcnn_jax.modules.fpn import FPN
@@ -23,6 +23,7 @@ from maskrcnn_jax.modules.heads import BoxHead, MaskHead, RPNHead
 from maskrcnn_jax.modules.layers import zero_beyond
 from maskrcnn_jax.modules.resnet import ResNet
 from maskrcnn_jax.ops.roi_align import multilevel_roi_align
+from maskrcnn_jax.ops.roi_pool import multilevel_roi_pool
 from maskrcnn_jax.ops.sampling import Key
 from maskrcnn_jax.proposals import propose
 from maskrcnn_jax.structures import Batch, Detections, Proposals, RoITargets
@@ -192,21 +193,14 @@ class MaskRCNN(nn.Module):
     def pool(
         self, pyramid: Pyramid, rois: Float[Array, "b r 4"], canvas: Int[Array, "b 2"], resolution: int
     ) -> Float[Array, "b r s s c"]:
-        """RoIAlign on the level of the pyramid that suits each RoI; the coarsest level is for anchors only.
+        """Features of each RoI, on the level of the pyramid that suits it; the coarsest level is for anchors only.
 
         Where devices share the rows of images, each multiplies its own and the products are added: mapped by
         `per_image`, or with gathers, every device would need all rows.
         """
-        config = self.config.roi
-        align = partial(
-            multilevel_roi_align,
-            resolution=resolution,
-            sampling_ratio=config.sampling_ratio,
-            aligned=config.aligned,
-            form="einsum" if self.divides_rows else config.pooling,
-        )
+        pool = partial(_pooling(self.config.roi, self.divides_rows), resolution=resolution)
         levels = {level: pyramid[level] for level in sorted(pyramid)[:-1]}
-        return (jax.vmap if self.divides_rows else self.per_image)(align)(levels, rois, canvas)
+        return (jax.vmap if self.divides_rows else self.per_image)(pool)(levels, rois, canvas)
 
     def draw_masks(
         self, pyramid: Pyramid, detections: Detections, canvas: Int[Array, "b 2"]
@@ -251,6 +245,18 @@ class MaskRCNN(nn.Module):
 def ceil32(sizes: Int[Array, "b 2"]) -> Int[Array, "b 2"]:
     """Sizes rounded up to multiples of 32, the stride of the coarsest stage of the backbone."""
     return -(-sizes // 32) * 32
+
+
+def _pooling(config: RoIConfig, divides_rows: bool) -> Callable[..., Array]:
+    """RoIAlign or RoIPool of one image."""
+    if config.pooling == "align":
+        form = "einsum" if divides_rows else config.align_form
+        return partial(multilevel_roi_align, sampling_ratio=config.sampling_ratio, aligned=config.aligned, form=form)
+    if config.pooling != "pool":
+        raise ValueError(f'roi.pooling must be "align" (its form is roi.align_form) or "pool", got {config.pooling!r}')
+    if divides_rows:
+        raise ValueError('roi.pooling="pool" needs the whole image on each device: set space=1')
+    return multilevel_roi_pool
 
 
 def _extents(features: dict[int, Array], canvas: Int[Array, "b 2"]) -> dict[int, Int[Array, "b 2"]]:

@@ -1,5 +1,6 @@
 """Slow references in NumPy: plain loops that follow the published rules word by word."""
 
+import itertools
 import math
 
 import numpy as np
@@ -76,3 +77,37 @@ def neighbours(position, size):
     if low >= size - 1:
         return size - 1, size - 1, 0.0
     return low, low + 1, position - low
+
+
+def roi_pool(features, boxes, scale, resolution):
+    """RoIPool of a map ``[h, w, c]`` by the rule of the C++ kernels: values, and which cell each comes from.
+
+    Both are ``[r, p, p, c]``. Cells are counted row by row; -1 stands for none.
+    """
+    height, width, channels = features.shape
+    values = np.zeros((len(boxes), resolution, resolution, channels), np.float32)
+    cells = np.full(values.shape, -1)
+    for r, box in enumerate(np.asarray(boxes, np.float32)):
+        x0, y0, x1, y1 = (round_half_away(coordinate) for coordinate in box * np.float32(scale))
+        for i, j in np.ndindex(resolution, resolution):
+            rows = range(*bin_bounds(i, y0, y1, resolution, height))
+            columns = range(*bin_bounds(j, x0, x1, resolution, width))
+            if rows and columns:
+                values[r, i, j] = np.finfo(np.float32).min
+            for y, x, c in itertools.product(rows, columns, range(channels)):
+                if features[y, x, c] > values[r, i, j, c]:
+                    values[r, i, j, c], cells[r, i, j, c] = features[y, x, c], y * width + x
+    return values, cells
+
+
+def bin_bounds(i, first, last, resolution, size):
+    """Of bin i: its first cell and the one behind its last; the products are rounded to float32."""
+    length = np.float32(max(last - first + 1, 1)) / np.float32(resolution)
+    start, stop = (math.floor(np.float32(i) * length), math.ceil(np.float32(i + 1) * length))
+    return [min(max(bound + first, 0), size) for bound in (start, stop)]
+
+
+def round_half_away(x):
+    """As C's round, which Python's is not: halves away from zero."""
+    whole = math.floor(abs(float(x)) + 0.5)
+    return whole if x > 0 else -whole

@@ -124,6 +124,28 @@ def test_bfloat16_stays_inside_the_network(tiny):
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
+def pool_regions(pooling, **knobs):
+    """What the model with this setting pools from a map of its coordinates: rows count 10, columns 1."""
+    config = ModelConfig(depth=18)
+    config.roi.pooling = pooling
+    features = (10.0 * jnp.arange(8.0).reshape(8, 1) + jnp.arange(8.0).reshape(1, 8)).reshape(1, 8, 8, 1)
+    pyramid, rois = {2: features, 3: features}, jnp.array([[[4.0, 4.0, 20.0, 20.0]]])
+    return MaskRCNN(config, **knobs).apply({}, pyramid, rois, jnp.array([[32, 32]]), 2, method="pool").ravel().tolist()
+
+
+def test_regions_are_aligned_or_pooled():
+    assert pool_regions("align") == [22, 24, 42, 44]  # Means of four samples.
+    assert pool_regions("pool") == [33, 35, 53, 55]  # Maxima of cells 1 to 3 and 3 to 5.
+
+
+def test_pooling_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match='roi.pooling must be "align" .* or "pool", got \'auto\''):
+        pool_regions("auto")
+    shared_images = jax.make_mesh((1, 8), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+    with pytest.raises(ValueError, match="set space=1"):
+        pool_regions("pool", mesh=shared_images)
+
+
 # Detections.
 
 

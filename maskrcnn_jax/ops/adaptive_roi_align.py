@@ -7,13 +7,14 @@ walked through cell by cell, in loops as long as the largest RoI of a small grou
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-GROUP_SIZE = 16  # RoIs that are worked through together, sorted so that they need about as many steps.
+from maskrcnn_jax.ops import roi_groups
+
 # Samples of a bin at most a cell from a cell's centre. There are three, since three or more samples of one bin are over
 # 2/3 of a cell apart; the fourth is for a search that starts one too early.
 NUM_NEIGHBOURS = 4
@@ -44,7 +45,7 @@ def axis_samples(
     if aligned:
         start, stop = start - 0.5, stop - 0.5
     length = stop - start if aligned else jnp.maximum(stop - start, 1)
-    bin_length = _divide(length, jnp.float32(resolution))
+    bin_length = divide(length, jnp.float32(resolution))
     return Samples(start, bin_length, jnp.fmax(jnp.ceil(bin_length), 0), size)
 
 
@@ -55,7 +56,7 @@ def pool(cells: Num[Array, "n c"], rois: RoIs, resolution: int) -> Float[Array, 
     """
 
     def pool_group(group: RoIs) -> Float[Array, "s p p c"]:
-        zero = jnp.broadcast_to(_zero(group), (GROUP_SIZE, resolution, resolution, cells.shape[1]))
+        zero = jnp.broadcast_to(_zero(group), (roi_groups.GROUP_SIZE, resolution, resolution, cells.shape[1]))
         rows, columns = _touched(group.rows, resolution), _touched(group.columns, resolution)
 
         def add_row(row: Array, row_weight: Array, sums: Array) -> Array:
@@ -69,8 +70,8 @@ def pool(cells: Num[Array, "n c"], rois: RoIs, resolution: int) -> Float[Array, 
         return _walk(group.rows, rows, add_row, zero)
 
     order = _order(rois, resolution)
-    sums = jax.lax.map(pool_group, _split(rois, order))  # [groups, s, p, p, c]
-    return sums.reshape(-1, *sums.shape[2:])[jnp.argsort(order)] / _num_samples(rois)
+    sums = jax.lax.map(pool_group, roi_groups.split(rois, order))  # [groups, s, p, p, c]
+    return roi_groups.join(sums, order) / _num_samples(rois)
 
 
 def add_gradient(total: Float[Array, "n c"], gradient: Float[Array, "r p p c"], rois: RoIs) -> Float[Array, "n c"]:
@@ -90,7 +91,7 @@ def add_gradient(total: Float[Array, "n c"], gradient: Float[Array, "r p p c"], 
 
         return _walk(rois.rows, rows, add_row, total), None
 
-    groups = _split((rois, gradient / _num_samples(rois)), _order(rois, resolution))
+    groups = roi_groups.split((rois, gradient / _num_samples(rois)), _order(rois, resolution))
     return jax.lax.scan(add_group, total, groups)[0]
 
 
@@ -130,21 +131,7 @@ def _walk(
     def step(i: Array, total: Array) -> Array:
         return visit(first + i, _weights(samples, first + i), total)
 
-    return jax.lax.fori_loop(0, _batch_max(num_cells.max()), step, total)
-
-
-@jax.custom_batching.custom_vmap
-def _batch_max(num_steps: Int[Array, ""]) -> Int[Array, ""]:
-    """The most steps any image of the batch needs.
-
-    With a number for each image, a mapped loop would select between the old and the new total after every step.
-    """
-    return num_steps
-
-
-@_batch_max.def_vmap
-def _batch_max_vmap(axis_size, in_batched, num_steps):
-    return _batch_max(num_steps.max()), False
+    return jax.lax.fori_loop(0, roi_groups.batch_max(num_cells.max()), step, total)
 
 
 def _positions(samples: Samples, index: Float[Array, "r p s"]) -> Float[Array, "r p s"]:
@@ -155,10 +142,10 @@ def _positions(samples: Samples, index: Float[Array, "r p s"]) -> Float[Array, "
     # a sum, of two parts that are exact because they are short.
     high = jax.lax.reduce_precision(length, exponent_bits=8, mantissa_bits=15)
     offset = bins * high + bins * (length - high)
-    return start + offset + _divide((index + 0.5) * length, jnp.maximum(count, 1))
+    return start + offset + divide((index + 0.5) * length, jnp.maximum(count, 1))
 
 
-def _divide(a: Float[Array, "*shape"], b: Float[Array, "*#shape"]) -> Float[Array, "*shape"]:
+def divide(a: Float[Array, "*shape"], b: Float[Array, "*#shape"]) -> Float[Array, "*shape"]:
     """``a / b`` to the last bit.
 
     By a constant, or a number that is the same along an axis, XLA multiplies with the inverse: 49 cells would be cut
@@ -195,16 +182,6 @@ def _order(rois: RoIs, resolution: int) -> Int[Array, " r"]:
     """By the number of rows, then of columns that have to be walked through."""
     num_rows, num_columns = (_touched(samples, resolution)[1] for samples in (rois.rows, rois.columns))
     return jnp.lexsort((num_columns, num_rows))
-
-
-def _split(tree: Any, order: Int[Array, " r"]) -> Any:
-    """``[r, ...]`` to ``[groups, s, ...]``; the last group is filled up with zeros."""
-
-    def split(x: Array) -> Array:
-        x = jnp.pad(x[order], [(0, -len(order) % GROUP_SIZE)] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(-1, GROUP_SIZE, *x.shape[1:])
-
-    return jax.tree.map(split, tree)
 
 
 def _zero(rois: RoIs) -> Float[Array, ""]:

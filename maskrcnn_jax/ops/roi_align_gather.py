@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.ops import adaptive_roi_align
+from maskrcnn_jax.ops import adaptive_roi_align, roi_taps
 from maskrcnn_jax.ops.roi_taps import RoIs, Rule, Taps, axis_taps
 
 
@@ -43,20 +43,16 @@ def transpose(
     return [part.reshape(shape) for part, shape in zip(jnp.split(total, ends), shapes, strict=True)]
 
 
-def _offsets(rois: RoIs, shapes: list[tuple[int, ...]]) -> tuple[Int[Array, " r"], Int[Array, " r"]]:
-    """Of the maps laid out behind each other, row by row: the first cell and the width of each RoI's."""
-    offsets = jnp.array([sum(h * w for h, w, _ in shapes[:i]) for i in range(len(shapes))])
-    return offsets[rois.maps], jnp.array([w for _, w, _ in shapes])[rois.maps]
-
-
 def _adaptive(rois: RoIs, shapes: list[tuple[int, ...]], rule: Rule) -> adaptive_roi_align.RoIs:
     axis_samples = partial(adaptive_roi_align.axis_samples, resolution=rule.resolution, aligned=rule.aligned)
-    return adaptive_roi_align.RoIs(*_offsets(rois, shapes), axis_samples(*rois.rows), axis_samples(*rois.columns))
+    return adaptive_roi_align.RoIs(
+        *roi_taps.offsets(rois, shapes), axis_samples(*rois.rows), axis_samples(*rois.columns)
+    )
 
 
 def _taps(rois: RoIs, shapes: list[tuple[int, ...]], rule: Rule) -> tuple[Taps, Taps]:
     """Taps of rows, as the first cell of each row, and of columns."""
-    offsets, widths = (x.reshape(-1, 1, 1) for x in _offsets(rois, shapes))
+    offsets, widths = (x.reshape(-1, 1, 1) for x in roi_taps.offsets(rois, shapes))
     rows = axis_taps(rois.rows, rule)
     return rows._replace(cells=rows.cells * widths + offsets), axis_taps(rois.columns, rule)
 

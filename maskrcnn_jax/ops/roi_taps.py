@@ -62,6 +62,12 @@ def assign_levels(boxes: Float[Array, "r 4"], levels: tuple[int, ...]) -> Int[Ar
     return jnp.fmin(jnp.fmax(level, min(levels)), max(levels)).astype(jnp.int32)
 
 
+def offsets(rois: RoIs, shapes: list[tuple[int, ...]]) -> tuple[Int[Array, " r"], Int[Array, " r"]]:
+    """Of the maps laid out behind each other, row by row: the first cell and the width of each RoI's."""
+    offsets = jnp.array([sum(h * w for h, w, _ in shapes[:i]) for i in range(len(shapes))])
+    return offsets[rois.maps], jnp.array([w for _, w, _ in shapes])[rois.maps]
+
+
 def axis_taps(side: Side, rule: Rule) -> Taps:
     """Cells under the samples of each bin, for a fixed number of samples."""
     start, stop, size = (x.reshape(-1, 1, 1) for x in side)

@@ -100,6 +100,7 @@ def _check(config: ModelConfig) -> None:
     expected = {"stem_channels": 64, "stride_in_1x1": False, "dtype": "float32"}
     wrong = [name for name, value in expected.items() if getattr(config, name) != value]
     wrong += ["roi.aligned"] if config.roi.aligned else []
+    wrong += ["roi.pooling"] if config.roi.pooling != "align" else []
     wrong += ["box_head_layers"] if not config.box_head_convs and config.box_head_layers != 2 else []
     if wrong:
         raise ValueError(f"torchvision has no model with this setting of {', '.join(wrong)}")

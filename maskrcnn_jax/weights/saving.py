@@ -43,5 +43,7 @@ def check_torchvision_has(config: ModelConfig) -> None:
         differences.append(f"box_head_layers {config.box_head_layers}")
     if config.roi.aligned:
         differences.append("roi.aligned")
+    if config.roi.pooling != "align":
+        differences.append(f'roi.pooling "{config.roi.pooling}"')
     if differences:
         raise ValueError(f"torchvision has no model with {', '.join(differences)}; .npz holds any of ours")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import checkpoints, training
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config, ModelConfig, RoIConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.weights import architecture, download, files, loading, model_metadata, saving, torchvision
@@ -315,7 +315,15 @@ def test_a_model_torchvision_lacks_travels_as_npz_only(tmp_path, tiny):
 
 
 @pytest.mark.parametrize(
-    "change", [{"stem_channels": 32}, {"stride_in_1x1": True}, {"norm": "group"}, {"box_head_layers": 1}], ids=str
+    "change",
+    [
+        {"stem_channels": 32},
+        {"stride_in_1x1": True},
+        {"norm": "group"},
+        {"box_head_layers": 1},
+        {"roi": RoIConfig(pooling="pool")},
+    ],
+    ids=str,
 )
 def test_what_torchvision_would_compute_otherwise_is_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):

@@ -228,3 +228,11 @@ def bucket_for(size: Sequence[int] | Int[np.ndarray, " 2"], buckets: Sequence[Se
     if not holding:
         raise ValueError(f"no bucket holds an image of {height}x{width}; the buckets are {[tuple(b) for b in buckets]}")
     return min(holding, key=lambda bucket: bucket[0] * bucket[1])
+
+
+def largest_fit(size: Sequence[int] | Int[np.ndarray, " 2"], buckets: Sequence[Sequence[int]]) -> tuple[Size, Size]:
+    """The largest size of the same shape that fits a bucket, and that bucket; of equal fits, the smaller bucket."""
+    height, width = int(size[0]), int(size[1])
+    candidates = [(int(h), int(w)) for h, w in buckets]
+    scale, _, bucket = max((min(h / height, w / width), -h * w, (h, w)) for h, w in candidates)
+    return (max(int(height * scale), 1), max(int(width * scale), 1)), bucket

@@ -30,9 +30,9 @@ class FindsRed:
         x0, y0 = jnp.argmax(red.any(1), 1), jnp.argmax(red.any(2), 1)
         box = jnp.stack([x0, y0, x0 + red.any(1).sum(1), y0 + red.any(2).sum(1)], 1)
         boxes = jnp.repeat(box[:, None], 3, 1).astype(jnp.float32)
-        scores = variables["score"] * jnp.array([[1, 0.5, 0]])
+        scores = jnp.broadcast_to(variables["score"] * jnp.array([[1, 0.5, 0]]), boxes.shape[:2])
         valid = scores > score_threshold
-        return Detections(boxes, jnp.full((1, 3), 2), scores, jnp.ones((1, 3, 28, 28)), valid)
+        return Detections(boxes, jnp.full(scores.shape, 2), scores, jnp.ones((*scores.shape, 28, 28)), valid)
 
 
 @pytest.fixture
@@ -114,6 +114,43 @@ def test_what_the_model_sees_is_the_resized_picture(detector):
     assert not seen["pictures"][0, size[0] :].any() and not seen["pictures"][0, :, size[1] :].any()
 
 
+def test_rounded_to_grey_levels_on_request(detector):
+    seen = []
+
+    def apply(variables, pictures, *numbers):
+        seen.append(pictures)
+        return FindsRed().apply(variables, pictures, *numbers)
+
+    rounded = Detector(FindsRed(), detector.variables, detector.categories, detector.data, dtype="uint8")
+    rounded._apply = detector._apply = apply
+    image = np.random.default_rng(0).random((50, 70, 3))
+    for each in (detector, rounded):
+        each.detect(image)
+    assert seen[0].dtype == np.float32 and seen[1].dtype == np.uint8
+    np.testing.assert_allclose(seen[1], seen[0] * 255.0, atol=0.5 + 1e-4)
+
+
+def test_batches_are_of_pictures_in_one_bucket_and_keep_the_order(detector):
+    batched = Detector(FindsRed(), detector.variables, detector.categories, detector.data, batch_size=3)
+    sizes = [(128, 160), (160, 128), (100, 130), (64, 64), (70, 90)]
+    pictures = [picture(*size, (5, 10, 30 + i, 60)) for i, size in enumerate(sizes)]
+    expected = detector(pictures)
+    found = batched(iter(pictures))
+    for a, b in zip(found, expected, strict=True):
+        for name in ("boxes", "labels", "scores", "masks"):
+            np.testing.assert_array_equal(a[name], b[name])
+    assert sorted(batched.model.shapes) == [(3, 64, 96, 3), (3, 96, 64, 3)]
+    np.testing.assert_array_equal(batched.detect(pictures[1]).boxes, expected[1]["boxes"])
+
+
+def test_without_a_model_of_their_size_pictures_are_made_smaller(detector):
+    data = DataConfig(test_buckets=((64, 96),))
+    small = Detector(FindsRed(), detector.variables, detector.categories, data, only_buckets=True)
+    (found,) = small(picture(128, 96, (24, 32, 72, 96)))
+    assert small.model.shapes == [(1, 64, 96, 3)]
+    np.testing.assert_allclose(found["boxes"][0], [24, 32, 72, 96], atol=2)
+
+
 def test_masks_in_three_forms_are_the_same_masks(detector):
     image = picture(128, 160, (20, 40, 100, 80))
     (pasted,), (cropped,), (encoded,) = (detector(image, masks=form) for form in ("pasted", "cropped", "rle"))
@@ -137,7 +174,7 @@ def test_run_lengths_of_a_huge_picture_need_no_huge_masks(detector, monkeypatch)
 
     def zeros(shape, *arguments):
         assert np.prod(shape) < image.size, f"an array of {shape} was made"
-        return np.empty(shape, *arguments) * 0
+        return np.zeros(shape, *arguments)
 
     monkeypatch.setattr("maskrcnn_jax.detector.np", SimpleNamespace(**vars(np) | {"zeros": zeros}))
     (prediction,) = detector(image, masks="rle")

@@ -270,3 +270,17 @@ def test_bucket_for_takes_the_smallest_that_holds_the_image():
     assert images.bucket_for((10, 10), buckets) == (800, 1088)
     with pytest.raises(ValueError, match=r"1000x1000.*\(800, 1344\)"):
         images.bucket_for((1000, 1000), buckets)
+
+
+@pytest.mark.parametrize(
+    ("size", "buckets", "expected"),
+    [
+        ((100, 200), [(64, 64), (64, 96)], ((48, 96), (64, 96))),
+        ((200, 100), [(64, 64), (64, 96)], ((64, 32), (64, 64))),  # Both limit the height: the smaller one will do.
+        ((32, 16), [(64, 96)], ((64, 32), (64, 96))),
+        ((1000, 1), [(64, 64)], ((64, 1), (64, 64))),
+    ],
+)
+def test_the_largest_size_that_fits_a_bucket(size, buckets, expected):
+    assert images.largest_fit(size, buckets) == expected
+    assert images.largest_fit(size, buckets[::-1]) == expected

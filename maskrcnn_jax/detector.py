@@ -100,6 +100,23 @@ class Detector:
         variables = jax.device_put(loaded.variables)  # Once, instead of for each picture.
         return cls(MaskRCNN(config.model), variables, categories, config.data)
 
+    @classmethod
+    def from_artifact(cls, path: str | Path) -> "Detector":
+        """Runs a file that `export.export` or `maskrcnn-jax export` wrote, without flax or the code of the model.
+
+        Pictures that fit none of its sizes are made smaller until they do.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is something else, or damaged; the message names it.
+        """
+        from maskrcnn_jax import artifact  # Only artifacts need jax.export.
+
+        found = artifact.read(path)
+        settings = {"batch_size": found.about.batch_size, "dtype": found.about.dtype, "only_buckets": True}
+        weights = jax.device_put(found.weights)
+        return cls(artifact.ExportedModel(found), weights, found.categories, found.data, **settings)
+
     def __call__(
         self,
         pictures: images.Picture | Iterable[images.Picture],

@@ -65,6 +65,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
+    export = commands.add_parser("export", help="write a model that runs without this program's code, on any device")
+    export.add_argument("--weights", required=True, metavar="W", help=WEIGHTS)
+    export.add_argument("output", type=Path, metavar="OUT", help="ends in .npz")
+    export.add_argument(
+        "--size",
+        action="append",
+        type=_bucket,
+        metavar="HxW",
+        help="of padded images, multiples of 32; may be given several times (default: as the model was tested)",
+    )
+    export.add_argument("--batch", default=1, type=_positive, metavar="N", help="images at once (default: 1)")
+    export.add_argument(
+        "--input", default="float32", choices=("float32", "uint8"), help="of images (default: float32, in [0, 1])"
+    )
+    export.add_argument(
+        "--score-threshold", type=_fraction, metavar="S", help="where the caller gives none (default: the model's)"
+    )
+    export.add_argument("--force", action="store_true", help="replace OUT if it exists")
+
     parity = commands.add_parser("parity", help="compare with torchvision, which must be installed, and report")
     parity.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     weights = parity.add_mutually_exclusive_group(required=True)

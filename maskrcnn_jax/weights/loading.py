@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from maskrcnn_jax import artifact
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.modules.resnet import DEPTHS
 from maskrcnn_jax.weights import architecture, download, files, model_metadata, torchvision
 from maskrcnn_jax.weights.report import Report
 from maskrcnn_jax.weights.torchvision import Entry
@@ -112,8 +114,13 @@ def _read_file(path: Path) -> Source:
     arrays, metadata = files.read(path)
     digest = files.sha256(path)
     try:
+        if artifact.KEY in metadata:
+            raise ValueError("it is an exported artifact, which goes by --artifact")
         config, categories = model_metadata.decode(metadata)
         is_carried = config is not None
+        if is_carried and config.model.depth not in DEPTHS:
+            expected = f"depth is {config.model.depth}, expected one of {sorted(DEPTHS)}"
+            raise ValueError(f"its metadata {model_metadata.CONFIG!r} is broken: {expected}")
         if any(name.startswith(COLLECTIONS) for name in arrays):
             return Source(path, digest, True, _without_collection(arrays), {}, config, is_carried, categories)
         names = torchvision.present_names(arrays)

@@ -11,7 +11,6 @@ from typing import Any
 
 from maskrcnn_jax.config import Config, ModelConfig, from_dict, to_dict
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.modules.resnet import DEPTHS
 
 CONFIG = "maskrcnn_jax.config"
 CATEGORIES = "maskrcnn_jax.categories"
@@ -60,8 +59,6 @@ def _config(values: Any) -> Config:
     config = from_dict(Config, values)
     _check_types(config.model, ModelConfig())
     _check_types(config.data, Config().data)
-    if config.model.depth not in DEPTHS:
-        raise ValueError(f"depth is {config.model.depth}, expected one of {sorted(DEPTHS)}")
     for name in COUNTS:
         if not 0 <= getattr(config.model, name) <= MAX_COUNT:
             raise ValueError(f"{name} is {getattr(config.model, name)}, expected 0 to {MAX_COUNT}")

@@ -38,7 +38,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="IMAGE",
         help="or a video, a folder of them, or a pattern such as 'photos/**/*.jpg'",
     )
-    predict.add_argument("--weights", required=True, metavar="W", help=WEIGHTS)
+    source = predict.add_mutually_exclusive_group(required=True)
+    source.add_argument("--weights", metavar="W", help=WEIGHTS)
+    source.add_argument("--artifact", type=Path, metavar="FILE", help="instead: what `maskrcnn-jax export` wrote")
     predict.add_argument("--output", required=True, type=Path, metavar="DIR", help="for pictures and detections.json")
     predict.add_argument(
         "--score-threshold", default=0.5, type=_fraction, metavar="S", help="from 0 to 1 (default: 0.5)"

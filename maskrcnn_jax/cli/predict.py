@@ -16,7 +16,6 @@ from maskrcnn_jax import cache, evaluation, images, video, visualize
 from maskrcnn_jax.cli import inputs, progress
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.pasting import ImageDetections
-from maskrcnn_jax.weights import loading
 
 _LEGIBLE_SIDE = 512  # Pixels; pictures with a shorter side are drawn larger.
 
@@ -59,6 +58,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _load(args: argparse.Namespace) -> Detector:
     """What detects: anything with `detect` and `categories`."""
+    if args.artifact is not None:
+        return Detector.from_artifact(args.artifact)
+    from maskrcnn_jax.weights import (
+        loading,
+    )  # Brings flax, which takes a while, and may not be installed for artifacts.
+
     loaded = loading.load(args.weights)
     print(loaded.report)
     return Detector.from_loaded(loaded)

@@ -1,11 +1,14 @@
-"""The lines that the README shows to those who come from torchvision, run as they are written."""
+"""The Python that pages show, run as it is written, from the top of a page to its end.
+
+Released weights are a file of small random ones that a server on this machine gives out under their name. A block that
+needs more than that, `photo.jpg` and `image` (what was read from it), says so in a comment above it, which is not
+rendered: ``<!-- not run: REASON -->``.
+"""
 
 import hashlib
-import re
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,10 +16,11 @@ import pytest
 from PIL import Image
 
 from maskrcnn_jax.weights import architecture, download, files, torchvision
+from tests import markdown
 from tests.conftest import QUICK_COMPILE
+from tests.markdown import PAGES, ROOT
 
-README = Path(__file__).parents[1] / "README.md"
-FIRST_LINE = "from maskrcnn_jax import maskrcnn_resnet50_fpn\n"
+README = ROOT / "README.md"
 FUNCTION = "maskrcnn_resnet50_fpn"
 
 
@@ -61,32 +65,39 @@ def random_state(config):
     return state
 
 
-def run_readme(folder, monkeypatch):
-    """Runs the block, with the picture it reads beside it, and returns what it defines."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    (block,) = [block for block in blocks if block.startswith(FIRST_LINE)]
-    assert len([line for line in block.splitlines() if line.strip()]) == 5
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(folder / "photo.jpg")
+def python_blocks(page):
+    return [block for block in markdown.blocks(page.read_text()) if block.language in ("python", "py")]
+
+
+def run_page(page, folder, monkeypatch):
+    """Runs what can be run, with the picture it reads beside it, and returns what it defines."""
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    Image.fromarray(image).save(folder / "photo.jpg")
     monkeypatch.chdir(folder)
-    names: dict = {}
-    exec(compile(block, str(README), "exec"), names)
+    names: dict = {"image": image}
+    for block in python_blocks(page):
+        if block.reason is None:
+            code = "\n" * block.line + block.code  # Errors are reported with the line of the page.
+            exec(compile(code, str(page), "exec"), names)
     return names
 
 
-def check(names, cache):
-    detector, (prediction,) = names["detector"], names["predictions"]
-    num_found = len(prediction["boxes"])
-    assert num_found > 0 and prediction["masks"].shape == (num_found, 1, 60, 80)
-    assert prediction["masks"].dtype == np.float32 and (np.diff(prediction["scores"]) <= 0).all()
-    assert set(prediction["labels"].tolist()) <= set(range(1, 7))
+def check_readme(names, cache):
+    for prediction in names["prediction"], names["predictions"][0]:
+        num_found = len(prediction["boxes"])
+        assert num_found > 0 and prediction["masks"].shape == (num_found, 1, 60, 80)
+        assert prediction["masks"].dtype == np.float32 and (np.diff(prediction["scores"]) <= 0).all()
+        assert set(prediction["labels"].tolist()) <= set(range(1, 7))
+    assert names["picture"].shape == (60, 80, 3) and (names["picture"] != names["image"]).any()
+    detector = names["detector"]
     assert detector.categories.name(6) == "bus" and len(detector.categories) == 90
     assert detector.model.config.norm_eps == 0  # As of the released file, which the name table says this is.
     (path,) = cache.glob("*.pth")
     assert hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem[-8:])
 
 
-def test_the_lines_of_the_readme_on_a_small_model(serve, tmp_path, monkeypatch):
+@pytest.fixture
+def small_model(serve, monkeypatch):
     v1 = architecture.v1
 
     def small(num_classes):
@@ -99,10 +110,22 @@ def test_the_lines_of_the_readme_on_a_small_model(serve, tmp_path, monkeypatch):
     monkeypatch.setitem(architecture.BUILDERS, FUNCTION, small)
     monkeypatch.setattr(jax, "jit", partial(jax.jit, compiler_options=QUICK_COMPILE))
     serve(random_state(small(91)))
-    check(run_readme(tmp_path, monkeypatch), tmp_path / "cache")
+
+
+def test_the_readme_on_a_small_model(small_model, tmp_path, monkeypatch):
+    check_readme(run_page(README, tmp_path, monkeypatch), tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page != README and any(block.reason is None for block in python_blocks(page))],
+    ids=lambda page: page.stem,
+)
+def test_other_pages_on_a_small_model(page, small_model, tmp_path, monkeypatch):
+    run_page(page, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-def test_the_lines_of_the_readme_as_they_are(serve, tmp_path, monkeypatch):
+def test_the_readme_as_it_is(serve, tmp_path, monkeypatch):
     serve(random_state(architecture.v1(91)))
-    check(run_readme(tmp_path, monkeypatch), tmp_path / "cache")
+    check_readme(run_page(README, tmp_path, monkeypatch), tmp_path / "cache")

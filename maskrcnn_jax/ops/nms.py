@@ -6,9 +6,12 @@ are therefore given by descending score, and it is their order that counts: ties
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt16
 
 from maskrcnn_jax.ops import boxes as box_ops
+
+WORD = 16  # Bits.
+LANES = 8  # Words that a processor works on at once; their number is a multiple of it.
 
 
 def suppress(
@@ -21,14 +24,9 @@ def suppress(
 
     Only boxes of the same group compete (all, without ``groups``). The IoU is torchvision's, in float32 and without the
     extra pixel; two boxes without area have none (0 / 0) and never suppress each other. Takes memory for ``n x n``
-    booleans; `select` does not.
+    bits; `select` does not.
     """
-    overlaps = box_ops.pairwise_iou(boxes, boxes) > threshold
-    if groups is not None:
-        overlaps &= _same(groups, groups)
-    order = jnp.arange(boxes.shape[0])
-    suppresses = overlaps & (order.reshape(-1, 1) < order.reshape(1, -1))
-    return _survivors(suppresses, valid)
+    return _survivors(_suppressors(boxes, threshold, groups), valid)
 
 
 def select(
@@ -77,16 +75,43 @@ def select(
     return selected, jnp.arange(num_selected) < count
 
 
-def _survivors(suppresses: Bool[Array, "n n"], candidates: Bool[Array, " n"]) -> Bool[Array, " n"]:
-    """The one solution of ``keep = candidates & ~any(suppresses & keep)``, for a strictly upper triangular matrix.
+def _suppressors(
+    boxes: Float[Array, "n 4"], threshold: float, groups: Int[Array, " n"] | None
+) -> UInt16[Array, "n words"]:
+    """For each box, a bit for every other one: whether it comes before, is of the same group and overlaps too much.
+
+    Bit k of word w is box ``k * words + w``. Words instead of booleans, because they are read again in every sweep.
+    """
+    count = boxes.shape[0]
+    words = -(-count // (WORD * LANES)) * LANES
+    # Coordinate by coordinate, so that neighbouring words read neighbouring numbers.
+    parts = jax.lax.optimization_barrier(jnp.pad(boxes, ((0, WORD * words - count), (0, 0))).T).reshape(4, WORD, words)
+    group_parts = None if groups is None else jnp.pad(groups, (0, WORD * words - count)).reshape(WORD, words)
+    order = jnp.arange(count).reshape(-1, 1)
+    bits = jnp.zeros((count, words), jnp.uint16)
+    # Unrolled, so that XLA makes it one loop that stores nothing but words.
+    for k in range(WORD):
+        overlaps = box_ops.pairwise_iou(boxes, parts[:, k].T) > threshold
+        overlaps &= k * words + jnp.arange(words).reshape(1, -1) < order
+        if groups is not None:
+            overlaps &= _same(groups, group_parts[k])
+        bits |= overlaps.astype(jnp.uint16) << k
+    return bits
+
+
+def _survivors(suppressors: UInt16[Array, "n words"], candidates: Bool[Array, " n"]) -> Bool[Array, " n"]:
+    """The one solution of ``keep = candidates & ~any(suppressors & keep)``, where no box has one that comes later.
 
     Each sweep settles at least one more box of every chain of suppressions, whatever the start; real boxes need six to
     nine sweeps, where the greedy rule would take one step per box.
     """
+    count, words = suppressors.shape
 
-    def sweep(state):
+    def sweep(state: tuple[Array, Array]) -> tuple[Array, Array]:
         keep, _ = state
-        return candidates & ~(suppresses & keep.reshape(-1, 1)).any(axis=0), keep
+        parts = jnp.pad(keep, (0, WORD * words - count)).reshape(WORD, words).astype(jnp.uint16)
+        kept = (parts << jnp.arange(WORD, dtype=jnp.uint16).reshape(-1, 1)).sum(axis=0, dtype=jnp.uint16)
+        return candidates & ~((suppressors & kept.reshape(1, -1)) != 0).any(axis=1), keep
 
     keep, _ = jax.lax.while_loop(lambda state: (state[0] != state[1]).any(), sweep, (candidates, ~candidates))
     return keep

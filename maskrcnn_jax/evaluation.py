@@ -20,6 +20,11 @@ from jaxtyping import Float
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+try:
+    import faster_coco_eval
+except ImportError:
+    faster_coco_eval = None
+
 from maskrcnn_jax import distributed, pasting, sharding
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
@@ -175,30 +180,43 @@ def per_class_ap(
     return _per_class(run_coco(annotations, results, iou_type, max_detections), max_detections)
 
 
-def run_coco(annotations: dict, results: Sequence[dict], iou_type: str, max_detections: int) -> COCOeval:
-    """Matches detections with the ground truth, image by image, by pycocotools. Arguments as in `coco_summary`."""
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports by printing.
-        truth = _index(annotations, annotations["annotations"])
+def run_coco(
+    annotations: dict, results: Sequence[dict], iou_type: str, max_detections: int, *, keep_matches: bool = False
+) -> Any:
+    """Matches detections with the ground truth, image by image. Arguments as in `coco_summary`.
+
+    By faster-coco-eval where it is installed (extra ``fast``), by pycocotools where it is not or where the matches of
+    each image are wanted too; the numbers are the same but for the last bit.
+
+    Returns:
+        The evaluator, with ``eval`` and ``params``, and with ``evalImgs`` if `keep_matches`.
+    """
+    fast = faster_coco_eval is not None and not keep_matches
+    api = faster_coco_eval.COCO if fast else COCO
+    evaluator_of = faster_coco_eval.COCOeval_faster if fast else COCOeval
+    with contextlib.redirect_stdout(io.StringIO()):  # Both report by printing.
+        truth = _index(api, annotations, annotations["annotations"])
         # A mask's size would be that of its box if it had one.
         dropped = {"bbox"} if iou_type == "segm" else {"segmentation"}
         results = [{key: value for key, value in result.items() if key not in dropped} for result in results]
-        detected = truth.loadRes(results) if results else _index(annotations, [])
-        evaluator = COCOeval(truth, detected, iou_type)
+        detected = truth.loadRes(results) if results else _index(api, annotations, [])
+        evaluator = evaluator_of(truth, detected, iou_type)
         evaluator.params.maxDets = sorted({1, 10, 100, max_detections})
         evaluator.evaluate()
         evaluator.accumulate()
     return evaluator
 
 
-def _index(annotations: dict, objects: Sequence[dict]) -> COCO:
-    coco = COCO()
-    # Copies, because pycocotools writes into the objects.
-    coco.dataset = annotations | {"annotations": [dict(object) for object in objects]}
+def _index(api: Callable[[], Any], annotations: dict, objects: Sequence[dict]) -> Any:
+    """Objects looked up by image and category; numbered anew from 1, for the id 0 means "not matched" here."""
+    coco = api()
+    # Copies, because the objects are written into.
+    coco.dataset = annotations | {"annotations": [entry | {"id": i} for i, entry in enumerate(objects, start=1)]}
     coco.createIndex()
     return coco
 
 
-def twelve_numbers(evaluator: COCOeval, max_detections: int) -> dict[str, float]:
+def twelve_numbers(evaluator: Any, max_detections: int) -> dict[str, float]:
     """The numbers of `coco_summary`, of what `run_coco` found."""
 
     def mean(values: np.ndarray, area: str, limit: int) -> float:
@@ -225,7 +243,7 @@ def twelve_numbers(evaluator: COCOeval, max_detections: int) -> dict[str, float]
     }
 
 
-def _per_class(evaluator: COCOeval, max_detections: int) -> dict[str, float]:
+def _per_class(evaluator: Any, max_detections: int) -> dict[str, float]:
     limit = evaluator.params.maxDets.index(max_detections)
     precision = evaluator.eval["precision"][:, :, :, 0, limit]
     names = [category["name"] for category in evaluator.cocoGt.loadCats(evaluator.params.catIds)]

@@ -62,6 +62,15 @@ def random_set(seed, *, num_images=6, num_objects=8, num_results=14, size=(160, 
     return annotations, results
 
 
+@pytest.fixture(params=["faster-coco-eval", "pycocotools"], autouse=True)
+def evaluator(request, monkeypatch):
+    """Each test with both evaluators."""
+    if request.param == "pycocotools":
+        monkeypatch.setattr(evaluation, "faster_coco_eval", None)
+    else:
+        assert evaluation.faster_coco_eval is not None
+
+
 def summarize(annotations, results, iou_type):
     """pycocotools' own twelve numbers, its results read from the fields that belong to the type."""
     truth = COCO()
@@ -83,7 +92,7 @@ def test_summary_equals_pycocotools_at_100(iou_type, seed, capsys):
     before = copy.deepcopy((annotations, results))
     expected = summarize(annotations, results, iou_type)
     capsys.readouterr()
-    assert evaluation.coco_summary(annotations, results, iou_type, 100) == expected
+    assert evaluation.coco_summary(annotations, results, iou_type, 100) == pytest.approx(expected, rel=1e-12)
     assert 0.05 < expected["AP"] < 0.95
     assert capsys.readouterr().out == ""
     assert (annotations, results) == before
@@ -136,6 +145,15 @@ def test_the_size_of_a_mask_is_its_area_even_beside_a_box():
     assert evaluation.coco_summary(annotations, results, "segm") == evaluation.coco_summary(
         annotations, without_box, "segm"
     )
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_an_object_may_have_the_id_0(iou_type):
+    annotations, results = random_set(2)
+    expected = evaluation.coco_summary(annotations, results, iou_type)
+    for annotation in annotations["annotations"]:
+        annotation["id"] -= 1
+    assert evaluation.coco_summary(annotations, results, iou_type) == expected
 
 
 def test_per_class_ap():

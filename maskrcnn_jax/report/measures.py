@@ -35,7 +35,9 @@ def measure(annotations: dict, results: Sequence[dict], max_detections: int) -> 
       results: detections in COCO's results format, with "bbox" and "segmentation", possibly none.
       max_detections: per image and class, best first, that count.
     """
-    evaluators = {kind: evaluation.run_coco(annotations, results, kind, max_detections) for kind in IOU_TYPES}
+    evaluators = {
+        kind: evaluation.run_coco(annotations, results, kind, max_detections, keep_matches=True) for kind in IOU_TYPES
+    }
     matches = {kind: match(evaluator, max_detections) for kind, evaluator in evaluators.items()}
     category_ids = [int(i) for i in evaluators["segm"].params.catIds]
     images = _images(annotations, results, matches, {category_id: i for i, category_id in enumerate(category_ids)})
@@ -106,13 +108,14 @@ def _images(
             "objects": columns,
             "detections": {key: [] for key in (*columns, "score")},
         }
+    # Matches number objects and detections from 1.
     for index, annotation in enumerate(annotations["annotations"]):
-        if annotation["id"] in matches["segm"].found:
+        if index + 1 in matches["segm"].found:
             columns = images[annotation["image_id"]]["objects"]
             columns["index"].append(index)
             columns["class"].append(class_of[annotation["category_id"]])
             for kind in IOU_TYPES:
-                columns[kind].append(matches[kind].found[annotation["id"]])
+                columns[kind].append(matches[kind].found[index + 1])
     for index, result in enumerate(results):
         outcomes = {kind: matches[kind].correct.get(index + 1) for kind in IOU_TYPES}
         if result["category_id"] in class_of:

@@ -1,0 +1,81 @@
+"""Measures this program against torchvision on the same machine, row by row, in one run.
+
+    python -m benchmarks --output benchmarks/results/NAME.json [--only TEXT]
+
+Needs torch and torchvision. Each side of a row runs in a process of its own; the results of both are compared before
+anything is timed; then they take turns, and the medians count. With ``--only`` rows whose name does not contain the
+text keep the figures that the file has.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, table
+from benchmarks.cases import Case, all_cases
+from benchmarks.contender import Contender, take_turns
+
+
+def measure(case: Case, limits: machine.Limits) -> dict[str, Any]:
+    """Everything that is known of one row."""
+    programs = {"torchvision": case.theirs, "ours": case.ours}
+    if case.also:
+        programs["torchvision, channels last"] = case.also
+    contenders = {}
+    try:
+        for name, (prepare, arguments) in programs.items():
+            contenders[name] = Contender(prepare, *arguments)
+        first = {name: contender.run() for name, contender in contenders.items()}
+        memory = {name: contender.memory() for name, contender in contenders.items()}
+        agreement = case.compare(contenders["torchvision"].result(), contenders["ours"].result())
+        seconds = take_turns(contenders, case.rounds)
+    finally:
+        for contender in contenders.values():
+            contender.close()
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    floor = max(case.operations / limits.matmul, case.traffic / limits.copy)
+    return {
+        "agreement": agreement,
+        "first": first,
+        "seconds": seconds,
+        "ratio": medians["torchvision"] / medians["ours"],
+        "share": floor / medians["ours"] if floor else None,
+        "memory": memory,
+        "must": case.must,
+        "aim": case.aim,
+        "max_memory": case.max_memory,
+    }
+
+
+def main() -> int:
+    """Writes the figures after every row, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="JSON; a table is put beside it")
+    parser.add_argument("--only", default="", metavar="TEXT", help="rows with this in their name")
+    args = parser.parse_args()
+    cases = all_cases()
+    found = json.loads(args.output.read_text())["rows"] if args.only and args.output.exists() else {}
+    limits = machine.limits()
+    result = machine.describe() | {"limits": limits._asdict(), "rows": found}
+    for case in cases:
+        if args.only not in case.name:
+            continue
+        print(f"{case.name} ...", end=" ", file=sys.stderr, flush=True)
+        found[case.name] = measure(case, limits)
+        print(f"{found[case.name]['ratio']:.2f}x", file=sys.stderr)
+        result["rows"] = {case.name: found[case.name] for case in cases if case.name in found}
+        result["load after"] = round(os.getloadavg()[0], 2)
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
+    text = table.to_markdown(result)
+    args.output.with_suffix(".md").write_text(text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,15 +1,39 @@
-"""`maskrcnn-jax data`: looking at images and their annotations, and writing them into a few large files."""
+"""`maskrcnn-jax data`: looking at images and their annotations, dividing them, and writing them into a few files."""
 
 import argparse
+import json
+
+from rich.console import Console
+from rich.table import Table
 
 from maskrcnn_jax.cli import browse, progress
-from maskrcnn_jax.data import coco_instances, prepared
+from maskrcnn_jax.data import coco_instances, prepared, splitting
 from maskrcnn_jax.data.coco import CocoDataset
 
 
 def run(args: argparse.Namespace) -> int:
     """Does what the action says, and returns the exit code."""
-    return {"browse": browse.run, "prepare": prepare}[args.action](args)
+    return {"browse": browse.run, "prepare": prepare, "split": split}[args.action](args)
+
+
+def split(args: argparse.Namespace) -> int:
+    """Checks a file of annotations, writes train.json and val.json, and says what is in them; returns 0."""
+    CocoDataset(args.images, args.annotations, keep_empty=True)
+    annotations = json.loads(args.annotations.read_text(encoding="utf-8"))
+    parts = dict(zip(("train.json", "val.json"), splitting.split(annotations, args.fraction, args.seed), strict=True))
+    args.output.mkdir(parents=True, exist_ok=True)
+    table = Table("", *parts)
+    table.add_row("images", *(str(len(part["images"])) for part in parts.values()))
+    for category in annotations["categories"]:
+        counts = {name: splitting.count(part, category["id"]) for name, part in parts.items()}
+        table.add_row(category["name"], *map(str, counts.values()))
+        for name in (name for name, number in counts.items() if not number):
+            print(f"{name} has no {category['name']}: try another --seed, or label more images")
+    Console().print(table)
+    for name, part in parts.items():
+        (args.output / name).write_text(json.dumps(part), encoding="utf-8")
+    print(f"train.json and val.json are in {args.output}")
+    return 0
 
 
 def prepare(args: argparse.Namespace) -> int:

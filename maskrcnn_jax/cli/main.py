@@ -129,6 +129,14 @@ def _parser() -> argparse.ArgumentParser:
         "--side", default=640, type=_positive, metavar="PX", help="longest, of a picture (default: 640)"
     )
     browse.add_argument("--output", required=True, type=Path, metavar="DIR", help="for the pictures")
+    split = actions.add_parser("split", help="divide annotations into images to train on and images to judge by")
+    split.add_argument("--images", required=True, type=Path, metavar="DIR", help="where the file names start")
+    split.add_argument("--annotations", required=True, type=Path, metavar="JSON", help="in COCO's format")
+    split.add_argument(
+        "--fraction", default=0.2, type=_fraction, metavar="F", help="of the images, to judge by (default: 0.2)"
+    )
+    split.add_argument("--seed", default=0, type=int, metavar="N", help="of the draw (default: 0)")
+    split.add_argument("--output", required=True, type=Path, metavar="DIR", help="for train.json and val.json")
     prepare = actions.add_parser("prepare", help="write images and annotations into a few large files (ArrayRecord)")
     prepare.add_argument("--images", required=True, type=Path, metavar="DIR", help="where the file names start")
     prepare.add_argument("--annotations", required=True, type=Path, metavar="JSON", help="in COCO's format")

@@ -1,4 +1,4 @@
-"""`maskrcnn-jax data prepare` as a user calls it."""
+"""`maskrcnn-jax data prepare` and `data split` as a user calls them."""
 
 import json
 
@@ -67,3 +67,26 @@ def test_the_split_has_to_be_one_that_training_knows(command, capsys):
     with pytest.raises(SystemExit):
         main(command)
     assert "invalid choice: 'test'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def division(command):
+    """Divides the same two images."""
+    arguments = [x for x in command[2:] if x not in ("--split", "train")]
+    return ["data", "split", *arguments, "--fraction", "0.5"]
+
+
+def test_annotations_are_divided_and_counted(division, tmp_path, capsys):
+    assert main(division) == 0
+    output = capsys.readouterr().out
+    train, val = (json.loads((tmp_path / "out" / name).read_text()) for name in ("train.json", "val.json"))
+    assert sorted(entry["id"] for part in (train, val) for entry in part["images"]) == [10, 20]
+    empty = "val.json" if train["annotations"] else "train.json"
+    assert f"{empty} has no cat" in output and f"are in {tmp_path / 'out'}" in output
+
+
+def test_annotations_are_checked_before_they_are_divided(division, tmp_path, capsys):
+    (tmp_path / "20.jpg").unlink()
+    assert main(division) == 2
+    assert "20.jpg (image id 20)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,13 +1,13 @@
 """Running a detector that `export` wrote: one file, with jax and NumPy, and without flax or any code of the model.
 
 The file is a NumPy archive, which `numpy.load` reads too: a record ``programs/HEIGHTxWIDTH`` for each size of images,
-the bytes of `jax.export`; the weights by the paths of our variables, which all programs share; and JSON with what the
-model was, what its labels mean and how to prepare images. Weights are arguments of a program, since constants in it
-would be kept by each of them, and make the compiler slow.
+the bytes of `jax.export`; ``weights/...``, the model's variables by their paths, which all programs share; and JSON
+with what the model was, what its labels mean and how to prepare images. Weights are arguments of a program, since
+constants in it would be kept by each of them, and make the compiler slow.
 
 A program is a function of ``(weights, images, sizes, score_threshold)``:
 
-* ``weights``: ``{name: array}``, all of the file's.
+* ``weights``: ``{name: array}``, all of the file's, by their full names.
 * ``images``: ``[b, h, w, 3]`` RGB, float32 in [0, 1] or uint8, resized, at the top left of zeros.
 * ``sizes``: ``[b, 2]`` int32, the height and width of each image without its padding.
 * ``score_threshold``: a float32; detections score above it.
@@ -18,7 +18,6 @@ a detection. They come by descending score.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +34,7 @@ from maskrcnn_jax.weights import model_metadata, npz, zip_records
 
 KEY = "maskrcnn_jax.artifact"  # Of the metadata; no other file of ours has it.
 PROGRAM = "programs/{}x{}"
+WEIGHTS = "weights/"
 DTYPES = ("float32", "uint8")
 # How the bytes of a program would name a call of a function outside of it.
 CALL_OF_THE_HOST = b"custom_call"
@@ -99,8 +99,7 @@ def _assemble(path: Path, arrays: Mapping[str, np.ndarray], text: Mapping[str, s
     missing = [size for size, program in programs.items() if program is None or program.dtype != np.uint8]
     if missing or not sizes:
         raise ValueError(f"it has no program for images of {missing or 'any size'}")
-    names = [name for name in arrays if not re.fullmatch(PROGRAM.format(r"\d+", r"\d+"), name)]
-    weights = {name: arrays[name] for name in names}
+    weights = {name: array for name, array in arrays.items() if name.startswith(WEIGHTS)}
     return Artifact(path, config.model, config.data, categories, about, weights, programs)
 
 

@@ -50,7 +50,8 @@ def export(
     path = Path(path)
     sizes = sorted({(int(height), int(width)) for height, width in sizes or detector.data.test_buckets})
     _check(path, sizes, batch_size, dtype)
-    weights = traverse_util.flatten_dict(jax.device_get(detector.variables), sep="/")
+    variables = traverse_util.flatten_dict(jax.device_get(detector.variables), sep="/")
+    weights = {artifact.WEIGHTS + name: array for name, array in variables.items()}
     programs = {}
     for size in sizes:
         images = jax.ShapeDtypeStruct((batch_size, *size, 3), dtype)
@@ -99,7 +100,8 @@ def _program(model: Any) -> Callable[..., dict[str, Array]]:
         sizes: Int[Array, "b 2"],
         score_threshold: Float[Array, ""],
     ) -> dict[str, Array]:
-        variables = traverse_util.unflatten_dict(weights, sep="/")
+        variables = {name.removeprefix(artifact.WEIGHTS): array for name, array in weights.items()}
+        variables = traverse_util.unflatten_dict(variables, sep="/")
         found = model.apply(variables, images, sizes, None, score_threshold)._asdict()
         return {"labels" if name == "classes" else name: array for name, array in found.items()}
 

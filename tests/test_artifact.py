@@ -24,7 +24,7 @@ def serialise(function, *arguments):
 
 @pytest.fixture(scope="module")
 def arrays():
-    return {NAME: serialise(jnp.sin, np.float32(0)), "params/head/bias": np.arange(3, dtype=np.float32)}
+    return {NAME: serialise(jnp.sin, np.float32(0)), "weights/head/bias": np.arange(3, dtype=np.float32)}
 
 
 def metadata(**changes):
@@ -46,7 +46,7 @@ def assert_refused(path, message):
 
 def test_what_is_in_a_file(path, arrays):
     found = artifact.read(path)
-    assert found.path == path and list(found.programs) == [SIZE] and list(found.weights) == ["params/head/bias"]
+    assert found.path == path and list(found.programs) == [SIZE] and list(found.weights) == ["weights/head/bias"]
     np.testing.assert_array_equal(found.programs[SIZE], arrays[NAME])
     assert found.about == artifact.About(1, "float32", ("cpu",), "0.1")
     assert artifact.ExportedModel(found).program(SIZE).call(np.float32(0.5)) == np.sin(np.float32(0.5))

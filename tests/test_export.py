@@ -113,7 +113,7 @@ def test_what_travels_with_the_programs(tmp_path):
     assert found.categories == CATEGORIES and found.model.num_classes == 4
     assert found.data.test_buckets == ((64, 64), (96, 96)) and found.data.test_max_long_side == 96
     assert found.about == artifact.About(2, "float32", ("cpu", "cuda", "tpu"), jax.__version__)
-    assert list(found.weights) == ["params/head/scores"]
+    assert list(found.weights) == ["weights/params/head/scores"]
     exported = Detector.from_artifact(path)
     assert exported.batch_size == 2
     assert exported.model.program((64, 64)).platforms == ("cpu", "cuda", "tpu")

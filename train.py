@@ -25,8 +25,9 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from maskrcnn_jax import cache, distributed, evaluation, gallery, sharding, training
+from maskrcnn_jax import cache, config_check, distributed, evaluation, gallery, sharding, training
 from maskrcnn_jax.checkpoints import Checkpoints, write_run
+from maskrcnn_jax.cli import config_file, outputs
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.pipeline import eval_batches, train_batches
 from maskrcnn_jax.data.sources import Dataset, check_categories, open_train, open_val
@@ -196,6 +197,7 @@ def main(_: list[str]) -> None:
     try:
         if DISTRIBUTED.value or COORDINATOR.value:
             distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        outputs.make_directory(Path(WORKDIR.value), "--workdir")
         result = train(CONFIG.value, WORKDIR.value)
     except (ValueError, OSError, FloatingPointError) as error:
         _leave(_refuse(error))
@@ -221,11 +223,27 @@ def _leave(code: int) -> None:
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """Reads the command line; a config or field that does not exist ends like any other mistake."""
+    """Reads the command line and runs the config file; a mistake in either ends like any other."""
     try:
-        return app.parse_flags_with_usage(arguments)
-    except (KeyError, OSError) as error:
-        sys.exit(_refuse(error))
+        remaining = flags.FLAGS(arguments)
+        if isinstance(CONFIG.value, Config):
+            config_check.check(CONFIG.value)
+            return remaining
+        error: Exception = ValueError("get_config must return a Config")
+    except Exception as raised:  # Anything can happen in a file of the user's.
+        error = raised
+    sys.exit(_refuse(_explain(error, arguments)))
+
+
+def _explain(error: Exception, arguments: list[str]) -> Exception:
+    """What is wrong with the config file, if it is that, in better words than those of the flags."""
+    path = next((Path(a.partition("=")[2]) for a in arguments if a.lstrip("-").startswith("config=")), None)
+    try:
+        if path is not None:
+            config_file.read(path)
+    except (OSError, ValueError) as reason:
+        return reason
+    return error
 
 
 def _refuse(error: Exception) -> int:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from maskrcnn_jax import distributed
+from maskrcnn_jax import config_check, distributed
 from maskrcnn_jax.config import Config, OptimizerConfig, differences, from_dict, to_dict
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.model import MaskRCNN
@@ -213,13 +213,23 @@ def _split_step(directory: Path) -> tuple[Path, int | None]:
 def _read_run(directory: Path) -> tuple[Config, Categories]:
     if not (directory / "config.json").exists():
         raise FileNotFoundError(f"{directory} is not a run directory: it has no config.json")
-    config = from_dict(Config, _read_json(directory / "config.json"))
-    return config, Categories.from_json(_read_json(directory / "categories.json"))
+    config, categories = (_read_json(directory / f"{name}.json") for name in ("config", "categories"))
+    try:
+        config = from_dict(Config, config)
+        config_check.check(config)
+    except ValueError as error:
+        raise ValueError(f"{directory / 'config.json'}: {error}") from error
+    try:
+        return config, Categories.from_json(categories)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{directory / 'categories.json'} holds no categories: {error!r}") from error
 
 
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path.parent} is not a whole run directory: it has no {path.name}") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
 

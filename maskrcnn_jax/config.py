@@ -227,8 +227,10 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
     """The inverse of `to_dict`; fields that are absent keep their defaults.
 
     Raises:
-        ValueError: An unknown field, named with the settings it was found in.
+        ValueError: An unknown field, named with the settings it was found in, or no dictionary.
     """
+    if not isinstance(values, dict):
+        raise ValueError(f"{cls.__name__} must be an object with names and values, got {values!r}")
     config = cls()
     for name, value in values.items():
         if name not in cls.__dataclass_fields__:

@@ -12,8 +12,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from maskrcnn_jax import gallery, visualize
-from maskrcnn_jax.cli import config_file, progress
+from maskrcnn_jax import config_check, gallery, visualize
+from maskrcnn_jax.cli import config_file, outputs, progress
 from maskrcnn_jax.config import Config, DataConfig
 from maskrcnn_jax.data import pipeline, sources, summary
 from maskrcnn_jax.data.coco import CocoDataset
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     data_config = _data_config(args)
     dataset, annotations = _open(data_config, args.split)
     chosen = _choose(args, dataset, annotations)
-    args.output.mkdir(parents=True, exist_ok=True)
+    outputs.make_directory(args.output)
     num_failed = _draw(args, dataset, chosen, _crowds(annotations), data_config)
     left_out = args.split == "train" and not data_config.keep_empty
     _print(summary.summarize(annotations, data_config.max_instances), data_config.max_instances, left_out)
@@ -51,6 +51,7 @@ def _data_config(args: argparse.Namespace) -> DataConfig:
         data.keep_empty = True
     for setting in args.set:
         config_file.override(config, setting)
+    config_check.check(config)
     return config.data
 
 

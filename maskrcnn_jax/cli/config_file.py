@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ def read(path: Path) -> Config:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not Python, or has no ``get_config``.
+        ValueError: It is not Python, has no ``get_config``, or fails. The message names file and line.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no config file {path}")
@@ -23,10 +24,27 @@ def read(path: Path) -> Config:
         raise ValueError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.path.append(str(path.absolute().parents[1]))  # Configs import each other as `configs.x`.
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"{path} has no function get_config")
-    return module.get_config()
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ValueError(f"{path} has no function get_config")
+        config = module.get_config()
+    except Exception as error:  # Anything can happen in a file of the user's.
+        raise ValueError(_describe(error, path)) from error
+    if not isinstance(config, Config):
+        raise ValueError(f"get_config of {path} must return a Config, got {type(config).__name__}")
+    return config
+
+
+def _describe(error: Exception, path: Path) -> str:
+    """What failed in a config file, and in which line of it."""
+    if isinstance(error, ValueError) and str(path) in str(error):
+        return str(error)
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    where = f"{path}, line {lines[-1]}" if lines else str(path)
+    return f"{where}: {type(error).__name__}: {error}"
 
 
 def override(config: Config, setting: str) -> None:

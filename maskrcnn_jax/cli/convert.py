@@ -2,6 +2,7 @@
 
 import argparse
 
+from maskrcnn_jax.cli import outputs
 from maskrcnn_jax.weights import files, loading, saving
 
 
@@ -11,6 +12,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.output} must end in one of {', '.join(files.SUFFIXES)}")
     if args.output.exists() and not args.force:
         raise ValueError(f"{args.output} exists; --force replaces it")
+    outputs.check_file(args.output)
     loaded = loading.load(args.weights)
     print(loaded.report)
     saving.save(args.output, loaded.config, loaded.variables, loaded.categories)

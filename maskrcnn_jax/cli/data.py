@@ -6,7 +6,7 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from maskrcnn_jax.cli import browse, progress
+from maskrcnn_jax.cli import browse, outputs, progress
 from maskrcnn_jax.data import coco_instances, prepared, splitting
 from maskrcnn_jax.data.coco import CocoDataset
 
@@ -21,7 +21,7 @@ def split(args: argparse.Namespace) -> int:
     CocoDataset(args.images, args.annotations, keep_empty=True)
     annotations = json.loads(args.annotations.read_text(encoding="utf-8"))
     parts = dict(zip(("train.json", "val.json"), splitting.split(annotations, args.fraction, args.seed), strict=True))
-    args.output.mkdir(parents=True, exist_ok=True)
+    outputs.make_directory(args.output)
     table = Table("", *parts)
     table.add_row("images", *(str(len(part["images"])) for part in parts.values()))
     for category in annotations["categories"]:
@@ -42,6 +42,7 @@ def prepare(args: argparse.Namespace) -> int:
     if coco_instances.is_prepared(args.annotations, args.split, args.output):
         print(f"nothing to do: {folder} was prepared from {args.annotations} before")
         return 0
+    outputs.make_directory(args.output)
     dataset = CocoDataset(args.images, args.annotations, keep_empty=True)
     with progress.images("prepare", len(dataset)) as advance:
         coco_instances.prepare(dataset, args.split, args.output, advance)

@@ -8,8 +8,8 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from maskrcnn_jax import cache, evaluation
-from maskrcnn_jax.cli import config_file, progress
+from maskrcnn_jax import cache, config_check, evaluation
+from maskrcnn_jax.cli import config_file, outputs, progress
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data import pipeline, sources
 from maskrcnn_jax.data.categories import Categories
@@ -30,13 +30,15 @@ def run(args: argparse.Namespace) -> int:
     loaded = loading.load(args.weights)
     print(loaded.report)
     config = _combine(loaded.config, config_file.read(args.config)) if args.config else loaded.config
+    config_check.check(config)
+    output = args.output or Path(args.weights if is_run else ".")
+    outputs.make_directory(output)
     categories = loaded.categories or Categories.numbered(config.model.num_classes - 1)
     dataset, annotations = sources.open_val(config.data, categories)
     batches = pipeline.eval_batches(dataset, config.data, batch_size=config.test_batch_size)
     with progress.images("evaluate", len(dataset)) as advance:
         model, variables = MaskRCNN(config.model), jax.device_put(loaded.variables)
         result = evaluation.evaluate(model, variables, batches, annotations, categories, config, advance=advance)
-    output = args.output or Path(args.weights if is_run else ".")
     evaluation.write(output, result)
     _print_tables(result, args.per_class)
     print(f"evaluation.json and detections.json are in {output}")

@@ -3,6 +3,7 @@
 import argparse
 
 from maskrcnn_jax import export
+from maskrcnn_jax.cli import outputs
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.weights import loading
 
@@ -11,6 +12,7 @@ def run(args: argparse.Namespace) -> int:
     """Reads a run directory or weights, writes the artifact, and prints what it takes; returns 0."""
     if args.output.exists() and not args.force:
         raise ValueError(f"{args.output} exists; --force replaces it")
+    outputs.check_file(args.output)
     loaded = loading.load(args.weights)
     print(loaded.report)
     detector = Detector.from_loaded(loaded)

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from maskrcnn_jax import cache
-from maskrcnn_jax.cli import progress
+from maskrcnn_jax.cli import outputs, progress
 from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.parity import comparison, recipe, report
 from maskrcnn_jax.parity.ours import Ours
@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
         raise FileNotFoundError(f"there is no image {', '.join(missing)}")
     if args.short_side < 32 or args.max_long_side < args.short_side:
         raise ValueError(f"sides must be at least 32 and ascending, got {args.short_side} and {args.max_long_side}")
+    if args.output:
+        outputs.check_file(args.output)
     title, config, variables = _model(args)
     sizes = {"short_side": args.short_side, "max_long_side": args.max_long_side}
     model = reference.build(config, torchvision.to_state_dict(variables, config), **sizes)

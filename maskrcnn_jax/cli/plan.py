@@ -15,19 +15,20 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from maskrcnn_jax import planning
-from maskrcnn_jax.cli import config_file
+from maskrcnn_jax import config_check, planning
+from maskrcnn_jax.cli import config_file, outputs
 from maskrcnn_jax.config import Config, to_dict
 from maskrcnn_jax.planning import Plan
 
 
 def run(args: argparse.Namespace) -> int:
     """Compiles a step, prints what it costs, and writes it as JSON on request; returns 1 if memory falls short."""
-    if args.output and not args.output.absolute().parent.is_dir():  # Not only after minutes of compiling.
-        raise FileNotFoundError(f"there is no directory {args.output.absolute().parent}")
+    if args.output:
+        outputs.check_file(args.output)
     config = config_file.read(args.config)
     for setting in args.set:
         config_file.override(config, setting)
+    config_check.check(config)
     devices = _topology(args.topology) if args.topology else _devices(args.devices)
     config.batch_size = _batch_size(config, args.batch_per_device, len(devices))
     bucket = args.bucket or tuple(config.data.buckets[0])

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from maskrcnn_jax import cache, evaluation, images, video, visualize
-from maskrcnn_jax.cli import inputs, progress
+from maskrcnn_jax.cli import inputs, outputs, progress
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.pasting import ImageDetections
 
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     cache.keep_compiled_programs()
     tasks = _plan(inputs.expand(args.images), args.output)
     detector = _load(args)
-    _make_writable(args.output)
+    outputs.make_directory(args.output)
 
     def find(image: np.ndarray) -> ImageDetections:
         return detector.detect(image, args.score_threshold, args.top_k)
@@ -60,9 +59,8 @@ def _load(args: argparse.Namespace) -> Detector:
     """What detects: anything with `detect` and `categories`."""
     if args.artifact is not None:
         return Detector.from_artifact(args.artifact)
-    from maskrcnn_jax.weights import (
-        loading,
-    )  # Brings flax, which takes a while, and may not be installed for artifacts.
+    # Brings flax, which takes a while, and may not be installed for artifacts.
+    from maskrcnn_jax.weights import loading
 
     loaded = loading.load(args.weights)
     print(loaded.report)
@@ -98,14 +96,6 @@ def _num_frames(path: Path) -> int:
         return video.properties(path).num_frames
     except OSError:
         return 0  # It fails when its turn comes.
-
-
-def _make_writable(output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output {output} is a file: give a directory")
-    output.mkdir(parents=True, exist_ok=True)
-    if not os.access(output, os.W_OK):
-        raise PermissionError(f"--output {output} cannot be written to: give another directory")
 
 
 def _predict_image(task: _Task, find: Find, categories: Any, advance: Callable[[int], None]) -> list[dict]:

@@ -121,6 +121,8 @@ class CocoDataset:
         if missing:
             named = ", ".join(f"{r.file_name} (image id {r.image_id})" for r in missing[:_NUM_NAMED])
             named += ", ..." if len(missing) > _NUM_NAMED else ""
+            if not self.image_folder.is_dir():
+                raise FileNotFoundError(f"there is no image folder {self.image_folder}")
             counted = f"{len(missing)} of {len(self)} images of {self.annotation_file}"
             raise FileNotFoundError(f"{counted} are not in {self.image_folder}: {named}")
 
@@ -177,6 +179,8 @@ def _load(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no annotation file {path}") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except IsADirectoryError as error:
+        raise IsADirectoryError(f"{path} is a folder: give the json file in it") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file: {error}") from error
     if not isinstance(content, dict):
@@ -188,6 +192,8 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _categories(entries: Sequence[Any]) -> Categories:
+    if not entries:
+        raise ValueError("there are no categories: list what the objects may be, each with its id and name")
     for index, entry in enumerate(entries):
         _check_keys(entry, {"id": int, "name": str}, f"categories[{index}]")
     return Categories.from_json(sorted(entries, key=lambda entry: entry["id"]))

@@ -40,7 +40,7 @@ def open_val(config: DataConfig, categories: Categories | None = None) -> tuple[
     if config.source == "coco":
         files = config.val_images, config.val_annotations
         dataset = _labelled(functools.partial(CocoDataset, *files, keep_empty=True), categories)
-        return dataset, json.loads(Path(config.val_annotations).read_text())
+        return dataset, json.loads(Path(config.val_annotations).read_text(encoding="utf-8"))
     if config.source == "tfds":
         split = config.tfds_dir, "val"
         dataset = _labelled(functools.partial(PreparedDataset, *split, keep_empty=True), categories)

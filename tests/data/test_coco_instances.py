@@ -244,7 +244,7 @@ def test_a_full_disk_is_an_error_of_the_system(small, tmp_path):
 
 
 def test_an_empty_set_is_refused(small, tmp_path):
-    small[1].write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    small[1].write_text(json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}))
     with pytest.raises(ValueError, match="instances.json has no images"):
         prepare(small, tmp_path / "out")
 

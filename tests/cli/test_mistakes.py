@@ -101,6 +101,7 @@ EVALUATE = "evaluate --weights RUN --output D/out"
 BROWSE = "data browse --output D/out"
 ANNOTATED = f"{BROWSE} --images D/in --annotations"
 PREPARE = "data prepare --images D/in --split train --output D/out --annotations"
+SPLIT = "data split --images D/in --output D/out --annotations"
 PLAN = "plan --devices 1 --config"
 PARITY = "parity --random v1"
 
@@ -174,6 +175,8 @@ MISTAKES = [
     (f"{BROWSE} --config D/good.py --set data.max=3", "'data.max=3' names no field of the config: write FIELD=VALUE"),
     (f"{BROWSE} --config D/good.py --set data.max_instances=many", "data.max_instances must be of type int.*'many'"),
     (f"{BROWSE} --config D/good.py --set data.source=voc", "data.source must be one of coco, tfds, shapes; got 'voc'"),
+    (f"{SPLIT} D/broken.json", "broken.json is not valid JSON: line 1, column 13"),
+    (f"{SPLIT} D/good.json --fraction 20", "--fraction: must be a number from 0 to 1, got 20"),
     (f"{PREPARE} D/nowhere.json", "there is no annotation file .*nowhere.json"),
     (f"{PREPARE} D/good.json --split test", "--split: invalid choice: 'test' .*'train', 'val'"),
     ("data prepare --images D/cut --annotations D/good.json --split val --output D/out", "cut/a.png: .*truncated"),

@@ -123,7 +123,8 @@ def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
         result = evaluation.evaluate(model, state.variables, held_out, annotations, categories, config, advance=advance)
         progress.remove_task(task)
         step = int(state.step)
-        log.write_evaluation(step, {"bbox": result.bbox, "segm": result.segm, "validation": result.losses})
+        numbers = {"bbox": result.bbox, "segm": result.segm, "validation": result.losses}
+        log.write_evaluation(step, numbers, lambda: gallery.samples(val_data, result.detections, categories))
         checkpoints.rate(step, result.segm["AP"])
         progress.console.print(f"step {step}: {evaluation.headline(result)}")
         return result

@@ -27,6 +27,12 @@ def write(
     Image.fromarray(visualize.contact_sheet(pictures, columns=4)).save(path)
 
 
+def samples(dataset: Any, detections: Sequence[dict], categories: Categories, *, count: int = 4) -> dict[str, Picture]:
+    """Detections, given as COCO results, drawn over images taken evenly from a data set; each picture by a name."""
+    examples = [dataset[i] for i in evenly(len(dataset), count)]
+    return {f"predictions/image {x.image_id}": found(x, detections, categories) for x in examples}
+
+
 def evenly(length: int, count: int) -> list[int]:
     """At most ``count`` positions in a sequence, first and last included, as far apart as possible."""
     return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()

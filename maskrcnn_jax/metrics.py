@@ -1,16 +1,20 @@
-"""The log of a run: one line of JSON per entry, and a stop when a loss is not finite."""
+"""The log of a run: one line of JSON per entry, the same for TensorBoard, and a stop when a loss is not finite."""
 
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+
+from maskrcnn_jax.events import EventFile
 
 
 class MetricsLog:
-    """Averages metrics over some steps and appends them to a file.
+    """Averages metrics over some steps and appends them to a file, and to TensorBoard's files beside it.
 
     Metrics are read one step late, so that the device is never kept waiting for the host. When a run resumes, what the
     file says of later steps is dropped: those steps are about to be taken again.
@@ -26,12 +30,13 @@ class MetricsLog:
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
         entries = map(json.loads, kept)
         self.mask_ap: dict[int, float] = {entry["step"]: entry["segm"]["AP"] for entry in entries if "segm" in entry}
-        self._file = None
+        self._file, self._events = None, None
         if writes:
             temporary = path.with_suffix(".tmp")
             temporary.write_text("".join(kept))
             temporary.replace(path)
             self._file = path.open("a")
+            self._events = EventFile(path.parent, start)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._sums: dict[str, float] = {}
         self._num_steps = 0
@@ -62,18 +67,29 @@ class MetricsLog:
         if self._file is not None:
             self._file.write(json.dumps({"step": step} | values) + "\n")
             self._file.flush()
+            self._events.scalars(step, values)
         self._since = time.perf_counter()
 
-    def write_evaluation(self, step: int, values: dict[str, Any]) -> None:
-        """Appends the numbers of an evaluation, unless they are there: they come out the same every time."""
-        if step not in self.mask_ap:
-            self.mask_ap[step] = values["segm"]["AP"]
-            self.write(step, values)
+    def write_evaluation(
+        self, step: int, values: dict[str, Any], draw: Callable[[], dict[str, np.ndarray]] = dict
+    ) -> None:
+        """Appends the numbers of an evaluation, unless they are there: they come out the same every time.
+
+        Args:
+            draw: makes pictures for TensorBoard, RGB and uint8, by name; called only where they are written.
+        """
+        if step in self.mask_ap:
+            return
+        self.mask_ap[step] = values["segm"]["AP"]
+        if self._events is not None:
+            self._events.pictures(step, draw())
+        self.write(step, values)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the files."""
         if self._file is not None:
             self._file.close()
+            self._events.close()
 
     def _read(self, entry: tuple[int, dict[str, jax.Array]] | None) -> None:
         if entry is None:

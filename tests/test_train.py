@@ -1,12 +1,13 @@
 """`train.py` as a user runs it, on a model small enough to compile in seconds."""
 
 import json
+from collections import defaultdict
 
 import jax
 import numpy as np
 import pytest
 
-from maskrcnn_jax import checkpoints, training
+from maskrcnn_jax import checkpoints, events, training
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data import coco_instances
 from maskrcnn_jax.data.categories import Categories
@@ -42,6 +43,13 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path):
     assert list(numbers["bbox"]) == list(numbers["segm"]) == names
     assert (tmp_path / "parts" / "predictions.png").stat().st_size > 1000
     assert (tmp_path / "parts" / "detections.json").exists()
+    shown = defaultdict(list)
+    for path in sorted((tmp_path / "parts").glob("events.out.tfevents.*")):
+        for event, _ in events.read(path):
+            for value in event.summary.value:
+                shown[value.tag].append(event.step)
+    assert shown["losses/loss"] == shown["training/learning_rate"] == shown["diagnostics/mask_accuracy"] == [1, 2, 3]
+    assert shown["segm/AP"] == shown["validation/loss"] == shown["predictions/image 1"] == [2, 3]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from maskrcnn_jax.data.pipeline import eval_batches, train_batches
 from maskrcnn_jax.data.sources import Dataset, check_categories, open_train, open_val
 from maskrcnn_jax.metrics import MetricsLog
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.report import run_page
 from maskrcnn_jax.weights import backbones, loading
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment; change a field by --config.model.depth=101.")
@@ -163,6 +164,7 @@ def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
     if distributed.is_first():
         evaluation.write(workdir, result)
         gallery.write(Path(workdir) / "predictions.png", val_data, result.detections, train_data.categories)
+        run_page.write(workdir, result, val_data, annotations)
     return result
 
 
@@ -211,7 +213,7 @@ def main(_: list[str]) -> None:
         print(f"train.py: process {jax.process_index()} lost the others: {error}", file=sys.stderr)
         _leave(distributed.EXIT_LOST)
     print_once(evaluation.headline(result))
-    print_once(f"numbers in {WORKDIR.value}/evaluation.json, pictures in {WORKDIR.value}/predictions.png")
+    print_once(f"curves, numbers and pictures in {WORKDIR.value}/report.html")
 
 
 def _leave(code: int) -> None:

@@ -156,7 +156,7 @@ def write_run(directory: str | Path, config: Config, categories: Categories) -> 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if (directory / "config.json").exists():
-        previous_config, previous_categories = _read_run(directory)
+        previous_config, previous_categories = read_settings(directory)
         changed = differences(_shape_of_state(previous_config), _shape_of_state(config))
         if previous_categories != categories:
             changed.append("the categories of the data set")
@@ -185,7 +185,7 @@ def load_run(directory: str | Path) -> Run:
         ValueError: A file in it is broken; the message names it.
     """
     directory, chosen = _split_step(Path(directory))
-    config, categories = _read_run(directory)
+    config, categories = read_settings(directory)
     with ocp.CheckpointManager(directory.absolute() / "checkpoints") as manager:
         if chosen is not None and chosen not in manager.all_steps():
             raise FileNotFoundError(
@@ -210,7 +210,13 @@ def _split_step(directory: Path) -> tuple[Path, int | None]:
     return directory, None
 
 
-def _read_run(directory: Path) -> tuple[Config, Categories]:
+def read_settings(directory: Path) -> tuple[Config, Categories]:
+    """The experiment of a run directory, and what its labels stand for.
+
+    Raises:
+        FileNotFoundError: It is not a run directory.
+        ValueError: Its files are broken.
+    """
     if not (directory / "config.json").exists():
         raise FileNotFoundError(f"{directory} is not a run directory: it has no config.json")
     config, categories = (_read_json(directory / f"{name}.json") for name in ("config", "categories"))

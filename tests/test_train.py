@@ -43,6 +43,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path):
     assert list(numbers["bbox"]) == list(numbers["segm"]) == names
     assert (tmp_path / "parts" / "predictions.png").stat().st_size > 1000
     assert (tmp_path / "parts" / "detections.json").exists()
+    assert "<h1>Training run parts</h1>" in (tmp_path / "parts" / "report.html").read_text()
     shown = defaultdict(list)
     for path in sorted((tmp_path / "parts").glob("events.out.tfevents.*")):
         for event, _ in events.read(path):

@@ -91,14 +91,14 @@ def choose(images: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list
     return listed, pictured
 
 
-def fill(data: dict[str, Any]) -> str:
-    """The page, with data in place of its placeholders.
+def fill(data: dict[str, Any], template_name: str = "page.html", script_names: Sequence[str] = _SCRIPTS) -> str:
+    """A page, with data in place of its placeholders.
 
     Nothing of the data is read as HTML: it travels as JSON without "<", and scripts show it as text.
     """
     folder = importlib.resources.files("maskrcnn_jax.report")
     template, style, *scripts = (
-        (folder / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", *_SCRIPTS)
+        (folder / name).read_text(encoding="utf-8") for name in (template_name, "page.css", *script_names)
     )
     parts = {
         "title": html.escape(data["title"]),

@@ -9,6 +9,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+# JavaScript for the lowest contrast of any text of a page with its background.
+CONTRAST = """
+(() => {
+  const channels = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = (color) => channels(color).slice(0, 3).map(c => c / 255)
+    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (e) => { const c = getComputedStyle(e).backgroundColor;
+    return c === "rgba(0, 0, 0, 0)" ? ground(e.parentElement) : c; };
+  const read = (e) => e instanceof SVGElement ? getComputedStyle(e).fill : getComputedStyle(e).color;
+  const kinds = "h1, h2, h3, p, th, td, label, button, select, strong, figcaption, li, .chart text";
+  const texts = [...document.querySelectorAll(kinds)];
+  return Math.min(...texts.map(e => { const [a, b] = [light(read(e)), light(ground(e))];
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); }));
+})()
+"""
+
 TIMEOUT = 60  # Seconds for any answer; a busy machine is slow to start.
 
 

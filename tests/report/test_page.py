@@ -2,12 +2,11 @@
 
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
 import samples
-from browser import Browser
+from browser import CONTRAST
 
 from maskrcnn_jax import evaluation
 from maskrcnn_jax.report import page
@@ -25,16 +24,6 @@ def report(tmp_path_factory):
     page.write(path, samples.Images(), annotations, results, **options, advance=drawn.append)
     assert drawn == [1] * 4
     return path
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory):
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.skip("there is no chromium to open the page with")
-    browser = Browser(executable, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture
@@ -232,23 +221,6 @@ def test_everything_to_operate_has_a_name(browser):
     roles = {"combobox", "slider", "searchbox", "spinbutton", "checkbox", "button", "image", "region", "form"}
     names = {role: [name for r, name in found if r == role] for role in roles}
     assert all(names[role] and all(names[role]) for role in roles), names
-
-
-CONTRAST = """
-(() => {
-  const channels = (color) => color.match(/[\\d.]+/g).map(Number);
-  const light = (color) => channels(color).slice(0, 3).map(c => c / 255)
-    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = (e) => { const c = getComputedStyle(e).backgroundColor;
-    return c === "rgba(0, 0, 0, 0)" ? ground(e.parentElement) : c; };
-  const read = (e) => e instanceof SVGElement ? getComputedStyle(e).fill : getComputedStyle(e).color;
-  const kinds = "h1, h2, h3, p, th, td, label, button, select, strong, figcaption, li, .chart text";
-  const texts = [...document.querySelectorAll(kinds)];
-  return Math.min(...texts.map(e => { const [a, b] = [light(read(e)), light(ground(e))];
-    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); }));
-})()
-"""
 
 
 @pytest.mark.parametrize("scheme, background", [("light", "rgb(255, 255, 255)"), ("dark", "rgb(15, 19, 24)")])

@@ -1,0 +1,37 @@
+"""Mask R-CNN R50-FPN on your own photographs, a few dozen to a few thousand, on a laptop.
+
+    docs/your_data.sh IMAGES ANNOTATIONS OUT --config.model.num_classes=4
+
+docs/your-data.md explains every step, and which of these numbers to change when.
+"""
+
+from maskrcnn_jax.config import Config
+
+
+def get_config() -> Config:
+    config = Config()
+    config.num_steps = 200
+    config.batch_size = 2
+    config.log_every = 5
+    config.evaluate_every = 100
+    config.save_every = 50
+    config.test_batch_size = 1
+
+    data = config.data
+    data.short_sides, data.max_long_side = (288, 320), 448
+    data.test_short_side, data.test_max_long_side = 320, 448
+    data.buckets = data.test_buckets = ((320, 448), (448, 320))
+
+    model = config.model
+    model.frozen_stages = 4  # Few images improve nothing that a million have taught; and steps are faster.
+    model.rpn.train_num_candidates = model.rpn.test_num_candidates = 500
+    model.rpn.train_num_proposals = model.rpn.test_num_proposals = 300
+    model.roi.num_samples = 128
+    model.roi.max_mask_samples = 16  # A CPU spends most of a step in the mask head; this share of it is enough.
+
+    optimizer = config.optimizer
+    optimizer.learning_rate = 0.04  # 0.005 for 2 images.
+    optimizer.warmup_steps = 30
+    optimizer.schedule = "cosine"
+    optimizer.max_gradient_norm = 10.0
+    return config

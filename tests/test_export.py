@@ -1,4 +1,4 @@
-"""Detectors as artifacts: what comes out is what the detector itself says."""
+"""Detectors as artifacts: what comes out is what the detector itself says. `test_model` has the real network."""
 
 import dataclasses
 
@@ -71,14 +71,11 @@ def assert_same(found, expected, boxes=1e-6, masks=1e-6):
         np.testing.assert_allclose(a["masks"], b["masks"], atol=masks)
 
 
+@pytest.mark.slow
 def test_a_real_model_finds_the_same_when_it_was_exported(tiny, tmp_path):
     data = dataclasses.replace(DATA, test_buckets=((64, 96),))
     detector = Detector(tiny.model, tiny.variables, CATEGORIES, data, batch_size=2)
     export.export(detector, tmp_path / "tiny.npz", batch_size=2)
-    content = (tmp_path / "tiny.npz").read_bytes()
-    assert b"MaskRCNN.draw_masks" in content  # The stages have their names, for profiles, ...
-    assert b".py" not in content.replace(b".npy", b"")  # ... but where the code lay on this machine is nobody's affair.
-
     exported = Detector.from_artifact(tmp_path / "tiny.npz")
     for each in (detector, exported):
         each._apply = jax.jit(each.model.apply, compiler_options=QUICK_COMPILE)

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax import artifact, export
+from maskrcnn_jax.config import DataConfig, ModelConfig
+from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.losses import mean
 from maskrcnn_jax.model import MaskRCNN, ceil32
 from maskrcnn_jax.structures import Batch, Detections, Instances
@@ -154,12 +157,17 @@ def detect_alone(tiny, seed, size, score_threshold=0.3):
     return tiny.detect(tiny.variables, images, jnp.array([size]), None, jnp.float32(score_threshold))
 
 
-def detect_together(tiny, canvas=None):
-    """Both in one batch of a larger bucket, as floats."""
+def pictures_together():
+    """Both in one batch of a larger bucket, as floats, and their sizes."""
     sizes = [(60, 90), (30, 60)]
     images = np.stack([picture(i, size, (96, 128)) for i, size in enumerate(sizes)]).astype(np.float32) / 255
-    canvas = ceil32(jnp.array(sizes)) if canvas is None else jnp.array(canvas)
-    return tiny.detect(tiny.variables, jnp.asarray(images), jnp.array(sizes), canvas, jnp.float32(0.3))
+    return jnp.asarray(images), jnp.array(sizes)
+
+
+def detect_together(tiny, canvas=None):
+    images, sizes = pictures_together()
+    canvas = ceil32(sizes) if canvas is None else jnp.array(canvas)
+    return tiny.detect(tiny.variables, images, sizes, canvas, jnp.float32(0.3))
 
 
 def num_equal(found, i, expected):
@@ -188,6 +196,24 @@ def test_detections_depend_on_the_canvas(tiny):
     alone = jax.tree.map(np.asarray, detect_alone(tiny, 0, (60, 90)))
     together = jax.tree.map(np.asarray, detect_together(tiny, [(96, 128), (96, 128)]))
     assert num_equal(together, 0, alone) < alone.valid.sum()
+
+
+def test_an_exported_program_finds_the_same(tiny, tmp_path):
+    path, data = tmp_path / "tiny.npz", DataConfig(test_buckets=((96, 128),))
+    export.export(Detector(tiny.model, tiny.variables, Categories.numbered(3), data), path, batch_size=2)
+    content = path.read_bytes()
+    assert b"MaskRCNN.draw_masks" in content  # The stages have their names, for profiles, ...
+    assert b".py" not in content.replace(b".npy", b"")  # ... but where the code lay on this machine is nobody's affair.
+
+    found = artifact.read(path)
+    detect = jax.jit(artifact.ExportedModel(found).apply, compiler_options=QUICK_COMPILE)
+    images, sizes = pictures_together()
+    expected = jax.tree.map(np.asarray, detect_together(tiny))
+    detections = jax.tree.map(np.asarray, detect(found.weights, images, sizes, ceil32(sizes), jnp.float32(0.3)))
+    assert expected.valid.sum(1).min() >= 5
+    for name, array in detections._asdict().items():
+        np.testing.assert_allclose(array, getattr(expected, name), atol=0.01 if name == "boxes" else 1e-3)
+    assert not detect(found.weights, images, sizes, ceil32(sizes), jnp.float32(1)).valid.any()
 
 
 def test_detections_are_sorted_inside_the_image_and_padded_with_zeros(tiny):

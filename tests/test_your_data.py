@@ -71,7 +71,8 @@ def run(tmp_path, *arguments):
 
 @pytest.mark.slow  # Five processes, three of which compile.
 def test_the_script_goes_from_photographs_to_a_prediction(shared, tmp_path):
-    images, annotations = shared / "fruits_nuts" / "train", shared / "fruits_nuts" / "instances_train.json"
+    folder = shared / "data" / "fruits_nuts"
+    images, annotations = folder / "train", folder / "instances_train.json"
     out = tmp_path / "out"
     flags = [f"--config.{name}={value}" for name, value in SMALL.items()]
     result = run(tmp_path, images, annotations, out, *flags)

@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-parity lint format clean
+.PHONY: demo test test-slow test-parity bench lint format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
@@ -28,6 +28,10 @@ test-slow: .venv/installed
 
 test-parity: .venv/parity
 	$(BIN)/python -m pytest -q -m 'parity and not slow'
+
+# Speed against torchvision; half an hour on an idle machine. The table goes to benchmarks/results/.
+bench: .venv/parity
+	$(BIN)/python -m benchmarks
 
 lint: .venv/installed
 	$(BIN)/ruff check .

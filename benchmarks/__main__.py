@@ -1,6 +1,6 @@
 """Measures this program against torchvision on the same machine, row by row, in one run.
 
-    python -m benchmarks --output benchmarks/results/NAME.json [--only TEXT]
+    python -m benchmarks [--output FILE] [--only TEXT]
 
 Needs torch and torchvision. Each side of a row runs in a process of its own; the results of both are compared before
 anything is timed; then they take turns, and the medians count. With ``--only`` rows whose name does not contain the
@@ -54,7 +54,8 @@ def measure(case: Case, limits: machine.Limits) -> dict[str, Any]:
 def main() -> int:
     """Writes the figures after every row, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="JSON; a table is put beside it")
+    default = Path(__file__).parent / "results" / f"{machine.name()}.json"
+    parser.add_argument("--output", type=Path, default=default, metavar="FILE", help="JSON; a table goes beside it")
     parser.add_argument("--only", default="", metavar="TEXT", help="rows with this in their name")
     args = parser.parse_args()
     cases = all_cases()

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -35,18 +36,27 @@ def limits() -> Limits:
     return Limits(2 * side**3 / seconds, 2 * large.nbytes / _median(lambda: target.copy_(large)))
 
 
+def name() -> str:
+    """The processor and its cores, fit for a file name."""
+    words = re.findall(r"[a-z0-9]+", _processor().lower())
+    return "-".join([*words, str(os.cpu_count()), "cores"])
+
+
 def describe() -> dict[str, Any]:
     """Hardware, load and versions."""
-    with open("/proc/cpuinfo") as file:
-        model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown")
     versions = {name: metadata.version(name) for name in PACKAGES if _is_installed(name)}
     return {
-        "cpu": model,
+        "cpu": _processor(),
         "cores": os.cpu_count(),
         "load before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def _processor() -> str:
+    with open("/proc/cpuinfo") as file:
+        return next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown")
 
 
 def _is_installed(name: str) -> bool:

@@ -69,10 +69,11 @@ class MaskRCNN(nn.Module):
             c.frozen_stages,
             c.dtype,
             c.rematerialise,
+            self.divides_rows,
         )
         whole = partial(sharding.whole_images, mesh=self.mesh)
-        self.fpn = FPN(c.fpn_channels, c.fpn_norm, c.norm_eps, c.dtype, whole)
-        self.rpn_head = RPNHead(len(c.rpn.aspect_ratios), c.rpn_head_convs, c.dtype)
+        self.fpn = FPN(c.fpn_channels, c.fpn_norm, c.norm_eps, c.dtype, whole, self.divides_rows)
+        self.rpn_head = RPNHead(len(c.rpn.aspect_ratios), c.rpn_head_convs, c.dtype, self.divides_rows)
         convs = c.box_head_convs, c.box_head_channels, c.box_head_norm, c.norm_eps
         self.box_head = BoxHead(c.num_classes, *convs, c.box_head_layers, c.box_head_features, c.dtype)
         convs = c.mask_head_convs, c.mask_head_channels, c.mask_head_norm, c.norm_eps

@@ -21,6 +21,7 @@ class FPN(nn.Module):
     norm_eps: float
     dtype: str
     whole: Callable[[Array], Array] = lambda x: x
+    divided: bool = False  # Several devices share the rows of the maps.
 
     @nn.compact
     def __call__(self, features: dict[int, Array], extents: dict[int, Int[Array, "b 2"]]) -> dict[int, Array]:
@@ -36,7 +37,7 @@ class FPN(nn.Module):
 
     def _conv(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"], side: int, name: str) -> Array:
         plain = self.norm == "none"
-        conv = partial(Conv, self.features, side, kernel_init=kaiming_uniform, dtype=self.dtype)
+        conv = partial(Conv, self.features, side, kernel_init=kaiming_uniform, dtype=self.dtype, divided=self.divided)
         y = conv(use_bias=plain, name=name)(x, extent)
         return y if plain else NORMS[self.norm](self.norm_eps, self.dtype, name=f"{name}_bn")(y, extent)
 

@@ -3,6 +3,8 @@
 Where a head has norms, ``valid`` says which slots hold a RoI: empty ones must not enter the statistics of a batch.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -16,6 +18,7 @@ class RPNHead(nn.Module):
     num_anchors: int  # Per cell.
     num_convs: int
     dtype: str
+    divided: bool = False  # Several devices share the rows of the maps.
 
     @nn.compact
     def __call__(
@@ -24,13 +27,14 @@ class RPNHead(nn.Module):
         """Returns per level the logits and the deltas of its anchors, by row, column, ratio."""
         small = nn.initializers.normal(0.01)
         features = next(iter(pyramid.values())).shape[-1]
-        convs = [Conv(features, 3, kernel_init=small, dtype=self.dtype, name=f"conv{i}") for i in range(self.num_convs)]
-        classify = Conv(self.num_anchors, 1, kernel_init=small, dtype=self.dtype, name="cls_logits")
-        regress = Conv(4 * self.num_anchors, 1, kernel_init=small, dtype=self.dtype, name="bbox_pred")
+        conv = partial(Conv, kernel_init=small, dtype=self.dtype, divided=self.divided)
+        convs = [conv(features, 3, name=f"conv{i}") for i in range(self.num_convs)]
+        classify = conv(self.num_anchors, 1, name="cls_logits")
+        regress = conv(4 * self.num_anchors, 1, name="bbox_pred")
         logits, deltas = {}, {}
         for level, x in pyramid.items():
-            for conv in convs:
-                x = nn.relu(conv(x, extents[level]))
+            for layer in convs:
+                x = nn.relu(layer(x, extents[level]))
             logits[level] = classify(x).astype(jnp.float32).reshape(len(x), -1)
             deltas[level] = regress(x).astype(jnp.float32).reshape(len(x), -1, 4)
         return logits, deltas

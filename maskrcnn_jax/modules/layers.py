@@ -55,6 +55,7 @@ class Conv(nn.Module):
     kernel_init: Initializer = kaiming_normal
     bias_init: Initializer = nn.initializers.zeros
     dtype: str = "float32"
+    divided: bool = False  # Several devices share the rows of the map.
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"] | None = None) -> Float[Array, "b _ _ f"]:
@@ -62,7 +63,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (side, side, x.shape[-1], self.features))
         if side > 1:
             x = zero_beyond(x, extent)
-        y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, divided=self.divided)
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,))
             y += bias.astype(self.dtype).reshape(1, 1, 1, -1)

@@ -29,12 +29,15 @@ class ResNet(nn.Module):
     frozen_stages: int  # No gradient flows into the first of: stem, C2, C3, C4, C5.
     dtype: str
     rematerialise: bool = False  # Keep only what enters each block for the backward pass.
+    divided: bool = False  # Several devices share the rows of the maps.
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"], extent: Int[Array, "b 2"]) -> dict[int, Array]:
         sizes, bottleneck = DEPTHS[self.depth]
         norm = partial(NORMS[self.norm], eps=self.norm_eps, dtype=self.dtype)
-        x = Conv(self.stem_channels, 7, 2, use_bias=False, dtype=self.dtype, name="conv1")(x, extent)
+        x = Conv(self.stem_channels, 7, 2, use_bias=False, dtype=self.dtype, divided=self.divided, name="conv1")(
+            x, extent
+        )
         extent = halve(extent)
         x = nn.relu(norm(name="bn1")(x, extent))
         # Zero is as good as minus infinity beyond the border: no value inside is negative.
@@ -49,7 +52,8 @@ class ResNet(nn.Module):
             for i in range(num_blocks):
                 stride = 2 if stage > 1 and i == 0 else 1
                 width = self.stem_channels * 2 ** (stage - 1)
-                x = block(width, stride, self.stride_in_1x1, norm, self.dtype, name=f"layer{stage}_{i}")(x, extent)
+                settings = width, stride, self.stride_in_1x1, norm, self.dtype, self.divided
+                x = block(*settings, name=f"layer{stage}_{i}")(x, extent)
                 extent = halve(extent, stride)
             x = jax.lax.stop_gradient(x) if self.frozen_stages >= stage + 1 else x
             features[stage + 1] = x
@@ -64,10 +68,11 @@ class Bottleneck(nn.Module):
     stride_in_1x1: bool
     norm: partial
     dtype: str
+    divided: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Float[Array, "b _ _ _"]:
-        conv = partial(Conv, use_bias=False, dtype=self.dtype)
+        conv = partial(Conv, use_bias=False, dtype=self.dtype, divided=self.divided)
         first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
         outer = halve(extent, self.stride)
         inner = halve(extent, first)
@@ -88,10 +93,11 @@ class BasicBlock(nn.Module):
     stride_in_1x1: bool  # Has no effect: there is no 1x1 convolution to move the stride to.
     norm: partial
     dtype: str
+    divided: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Float[Array, "b _ _ _"]:
-        conv = partial(Conv, use_bias=False, dtype=self.dtype)
+        conv = partial(Conv, use_bias=False, dtype=self.dtype, divided=self.divided)
         outer = halve(extent, self.stride)
         y = nn.relu(self.norm(name="bn1")(conv(self.width, 3, self.stride, name="conv1")(x, extent), outer))
         y = self.norm(name="bn2")(conv(self.width, 3, name="conv2")(y, outer), outer)

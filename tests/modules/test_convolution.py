@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskrcnn_jax.modules import convolution
+from maskrcnn_jax.modules import convolution, winograd
 
 
 def lax_conv(x, kernel, stride):
@@ -41,3 +41,60 @@ def test_value_and_gradients_equal_those_of_xla(shape, features, side, stride):
     for ours, reference in zip(gradients(convolution.conv, *case), gradients(lax_conv, *case), strict=True):
         assert ours.shape == reference.shape
         np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-4 * abs(reference).max())
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 8, 3), (2, 7, 5, 3), (3, 1, 2, 2), (1, 2, 1, 4)])
+def test_winograd_equals_a_direct_convolution(shape):
+    x, kernel, stride, _ = random_case(shape, 5, 3, 1)
+    exact = np.asarray(lax_conv(x, kernel, stride))
+    result = jax.jit(winograd.convolve)(x, kernel)
+    np.testing.assert_allclose(result, exact, rtol=0, atol=2e-6 * abs(exact).max())
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Winograd's algorithm for maps of any size."""
+    monkeypatch.setattr(winograd, "MIN_TILES", 1)
+    monkeypatch.setattr(winograd, "MIN_CHANNELS", 1)
+
+
+@pytest.mark.parametrize("transform", ["none", "vmap", "checkpoint"])
+def test_gradients_through_winograd_equal_those_of_xla(always, transform):
+    x, kernel, stride, weights = random_case((2, 7, 6, 3), 4, 3, 1)
+    forms = [lambda x, kernel, f=f: f(x, kernel, stride) for f in (convolution.conv, lax_conv)]
+    if transform == "vmap":
+        x, weights = x[:, None], weights[:, None]
+        forms = [jax.vmap(form, in_axes=(0, None)) for form in forms]
+    elif transform == "checkpoint":
+        forms = [jax.checkpoint(form) for form in forms]
+    found = [gradients(lambda x, kernel, _, form=form: form(x, kernel), x, kernel, stride, weights) for form in forms]
+    for ours, reference in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, reference, rtol=1e-5, atol=1e-5 * abs(reference).max())
+
+
+@pytest.mark.parametrize("platform, expected", [("cpu", 0), ("tpu", 1), ("cuda", 1)])
+def test_the_form_suits_the_platform(always, platform, expected):
+    x, kernel, *_ = random_case((1, 6, 8, 3), 4, 3, 1)
+    program = jax.export.export(jax.jit(lambda x, kernel: convolution.conv(x, kernel, 1)), platforms=[platform])
+    assert program(x, kernel).mlir_module().count("stablehlo.convolution") == expected
+
+
+@pytest.mark.parametrize(
+    "change", [{"dtype": "bfloat16"}, {"stride": 2}, {"divided": True}, {"shape": (1, 20, 20, 64)}, {"features": 32}]
+)
+def test_other_convolutions_are_direct(change):
+    case = {"shape": (1, 40, 40, 64), "features": 64, "stride": 1, "dtype": "float32"} | change
+    x, kernel, stride, _ = random_case(case["shape"], case["features"], 3, case["stride"], case["dtype"])
+
+    def count(divided):
+        function = jax.jit(lambda x, kernel: convolution.conv(x, kernel, stride, divided=divided))
+        return function.lower(x, kernel).as_text().count("stablehlo.convolution")
+
+    assert count(change.get("divided", False)) == 1
+
+
+def test_large_convolutions_go_by_winograd():
+    x, kernel, stride, _ = random_case((1, 40, 40, 64), 64, 3, 1)
+    assert winograd.pays_off(x.shape, kernel.shape)
+    text = jax.jit(lambda x, kernel: convolution.conv(x, kernel, stride)).lower(x, kernel).as_text()
+    assert "stablehlo.convolution" not in text

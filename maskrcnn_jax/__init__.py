@@ -9,6 +9,7 @@ jaxlib_errors.avoid()
 host_memory.keep()
 
 _EXPORTS = {
+    "AugmentedDetector": "test_time_augmentation",
     "Config": "config",
     "ModelConfig": "config",
     "Detector": "detector",

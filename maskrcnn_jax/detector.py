@@ -173,9 +173,9 @@ class Detector:
     ) -> list[pasting.ImageDetections]:
         """Detects the objects of as many pictures as go through the model at once, or fewer."""
         detection = self.model.config.detection
-        threshold = _checked_threshold(detection.score_threshold if score_threshold is None else score_threshold)
-        top_k = _checked_top_k(top_k, detection.num_detections)
-        placed = [self._place(picture.shape[:2]) for picture in pictures]
+        threshold = checked_threshold(detection.score_threshold if score_threshold is None else score_threshold)
+        top_k = checked_top_k(top_k, detection.num_detections)
+        placed = [self.place(picture.shape[:2]) for picture in pictures]
         found = {}
         for bucket in dict.fromkeys(bucket for _, bucket in placed):
             members = [i for i, (_, its_bucket) in enumerate(placed) if its_bucket == bucket]
@@ -186,7 +186,7 @@ class Detector:
                 found[i] = pasting.to_original(best, sizes[row], pictures[i].shape[:2])
         return [found[i] for i in range(len(pictures))]
 
-    def _place(self, size: images.Size) -> tuple[images.Size, images.Size]:
+    def place(self, size: images.Size) -> tuple[images.Size, images.Size]:
         """The size a picture is resized to, and the bucket it is padded to."""
         resized = images.resized_size(size, self.data.test_short_side, self.data.test_max_long_side)
         try:
@@ -199,16 +199,22 @@ class Detector:
     def _run(
         self, pictures: Sequence[np.ndarray], sizes: Sequence[images.Size], bucket: images.Size, threshold: np.float32
     ) -> Detections:
-        """What the model finds in pictures of one bucket, in resized pixels, as NumPy arrays; black ones fill up."""
+        """What the model finds in pictures of one bucket, in resized pixels, as NumPy arrays."""
+        # Numbers as arrays: a new size or threshold must not compile the model again.
+        return jax.device_get(self._apply(self.variables, *self.pad(pictures, sizes, bucket), threshold))
+
+    def pad(
+        self, pictures: Sequence[np.ndarray], sizes: Sequence[images.Size], bucket: images.Size
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the model is given for pictures of one bucket: images, sizes and canvas; black ones fill up."""
         padded = np.zeros((self.batch_size, *bucket, 3), self.dtype)
         for place, picture, (height, width) in zip(padded, pictures, sizes, strict=False):
             resized = images.resize(picture, (height, width))
             rounded = np.rint(resized * np.float32(255)) if self.dtype == np.uint8 else resized
             place[:height, :width] = rounded
-        # Numbers as arrays: a new size or threshold must not compile the model again.
         numbers = np.array([*sizes, *[bucket] * (self.batch_size - len(sizes))], np.int32)
         canvas = np.array([images.ceil32(size) for size in numbers], np.int32)
-        return jax.device_get(self._apply(self.variables, padded, numbers, canvas, threshold))
+        return padded, numbers, canvas
 
 
 def _loaded(pictures: Any) -> Iterator[np.ndarray]:
@@ -234,13 +240,15 @@ def _as_several(pictures: Any) -> Iterable[Any]:
     return pictures
 
 
-def _checked_threshold(threshold: float | int) -> np.float32:
+def checked_threshold(threshold: float | int) -> np.float32:
+    """A threshold as the model takes it. Raises ValueError if it is no number."""
     if not threshold == threshold:
         raise ValueError("score_threshold is NaN: give a number, 0 for all detections")
     return np.float32(threshold)
 
 
-def _checked_top_k(top_k: int | None, slots: int) -> int:
+def checked_top_k(top_k: int | None, slots: int) -> int:
+    """How many detections to keep, all slots by default. Raises ValueError for more than there are, or none."""
     if top_k is not None and not 1 <= top_k <= slots:
         raise ValueError(
             f"top_k must be from 1 to {slots}, the model's detection.num_detections, got {top_k}; "

@@ -36,7 +36,7 @@ class Evaluation(NamedTuple):
 
     bbox: dict[str, float]  # The twelve COCO numbers of the boxes, as fractions.
     segm: dict[str, float]  # The same of the masks.
-    losses: dict[str, float]  # The five losses over the whole set, and "loss", their sum.
+    losses: dict[str, float]  # The five losses over the whole set, and "loss", their sum; or none.
     bbox_per_class: dict[str, float]  # AP of each category, by name.
     segm_per_class: dict[str, float]
     detections: list[dict]  # COCO results, with "bbox" and "segmentation".
@@ -83,6 +83,31 @@ def evaluate(
     return _summarise(distributed.gather(records), annotations, config.model.detection.num_detections)
 
 
+def evaluate_pictures(
+    detect: Callable[[np.ndarray], pasting.ImageDetections],
+    dataset: Any,
+    annotations: dict,
+    categories: Categories,
+    max_detections: int,
+    *,
+    advance: Callable[[int], object] = lambda num_images: None,
+) -> Evaluation:
+    """The same of anything that detects, picture by picture in this process; without the losses.
+
+    Args:
+      detect: an image, uint8 (H, W, 3), to its detections, with the labels of the categories.
+      dataset: the validation images: `CocoDataset` and its like.
+      annotations: as in `evaluate`, and so are the others.
+    """
+    records = []
+    for index in range(len(dataset)):
+        example = dataset[index]
+        results = coco_results(detect(example.image), example.image.shape[:2], example.image_id, categories.ids)
+        records.append((example.image_id, results, {}))
+        advance(1)
+    return _summarise(records, annotations, max_detections)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _detect(model: Any, mesh: Mesh, variables: Any, *arrays: Any) -> Detections:
     return sharding.separately(model.apply, mesh)(variables, *arrays)
@@ -122,7 +147,7 @@ def _summarise(records: list[Any], annotations: dict, max_detections: int) -> Ev
     return Evaluation(
         bbox=twelve_numbers(bbox, max_detections),
         segm=twelve_numbers(segm, max_detections),
-        losses=losses | {"loss": sum(losses.values())},
+        losses=losses | ({"loss": sum(losses.values())} if losses else {}),
         bbox_per_class=_per_class(bbox, max_detections),
         segm_per_class=_per_class(segm, max_detections),
         detections=results,

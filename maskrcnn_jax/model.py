@@ -94,11 +94,22 @@ class MaskRCNN(nn.Module):
             canvas: Height and width of each image with the padding the network sees.
             score_threshold: Detections must score above it; the configured one by default. May be traced.
         """
-        config = self.config
         canvas = ceil32(sizes) if canvas is None else canvas
-        threshold = config.detection.score_threshold if score_threshold is None else score_threshold
+        threshold = self.config.detection.score_threshold if score_threshold is None else score_threshold
 
         pyramid = self.features(images, sizes, canvas)
+        detections = self.detect_boxes(pyramid, sizes, canvas, threshold)
+        return detections._replace(masks=self.draw_masks(pyramid, detections, canvas))  # [b, d, 28, 28]
+
+    def detect_boxes(
+        self,
+        pyramid: Pyramid,
+        sizes: Int[Array, "b 2"],
+        canvas: Int[Array, "b 2"],
+        score_threshold: Float[Array, ""] | float,
+    ) -> Detections:
+        """Detects objects, without their masks; arguments as in `__call__`."""
+        config = self.config
         logits, deltas = self.score_anchors(pyramid, canvas)
         count = config.rpn.test_num_candidates, config.rpn.test_num_proposals
         proposals = self.propose(pyramid, logits, deltas, sizes, canvas, *count)
@@ -106,10 +117,8 @@ class MaskRCNN(nn.Module):
         pooled = self.pool(pyramid, proposals.boxes, canvas, config.roi.box_resolution)  # [b, p, 7, 7, c]
         logits, deltas = self.box_head(pooled)
         detect_one = partial(detect, config=config.detection, box_weights=config.roi.box_weights)
-        thresholds = jnp.full(len(images), threshold, jnp.float32)
-        detections = self.per_image(detect_one)(logits, deltas, proposals, sizes, thresholds)
-
-        return detections._replace(masks=self.draw_masks(pyramid, detections, canvas))  # [b, d, 28, 28]
+        thresholds = jnp.full(len(sizes), score_threshold, jnp.float32)
+        return self.per_image(detect_one)(logits, deltas, proposals, sizes, thresholds)
 
     def losses(self, batch: Batch, key: Key) -> tuple[dict[str, SumAndCount], dict[str, Float[Array, ""]]]:
         """The five losses of the paper, each a sum and a count, and diagnostics to watch.

@@ -13,8 +13,10 @@ from maskrcnn_jax.cli import config_file, outputs, progress
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data import pipeline, sources
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.report import page
+from maskrcnn_jax.test_time_augmentation import AugmentedDetector
 from maskrcnn_jax.weights import loading
 
 
@@ -38,7 +40,12 @@ def run(args: argparse.Namespace) -> int:
     batches = pipeline.eval_batches(dataset, config.data, batch_size=config.test_batch_size)
     with progress.images("evaluate", len(dataset)) as advance:
         model, variables = MaskRCNN(config.model), jax.device_put(loaded.variables)
-        result = evaluation.evaluate(model, variables, batches, annotations, categories, config, advance=advance)
+        if args.augment:
+            detect = AugmentedDetector(Detector(model, variables, categories, config.data)).detect
+            slots = config.model.detection.num_detections
+            result = evaluation.evaluate_pictures(detect, dataset, annotations, categories, slots, advance=advance)
+        else:
+            result = evaluation.evaluate(model, variables, batches, annotations, categories, config, advance=advance)
     evaluation.write(output, result)
     _print_tables(result, args.per_class)
     print(f"evaluation.json and detections.json are in {output}")
@@ -75,8 +82,9 @@ def _print_tables(result: evaluation.Evaluation, per_class: bool) -> None:
     console.print(_table("", result.bbox, result.segm))
     if per_class:
         console.print(_table("AP of class", result.bbox_per_class, result.segm_per_class))
-    losses = ", ".join(f"{name} {value:.4f}" for name, value in result.losses.items())
-    console.print(f"validation losses: {losses}")
+    if result.losses:
+        losses = ", ".join(f"{name} {value:.4f}" for name, value in result.losses.items())
+        console.print(f"validation losses: {losses}")
 
 
 def _table(title: str, bbox: dict[str, float], segm: dict[str, float]) -> Table:

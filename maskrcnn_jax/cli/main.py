@@ -12,6 +12,7 @@ WEIGHTS = (
     "or ours (.pth, .safetensors, .npz); or COCO_V1 or V2_COCO_V1: torchvision's maskrcnn_resnet50_fpn and "
     "maskrcnn_resnet50_fpn_v2, downloaded once"
 )
+AUGMENT = "look at every image in three sizes and mirrored, and join what is found: slower, and more exact"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--score-threshold", default=0.5, type=_fraction, metavar="S", help="from 0 to 1 (default: 0.5)"
     )
+    predict.add_argument("--augment", action="store_true", help=AUGMENT)
     predict.add_argument("--top-k", type=_positive, metavar="N", help="at most so many objects per image, the best")
 
     evaluate = commands.add_parser("evaluate", help="measure COCO box and mask AP on a validation set")
@@ -56,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--config", type=Path, metavar="FILE", help="take data and detection settings from this one; weights need it"
     )
+    evaluate.add_argument("--augment", action="store_true", help=AUGMENT)
     evaluate.add_argument("--per-class", action="store_true", help="also the AP of each class")
     evaluate.add_argument(
         "--output", type=Path, metavar="DIR", help="for the json files (default: the run directory, or this one)"

@@ -58,13 +58,17 @@ def run(args: argparse.Namespace) -> int:
 def _load(args: argparse.Namespace) -> Detector:
     """What detects: anything with `detect` and `categories`."""
     if args.artifact is not None:
+        if args.augment:
+            raise ValueError("an artifact cannot be asked for masks of given boxes: use --augment with --weights")
         return Detector.from_artifact(args.artifact)
     # Brings flax, which takes a while, and may not be installed for artifacts.
+    from maskrcnn_jax.test_time_augmentation import AugmentedDetector
     from maskrcnn_jax.weights import loading
 
     loaded = loading.load(args.weights)
     print(loaded.report)
-    return Detector.from_loaded(loaded)
+    detector = Detector.from_loaded(loaded)
+    return AugmentedDetector(detector) if args.augment else detector
 
 
 def _plan(paths: Sequence[Path], output: Path) -> list[_Task]:

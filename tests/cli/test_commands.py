@@ -89,6 +89,14 @@ def test_evaluate_writes_numbers_and_prints_them(run_directory, tmp_path, capsys
     assert str(run_directory) in printed and "model: a stand-in" in printed
 
 
+def test_evaluate_with_several_views(run_directory, capsys):
+    assert main(["evaluate", "--weights", str(run_directory), "--augment"]) == 0
+    assert "losses" not in capsys.readouterr().out
+    assert json.loads((run_directory / "evaluation.json").read_text())["losses"] == {}
+    detections = json.loads((run_directory / "detections.json").read_text())
+    assert [d["image_id"] for d in detections] == [1, 1, 2, 2, 3, 3]
+
+
 CONFIG = """
 from maskrcnn_jax.config import Config, DataConfig
 

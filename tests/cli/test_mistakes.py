@@ -135,6 +135,7 @@ MISTAKES = [
     ("predict D/in/a.png --output D/out", "--weights --artifact is required"),
     ("predict D/in/a.png --output D/out --artifact D/absent", "there is no exported artifact .*absent"),
     ("predict D/in/a.png --output D/out --artifact D/other.npz", "other.npz cannot be read as an exported artifact"),
+    ("predict D/in/a.png --output D/out --artifact D/other.npz --augment", "use --augment with --weights"),
     ("export --weights RUN D/absent/new", "there is no directory .*absent: make it first"),
     ("export --weights RUN D/empty --force", "empty is a directory: give the name of a file in it"),
     ("export --weights D/text.pth D/new", "text.pth cannot be read as weights"),

@@ -133,6 +133,14 @@ def test_threshold_and_number_reach_the_detector(predict, tmp_path, monkeypatch)
     assert given == [(0.25, 3), (0.5, None)]
 
 
+def test_augmented(predict, tmp_path):
+    image = save(tmp_path / "a.png", (64, 40))
+    assert predict(image, "--augment") == 0
+    found = read(tmp_path / "out" / "detections.json")
+    # The quarter of the picture, and that of its mirror image.
+    np.testing.assert_allclose([result["bbox"] for result in found], [[0, 0, 20, 32], [20, 0, 20, 32]], atol=0.5)
+
+
 def test_a_video_becomes_a_video_and_lines(predict, tmp_path, capsys):
     pytest.importorskip("av", reason="PyAV is not installed: pip install av")
     with video.write(tmp_path / "clip.mp4", Fraction(10)) as append:

@@ -138,6 +138,7 @@ def assert_equal(found, expected, atol):
         np.testing.assert_allclose(mask, expected_mask, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_equal_views_find_what_one_finds(real):
     plain, augmented = real
     views, augmented._views = augmented._views, [augmented._views[0]] * 2

@@ -20,7 +20,7 @@ CATEGORIES = Categories((5, 6, 7), ("a", "b", "c"))
 
 
 class FindsRed:
-    """Finds the rectangle with red. The larger the view, the surer it is; masks are the red inside the given boxes."""
+    """Finds the rectangle with red. The larger the view, the surer it is, of its masks too: the red inside the boxes."""
 
     def __init__(self):
         self.config = SimpleNamespace(detection=DetectionConfig())
@@ -51,7 +51,7 @@ class FindsRed:
             rows = (box[1] + step * (box[3] - box[1])).astype(int)
             return red[rows][:, columns]
 
-        return jax.vmap(draw)(detections.boxes[0])[None]
+        return jax.vmap(draw)(detections.boxes[0])[None] * canvas[0, 1] / 128
 
 
 def data_config(buckets=((64, 96),)):
@@ -78,8 +78,9 @@ def test_boxes_are_those_of_the_best_view_and_masks_the_mean(detector):
     assert prediction["labels"].tolist() == [2, 3]
     np.testing.assert_allclose(prediction["boxes"][0], [20, 40, 100, 80], atol=1.5)
     mask = prediction["masks"][0, 0]
-    np.testing.assert_allclose(mask[45:75, 25:55], 1, atol=0.02)
-    np.testing.assert_allclose(mask[45:75, 65:95], 0.6, atol=0.02)
+    mean = (64 + 96 + 128) / 3 / 128
+    np.testing.assert_allclose(mask[45:75, 25:55], mean, atol=0.02)
+    np.testing.assert_allclose(mask[45:75, 65:95], 0.6 * mean, atol=0.02)
     # Of each size, and of each only one program for both directions: boxes once more for each direction.
     assert sorted(set(detector.model.widths)) == [64, 96, 160]
 

@@ -20,7 +20,7 @@ CATEGORIES = Categories((5, 6, 7), ("a", "b", "c"))
 
 
 class FindsRed:
-    """Finds the rectangle with red. The larger the view, the surer it is, of its masks too: the red inside the boxes."""
+    """Finds the rectangle with red. The larger the view, the surer it is, of masks too: red inside the boxes."""
 
     def __init__(self):
         self.config = SimpleNamespace(detection=DetectionConfig())

@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from maskrcnn_jax.structures import AnchorTargets, RoITargets
-
-SumAndCount = tuple[Float[Array, ""], Float[Array, ""]]
+from maskrcnn_jax.structures import AnchorTargets, RoITargets, SumAndCount
 
 
 def rpn_loss(

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from maskrcnn_jax import sharding
+from maskrcnn_jax import diagnostics, sharding
 from maskrcnn_jax.config import ModelConfig, RoIConfig, freeze
 from maskrcnn_jax.detections import detect
-from maskrcnn_jax.losses import SumAndCount, box_loss, mask_loss, mean, rpn_loss
+from maskrcnn_jax.losses import box_loss, mask_loss, mean, rpn_loss
 from maskrcnn_jax.modules.fpn import FPN
 from maskrcnn_jax.modules.heads import BoxHead, MaskHead, RPNHead
 from maskrcnn_jax.modules.layers import zero_beyond
@@ -26,7 +26,7 @@ from maskrcnn_jax.ops.roi_align import multilevel_roi_align
 from maskrcnn_jax.ops.roi_pool import multilevel_roi_pool
 from maskrcnn_jax.ops.sampling import Key
 from maskrcnn_jax.proposals import propose
-from maskrcnn_jax.structures import Batch, Detections, Proposals, RoITargets
+from maskrcnn_jax.structures import Batch, Detections, Proposals, SumAndCount
 from maskrcnn_jax.targets import anchor_targets, mask_targets, max_positives, roi_targets
 
 Images = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
@@ -120,8 +120,8 @@ class MaskRCNN(nn.Module):
         thresholds = jnp.full(len(sizes), score_threshold, jnp.float32)
         return self.per_image(detect_one)(logits, deltas, proposals, sizes, thresholds)
 
-    def losses(self, batch: Batch, key: Key) -> tuple[dict[str, SumAndCount], dict[str, Float[Array, ""]]]:
-        """The five losses of the paper, each a sum and a count, and diagnostics to watch.
+    def losses(self, batch: Batch, key: Key) -> tuple[dict[str, SumAndCount], dict[str, SumAndCount]]:
+        """The five losses of the paper, and diagnostics to watch; each a sum and a count.
 
         Random draws depend on the key and on `Batch.image_id` only. Batch norms use the statistics of the batch if the
         collection ``batch_stats`` is mutable, as in training, else the running ones.
@@ -143,20 +143,22 @@ class MaskRCNN(nn.Module):
         pooled = self.pool(pyramid, rois.boxes, batch.canvas, config.roi.box_resolution)  # [b, r, 7, 7, c]
         logits, deltas = self.box_head(pooled, rois.valid)
         losses |= box_loss(logits, deltas, rois, beta=config.roi.smooth_l1_beta)
+        watched = diagnostics.counts(anchors, rois, batch.num_surplus) | diagnostics.box_accuracy(logits, rois)
 
         positives = jax.tree.map(lambda x: x[:, : self.num_mask_samples], rois)
         pooled = self.pool(pyramid, positives.boxes, batch.canvas, config.roi.mask_resolution)  # [b, r, 14, 14, c]
         bucket, resolution = batch.images.shape[1:3], 2 * config.roi.mask_resolution
         mask_targets_one = partial(mask_targets, bucket=bucket, resolution=resolution)
         masks = self.per_image(mask_targets_one)(positives, instances, batch.sizes)
-        losses |= mask_loss(self.mask_head(pooled, positives.positive), masks, positives)
-        return losses, _diagnostics(batch, anchors.positive, rois, logits)
+        logits = self.mask_head(pooled, positives.positive)
+        losses |= mask_loss(logits, masks, positives)
+        return losses, watched | diagnostics.mask_accuracy(logits, masks, positives)
 
     def loss(self, batch: Batch, key: Key) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The sum of the five mean losses; each of them, and the diagnostics, as metrics."""
-        losses, diagnostics = self.losses(batch, key)
+        losses, watched = self.losses(batch, key)
         means = {name: mean(loss) for name, loss in losses.items()}
-        return sum(means.values()), means | diagnostics
+        return sum(means.values()), means | {name: mean(pair) for name, pair in watched.items()}
 
     def features(self, images: Images, sizes: Int[Array, "b 2"], canvas: Int[Array, "b 2"]) -> Pyramid:
         """Images to the pyramid P2 to P6. Raises ValueError if the bucket is not a multiple of 32."""
@@ -291,15 +293,3 @@ def _split_slots(x: Array) -> Array:
 
 def _select_class(logits: Float[Array, "b d m m k"], classes: Int[Array, "b d"]) -> Float[Array, "b d m m"]:
     return jnp.take_along_axis(logits, classes.reshape(*classes.shape, 1, 1, 1), axis=4).squeeze(4)
-
-
-def _diagnostics(batch: Batch, positive_anchors: Array, rois: RoITargets, logits: Array) -> dict[str, Array]:
-    """Per image: positive anchors and RoIs, surplus objects; and the share of RoIs that are classified rightly."""
-    right = (logits.argmax(-1) == rois.classes) & rois.valid
-    count = rois.valid.sum(dtype=jnp.float32)
-    return {
-        "positive_anchors": positive_anchors.sum(dtype=jnp.float32) / len(positive_anchors),
-        "positive_rois": rois.positive.sum(dtype=jnp.float32) / len(positive_anchors),
-        "classification_accuracy": right.sum(dtype=jnp.float32) / jnp.maximum(count, 1),
-        "surplus_instances": batch.num_surplus.sum(dtype=jnp.float32) / len(positive_anchors),
-    }

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+SumAndCount = tuple[Float[Array, ""], Float[Array, ""]]  # Of a mean that is taken when all parts of a batch are added.
+
 
 class Instances(NamedTuple):
     """Ground truth of a batch: what there is to find."""

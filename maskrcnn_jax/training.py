@@ -153,13 +153,13 @@ def train_step(
             return updated.get("batch_stats", {}), result
 
         if num_microbatches == 1:
-            batch_stats, (losses, diagnostics) = losses_of(state.batch_stats, batch)
+            batch_stats, (losses, watched) = losses_of(state.batch_stats, batch)
         else:
             parts = _split(batch, num_microbatches)
             batch_stats, results = jax.lax.scan(jax.checkpoint(losses_of), state.batch_stats, parts)
-            losses, diagnostics = jax.tree.map(lambda x: x.sum(0), results[0]), jax.tree.map(jnp.mean, results[1])
+            losses, watched = jax.tree.map(lambda x: x.sum(0), results)
         means = {name: mean(loss) for name, loss in losses.items()}
-        return sum(means.values()), (means | diagnostics, batch_stats)
+        return sum(means.values()), (means | {name: mean(pair) for name, pair in watched.items()}, batch_stats)
 
     (loss, (metrics, batch_stats)), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "maskrcnn_jax"
 OPS = sorted(PACKAGE.glob("ops/*.py"))
 MODULES = sorted(PACKAGE.glob("modules/*.py"))
-STAGES = [PACKAGE / f"{name}.py" for name in ("proposals", "detections", "targets", "losses")]
+STAGES = [PACKAGE / f"{name}.py" for name in ("proposals", "detections", "targets", "losses", "diagnostics")]
 STAGE_NAMES = {f"maskrcnn_jax.{path.stem}" for path in STAGES}
 GROUND = [PACKAGE / "config.py", PACKAGE / "structures.py"]
 

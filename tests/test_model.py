@@ -308,17 +308,18 @@ def test_draws_depend_on_key_and_image_id(tiny, reference):
 
 
 def test_losses_depend_neither_on_bucket_nor_on_empty_slots(tiny, reference):
-    losses, diagnostics = tiny.losses(tiny.variables, make_batch((96, 128), num_slots=7), KEY)
-    means = {name: mean(loss) for name, loss in losses.items()}
+    losses, watched = tiny.losses(tiny.variables, make_batch((96, 128), num_slots=7), KEY)
     assert losses.keys() == LOSSES
-    assert_close(means | diagnostics, reference[1], 1e-4)
+    assert_close({name: mean(pair) for name, pair in (losses | watched).items()}, reference[1], 1e-4)
 
 
 def test_counts_are_of_samples_and_mask_cells(tiny):
-    losses, diagnostics = tiny.losses(tiny.variables, make_batch((96, 128), num_slots=7), KEY)
+    losses, watched = tiny.losses(tiny.variables, make_batch((96, 128), num_slots=7), KEY)
     assert losses["loss_objectness"][1] == losses["loss_rpn_box_reg"][1] == 8 * 32
     assert losses["loss_classifier"][1] == losses["loss_box_reg"][1] <= 8 * 16
-    assert losses["loss_mask"][1] == 8 * diagnostics["positive_rois"] * 28 * 28
+    assert losses["loss_mask"][1] == watched["mask_accuracy"][1] == watched["positive_rois"][0] * 28 * 28
+    assert watched["positive_anchors"][0] + watched["negative_anchors"][0] == losses["loss_objectness"][1]
+    assert watched["positive_rois"][0] + watched["negative_rois"][0] == losses["loss_classifier"][1]
 
 
 # Losses of the first and the second step on a fixed batch, made by this code. A change that is meant to change no
@@ -354,10 +355,10 @@ def test_stages_can_be_sharded_over_the_batch(tiny, reference):
         return lambda *args: jax.shard_map(jax.vmap(function), mesh=mesh(), in_specs=split, out_specs=split)(*args)
 
     model = MaskRCNN(tiny.model.config, per_image)
-    losses, diagnostics = jax.jit(partial(model.apply, method="losses"), compiler_options=QUICK_COMPILE)(
+    losses, watched = jax.jit(partial(model.apply, method="losses"), compiler_options=QUICK_COMPILE)(
         tiny.variables, make_batch(), KEY
     )
-    assert_close({name: mean(loss) for name, loss in losses.items()} | diagnostics, reference[1], 1e-4)
+    assert_close({name: mean(pair) for name, pair in (losses | watched).items()}, reference[1], 1e-4)
 
 
 def test_one_image_per_device_gives_the_loss_and_gradient_of_the_batch(tiny, reference):

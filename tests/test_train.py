@@ -49,7 +49,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path):
         for event, _ in events.read(path):
             for value in event.summary.value:
                 shown[value.tag].append(event.step)
-    assert shown["losses/loss"] == shown["training/learning_rate"] == shown["diagnostics/positive_rois"] == [1, 2, 3]
+    assert shown["losses/loss"] == shown["training/learning_rate"] == shown["diagnostics/mask_accuracy"] == [1, 2, 3]
     assert shown["segm/AP"] == shown["validation/loss"] == shown["predictions/image 1"] == [2, 3]
 
 

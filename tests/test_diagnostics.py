@@ -1,0 +1,98 @@
+"""Counts and accuracies, by hand and against loops."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskrcnn_jax import diagnostics
+from maskrcnn_jax.losses import mean
+from maskrcnn_jax.structures import AnchorTargets, RoITargets
+
+
+def anchor_targets(positive, valid):
+    positive, valid = jnp.array(positive, bool), jnp.array(valid, bool)
+    return AnchorTargets(jnp.zeros(valid.shape, int), positive, jnp.zeros((*valid.shape, 4)), valid)
+
+
+def roi_targets(classes, valid):
+    classes, valid = jnp.array(classes), jnp.array(valid, bool)
+    nothing = jnp.zeros((*valid.shape, 4))
+    return RoITargets(nothing, classes, nothing, jnp.zeros(valid.shape, int), classes > 0, valid)
+
+
+def as_floats(pairs):
+    return {name: tuple(map(float, pair)) for name, pair in pairs.items()}
+
+
+# Two images with four slots: three used, then two.
+ROIS = roi_targets([[2, 1, 0, 0], [3, 0, 0, 0]], [[1, 1, 1, 0], [1, 1, 0, 0]])
+
+
+def test_counts_are_per_image_and_leave_empty_slots_out():
+    anchors = anchor_targets([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0]], [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])
+    assert as_floats(diagnostics.counts(anchors, ROIS, jnp.array([0, 7]))) == {
+        "positive_anchors": (3, 2),
+        "negative_anchors": (6, 2),
+        "positive_rois": (3, 2),
+        "negative_rois": (2, 2),
+        "surplus_instances": (7, 2),
+    }
+
+
+def test_classes_by_hand():
+    """Of three objects one is called right, one is called another, one background; of two backgrounds one is right."""
+    found = jnp.array([[2, 3, 0, 0], [0, 1, 0, 0]])
+    logits = 5.0 * (jnp.expand_dims(found, 2) == jnp.arange(4).reshape(1, 1, 4))
+    assert as_floats(diagnostics.box_accuracy(logits, ROIS)) == {
+        "classification_accuracy": (2, 5),
+        "foreground_accuracy": (1, 3),
+        "false_negatives": (1, 3),
+    }
+
+
+def test_masks_by_hand():
+    """The first object covers its left half, which the mask misses half of; the second nothing, and one cell is found.
+
+    Other classes find everything, and so does the background RoI: neither counts.
+    """
+    targets = roi_targets([[2, 1, 0]], [[1, 1, 1]])
+    masks = jnp.array([[[1.0, 0.2], [0.5, 0.49]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    logits = jnp.full((1, 3, 2, 2, 3), 9.0)
+    logits = logits.at[0, 0, :, :, 2].set(jnp.array([[3.0, -3.0], [0.0, -3.0]]))  # 0 is a probability of a half.
+    logits = logits.at[0, 1, :, :, 1].set(jnp.array([[-3.0, -3.0], [-3.0, 0.1]]))
+    assert as_floats(diagnostics.mask_accuracy(logits, jnp.expand_dims(masks, 0), targets)) == {
+        "mask_accuracy": (6, 8),
+        "mask_false_positives": (1, 6),
+        "mask_false_negatives": (1, 2),
+    }
+
+
+def mask_accuracy_by_loops(logits, masks, targets):
+    outcomes = {(inside, found): 0 for inside in (False, True) for found in (False, True)}
+    for b, r, y, x in np.ndindex(masks.shape):
+        if targets.positive[b, r]:
+            outcomes[masks[b, r, y, x] >= 0.5, logits[b, r, y, x, targets.classes[b, r]] > 0] += 1
+    outside, inside = (outcomes[side, False] + outcomes[side, True] for side in (False, True))
+    return {
+        "mask_accuracy": (outcomes[True, True] + outcomes[False, False], inside + outside),
+        "mask_false_positives": (outcomes[False, True], outside),
+        "mask_false_negatives": (outcomes[True, False], inside),
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_equal_loops(seed):
+    rng = np.random.default_rng(seed)
+    targets = roi_targets(rng.integers(0, 4, (2, 5)), np.ones((2, 5)))
+    logits = rng.normal(size=(2, 5, 3, 3, 4)).astype(np.float32)
+    masks = rng.uniform(size=(2, 5, 3, 3)).astype(np.float32)
+    found = diagnostics.mask_accuracy(jnp.asarray(logits), jnp.asarray(masks), targets)
+    assert as_floats(found) == mask_accuracy_by_loops(logits, masks, targets)
+
+
+def test_nothing_to_count_is_zero_and_finite():
+    targets = roi_targets([[0, 0]], [[0, 0]])
+    found = diagnostics.box_accuracy(jnp.zeros((1, 2, 3)), targets)
+    found |= diagnostics.mask_accuracy(jnp.ones((1, 2, 2, 2, 3)), jnp.zeros((1, 2, 2, 2)), targets)
+    assert all(pair == (0, 0) for pair in as_floats(found).values())
+    assert all(mean(pair) == 0 for pair in found.values())

@@ -120,8 +120,8 @@ def test_what_travels_with_the_programs(tmp_path):
 def test_a_picture_that_fits_no_size_is_made_smaller(tmp_path):
     export.export(red_detector(), tmp_path / "red.npz", sizes=[(64, 64), (32, 64)])
     exported = Detector.from_artifact(tmp_path / "red.npz")
-    assert exported._place((640, 960)) == ((42, 64), (64, 64))
-    assert exported._place((100, 200)) == ((32, 64), (32, 64))  # It would be no larger in the other one.
+    assert exported.place((640, 960)) == ((42, 64), (64, 64))
+    assert exported.place((100, 200)) == ((32, 64), (32, 64))  # It would be no larger in the other one.
     (prediction,) = exported(picture(960, 640, (100, 200, 400, 600)))
     np.testing.assert_allclose(prediction["boxes"][0], [100, 200, 400, 600], atol=15)
 

@@ -7,6 +7,7 @@ import pytest
 from maskrcnn_jax import flops
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.modules import winograd
 
 BUCKET = 512, 640
 
@@ -53,7 +54,9 @@ def by_xla(config):
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
-def test_a_step_costs_what_xla_counts(config):
+def test_a_step_costs_what_xla_counts(config, monkeypatch):
+    # XLA would count the form for CPUs beside the form for all others.
+    monkeypatch.setattr(winograd, "pays_off", lambda *shapes: False)
     # XLA counts norms and activations too, but no products with padding.
     assert flops.total(config, BUCKET) == pytest.approx(by_xla(config), rel=0.03)
 

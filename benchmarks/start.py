@@ -38,9 +38,9 @@ def ours() -> Run:
     from maskrcnn_jax.cli.main import main
 
     folder = _inputs()
-    assert main(["export", "--weights", f"{folder}/weights.pth", "--size", "800x1088", f"{folder}/program.zip"]) == 0
+    assert main(["export", "--weights", f"{folder}/weights.pth", "--size", "800x1088", f"{folder}/program.npz"]) == 0
     command = [sys.executable, "-m", "maskrcnn_jax.cli.main", "predict", f"{folder}/picture.jpg"]
-    command += ["--artifact", f"{folder}/program.zip", "--output", f"{folder}/out"]
+    command += ["--artifact", f"{folder}/program.npz", "--output", f"{folder}/out"]
 
     def run() -> int:
         subprocess.run(command, check=True, capture_output=True)

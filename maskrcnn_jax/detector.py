@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from maskrcnn_jax import images, pasting
+from maskrcnn_jax import host_memory, images, pasting
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.structures import Detections
@@ -264,7 +264,7 @@ def _masks(patches: list[tuple[np.ndarray, tuple[int, int]]], size: tuple[int, i
     if form == "rle":
         return [pasting.encode(patch, offset, size) for patch, offset in patches]
     try:
-        pasted = np.zeros((len(patches), 1, *size), np.float32)
+        pasted = host_memory.zeros((len(patches), 1, *size))
     except MemoryError as error:
         gigabytes = len(patches) * size[0] * size[1] * 4 / 1e9
         message = f'{len(patches)} masks of {size[0]}x{size[1]} take {gigabytes:.0f} GB: ask for masks="rle" or fewer'

@@ -3,8 +3,13 @@
 import ctypes
 import importlib.metadata
 import importlib.util
+import math
+import mmap
 import os
 import sys
+
+import numpy as np
+from jaxtyping import Float32
 
 # Of malloc.h. A single arena, because only the first one may grow beyond 64 MiB.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
@@ -25,6 +30,24 @@ def keep() -> None:
     if mallopt is not None:
         for option, value in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)):
             mallopt(option, value)
+
+
+def zeros(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
+    """Zeros in memory of their own, which goes back to the kernel with the array; pages never written take none.
+
+    For large results that stay with the caller: between the blocks that are kept for XLA they would leave gaps, and the
+    next run would find none that is large enough.
+
+    Raises:
+        MemoryError: The machine has less.
+    """
+    if not hasattr(mmap, "MAP_ANONYMOUS") or not math.prod(shape):
+        return np.zeros(shape, np.float32)
+    try:
+        memory = mmap.mmap(-1, 4 * math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no memory for an array of shape {shape}") from error
+    return np.frombuffer(memory, np.float32).reshape(shape)
 
 
 def _has_accelerator() -> bool:

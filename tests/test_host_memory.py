@@ -1,10 +1,14 @@
 """Working memory that is freed and asked for again comes from the process, not from the kernel."""
 
+import mmap
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from maskrcnn_jax import host_memory
 
 PROGRAM = """
 import resource
@@ -36,3 +40,21 @@ def test_the_kernel_is_not_asked_again():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
 def test_settings_of_the_user_stay():
     assert page_faults("import maskrcnn_jax", MALLOC_TRIM_THRESHOLD_="131072") > 0.9 * PAGES
+
+
+def test_zeros_lie_outside_the_memory_that_is_kept():
+    array = host_memory.zeros((1000, 1000))
+    assert array.dtype == np.float32 and not array.any()
+    array[5] = 1  # Writable.
+    assert array.sum() == 1000
+    assert isinstance(array.base.base, memoryview | mmap.mmap)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 5), (3, 0), ()])
+def test_zeros_of_any_shape(shape):
+    assert host_memory.zeros(shape).shape == shape
+
+
+def test_zeros_that_no_machine_has():
+    with pytest.raises(MemoryError, match=r"\(1000000, 1000000, 1000\)"):
+        host_memory.zeros((10**6, 10**6, 1000))

@@ -182,12 +182,10 @@ def test_run_lengths_of_a_huge_picture_need_no_huge_masks(detector, monkeypatch)
 
 
 def test_no_memory_for_pasted_masks_says_what_to_do(detector, monkeypatch):
-    def zeros(shape, *arguments):
-        if len(shape) == 4 and shape[1] == 1:
-            raise MemoryError
-        return np.zeros(shape, *arguments)
+    def zeros(shape):
+        raise MemoryError
 
-    monkeypatch.setattr("maskrcnn_jax.detector.np", SimpleNamespace(**vars(np) | {"zeros": zeros}))
+    monkeypatch.setattr("maskrcnn_jax.detector.host_memory.zeros", zeros)
     with pytest.raises(MemoryError, match='2 masks of 128x160 .* masks="rle"'):
         detector(picture(128, 160, (20, 40, 100, 80)))
 

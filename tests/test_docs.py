@@ -1,6 +1,7 @@
 """The pages of documentation: links lead somewhere, commands take the options shown, files that are named are there."""
 
 import re
+import shlex
 
 import pytest
 
@@ -53,6 +54,14 @@ def test_files_that_are_named_are_there(page):
     for span in markdown.spans(page.read_text()):
         if re.fullmatch(r"[\w./-]+", span) and span.startswith(shown_commands.FOLDERS):
             assert (ROOT / span).exists(), f"{page}: {span}"
+
+
+def test_the_manifest_for_gke_starts_a_training():
+    """A mistake in it would show on a pod only."""
+    text = (ROOT / "launch" / "gke.yaml").read_text()
+    arguments = re.findall(r"^ +- (--.*?)(?: #.*)?$", text, re.M)
+    assert len(arguments) > 5
+    assert shown_commands.check(shlex.join(["python", "train.py", "--distributed", *arguments]))
 
 
 # What the tests above would not let pass.

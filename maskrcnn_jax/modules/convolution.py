@@ -1,10 +1,14 @@
 """Convolution with symmetric padding, in the form that suits kernel and platform."""
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from maskrcnn_jax.modules import winograd
+from maskrcnn_jax.modules.matmul import matmul
 
 
 def conv(
@@ -22,7 +26,8 @@ def conv(
         The result in the dtype of ``x``.
     """
     if kernel.shape[:2] == (1, 1):  # A matrix product is faster than a 1x1 convolution, most of all backward.
-        return x[:, ::stride, ::stride] @ kernel[0, 0]
+        x, matrix = x[:, ::stride, ::stride], kernel[0, 0]
+        return x @ matrix if divided else matmul(x, matrix)
     if stride == 1 and not divided and x.dtype == jnp.float32 and winograd.pays_off(x.shape, kernel.shape):
         return _conv3x3(x, kernel)
     return _direct(x, kernel, stride)
@@ -38,10 +43,14 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 
 def _backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    def by_kernel(convolve: Callable[..., Array], x: Array, kernel: Array, gradient: Array) -> Array:
+        return jax.vjp(partial(convolve, x), kernel)[1](gradient)[0]
+
     x, kernel = residuals
-    _, transpose = jax.vjp(lambda kernel: _direct(x, kernel), kernel)
+    forms = {"cpu": partial(by_kernel, winograd.convolve), "default": partial(by_kernel, _direct)}
     # The gradient by x is a convolution with the kernel turned round.
-    return _conv3x3(gradient, kernel[::-1, ::-1].swapaxes(2, 3)), *transpose(gradient)
+    by_x = _conv3x3(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
+    return by_x, jax.lax.platform_dependent(x, kernel, gradient, **forms)
 
 
 _conv3x3.defvjp(_forward, _backward)

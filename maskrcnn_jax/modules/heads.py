@@ -59,12 +59,12 @@ class BoxHead(nn.Module):
         b, r = pooled.shape[:2]
         x = pooled.reshape(b * r, *pooled.shape[2:])
         x = _convolve(x, valid, self.num_convs, self.channels, self.norm, self.norm_eps, self.dtype)
-        x = x.reshape(b, r, -1)
+        x = x.reshape(b * r, -1)  # Of more axes, gradients by the weights would be slow: see `matmul`.
         for i in range(self.num_layers):
             x = nn.relu(self._linear(x, self.features, f"fc{6 + i}"))
         logits = self._linear(x, self.num_classes, "cls_score").astype(jnp.float32)
         deltas = self._linear(x, 4 * self.num_classes, "bbox_pred").astype(jnp.float32)
-        return logits, deltas.reshape(b, r, self.num_classes, 4)
+        return logits.reshape(b, r, -1), deltas.reshape(b, r, self.num_classes, 4)
 
     def _linear(self, x: Array, features: int, name: str) -> Array:
         bias = torch_bias(x.shape[-1])

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from maskrcnn_jax.modules.matmul import matmul
+
 OF_TILE = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
 OF_KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 OF_RESULT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
@@ -34,7 +36,7 @@ def convolve(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Flo
     cells = [[x[:, y : y + 2 * rows : 2, z : z + 2 * columns : 2] for z in range(4)] for y in range(4)]
     tiles = _transform(OF_TILE, cells)
     kernels = jnp.einsum("ay,yzio,bz->abio", OF_KERNEL, kernel, OF_KERNEL, precision=jax.lax.Precision.HIGHEST)
-    products = [[tiles[y][z] @ kernels[y, z] for z in range(4)] for y in range(4)]
+    products = [[matmul(tiles[y][z], kernels[y, z]) for z in range(4)] for y in range(4)]
     result = jnp.stack([jnp.stack(row, axis=3) for row in _transform(OF_RESULT, products)], axis=2)
     return result.reshape(x.shape[0], 2 * rows, 2 * columns, -1)[:, :height, :width]
 

@@ -9,6 +9,8 @@ from jaxtyping import Array, Float, Int
 from maskrcnn_jax.ops import adaptive_roi_align, roi_taps
 from maskrcnn_jax.ops.roi_taps import RoIs, Rule, Taps, axis_taps
 
+MAX_PART = 64  # RoIs that a CPU pools together.
+
 
 def pool(maps: list[Float[Array, "_h _w c"]], rois: RoIs, rule: Rule) -> Float[Array, "r p p c"]:
     """Pools each RoI from its map, in float32."""
@@ -16,14 +18,7 @@ def pool(maps: list[Float[Array, "_h _w c"]], rois: RoIs, rule: Rule) -> Float[A
     shapes = [x.shape for x in maps]
     if rule.sampling_ratio == 0:
         return adaptive_roi_align.pool(cells, _adaptive(rois, shapes, rule), rule.resolution)
-    rows, columns = _taps(rois, shapes, rule)
-    pooled = jnp.zeros((len(rois.maps), rule.resolution, rule.resolution, cells.shape[1]), jnp.float32)
-    # Unrolled, so that XLA adds each cell as it reads it instead of storing all of them first.
-    for i in range(rows.cells.shape[2]):
-        for j in range(columns.cells.shape[2]):
-            index, weight = _tap(rows, columns, i, j)
-            pooled += weight[..., None] * cells[index].astype(jnp.float32)
-    return pooled
+    return jax.lax.platform_dependent(cells, *_taps(rois, shapes, rule), cpu=_add_up_in_parts, default=_add_up)
 
 
 def transpose(
@@ -60,6 +55,30 @@ def _taps(rois: RoIs, shapes: list[tuple[int, ...]], rule: Rule) -> tuple[Taps, 
 def _tap(rows: Taps, columns: Taps, i: int, j: int) -> tuple[Int[Array, "r p p"], Float[Array, "r p p"]]:
     index = rows.cells[:, :, None, i] + columns.cells[:, None, :, j]
     return index, rows.weights[:, :, None, i] * columns.weights[:, None, :, j]
+
+
+def _add_up(cells: Float[Array, "n c"], rows: Taps, columns: Taps) -> Float[Array, "r p p c"]:
+    num_rois, resolution, num_taps = rows.cells.shape
+    pooled = jnp.zeros((num_rois, resolution, resolution, cells.shape[1]), jnp.float32)
+    # Unrolled, so that XLA adds each cell as it reads it instead of storing all of them first.
+    for i in range(num_taps):
+        for j in range(num_taps):
+            index, weight = _tap(rows, columns, i, j)
+            pooled += weight[..., None] * cells[index].astype(jnp.float32)
+    return pooled
+
+
+def _add_up_in_parts(cells: Float[Array, "n c"], rows: Taps, columns: Taps) -> Float[Array, "r p p c"]:
+    """A few RoIs after the other, so that what comes next cannot become part of the sum.
+
+    XLA would rather add up again for each use of the result than keep it, and transposed where the gradient of a
+    convolution reads it, which takes as long as all its products.
+    """
+    count = len(rows.cells)
+    size = max(n for n in range(1, MAX_PART + 1) if count % n == 0)
+    parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (rows, columns))
+    pooled = jax.lax.map(lambda taps: _add_up(cells, *taps), parts)
+    return pooled.reshape(count, *pooled.shape[2:])
 
 
 def _add_by_roi(total: Array, gradient: Array, rows: Taps, columns: Taps) -> Array:

@@ -2,6 +2,8 @@
 
 import gc
 import multiprocessing
+import os
+import pickle
 import statistics
 import time
 from collections.abc import Callable
@@ -20,15 +22,17 @@ class Contender:
     Args:
         prepare: A function of a module, which loads what the program needs and returns the program.
         arguments: Of ``prepare``.
+        plain_memory: The process gets its memory as Python's processes do, though it imports this program.
 
     Raises:
         RuntimeError: ``prepare`` or a run failed; the process has printed why.
     """
 
-    def __init__(self, prepare: Callable[..., Run], *arguments: Any) -> None:
+    def __init__(self, prepare: Callable[..., Run], *arguments: Any, plain_memory: bool = False) -> None:
         self._connection, other = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         self._process = context.Process(target=_serve, args=(other, prepare, arguments), daemon=True)
+        os.environ["MASKRCNN_JAX_KEEP_MEMORY"] = "0" if plain_memory else "1"  # Is inherited.
         self._process.start()
         other.close()
         self._answer()
@@ -38,8 +42,9 @@ class Contender:
         return self._ask("run")
 
     def result(self) -> Any:
-        """What the last run returned."""
-        return self._ask("result")
+        """What the last run returned; the process forgets it. Arrays travel without copies: they may be gigabytes."""
+        pickled, num_buffers = self._ask("result")
+        return pickle.loads(pickled, buffers=[self._connection.recv_bytes() for _ in range(num_buffers)])
 
     def memory(self) -> int:
         """Bytes that the process held at most since ``prepare`` returned, beyond what it held then."""
@@ -94,7 +99,12 @@ def _serve(connection: Connection, prepare: Callable[..., Run], arguments: tuple
             result = run()
             connection.send(time.perf_counter() - start)
         elif request == "result":
-            connection.send(result)
+            buffers: list[pickle.PickleBuffer] = []
+            connection.send((pickle.dumps(result, protocol=5, buffer_callback=buffers.append), len(buffers)))
+            for buffer in buffers:
+                connection.send_bytes(buffer.raw())
+            result = None
+            buffers.clear()
         elif request == "memory":
             connection.send(_status("VmHWM") - held)
 

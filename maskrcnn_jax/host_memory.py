@@ -21,9 +21,11 @@ def keep() -> None:
     XLA asks for its working memory before every run and frees it afterwards. In glibc's default settings each such
     block is new to the process, and the kernel fills it with zeros page by page, which takes up to a third of the time
     of a convolution. The process stays as large as it was at its largest. Must come before XLA starts its threads;
-    whoever has set MALLOC_ARENA_MAX, MALLOC_MMAP_MAX_ or MALLOC_TRIM_THRESHOLD_ in the environment is left alone.
+    whoever has set MASKRCNN_JAX_KEEP_MEMORY=0, or MALLOC_ARENA_MAX, MALLOC_MMAP_MAX_ or MALLOC_TRIM_THRESHOLD_, in the
+    environment is left alone.
     """
     chosen = {"MALLOC_ARENA_MAX", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"} & os.environ.keys()
+    chosen |= {os.environ.get("MASKRCNN_JAX_KEEP_MEMORY")} & {"0"}
     if chosen or not sys.platform.startswith("linux") or _has_accelerator():
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -13,6 +13,7 @@ from jaxtyping import Float32
 
 # Of malloc.h. A single arena, because only the first one may grow beyond 64 MiB.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+ROOM = 2**30  # Bytes: more than weights take, less than a step of training.
 
 
 def keep() -> None:
@@ -28,10 +29,12 @@ def keep() -> None:
     chosen |= {os.environ.get("MASKRCNN_JAX_KEEP_MEMORY")} & {"0"}
     if chosen or not sys.platform.startswith("linux") or _has_accelerator():
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for option, value in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)):
-            mallopt(option, value)
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):
+        return
+    for option, value in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)):
+        library.mallopt(option, value)
+    _make_room(library)
 
 
 def zeros(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
@@ -50,6 +53,19 @@ def zeros(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
     except OSError as error:
         raise MemoryError(f"no memory for an array of shape {shape}") from error
     return np.frombuffer(memory, np.float32).reshape(shape)
+
+
+def _make_room(library: ctypes.CDLL) -> None:
+    """Leaves a gap for small blocks that stay. They go to the smallest gap they fit in, of whatever size it is.
+
+    Else that would be the one that XLA's working memory leaves between two runs, the next run would find it too small,
+    and the process would grow to twice the size. What nobody writes to takes no memory.
+    """
+    library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    library.free.restype, library.free.argtypes = None, [ctypes.c_void_p]
+    gap = library.malloc(ROOM)
+    library.malloc(ROOM // 8)  # Stays, so that the gap does not become one with all that follows.
+    library.free(gap)
 
 
 def _has_accelerator() -> bool:

@@ -23,7 +23,7 @@ from maskrcnn_jax.weights import torchvision
 
 # Objects left in the pictures of each step: all of them, in one or all pictures none, in a whole batch a single one.
 OBJECTS = ((None, None), (None, 0), (0, 0), (1, 0), (None, None))
-LEARNING_RATE = 1e-5  # The losses fall at once; at ten times as much some fall to nothing, others run away.
+LEARNING_RATE = 3e-6  # The losses fall at once; at thirty times as much some fall to nothing, others run away.
 TOLERANCES = {
     "anchor labels": 0.0,
     "RoI classes": 0.0,

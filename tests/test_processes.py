@@ -15,7 +15,8 @@ from tests.train_process import finish, log_of, start, start_together
 pytestmark = pytest.mark.slow
 
 RUN = {"num_steps": 4, "batch_size": 4, "evaluate_every": 2, "save_every": 2, "data__shapes_num_val": 5}
-SECONDS_TO_STOP = 30  # Of the others, once a process has died: its connections break at once.
+# Until the others stop: connections of a process that dies break at once, one that is frozen falls silent.
+SECONDS_AFTER_DEATH, SECONDS_AFTER_SILENCE = 30, distributed.HEARTBEAT_SECONDS + 30
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +99,19 @@ def test_sigterm_to_one_stops_all_at_the_same_step(cache, tmp_path):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_the_others_stop_when_one_dies(cache, tmp_path, victim):
+@pytest.mark.parametrize(
+    "harm, seconds", [(signal.SIGKILL, SECONDS_AFTER_DEATH), (signal.SIGSTOP, SECONDS_AFTER_SILENCE)]
+)
+def test_the_others_stop_when_one_dies_or_freezes(cache, tmp_path, victim, harm, seconds):
     workdir = tmp_path / "run"
     processes = start_together(2, workdir, cache, **RUN | {"num_steps": 1000, "save_every": 0, "evaluate_every": 0})
     train_until_logged(processes, workdir, 2)
-    processes[victim].kill()
-    died = time.monotonic()
-    finish(processes[victim])
+    processes[victim].send_signal(harm)
+    begin = time.monotonic()
     survivor = finish(processes[1 - victim])
-    assert time.monotonic() - died < SECONDS_TO_STOP
+    passed = time.monotonic() - begin
+    processes[victim].kill()
+    finish(processes[victim])
+    assert passed < seconds, survivor.stderr
     assert survivor.returncode not in (0, -signal.SIGKILL)
     assert "lost the others" in survivor.stderr or "another task died" in survivor.stderr

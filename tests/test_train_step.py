@@ -3,6 +3,7 @@
 import dataclasses
 from functools import partial
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -23,22 +24,21 @@ def take_step(model, variables, *, average=False, **settings):
     return state, *jax.jit(step, compiler_options=QUICK_COMPILE)(state, make_batch(), KEY)
 
 
-@pytest.fixture(scope="module")
-def whole(tiny):
-    return take_step(tiny.model, tiny.variables)
-
-
 @pytest.mark.slow  # Two programs with gradients to compile.
-def test_microbatches_of_unequal_counts_and_recomputed_activations_change_nothing(tiny, whole):
-    """The images hold zero to four objects each, so that means of means would be far off."""
+def test_microbatches_of_unequal_counts_and_recomputed_activations_change_nothing(tiny, monkeypatch):
+    """The images hold zero to four objects each, so that means of means would be far off.
+
+    A smooth function takes the place of the ReLU: rounding lets single ReLUs flip, which moves the gradients of some
+    kernels by a thousandth.
+    """
+    monkeypatch.setattr(nn, "relu", nn.silu)
+    _, expected, expected_metrics = take_step(tiny.model, tiny.variables)
     model = MaskRCNN(dataclasses.replace(tiny.model.config, rematerialise=True))
     before, after, metrics = take_step(model, tiny.variables, average=True, num_microbatches=4, average_decay=0.9)
-    for name, value in whole[2].items():
+    for name, value in expected_metrics.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
-    for start, ours, expected in zip(
-        *map(jax.tree.leaves, (before.params, after.params, whole[1].params)), strict=True
-    ):
-        np.testing.assert_allclose(ours - start, expected - start, rtol=1e-3, atol=1e-3 * abs(expected - start).max())
+    for start, ours, theirs in zip(*map(jax.tree.leaves, (before.params, after.params, expected.params)), strict=True):
+        assert np.linalg.norm(ours - theirs) <= 5e-4 * np.linalg.norm(theirs - start)
     assert int(after.step) == 1
     # After the first step an average of 10 looks back over 10 / 9 steps.
     for start, new, average in zip(*map(jax.tree.leaves, (before.params, after.params, after.average)), strict=True):

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from maskrcnn_jax import detections
 from maskrcnn_jax.config import DetectionConfig, freeze
 from maskrcnn_jax.detections import detect
 from maskrcnn_jax.structures import Proposals
@@ -52,13 +53,13 @@ def detect_slowly(logits, deltas, proposals, threshold=0.05, config=CONFIG):
     return rows[keep][: config.num_detections]
 
 
-def check(detections, expected):
-    count, slots = len(expected), len(detections.valid)
-    np.testing.assert_array_equal(detections.valid, np.arange(slots) < count)
-    np.testing.assert_array_equal(detections.classes[:count], expected[:, 4])
-    np.testing.assert_allclose(detections.scores[:count], expected[:, 5], rtol=1e-5)
-    np.testing.assert_allclose(detections.boxes[:count], expected[:, :4], rtol=1e-4, atol=1e-3)
-    for padding in (detections.boxes, detections.classes, detections.scores):
+def check(found, expected):
+    count, slots = len(expected), len(found.valid)
+    np.testing.assert_array_equal(found.valid, np.arange(slots) < count)
+    np.testing.assert_array_equal(found.classes[:count], expected[:, 4])
+    np.testing.assert_allclose(found.scores[:count], expected[:, 5], rtol=1e-5)
+    np.testing.assert_allclose(found.boxes[:count], expected[:, :4], rtol=1e-4, atol=1e-3)
+    for padding in (found.boxes, found.classes, found.scores):
         np.testing.assert_array_equal(padding[count:], 0)
 
 
@@ -121,3 +122,40 @@ def test_more_candidates_than_one_block_of_suppression():
     rows = detect_slowly(*given, threshold=0.0, config=config)
     assert 60 < len(rows) < 1000
     check(run(*given, SIZE, 0.0, config=config), rows)
+
+
+def nineteen_thousand(side):
+    """1000 proposals of 19 classes, on whole pixels and without deltas, so that no rounding decides an overlap."""
+    rng = np.random.default_rng(7)
+    corner = rng.integers(0, 60, (1000, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(1, side, (1000, 2))], axis=1).astype("f")
+    proposals = Proposals(np.minimum(boxes, [SIZE[1], SIZE[0]] * 2).astype("f"), np.full(1000, True))
+    return np.zeros((1000, 20), "f"), np.zeros((1000, 20, 4), "f"), proposals
+
+
+@pytest.mark.parametrize("side, num_survivors", [(20, 1653), (80, 532)])
+def test_nineteen_thousand_candidates(side, num_survivors):
+    """All score the same, so every one of them enters suppression, in the order of proposals and classes.
+
+    There are 1000 slots: small boxes fill them, and the larger ones make it look at the last candidate.
+    """
+    config = freeze(DetectionConfig(num_detections=1000, nms_threshold=0.02))
+    proposals = nineteen_thousand(side)[2]
+    keep = oracles.nms(proposals.boxes, proposals.valid, config.nms_threshold)
+    assert 19 * keep.sum() == num_survivors
+    rows = [[*box, k, 1 / 20] for box in proposals.boxes[keep] for k in range(1, 20)]
+    check(run(*nineteen_thousand(side), SIZE, 0.0, config=config), np.float32(rows)[:1000])
+
+
+def test_the_last_of_nineteen_thousand_candidates_may_be_the_second_detection():
+    """All others suppress each other: what only looks at the best few thousand misses it."""
+    boxes = np.tile(np.float32([10, 10, 50, 50]), (19_000, 1))
+    boxes[-1] = [60, 60, 90, 70]
+    scores = np.linspace(1, 0.1, 19_000, dtype="f")
+    classes, valid = np.ones(19_000, np.int32), np.full(19_000, True)
+    order = np.random.default_rng(0).permutation(19_000)
+    best = jax.jit(partial(detections.best, config=CONFIG))
+    found = best(*(x[order] for x in (boxes, classes, scores, valid)))
+    np.testing.assert_array_equal(found.boxes[:2], boxes[[0, -1]])
+    np.testing.assert_array_equal(found.scores[:2], scores[[0, -1]])
+    assert found.valid.sum() == 2

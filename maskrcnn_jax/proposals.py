@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from maskrcnn_jax.config import RPNConfig
-from maskrcnn_jax.ops import anchors, boxes, nms
+from maskrcnn_jax.ops import anchors, boxes, nms, ranking
 from maskrcnn_jax.structures import Proposals
 
 
@@ -47,7 +47,7 @@ def propose(
 
     # top_k takes the first of equals: ties go to the finer level, then to the larger logit.
     scores = jnp.where(keep, scores, -1.0).reshape(-1)
-    scores, order = jax.lax.top_k(scores, min(num_proposals, scores.size))
+    scores, order = ranking.top_k(scores, min(num_proposals, scores.size))
     selected = jnp.where((scores >= 0).reshape(-1, 1), candidate_boxes.reshape(-1, 4)[order], 0)
     return jax.lax.stop_gradient(Proposals(selected, scores >= 0))
 
@@ -61,7 +61,7 @@ def _level_candidates(
     box_weights: tuple[float, ...],
 ) -> tuple[Float[Array, " m"], Float[Array, "m 4"]]:
     """Probabilities and decoded boxes of the best anchors of a level, padded with -1 to ``count``."""
-    logits, best = jax.lax.top_k(jnp.where(inside, logits, -jnp.inf), min(count, len(logits)))
+    logits, best = ranking.top_k(jnp.where(inside, logits, -jnp.inf), min(count, len(logits)))
     scores = jnp.where(inside[best], jax.nn.sigmoid(logits), -1.0)
     decoded = boxes.decode(deltas[best], grid[best], box_weights)
     padding = count - len(best)

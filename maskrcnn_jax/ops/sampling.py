@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt32
 
+from maskrcnn_jax.ops import ranking
+
 Key = PRNGKeyArray | UInt32[Array, "2"]  # A new-style key, or an old-style one.
 
 
@@ -48,5 +50,5 @@ def _draw(
     """The eligible candidates of highest priority, and how many there are of them (at most ``count``)."""
     # top_k of a signed number: 31 random bits for the eligible, -1 for all others.
     key = jnp.where(eligible, (priority >> 1).astype(jnp.int32), -1)
-    _, indices = jax.lax.top_k(key, min(count, key.shape[0]))
+    _, indices = ranking.top_k(key, min(count, key.shape[0]))
     return indices, jnp.minimum(eligible.sum(), count)

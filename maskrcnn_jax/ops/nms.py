@@ -4,6 +4,8 @@ A box suppresses another one when it comes earlier, is kept itself, and their Io
 are therefore given by descending score, and it is their order that counts: ties are the caller's to break.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt16
@@ -12,6 +14,7 @@ from maskrcnn_jax.ops import boxes as box_ops
 
 WORD = 16  # Bits.
 LANES = 8  # Words that a processor works on at once; their number is a multiple of it.
+GPU_SWEEPS = 12  # What real boxes need, and some more.
 
 
 def suppress(
@@ -100,10 +103,21 @@ def _suppressors(
 
 
 def _survivors(suppressors: UInt16[Array, "n words"], candidates: Bool[Array, " n"]) -> Bool[Array, " n"]:
+    """Which candidates no survivor suppresses. A GPU asks its host for each turn of a loop that may end any time.
+
+    So it takes as many sweeps as are nearly always enough before it asks once: sweeps too many change nothing.
+    """
+    fixed, asking = partial(_sweep, num_sweeps=GPU_SWEEPS), partial(_sweep, num_sweeps=0)
+    return jax.lax.platform_dependent(suppressors, candidates, cuda=fixed, rocm=fixed, default=asking)
+
+
+def _sweep(
+    suppressors: UInt16[Array, "n words"], candidates: Bool[Array, " n"], *, num_sweeps: int
+) -> Bool[Array, " n"]:
     """The one solution of ``keep = candidates & ~any(suppressors & keep)``, where no box has one that comes later.
 
     Each sweep settles at least one more box of every chain of suppressions, whatever the start; real boxes need six to
-    nine sweeps, where the greedy rule would take one step per box.
+    nine sweeps, where the greedy rule would take one step per box. The first ``num_sweeps`` are taken in any case.
     """
     count, words = suppressors.shape
 
@@ -113,8 +127,8 @@ def _survivors(suppressors: UInt16[Array, "n words"], candidates: Bool[Array, " 
         kept = (parts << jnp.arange(WORD, dtype=jnp.uint16).reshape(-1, 1)).sum(axis=0, dtype=jnp.uint16)
         return candidates & ~((suppressors & kept.reshape(1, -1)) != 0).any(axis=1), keep
 
-    keep, _ = jax.lax.while_loop(lambda state: (state[0] != state[1]).any(), sweep, (candidates, ~candidates))
-    return keep
+    state = jax.lax.fori_loop(0, num_sweeps, lambda _, state: sweep(state), (candidates, ~candidates))
+    return jax.lax.while_loop(lambda state: (state[0] != state[1]).any(), sweep, state)[0]
 
 
 def _same(a: Int[Array, " n"], b: Int[Array, " m"]) -> Bool[Array, "n m"]:

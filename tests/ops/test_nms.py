@@ -66,6 +66,22 @@ def test_chain_of_boxes_survives_every_other():
     assert selected(*select(boxes, valid, groups, 0.6, num_selected=60, block_size=8)) == list(range(0, 101, 2))
 
 
+@pytest.mark.parametrize("num_sweeps", [0, 1, nms.GPU_SWEEPS, 200])
+def test_every_number_of_sweeps_gives_the_same(num_sweeps):
+    start = jnp.arange(101.0)  # The chain of above: each sweep settles one or two boxes more.
+    chain = jnp.stack([start, 0 * start, start + 5, 0 * start + 1], axis=1)
+    sweep = jax.jit(partial(nms._sweep, num_sweeps=num_sweeps))
+    for boxes, valid in [(chain, jnp.ones(101, bool))] + [clustered(seed)[:2] for seed in range(10)]:
+        found = sweep(nms._suppressors(jnp.asarray(boxes), 0.6, None), jnp.asarray(valid))
+        np.testing.assert_array_equal(found, oracles.nms(boxes, valid, 0.6))
+
+
+@pytest.mark.parametrize("platform, loops", [("cpu", 1), ("tpu", 1), ("cuda", 2), ("rocm", 2)])
+def test_only_a_gpu_sweeps_before_it_asks(platform, loops):
+    exporting = jax.export.export(jax.jit(partial(nms.suppress, threshold=0.5)), platforms=[platform])
+    assert exporting(jnp.zeros((4, 4)), jnp.ones(4, bool)).mlir_module().count("stablehlo.while") == loops
+
+
 def test_threshold_is_exclusive():
     boxes = jnp.array([[0.0, 0, 4, 4], [0, 0, 4, 2]])  # Their IoU is 0.5 without rounding.
     valid = jnp.ones(2, bool)

@@ -133,6 +133,7 @@ class ModelConfig:
     mask_head_norm: str = "none"
     dtype: str = "float32"  # Of the network's activations; "bfloat16" leaves boxes and losses in float32.
     rematerialise: bool = False  # Compute activations of the backbone's blocks again in the backward pass: less memory.
+    deterministic: bool = False  # The same bits in every run on a GPU too, as on a CPU: slower.
     rpn: RPNConfig = field(default_factory=RPNConfig)
     roi: RoIConfig = field(default_factory=RoIConfig)
     detection: DetectionConfig = field(default_factory=DetectionConfig)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from maskrcnn_jax import host_memory, images, pasting
+from maskrcnn_jax import determinism, host_memory, images, pasting
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.structures import Detections
@@ -55,7 +55,7 @@ class Detector:
         self.model, self.variables, self.categories = model, variables, categories
         self.data = data or DataConfig()
         self.batch_size, self.dtype, self.only_buckets = batch_size, np.dtype(dtype), only_buckets
-        self._apply = jax.jit(model.apply)
+        self._apply = determinism.jit(model.config.deterministic)(model.apply)
 
     @classmethod
     def from_run(cls, directory: str | Path) -> "Detector":

@@ -25,7 +25,7 @@ try:
 except ImportError:
     faster_coco_eval = None
 
-from maskrcnn_jax import distributed, pasting, sharding
+from maskrcnn_jax import determinism, distributed, pasting, sharding
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.structures import Batch, Detections
@@ -69,10 +69,11 @@ def evaluate(
     num_devices = math.gcd(config.test_batch_size, jax.local_device_count())
     mesh = sharding.make_mesh(num_devices, config.test_batch_size, jax.local_devices())
     variables = sharding.replicate(variables, mesh)
+    detect, losses_of = _programs(model, mesh, config.model.deterministic)
     records = []
     for batch, original_sizes, real in batches:
-        detections = jax.device_get(_detect(model, mesh, variables, batch.images, batch.sizes, batch.canvas))
-        losses = jax.device_get(_losses(model, mesh, variables, batch))
+        detections = jax.device_get(detect(variables, batch.images, batch.sizes, batch.canvas))
+        losses = jax.device_get(losses_of(variables, batch))
         for i in np.flatnonzero(real):
             size, original_size = _pair(batch.sizes[i]), _pair(original_sizes[i])
             found = pasting.to_original(_slice(detections, i), size, original_size)
@@ -108,20 +109,20 @@ def evaluate_pictures(
     return _summarise(records, annotations, max_detections)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _detect(model: Any, mesh: Mesh, variables: Any, *arrays: Any) -> Detections:
-    return sharding.separately(model.apply, mesh)(variables, *arrays)
+@functools.lru_cache(maxsize=8)
+def _programs(model: Any, mesh: Mesh, deterministic: bool) -> tuple[Callable[..., Detections], Callable[..., dict]]:
+    """Programs for detections, and for sum and count of each loss; kept, for training evaluates many times.
 
+    Losses are those of each image: one that is not real would count in those of its batch.
+    """
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _losses(model: Any, mesh: Mesh, variables: Any, batch: Batch) -> dict:
-    """Sum and count of each loss for each image: one that is not real would count in those of its batch."""
-
-    def of_image(variables: Any, image: Batch) -> dict:
+    def losses_of(variables: Any, image: Batch) -> dict:
         alone = jax.tree.map(lambda x: x[None], image)
         return model.apply(variables, alone, jax.random.key(0), method="losses")[0]
 
-    return sharding.separately(jax.vmap(of_image, in_axes=(None, 0)), mesh)(variables, batch)
+    jit = determinism.jit(deterministic)
+    losses_of_each = jax.vmap(losses_of, in_axes=(None, 0))
+    return tuple(jit(sharding.separately(function, mesh)) for function in (model.apply, losses_of_each))
 
 
 def _slice(tree: Any, index: Any) -> Any:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from maskrcnn_jax import diagnostics, sharding
-from maskrcnn_jax.config import ModelConfig, RoIConfig, freeze
+from maskrcnn_jax.config import ModelConfig, freeze
 from maskrcnn_jax.detections import detect
 from maskrcnn_jax.losses import box_loss, mask_loss, mean, rpn_loss
 from maskrcnn_jax.modules.fpn import FPN
@@ -210,7 +210,7 @@ class MaskRCNN(nn.Module):
         Where devices share the rows of images, each multiplies its own and the products are added: mapped by
         `per_image`, or with gathers, every device would need all rows.
         """
-        pool = partial(_pooling(self.config.roi, self.divides_rows), resolution=resolution)
+        pool = partial(_pooling(self.config, self.divides_rows), resolution=resolution)
         levels = {level: pyramid[level] for level in sorted(pyramid)[:-1]}
         return (jax.vmap if self.divides_rows else self.per_image)(pool)(levels, rois, canvas)
 
@@ -259,13 +259,15 @@ def ceil32(sizes: Int[Array, "b 2"]) -> Int[Array, "b 2"]:
     return -(-sizes // 32) * 32
 
 
-def _pooling(config: RoIConfig, divides_rows: bool) -> Callable[..., Array]:
+def _pooling(config: ModelConfig, divides_rows: bool) -> Callable[..., Array]:
     """RoIAlign or RoIPool of one image."""
-    if config.pooling == "align":
-        form = "einsum" if divides_rows else config.align_form
-        return partial(multilevel_roi_align, sampling_ratio=config.sampling_ratio, aligned=config.aligned, form=form)
-    if config.pooling != "pool":
-        raise ValueError(f'roi.pooling must be "align" (its form is roi.align_form) or "pool", got {config.pooling!r}')
+    roi = config.roi
+    if roi.pooling == "align":
+        rule = {"sampling_ratio": roi.sampling_ratio, "aligned": roi.aligned}
+        form = "einsum" if divides_rows else roi.align_form
+        return partial(multilevel_roi_align, **rule, form=form, deterministic=config.deterministic)
+    if roi.pooling != "pool":
+        raise ValueError(f'roi.pooling must be "align" (its form is roi.align_form) or "pool", got {roi.pooling!r}')
     if divides_rows:
         raise ValueError('roi.pooling="pool" needs the whole image on each device: set space=1')
     return multilevel_roi_pool

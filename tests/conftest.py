@@ -1,7 +1,7 @@
 """Settings and fixtures for all tests."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # Commands leave nothing in the user's cache folder.
 
 import jax  # noqa: E402  (flags must be set before jax starts)
+import jax.monitoring  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -27,6 +28,20 @@ def shared() -> Path:
     if not path:
         pytest.skip("MASKRCNN_JAX_SHARED does not name the folder with the reference data")
     return Path(path)
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[float]]:
+    """Grows by an entry for each program that jax compiles."""
+    found: list[float] = []
+
+    def count(event: str, seconds: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(count)
 
 
 class TinyModel(NamedTuple):

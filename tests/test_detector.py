@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as rle_codec
 
 from maskrcnn_jax import images, visualize
-from maskrcnn_jax.config import DataConfig, DetectionConfig
+from maskrcnn_jax.config import DataConfig, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.structures import Detections
@@ -20,8 +20,8 @@ from maskrcnn_jax.structures import Detections
 class FindsRed:
     """Detects the pixels with red as an object of class 2, and once more half as surely; notes what it was given."""
 
-    def __init__(self):
-        self.config = SimpleNamespace(detection=DetectionConfig())
+    def __init__(self, config=None):
+        self.config = config or ModelConfig()
         self.shapes = []
 
     def apply(self, variables, pictures, sizes, canvas, score_threshold):
@@ -35,10 +35,14 @@ class FindsRed:
         return Detections(boxes, jnp.full(scores.shape, 2), scores, jnp.ones((*scores.shape, 28, 28)), valid)
 
 
+def make_detector(config=None):
+    data = DataConfig(test_short_side=64, test_max_long_side=96, test_buckets=((64, 96), (96, 64)))
+    return Detector(FindsRed(config), {"score": jnp.float32(0.8)}, Categories((5, 9), ("a", "b")), data)
+
+
 @pytest.fixture
 def detector():
-    data = DataConfig(test_short_side=64, test_max_long_side=96, test_buckets=((64, 96), (96, 64)))
-    return Detector(FindsRed(), {"score": jnp.float32(0.8)}, Categories((5, 9), ("a", "b")), data)
+    return make_detector()
 
 
 def picture(height, width, box):
@@ -77,10 +81,13 @@ def test_the_threshold_is_the_models_unless_given(detector):
     assert len(detector.detect(image, 0.1).boxes) == 2
 
 
-def test_one_compilation_for_each_bucket(detector):
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_one_compilation_for_each_bucket(deterministic, compilations):
+    detector = make_detector(ModelConfig(deterministic=deterministic))
     sizes = [(128, 160), (100, 130), (160, 128), (64, 64), (70, 90), (300, 200)]
     detector([picture(*size, (10, 10, 40, 40)) for size in sizes])
     assert sorted(detector.model.shapes) == [(1, 64, 96, 3), (1, 96, 64, 3)]
+    assert len(compilations) == 2
 
 
 def test_a_picture_that_fits_no_bucket_has_its_own_size():

@@ -281,6 +281,25 @@ def test_evaluate_traces_each_function_once(evaluated):
     assert Oracle.num_traces == 2
 
 
+def test_one_compilation_of_each_function_for_each_bucket(compilations):
+    """However many images of whatever sizes, and however often training evaluates."""
+
+    def run(model, width):
+        batches = list(eval_batches(5))
+        for i, batch in enumerate(batches[1:], start=1):
+            images = np.pad(batch.batch.images, ((0, 0), (0, 0), (0, width), (0, 0)))
+            sizes = np.array([[40, 40 + i]] * 2)
+            batches[i] = batch._replace(batch=batch.batch._replace(images=images, sizes=sizes))
+        before = len(compilations)
+        categories, variables = Categories(CATEGORY_IDS, ("a", "b", "c")), {"score": jnp.asarray(np.float32(0.9))}
+        evaluation.evaluate(model, variables, batches, squares_truth(5), categories, Config(test_batch_size=2))
+        return len(compilations) - before
+
+    run(Oracle(), 0)  # What surrounds the model is compiled, too.
+    model = Oracle()
+    assert [run(model, width) for width in (0, 0, 32, 32)] == [2, 0, 2, 0]
+
+
 def test_headline(evaluated):
     result, _ = evaluated
     segm = f"mask AP {result.segm['AP']:.3f}, AP50 1.000"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import images
-from maskrcnn_jax.config import DataConfig, DetectionConfig
+from maskrcnn_jax.config import DataConfig, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.structures import Detections
@@ -23,7 +23,7 @@ class FindsRed:
     """Finds the rectangle with red. The larger the view, the surer it is, of masks too: red inside the boxes."""
 
     def __init__(self):
-        self.config = SimpleNamespace(detection=DetectionConfig())
+        self.config = ModelConfig()
         self.widths = []
 
     def apply(self, variables, *arguments, method):
@@ -113,7 +113,7 @@ def test_what_cannot_be_augmented_is_refused(detector):
         with pytest.raises(ValueError, match="positive numbers, got"):
             AugmentedDetector(detector, scales)
     with pytest.raises(ValueError, match="artifact"):
-        AugmentedDetector(Detector(SimpleNamespace(apply=len), {}, CATEGORIES))
+        AugmentedDetector(Detector(SimpleNamespace(apply=len, config=ModelConfig()), {}, CATEGORIES))
 
 
 @pytest.fixture(scope="module")

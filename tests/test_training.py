@@ -3,10 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from maskrcnn_jax import training
+from maskrcnn_jax import determinism, sharding, training
 from maskrcnn_jax.config import Config, OptimizerConfig
+from maskrcnn_jax.data import pipeline
+from maskrcnn_jax.data.shapes import ShapesDataset
+from maskrcnn_jax.model import MaskRCNN
 
 
 def small_params():
@@ -112,3 +116,44 @@ def test_adamw_takes_steps_of_the_learning_rate():
 def test_unknown_optimizer_is_refused():
     with pytest.raises(ValueError, match="lion"):
         training.make_optimizer(plain_config(name="lion"), small_params())
+
+
+def learn_color(state, batch, key, **_):
+    """Stands in for the step of a model: moves to the mean of the pixels."""
+    color = state.params["color"] + batch.images.mean() * jax.random.uniform(key)
+    return state._replace(step=state.step + 1, params={"color": color}), {"loss": batch.instances.boxes.sum()}
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_one_compilation_for_each_bucket(deterministic, compilations, monkeypatch):
+    monkeypatch.setattr(training, "train_step", learn_color)
+    config = Config(batch_size=2)
+    config.model.deterministic = deterministic
+    config.data.short_sides, config.data.max_long_side = (40, 48, 56), 96
+    config.data.buckets, config.data.max_instances = ((64, 96), (96, 64)), 4
+    mesh = sharding.make_mesh(2, config.batch_size)
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    state = sharding.replicate(training.create_state({"params": {"color": jnp.float32(0)}}, optimizer), mesh)
+    step, key = training.compile_step(MaskRCNN(config.model), optimizer, config), jax.random.key(0)
+    batches = pipeline.train_batches(ShapesDataset(40, 64, seed=0), config.data, batch_size=2, seed=0)
+
+    buckets, sizes = set(), set()
+    for _ in range(12):
+        batch = next(batches)
+        bucket = batch.images.shape[1:3]
+        expected = len(compilations) + (bucket not in buckets)
+        state, _ = step(state, sharding.spread(batch, mesh), key)
+        assert len(compilations) == expected
+        buckets.add(bucket)
+        sizes |= set(map(tuple, batch.sizes.tolist()))
+    batches.close()
+    assert len(buckets) == 2 and len(sizes) > 6
+
+
+def test_xla_is_told_what_determinism_needs():
+    # A name that XLA does not know makes the compilation fail; this one it knows, whatever it compiles for.
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        jax.jit(jnp.sin, compiler_options={"xla_gpu_deterministic": True})(1.0)
+    assert list(determinism.OPTIONS) == ["xla_gpu_deterministic_ops"]
+    assert determinism.jit(True)(jnp.sin)(0.0) == 0
+    assert determinism.jit(False) is jax.jit

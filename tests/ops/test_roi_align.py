@@ -18,17 +18,17 @@ LEVELS = (2, 3, 4, 5)
 jit = partial(jax.jit, compiler_options=QUICK_COMPILE)
 
 
-def align(pyramid, boxes, canvas, resolution=2, sampling_ratio=2, aligned=False, form="gather"):
+def align(pyramid, boxes, canvas, resolution=2, sampling_ratio=2, aligned=False, form="gather", deterministic=False):
     knobs = {"resolution": resolution, "sampling_ratio": sampling_ratio, "aligned": aligned, "form": form}
-    return roi_align.multilevel_roi_align(pyramid, boxes, canvas, **knobs)
+    return roi_align.multilevel_roi_align(pyramid, boxes, canvas, **knobs, deterministic=deterministic)
 
 
 pool = jit(align, static_argnames=("resolution", "sampling_ratio", "aligned", "form"))
 
 
 @partial(jit, static_argnames=("sampling_ratio", "aligned", "form"))
-def pull_back(pyramid, boxes, canvas, upstream, sampling_ratio=2, aligned=False, form="gather"):
-    _, pullback = jax.vjp(lambda p: align(p, boxes, canvas, 2, sampling_ratio, aligned, form), pyramid)
+def pull_back(pyramid, boxes, canvas, upstream, sampling_ratio=2, aligned=False, form="gather", deterministic=False):
+    _, pullback = jax.vjp(lambda p: align(p, boxes, canvas, 2, sampling_ratio, aligned, form, deterministic), pyramid)
     return pullback(upstream)[0]
 
 
@@ -317,19 +317,33 @@ def test_every_transformation_gives_the_same(transform, one_by_one):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), actual, expected)
 
 
+SLOW, FAST = {"slow_atomics": True}, {"slow_atomics": False}  # In the version of jaxlib.
+SURE = FAST | {"deterministic": True}
+
+
 @pytest.mark.parametrize(
-    "platform, forward, backward",
+    "platform, form, setting, forward, backward",
     [
-        ("cpu", "gather", "gather"),
-        ("cuda", "gather", "einsum"),
-        ("rocm", "gather", "einsum"),
-        ("tpu",) + 2 * ("einsum",),
+        ("cpu", "auto", SLOW, "gather", "gather"),
+        ("cpu", "auto", SURE, "gather", "gather"),
+        ("cpu", "einsum", FAST, "einsum", "einsum"),
+        ("cuda", "auto", FAST, "gather", "gather"),
+        ("cuda", "auto", SLOW, "gather", "einsum"),
+        ("cuda", "auto", SURE, "gather", "einsum"),
+        ("cuda", "gather", SLOW, "gather", "gather"),
+        ("cuda", "gather", SURE, "gather", "einsum"),
+        ("rocm", "auto", SLOW, "gather", "gather"),
+        ("rocm", "auto", SURE, "gather", "einsum"),
+        ("tpu", "auto", FAST, "einsum", "einsum"),
+        ("tpu", "gather", SURE, "gather", "gather"),
     ],
 )
-def test_the_platform_a_program_is_made_for_chooses_the_form(platform, forward, backward):
+def test_platform_and_setting_choose_the_form(platform, form, setting, forward, backward, monkeypatch):
+    monkeypatch.setattr(roi_align, "SLOW_ATOMICS", setting["slow_atomics"])
+    knobs = {"form": form, "deterministic": setting.get("deterministic", False)}
     arguments = random_pyramid(0), jnp.zeros((26, 4)), jnp.array([128, 192])
-    pooled = jax.export.export(jax.jit(partial(align, form="auto")), platforms=[platform])(*arguments)
-    pull_one = jax.jit(partial(pull_back.__wrapped__, form="auto"))
+    pooled = jax.export.export(jax.jit(partial(align, **knobs)), platforms=[platform])(*arguments)
+    pull_one = jax.jit(partial(pull_back.__wrapped__, **knobs))
     gradient = jax.export.export(pull_one, platforms=[platform])(*arguments, jnp.ones((26, 2, 2, 3)))
     for program, form in [(pooled, forward), (gradient, backward)]:
         multiplies = "stablehlo.dot_general" in program.mlir_module()

@@ -1,5 +1,8 @@
 """Where things are kept between runs."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -29,3 +32,20 @@ def test_compiled_programs_are_kept_where_jax_is_not_told_otherwise(monkeypatch,
         assert jax.config.jax_compilation_cache_dir == (chosen or str(tmp_path / "compiled"))
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize(
+    "settings, folder",
+    [
+        ({}, "mine/compiled"),
+        ({"JAX_COMPILATION_CACHE_DIR": "theirs"}, "theirs"),
+        ({"JAX_ENABLE_COMPILATION_CACHE": "false"}, None),
+    ],
+)
+def test_programs_are_written_unless_that_is_turned_off(tmp_path, settings, folder):
+    code = "import jax; from maskrcnn_jax import cache; cache.keep_compiled_programs(); jax.jit(lambda x: x + 1)(1)"
+    default = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    own = {"MASKRCNN_JAX_CACHE": "mine", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    path = {"PYTHONPATH": str(Path(cache.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], env=default | own | path | settings, cwd=tmp_path, check=True)
+    assert {file.parent for file in tmp_path.rglob("jit_*")} == ({tmp_path / folder} if folder else set())

@@ -1,7 +1,8 @@
 """`train.py` as a user runs it, on a model small enough to compile in seconds."""
 
 import json
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 
 import jax
 import numpy as np
@@ -19,15 +20,24 @@ from tests.data.test_coco_instances import write_annotations, write_images
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def run(cache):
     """Runs train.py in a process of its own; all share what they compiled."""
-    cache = tmp_path_factory.mktemp("compiled")
     return lambda workdir, **overrides: train_process.finish(train_process.start(workdir, cache, **overrides))
 
 
-def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path):
+def test_an_interrupted_run_ends_as_if_it_had_not_been(run, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_LOG_COMPILES", "true")
     whole = run(tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
+    compiled = Counter(re.findall(r"Compiling (?:jit\()?(\w+)", whole.stderr))
+    assert [compiled[name] for name in ("train_step", "apply", "losses_of")] == [1, 1, 1]  # Of 3 steps, 2 evaluations.
+    assert any((cache / "compiled").glob("jit_train_step-*"))
+    monkeypatch.delenv("JAX_LOG_COMPILES")
     assert run(tmp_path / "parts", num_steps=2).returncode == 0
     resumed = run(tmp_path / "parts")
     assert resumed.returncode == 0, resumed.stderr

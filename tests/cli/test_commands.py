@@ -122,3 +122,25 @@ def test_a_missing_config_is_one_message(run_directory, tmp_path, capsys):
     path = str(tmp_path / "none.py")
     assert main(["evaluate", "--weights", str(run_directory), "--config", path]) == 2
     assert path in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_commands_keep_what_they_compile_in_the_users_cache_folder(command, run_directory, tmp_path, monkeypatch):
+    monkeypatch.setenv("MASKRCNN_JAX_CACHE", str(tmp_path))
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "1.png")
+    images = [str(tmp_path / "1.png")] if command == "predict" else []
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        assert main([command, *images, "--weights", str(run_directory), "--output", str(tmp_path / "out")]) == 0
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compiled")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_predict_compiles_once_for_all_pictures_of_a_bucket(run_directory, tmp_path, compilations):
+    paths = [tmp_path / f"{side}.png" for side in (33, 48, 64)]
+    for path in paths:
+        Image.fromarray(np.zeros((64, int(path.stem), 3), np.uint8)).save(path)
+    assert main(["predict", *map(str, paths), "--weights", str(run_directory), "--output", str(tmp_path / "out")]) == 0
+    assert len(compilations) == 1

@@ -43,36 +43,6 @@ def test_settings_of_the_user_stay(setting):
     assert page_faults("import maskrcnn_jax", **setting) > 0.9 * PAGES
 
 
-GROWTH = """
-import importlib.util
-spec = importlib.util.spec_from_file_location("host_memory", {!r})
-host_memory = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(host_memory)
-{}
-host_memory.keep()
-import jax, jax.numpy as jnp
-run = jax.jit(lambda x: (jnp.tanh(x[:, :50] @ x[:50]) @ x[:, :50], x[:64] * 2))
-x, stays, peaks = jnp.ones((8000, 8000)), [], []
-for i in range(6):
-    stays += [run(x)[1].block_until_ready(), jnp.ones(1000 + i)]
-    peaks.append(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")))
-print(peaks[-1] - peaks[0])
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
-def test_small_blocks_that_stay_leave_the_memory_of_the_next_run_alone():
-    """Of a matrix of 8000x8000; the room for small blocks must hold them, but not the matrix."""
-
-    def growth(change):
-        command = [sys.executable, "-c", GROWTH.format(host_memory.__file__, change)]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-        return int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
-
-    matrix = 8000 * 8000 * 4 // 1024
-    assert growth("host_memory.ROOM = 2**26") < matrix / 4 < 0.8 * matrix < growth("host_memory._make_room = id")
-
-
 def test_zeros_lie_outside_the_memory_that_is_kept():
     array = host_memory.zeros((1000, 1000))
     assert array.dtype == np.float32 and not array.any()

@@ -57,6 +57,7 @@ def test_a_step_moves_all_statistics_and_what_is_not_frozen(model, variables):
             np.testing.assert_array_equal(moved, before)
 
 
+@pytest.mark.slow
 def test_padding_moves_no_statistic(variables, losses):
     """Neither pixels nor slots that hold nothing; the images of a batch share their statistics, so all are the same."""
     (expected, _), statistics = losses(variables, make_batch(), KEY)

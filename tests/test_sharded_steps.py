@@ -3,7 +3,6 @@
 import re
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,17 +24,6 @@ COLLECTIVE = re.compile(
     r"= \w+\[([\d,]*)\]\S* (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
     r"|= \(.*?\) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def smooth():
-    """A smooth function in place of the ReLU: rounding lets single ReLUs flip, which moves the gradients of kernels.
-
-    By half a percent, for a layer of the small model that the same images and RoIs reach.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nn, "relu", nn.silu)
-        yield
 
 
 def small(norm="frozen_batch", sampling_ratio=2):

@@ -14,6 +14,9 @@ from maskrcnn_jax.structures import Batch, Instances
 
 NAMES = sorted(path.stem for path in Path("configs").glob("*.py") if path.stem != "__init__")
 
+# Longer schedules of others: tracing their steps takes as long again.
+QUICK = [pytest.param(name, marks=pytest.mark.slow) if name.endswith("_3x") else name for name in NAMES]
+
 
 def get_config(name) -> Config:
     return importlib.import_module(f"configs.{name}").get_config()
@@ -30,7 +33,7 @@ def abstract_batch(config: Config, bucket: tuple[int, int]) -> Batch:
     return Batch(image, array("int32", 2), array("int32", 2), array("int32"), instances, array("int32"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_losses_gradients_and_detections_have_the_right_shapes(name):
     config = get_config(name)
     model = MaskRCNN(config.model)

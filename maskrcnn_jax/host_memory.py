@@ -58,8 +58,10 @@ def zeros(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
 def _make_room(library: ctypes.CDLL) -> None:
     """Leaves a gap for small blocks that stay. They go to the smallest gap they fit in, of whatever size it is.
 
-    Else that would be the one that XLA's working memory leaves between two runs, the next run would find it too small,
-    and the process would grow to twice the size. What nobody writes to takes no memory.
+    Else that may be the one that XLA's working memory leaves between two runs: the next run finds it too small, and the
+    process grows. A training step of R50-FPN on one image of 800x1088 stays at 3.4 GB with the gap, and went to 6.0
+    without. It is no cure for all: a program whose working memory fits into the gap can still grow to twice its size.
+    What nobody writes to takes no memory.
     """
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     library.free.restype, library.free.argtypes = None, [ctypes.c_void_p]

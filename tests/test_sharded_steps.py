@@ -1,8 +1,10 @@
 """Training on a mesh of eight devices is training on one: the same losses, gradients, states and random draws."""
 
 import re
+from contextlib import contextmanager
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,19 +86,20 @@ def after_three_steps(step, state, images):
 
 
 def assert_same_training(actual, expected):
-    """Losses and norms of gradients at each of three steps, and how far each parameter has moved by the end."""
+    """Losses and norms of gradients at each of three steps, the gradients they sum to, and where parameters end."""
     (state, metrics), (expected_state, expected_metrics) = actual, expected
     for ours, theirs in zip(metrics, expected_metrics, strict=True):
         for name in ours:
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, err_msg=name)
-    start = variables(small())["params"]
-    moves = zip(*map(jax.tree.leaves, (start, state.params, expected_state.params)), strict=True)
-    for before, ours, theirs in moves:
-        moved = np.linalg.norm(theirs - before)
-        assert np.linalg.norm(ours - theirs) <= 1e-4 * moved
     buffers = zip(*map(jax.tree.leaves, (state.optimizer, expected_state.optimizer)), strict=True)
     for ours, theirs in buffers:
         assert np.linalg.norm(ours - theirs) <= 1e-4 * np.linalg.norm(theirs)
+    start = variables(small())["params"]
+    moves = zip(*map(jax.tree.leaves, (start, state.params, expected_state.params)), strict=True)
+    for before, ours, theirs in moves:
+        # Three small moves of a large parameter are themselves rounded.
+        allowed = 1e-4 * np.linalg.norm(theirs - before) + 3 * np.finfo(np.float32).eps * np.linalg.norm(before)
+        assert np.linalg.norm(ours - theirs) <= allowed
 
 
 def gradient_of_features(data, space):
@@ -125,9 +128,28 @@ def test_devices_that_share_images_find_the_features_and_gradients_of_one():
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * abs(theirs).max())
 
 
+@contextmanager
+def smooth_activations():
+    """Activations without a kink.
+
+    Where one of ReLU's inputs is 1e-7 on one mesh and -1e-8 on the other, a gradient comes or goes: seen in the second
+    step of two devices by four, where it moved one kernel's gradient by a sixtieth.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn, "relu", nn.silu)
+        yield
+
+
+@pytest.fixture
+def smooth():
+    with smooth_activations():
+        yield
+
+
 @pytest.fixture(scope="module")
 def one():
-    return after_three_steps(*compiled_step(1, 1))
+    with smooth_activations():
+        return after_three_steps(*compiled_step(1, 1))
 
 
 def collectives(program):
@@ -145,6 +167,7 @@ def allowed_gathers(data, channels=8, num_ratios=3):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("smooth")
 @pytest.mark.parametrize("data, space", [(4, 2), (2, 4)])
 def test_devices_that_share_images_take_the_steps_of_one(one, data, space):
     program, state, images = compiled_step(data, space)
@@ -155,6 +178,7 @@ def test_devices_that_share_images_take_the_steps_of_one(one, data, space):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("smooth")
 def test_one_image_per_device_takes_the_steps_of_one(one):
     """Nothing but sums is exchanged."""
     program, state, images = compiled_step(8, 1)
@@ -176,6 +200,7 @@ def test_adaptive_pooling_and_whole_masks_gather_no_more(data, space):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("smooth")
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_norms_take_their_statistics_over_all_rows_and_images(norm):
     config = small(norm) if norm == "batch" else group_norms()
@@ -232,6 +257,7 @@ def by_pmap():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("smooth")
 @pytest.mark.parametrize(
     "make", [by_pmap, partial(by_shard_map, False), partial(by_shard_map, True)], ids=["pmap", "shard_map", "check_vma"]
 )

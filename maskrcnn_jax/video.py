@@ -37,7 +37,8 @@ def properties(path: Path) -> Properties:
     """Reads the head of a video. Raises OSError, which names the file, if it is no video."""
     with _opened(path) as container:
         stream = container.streams.video[0]
-        rate = stream.average_rate or _USUAL_RATE
+        average = stream.average_rate  # A fraction of PyAV's own since version 19.
+        rate = Fraction(average.numerator, average.denominator) if average and average.numerator else _USUAL_RATE
         microseconds = container.duration or 0
         return Properties(rate, stream.frames or round(float(rate) * microseconds / 1e6))
 

@@ -137,7 +137,8 @@ def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
         contextlib.closing(batches),
         progress_bar() as progress,
     ):
-        task = progress.add_task("train", total=config.num_steps, completed=start, status="compiling")
+        status = "compiling" if start < config.num_steps else ""
+        task = progress.add_task("train", total=config.num_steps, completed=start, status=status)
         if 0 < start < config.num_steps and is_due(start, config.evaluate_every) and start not in log.mask_ap:
             evaluate()  # The run was stopped before it had done so.
         for step in range(start + 1, config.num_steps + 1):

@@ -28,7 +28,7 @@ def measure(case: Case, limits: machine.Limits) -> dict[str, Any]:
     contenders = {}
     try:
         for name, (prepare, arguments) in programs.items():
-            contenders[name] = Contender(prepare, *arguments, plain_memory=name != "ours")
+            contenders[name] = Contender(prepare, *arguments)
         first = {name: contender.run() for name, contender in contenders.items()}
         memory = {name: contender.memory() for name, contender in contenders.items()}
         agreement = case.compare(contenders["torchvision"].result(), contenders["ours"].result())

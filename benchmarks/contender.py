@@ -2,7 +2,6 @@
 
 import gc
 import multiprocessing
-import os
 import pickle
 import statistics
 import time
@@ -22,17 +21,15 @@ class Contender:
     Args:
         prepare: A function of a module, which loads what the program needs and returns the program.
         arguments: Of ``prepare``.
-        plain_memory: The process gets its memory as Python's processes do, though it imports this program.
 
     Raises:
         RuntimeError: ``prepare`` or a run failed; the process has printed why.
     """
 
-    def __init__(self, prepare: Callable[..., Run], *arguments: Any, plain_memory: bool = False) -> None:
+    def __init__(self, prepare: Callable[..., Run], *arguments: Any) -> None:
         self._connection, other = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         self._process = context.Process(target=_serve, args=(other, prepare, arguments), daemon=True)
-        os.environ["MASKRCNN_JAX_KEEP_MEMORY"] = "0" if plain_memory else "1"  # Is inherited.
         self._process.start()
         other.close()
         self._answer()

@@ -3,10 +3,9 @@
 import importlib
 from typing import Any
 
-from maskrcnn_jax import host_memory, jaxlib_errors
+from maskrcnn_jax import jaxlib_errors
 
 jaxlib_errors.avoid()
-host_memory.keep()
 
 _EXPORTS = {
     "AugmentedDetector": "test_time_augmentation",

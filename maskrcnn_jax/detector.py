@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from maskrcnn_jax import determinism, host_memory, images, pasting
+from maskrcnn_jax import compiler, images, pasting
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.structures import Detections
@@ -55,7 +55,7 @@ class Detector:
         self.model, self.variables, self.categories = model, variables, categories
         self.data = data or DataConfig()
         self.batch_size, self.dtype, self.only_buckets = batch_size, np.dtype(dtype), only_buckets
-        self._apply = determinism.jit(model.config.deterministic)(model.apply)
+        self._apply = compiler.jit(model.config.deterministic)(model.apply)
 
     @classmethod
     def from_run(cls, directory: str | Path) -> "Detector":
@@ -264,7 +264,7 @@ def _masks(patches: list[tuple[np.ndarray, tuple[int, int]]], size: tuple[int, i
     if form == "rle":
         return [pasting.encode(patch, offset, size) for patch, offset in patches]
     try:
-        pasted = host_memory.zeros((len(patches), 1, *size))
+        pasted = np.zeros((len(patches), 1, *size), np.float32)
     except MemoryError as error:
         gigabytes = len(patches) * size[0] * size[1] * 4 / 1e9
         message = f'{len(patches)} masks of {size[0]}x{size[1]} take {gigabytes:.0f} GB: ask for masks="rle" or fewer'

@@ -25,7 +25,7 @@ try:
 except ImportError:
     faster_coco_eval = None
 
-from maskrcnn_jax import determinism, distributed, pasting, sharding
+from maskrcnn_jax import compiler, distributed, pasting, sharding
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.structures import Batch, Detections
@@ -120,7 +120,7 @@ def _programs(model: Any, mesh: Mesh, deterministic: bool) -> tuple[Callable[...
         alone = jax.tree.map(lambda x: x[None], image)
         return model.apply(variables, alone, jax.random.key(0), method="losses")[0]
 
-    jit = determinism.jit(deterministic)
+    jit = compiler.jit(deterministic, mesh)
     losses_of_each = jax.vmap(losses_of, in_axes=(None, 0))
     return tuple(jit(sharding.separately(function, mesh)) for function in (model.apply, losses_of_each))
 

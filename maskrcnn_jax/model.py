@@ -21,6 +21,7 @@ from maskrcnn_jax.losses import box_loss, mask_loss, mean, rpn_loss
 from maskrcnn_jax.modules.fpn import FPN
 from maskrcnn_jax.modules.heads import BoxHead, MaskHead, RPNHead
 from maskrcnn_jax.modules.layers import zero_beyond
+from maskrcnn_jax.modules.materialise import materialise
 from maskrcnn_jax.modules.resnet import ResNet
 from maskrcnn_jax.ops.roi_align import multilevel_roi_align
 from maskrcnn_jax.ops.roi_pool import multilevel_roi_pool
@@ -30,6 +31,7 @@ from maskrcnn_jax.structures import Batch, Detections, Proposals, SumAndCount
 from maskrcnn_jax.targets import anchor_targets, mask_targets, max_positives, roi_targets
 
 Images = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
+LEVELS = range(2, 7)  # Of the pyramid: P2 to P6.
 MASK_GROUP = 20  # Detections per image that the mask head sees at once.
 
 Pyramid = dict[int, Array]  # {level: [b, h, w, c]} of stride 2**level; each level above the finest half as large.
@@ -130,11 +132,15 @@ class MaskRCNN(nn.Module):
         keys = jax.vmap(lambda image_id: jax.random.split(jax.random.fold_in(key, image_id)))(batch.image_id)
         instances = batch.instances
 
-        pyramid = self.features(batch.images, batch.sizes, batch.canvas)
-        shapes = _shapes(pyramid)
-        logits, deltas = self.score_anchors(pyramid, batch.canvas)
+        bucket = batch.images.shape[1:3]
+        shapes = {level: tuple(-(-side // 2**level) for side in bucket) for level in LEVELS}
         anchor_targets_one = partial(anchor_targets, shapes=shapes, config=config.rpn)
         anchors = self.per_image(anchor_targets_one)(keys[:, 0], instances, batch.canvas)
+        # First, while there is room: the overlaps of all anchors with all objects are larger than any feature map.
+        images, anchors = materialise((batch.images, anchors))
+
+        pyramid = self.features(images, batch.sizes, batch.canvas)
+        logits, deltas = self.score_anchors(pyramid, batch.canvas)
         losses = rpn_loss(_concatenate(logits), _concatenate(deltas), anchors, beta=config.rpn.smooth_l1_beta)
 
         count = config.rpn.train_num_candidates, config.rpn.train_num_proposals
@@ -147,7 +153,7 @@ class MaskRCNN(nn.Module):
 
         positives = jax.tree.map(lambda x: x[:, : self.num_mask_samples], rois)
         pooled = self.pool(pyramid, positives.boxes, batch.canvas, config.roi.mask_resolution)  # [b, r, 14, 14, c]
-        bucket, resolution = batch.images.shape[1:3], 2 * config.roi.mask_resolution
+        resolution = 2 * config.roi.mask_resolution
         mask_targets_one = partial(mask_targets, bucket=bucket, resolution=resolution)
         masks = self.per_image(mask_targets_one)(positives, instances, batch.sizes)
         logits = self.mask_head(pooled, positives.positive)

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float32, Int, Num
 from pycocotools import mask as rle_codec
 
-from maskrcnn_jax import host_memory
 from maskrcnn_jax.structures import Detections
 
 
@@ -95,7 +94,7 @@ def paste(
     masks: Num[np.ndarray, "n m m"], boxes: Num[np.ndarray, "n 4"], size: tuple[int, int]
 ) -> Float32[np.ndarray, "n h w"]:
     """Pastes every mask into its own full image, as torchvision returns them: probabilities, zero outside the box."""
-    images = host_memory.zeros((len(masks), *size))
+    images = np.zeros((len(masks), *size), np.float32)
     for image, mask, box in zip(images, masks, boxes, strict=True):
         patch, (y, x) = paste_in_box(mask, box, size)
         image[y : y + patch.shape[0], x : x + patch.shape[1]] = patch

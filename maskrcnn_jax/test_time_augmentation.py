@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float32
 
-from maskrcnn_jax import detections, determinism, images, pasting
+from maskrcnn_jax import compiler, detections, images, pasting
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.detector import Detector, checked_threshold, checked_top_k
 from maskrcnn_jax.structures import Detections
@@ -45,7 +45,7 @@ class AugmentedDetector(Detector):
         super().__init__(model, variables, detector.categories, detector.data)
         sized = [Detector(model, variables, detector.categories, _scaled(detector.data, scale)) for scale in scales]
         self._views = [(view, mirrored) for view in sized for mirrored in ((False, True) if flip else (False,))]
-        jit = determinism.jit(model.config.deterministic)
+        jit = compiler.jit(model.config.deterministic)
         self._find_boxes = jit(partial(_find_boxes, model))
         self._draw_masks = jit(partial(model.apply, method="draw_masks"))
         self._merge = jit(partial(detections.best, config=model.config.detection))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax import determinism
+from maskrcnn_jax import compiler
 from maskrcnn_jax.config import Config, OptimizerConfig
 from maskrcnn_jax.losses import mean
 from maskrcnn_jax.model import MaskRCNN
@@ -196,4 +196,4 @@ def compile_step(model: MaskRCNN, optimizer: optax.GradientTransformation, confi
         num_microbatches=config.num_microbatches,
         average_decay=config.optimizer.average_decay,
     )
-    return determinism.jit(config.model.deterministic)(step, donate_argnums=0)
+    return compiler.jit(config.model.deterministic, model.mesh)(step, donate_argnums=0)

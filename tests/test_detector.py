@@ -189,12 +189,16 @@ def test_run_lengths_of_a_huge_picture_need_no_huge_masks(detector, monkeypatch)
 
 
 def test_no_memory_for_pasted_masks_says_what_to_do(detector, monkeypatch):
-    def zeros(shape):
-        raise MemoryError
+    image = picture(128, 160, (20, 40, 100, 80))
 
-    monkeypatch.setattr("maskrcnn_jax.detector.host_memory.zeros", zeros)
+    def zeros(shape, *arguments):
+        if np.prod(shape) >= 128 * 160:
+            raise MemoryError
+        return np.zeros(shape, *arguments)
+
+    monkeypatch.setattr("maskrcnn_jax.detector.np", SimpleNamespace(**vars(np) | {"zeros": zeros}))
     with pytest.raises(MemoryError, match='2 masks of 128x160 .* masks="rle"'):
-        detector(picture(128, 160, (20, 40, 100, 80)))
+        detector(image)
 
 
 def test_one_picture_or_many_of_any_kind(detector, tmp_path):

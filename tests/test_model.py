@@ -174,12 +174,15 @@ def detect_together(tiny, canvas=None):
 
 
 def num_equal(found, i, expected):
-    """How many of the first image's expected detections the i-th image has too: label, 0.05 px, scores to 1e-4."""
+    """How many of the first image's expected detections the i-th image has too: label, 0.05 px, scores to 5e-4.
+
+    Rounding depends on the shape of a batch, and random layers amplify it.
+    """
     total = 0
     for d in np.flatnonzero(expected.valid[0]):
         same = found.valid[i] & (found.classes[i] == expected.classes[0, d])
         same &= abs(found.boxes[i] - expected.boxes[0, d]).max(axis=1) < 0.05
-        same &= abs(found.scores[i] - expected.scores[0, d]) < 1e-4
+        same &= abs(found.scores[i] - expected.scores[0, d]) < 5e-4
         same &= abs(found.masks[i] - expected.masks[0, d]).max(axis=(1, 2)) < 1e-3
         total += same.any()
     return total

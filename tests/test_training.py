@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from maskrcnn_jax import determinism, sharding, training
+from maskrcnn_jax import sharding, training
 from maskrcnn_jax.config import Config, OptimizerConfig
 from maskrcnn_jax.data import pipeline
 from maskrcnn_jax.data.shapes import ShapesDataset
@@ -148,12 +148,3 @@ def test_one_compilation_for_each_bucket(deterministic, compilations, monkeypatc
         sizes |= set(map(tuple, batch.sizes.tolist()))
     batches.close()
     assert len(buckets) == 2 and len(sizes) > 6
-
-
-def test_xla_is_told_what_determinism_needs():
-    # A name that XLA does not know makes the compilation fail; this one it knows, whatever it compiles for.
-    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
-        jax.jit(jnp.sin, compiler_options={"xla_gpu_deterministic": True})(1.0)
-    assert list(determinism.OPTIONS) == ["xla_gpu_deterministic_ops"]
-    assert determinism.jit(True)(jnp.sin)(0.0) == 0
-    assert determinism.jit(False) is jax.jit

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from maskrcnn_jax.modules import winograd
+from maskrcnn_jax.modules.materialise import materialise
 from maskrcnn_jax.modules.matmul import matmul
 
 
@@ -46,7 +47,8 @@ def _backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, A
     def by_kernel(convolve: Callable[..., Array], x: Array, kernel: Array, gradient: Array) -> Array:
         return jax.vjp(partial(convolve, x), kernel)[1](gradient)[0]
 
-    x, kernel = residuals
+    # Else what the forward pass made of x would be kept for the gradient by the kernel, which is larger than x.
+    x, kernel, gradient = materialise((*residuals, gradient))
     forms = {"cpu": partial(by_kernel, winograd.convolve), "default": partial(by_kernel, _direct)}
     # The gradient by x is a convolution with the kernel turned round.
     by_x = _conv3x3(gradient, kernel[::-1, ::-1].swapaxes(2, 3))

@@ -4,12 +4,15 @@ Where a head has norms, ``valid`` says which slots hold a RoI: empty ones must n
 """
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from maskrcnn_jax.modules.layers import NORMS, Conv, Deconv2x2, torch_bias, torch_linear
+from maskrcnn_jax.modules.materialise import relu, together
 
 
 class RPNHead(nn.Module):
@@ -34,7 +37,7 @@ class RPNHead(nn.Module):
         logits, deltas = {}, {}
         for level, x in pyramid.items():
             for layer in convs:
-                x = nn.relu(layer(x, extents[level]))
+                x = relu(layer(x, extents[level]))
             logits[level] = classify(x).astype(jnp.float32).reshape(len(x), -1)
             deltas[level] = regress(x).astype(jnp.float32).reshape(len(x), -1, 4)
         return logits, deltas
@@ -61,14 +64,19 @@ class BoxHead(nn.Module):
         x = _convolve(x, valid, self.num_convs, self.channels, self.norm, self.norm_eps, self.dtype)
         x = x.reshape(b * r, -1)  # Of more axes, gradients by the weights would be slow: see `matmul`.
         for i in range(self.num_layers):
-            x = nn.relu(self._linear(x, self.features, f"fc{6 + i}"))
+            x = relu(self._linear(x, self.features, f"fc{6 + i}"))
         logits = self._linear(x, self.num_classes, "cls_score").astype(jnp.float32)
         deltas = self._linear(x, 4 * self.num_classes, "bbox_pred").astype(jnp.float32)
         return logits.reshape(b, r, -1), deltas.reshape(b, r, self.num_classes, 4)
 
     def _linear(self, x: Array, features: int, name: str) -> Array:
         bias = torch_bias(x.shape[-1])
-        return nn.Dense(features, dtype=self.dtype, kernel_init=torch_linear, bias_init=bias, name=name)(x)
+        init = {"kernel_init": torch_linear, "bias_init": bias}
+        return nn.Dense(features, dtype=self.dtype, **init, dot_general=_dot_general, name=name)(x)
+
+
+def _dot_general(x: Array, kernel: Array, *args: Any, **settings: Any) -> Array:
+    return jax.lax.dot_general(*together(x, kernel), *args, **settings)
 
 
 class MaskHead(nn.Module):
@@ -88,7 +96,7 @@ class MaskHead(nn.Module):
         b, r = pooled.shape[:2]
         x = pooled.reshape(b * r, *pooled.shape[2:])
         x = _convolve(x, valid, self.num_convs, self.channels, self.norm, self.norm_eps, self.dtype)
-        x = nn.relu(Deconv2x2(self.channels, self.dtype, name="deconv")(x))
+        x = relu(Deconv2x2(self.channels, self.dtype, name="deconv")(x))
         # torchvision scales by the number of classes: logits of a single class would start around 20.
         init, bias = nn.initializers.lecun_normal(), torch_bias(self.channels)
         x = Conv(self.num_classes, 1, kernel_init=init, bias_init=bias, dtype=self.dtype, name="logits")(x)
@@ -109,5 +117,5 @@ def _convolve(
     for i in range(num_convs):
         x = Conv(channels, 3, use_bias=norm == "none", dtype=dtype, name=f"conv{i}")(x)
         x = x if norm == "none" else NORMS[norm](norm_eps, dtype, name=f"bn{i}")(x, extent)
-        x = nn.relu(x)
+        x = relu(x)
     return x

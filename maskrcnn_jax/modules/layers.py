@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.modules.convolution import conv
+from maskrcnn_jax.modules.materialise import together
 from maskrcnn_jax.modules.matmul import matmul
 
 Initializer = Callable[..., Array]
@@ -64,7 +65,8 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (side, side, x.shape[-1], self.features))
         if side > 1:
             x = zero_beyond(x, extent)
-        y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, divided=self.divided)
+        x, kernel = together(x.astype(self.dtype), kernel.astype(self.dtype))
+        y = conv(x, kernel, self.stride, divided=self.divided)
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,))
             y += bias.astype(self.dtype).reshape(1, 1, 1, -1)
@@ -88,7 +90,8 @@ class Deconv2x2(nn.Module):
         kernel = self.param("kernel", init, (2, 2, c, self.features))
         bias = self.param("bias", torch_bias(4 * self.features), (self.features,))
         matrix = kernel.astype(self.dtype).transpose(2, 0, 1, 3).reshape(c, -1)
-        y = matmul(x.astype(self.dtype), matrix).reshape(n, h, w, 2, 2, self.features)
+        x, matrix = together(x.astype(self.dtype), matrix)
+        y = matmul(x, matrix).reshape(n, h, w, 2, 2, self.features)
         y = y.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, self.features)
         return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
 

@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.modules.layers import NORMS, Conv, halve, zero_beyond
+from maskrcnn_jax.modules.materialise import relu
 
 # Blocks in each of the four stages, and whether a block has a bottleneck.
 DEPTHS = {
@@ -39,7 +40,7 @@ class ResNet(nn.Module):
             x, extent
         )
         extent = halve(extent)
-        x = nn.relu(norm(name="bn1")(x, extent))
+        x = relu(norm(name="bn1")(x, extent))
         # Zero is as good as minus infinity beyond the border: no value inside is negative.
         x = nn.max_pool(zero_beyond(x, extent), (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         extent = halve(extent)
@@ -76,13 +77,13 @@ class Bottleneck(nn.Module):
         first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
         outer = halve(extent, self.stride)
         inner = halve(extent, first)
-        y = nn.relu(self.norm(name="bn1")(conv(self.width, 1, first, name="conv1")(x), inner))
-        y = nn.relu(self.norm(name="bn2")(conv(self.width, 3, second, name="conv2")(y, inner), outer))
+        y = relu(self.norm(name="bn1")(conv(self.width, 1, first, name="conv1")(x), inner))
+        y = relu(self.norm(name="bn2")(conv(self.width, 3, second, name="conv2")(y, inner), outer))
         y = self.norm(name="bn3")(conv(4 * self.width, 1, name="conv3")(y), outer)
         if x.shape != y.shape:
             x = conv(4 * self.width, 1, self.stride, name="downsample_conv")(x)
             x = self.norm(name="downsample_bn")(x, outer)
-        return nn.relu(x + y)
+        return relu(x + y)
 
 
 class BasicBlock(nn.Module):
@@ -99,9 +100,9 @@ class BasicBlock(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Float[Array, "b _ _ _"]:
         conv = partial(Conv, use_bias=False, dtype=self.dtype, divided=self.divided)
         outer = halve(extent, self.stride)
-        y = nn.relu(self.norm(name="bn1")(conv(self.width, 3, self.stride, name="conv1")(x, extent), outer))
+        y = relu(self.norm(name="bn1")(conv(self.width, 3, self.stride, name="conv1")(x, extent), outer))
         y = self.norm(name="bn2")(conv(self.width, 3, name="conv2")(y, outer), outer)
         if x.shape != y.shape:
             x = conv(self.width, 1, self.stride, name="downsample_conv")(x)
             x = self.norm(name="downsample_bn")(x, outer)
-        return nn.relu(x + y)
+        return relu(x + y)

@@ -5,11 +5,14 @@ point by point, which over all channels is a matrix product for each of the 16 p
 of the result. Its rounding errors are about those of a direct convolution.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from maskrcnn_jax.modules.materialise import materialise
 from maskrcnn_jax.modules.matmul import matmul
 
 OF_TILE = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
@@ -36,18 +39,26 @@ def convolve(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Flo
     cells = [[x[:, y : y + 2 * rows : 2, z : z + 2 * columns : 2] for z in range(4)] for y in range(4)]
     tiles = _transform(OF_TILE, cells)
     kernels = jnp.einsum("ay,yzio,bz->abio", OF_KERNEL, kernel, OF_KERNEL, precision=jax.lax.Precision.HIGHEST)
-    products = [[matmul(tiles[y][z], kernels[y, z]) for z in range(4)] for y in range(4)]
-    result = jnp.stack([jnp.stack(row, axis=3) for row in _transform(OF_RESULT, products)], axis=2)
+    # Of each row of four products two sums are left, and the products are let go before the next row is computed.
+    sums = [
+        materialise(_combine(OF_RESULT, [matmul(*pair) for pair in zip(*row, strict=True)]))
+        for row in zip(tiles, kernels, strict=True)
+    ]
+    result = jnp.stack([jnp.stack(row, axis=3) for row in _combine_rows(OF_RESULT, sums)], axis=2)
     return result.reshape(x.shape[0], 2 * rows, 2 * columns, -1)[:, :height, :width]
 
 
 def _transform(matrix: np.ndarray, points: list[list[Array]]) -> list[list[Array]]:
     """``matrix @ points @ matrix.T``, where every point is an array."""
-    across = [[_combine(weights, row) for weights in matrix] for row in points]
-    return [[_combine(weights, column) for column in zip(*across, strict=True)] for weights in matrix]
+    return _combine_rows(matrix, [_combine(matrix, row) for row in points])
 
 
-def _combine(weights: np.ndarray, arrays: list[Array] | tuple[Array, ...]) -> Array:
-    """The sum of some arrays and of some others' negatives."""
-    signed = [array if weight > 0 else -array for weight, array in zip(weights, arrays, strict=True) if weight]
-    return sum(signed[1:], start=signed[0])
+def _combine_rows(matrix: np.ndarray, points: list[list[Array]]) -> list[list[Array]]:
+    """``matrix @ points``."""
+    return [list(row) for row in zip(*(_combine(matrix, column) for column in zip(*points, strict=True)), strict=True)]
+
+
+def _combine(matrix: np.ndarray, arrays: Sequence[Array]) -> list[Array]:
+    """``matrix @ arrays``: for each of its rows the sum of some arrays and of some others' negatives."""
+    signed = [[a if weight > 0 else -a for weight, a in zip(row, arrays, strict=True) if weight] for row in matrix]
+    return [sum(row[1:], start=row[0]) for row in signed]

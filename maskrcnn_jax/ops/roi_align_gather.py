@@ -14,6 +14,8 @@ MAX_PART = 64  # RoIs that a CPU pools together.
 
 def pool(maps: list[Float[Array, "_h _w c"]], rois: RoIs, rule: Rule) -> Float[Array, "r p p c"]:
     """Pools each RoI from its map, in float32."""
+    # Not before there are RoIs: the copy of all maps would be in memory together with what finds them.
+    maps, rois = jax.lax.optimization_barrier((maps, rois))
     cells = jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in maps])
     shapes = [x.shape for x in maps]
     if rule.sampling_ratio == 0:
@@ -26,8 +28,10 @@ def transpose(
 ) -> list[Float[Array, "_h _w c"]]:
     """Adds the gradient of each RoI to the cells it was pooled from, in float32."""
     sizes = [height * width for height, width, _ in shapes]
-    # Not a constant: a scan inside `shard_map` must start with a value that varies as its result does.
+    # Not a constant: a scan inside `shard_map` must start with a value that varies as its result does. And zeros that
+    # do not need the gradient would be there, in all their size, long before it is.
     zero = (rois.maps.sum() * 0).astype(jnp.float32)
+    zero, gradient = jax.lax.optimization_barrier((zero, gradient))
     total = jnp.broadcast_to(zero, (sum(sizes), gradient.shape[-1]))
     if rule.sampling_ratio == 0:
         total = adaptive_roi_align.add_gradient(total, gradient, _adaptive(rois, shapes, rule))

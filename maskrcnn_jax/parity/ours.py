@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskrcnn_jax import images, pasting
+from maskrcnn_jax import compiler, images, pasting
 from maskrcnn_jax.config import DataConfig, ModelConfig
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.ops import anchors
@@ -38,7 +38,7 @@ class Ours:
         buckets = [(height * scale, width * scale) for height, width in DataConfig().test_buckets]
         self.buckets = [images.ceil32((int(height), int(width))) for height, width in buckets]
         apply = partial(MaskRCNN(config).apply, capture_intermediates=_is_recorded, mutable=["intermediates"])
-        self._apply = jax.jit(apply)
+        self._apply = compiler.jit(config.deterministic)(apply)
         self.compiled: set[tuple[int, ...]] = set()  # Shapes of the batches seen: a program each.
 
     def size(self, picture: np.ndarray) -> Size:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskrcnn_jax import pasting
+from maskrcnn_jax import compiler, pasting
 from maskrcnn_jax.detections import detect
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.parity import padding
@@ -29,9 +29,9 @@ class Feeder:
 
     def __init__(self, ours: Ours) -> None:
         self.ours = ours
-        model = MaskRCNN(ours.config)
-        self._maps = jax.jit(partial(model.apply, method=_maps))
-        self._heads = jax.jit(partial(model.apply, method=_heads))
+        model, jit = MaskRCNN(ours.config), compiler.jit(ours.config.deterministic)
+        self._maps = jit(partial(model.apply, method=_maps))
+        self._heads = jit(partial(model.apply, method=_heads))
         self.compiled: set[Size] = set()  # Buckets seen: a program each, and one more for the heads.
 
     def feed(self, picture: np.ndarray, theirs: Stages) -> Fed:

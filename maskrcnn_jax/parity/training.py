@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from maskrcnn_jax import compiler
 from maskrcnn_jax.config import ModelConfig, OptimizerConfig
 from maskrcnn_jax.data.coco import CocoDataset, Example
 from maskrcnn_jax.parity import recipe, reference, training_reference, training_replay, training_weights
@@ -211,7 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dataset = CocoDataset(options.images, options.annotations, keep_empty=False)
     batches = choose(dataset, options.steps, options.batch_size)
     state = training_weights.settled(config, batches[0], seed=options.seed, **sides)
-    rows = compare_training(config, state, batches, learning_rate=options.learning_rate, **sides)
+    jit = compiler.jit(config.deterministic)
+    rows = compare_training(config, state, batches, learning_rate=options.learning_rate, jit=jit, **sides)
     print(to_markdown(rows))
     return 0 if all(row.passed for row in rows) else 1
 

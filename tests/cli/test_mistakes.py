@@ -188,7 +188,7 @@ MISTAKES = [
     (f"{PLAN} D/good.py --set data.buckets=((100,100),)", "data.buckets must be pairs of multiples of 32"),
     (f"{PLAN} D/value.py", "batch_size must be of type int, got 'two'"),
     (f"{PARITY} D/in/a.png --weights RUN", "--weights: not allowed with argument --random"),
-    (f"{PARITY} D/in/absent.png", "no image .*absent.png|needs torch"),
+    (f"{PARITY} D/in/absent.png", "no image .*absent.png|needs torch|compiled operators"),
 ]
 
 

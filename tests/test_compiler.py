@@ -1,0 +1,67 @@
+"""What XLA is told: to use less memory on one CPU, and to give the same bits."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from maskrcnn_jax import compiler
+from maskrcnn_jax.modules.layers import Conv, FrozenBatchNorm
+from maskrcnn_jax.modules.materialise import relu
+
+
+def test_xla_is_told_what_determinism_needs():
+    # A name that XLA does not know makes the compilation fail; this one it knows, whatever it compiles for.
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        jax.jit(jnp.sin, compiler_options={"xla_gpu_deterministic": True})(1.0)
+    assert list(compiler.DETERMINISTIC) == ["xla_gpu_deterministic_ops"]
+    assert compiler.jit(True)(jnp.sin)(0.0) == 0
+
+
+def test_a_gradient_takes_less_memory_and_is_the_same():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 64, 64, 64)), jnp.float32)
+    convs, norm = [Conv(64, 1), Conv(64, 3), Conv(64, 1), Conv(64, 3)], FrozenBatchNorm()
+    params = [conv.init(jax.random.key(i), x) for i, conv in enumerate(convs)]
+    constants = norm.init(jax.random.key(0), x)
+
+    def loss(params):
+        y = x
+        for conv, of_conv in zip(convs, params, strict=True):
+            y = relu(norm.apply(constants, conv.apply(of_conv, y)))
+        return (y**2).sum()
+
+    programs = [jit(jax.grad(loss)).lower(params).compile() for jit in (jax.jit, compiler.jit(False))]
+    plain, small = (program.memory_analysis().temp_size_in_bytes for program in programs)
+    assert small < 0.75 * plain
+    expected, gradient = (program(params) for program in programs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-2), gradient, expected)
+
+
+@pytest.mark.parametrize("count, small", [(1, True), (2, False)])
+def test_several_devices_are_left_to_add_up_gradients_at_once(count, small):
+    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
+    assert (compiler.jit(False, mesh) is not jax.jit) == small
+
+
+def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
+    monkeypatch.setattr(compiler, "SMALL_ON_CPU", {"xla_cpu_of_another_version": "yes"})
+    compiler._understands_small.cache_clear()
+    try:
+        assert compiler.jit(False) is jax.jit
+    finally:
+        compiler._understands_small.cache_clear()
+
+
+def test_memory_is_returned_after_each_compilation(monkeypatch):
+    trimmed = []
+    monkeypatch.setattr(compiler.ctypes, "CDLL", lambda _: SimpleNamespace(malloc_trim=trimmed.append))
+    compiler._return_memory_after_compiling.__wrapped__()
+    double = jax.jit(lambda x: 2 * x)
+    double(1.0)
+    assert trimmed
+    count = len(trimmed)
+    double(2.0)
+    assert len(trimmed) == count

@@ -21,7 +21,7 @@ from maskrcnn_jax.losses import box_loss, mask_loss, mean, rpn_loss
 from maskrcnn_jax.modules.fpn import FPN
 from maskrcnn_jax.modules.heads import BoxHead, MaskHead, RPNHead
 from maskrcnn_jax.modules.layers import zero_beyond
-from maskrcnn_jax.modules.materialise import materialise
+from maskrcnn_jax.modules.materialise import materialise, together
 from maskrcnn_jax.modules.resnet import ResNet
 from maskrcnn_jax.ops.roi_align import multilevel_roi_align
 from maskrcnn_jax.ops.roi_pool import multilevel_roi_pool
@@ -141,6 +141,8 @@ class MaskRCNN(nn.Module):
 
         pyramid = self.features(images, batch.sizes, batch.canvas)
         logits, deltas = self.score_anchors(pyramid, batch.canvas)
+        # Backward, the other heads come first: what was kept for them is gone when the RPN's turn comes.
+        pyramid, logits, deltas = together((pyramid, logits, deltas))
         losses = rpn_loss(_concatenate(logits), _concatenate(deltas), anchors, beta=config.rpn.smooth_l1_beta)
 
         count = config.rpn.train_num_candidates, config.rpn.train_num_proposals

@@ -4,7 +4,6 @@ import re
 from contextlib import contextmanager
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +15,7 @@ from maskrcnn_jax import losses, sharding, training
 from maskrcnn_jax.config import Config, ModelConfig, RPNConfig
 from maskrcnn_jax.model import MaskRCNN, ceil32
 from maskrcnn_jax.structures import AnchorTargets, RoITargets
-from tests.conftest import QUICK_COMPILE, random_variables
+from tests.conftest import QUICK_COMPILE, random_variables, smooth_activations
 from tests.test_model import make_batch, picture
 
 KEY = jax.random.key(7)
@@ -129,26 +128,26 @@ def test_devices_that_share_images_find_the_features_and_gradients_of_one():
 
 
 @contextmanager
-def smooth_activations():
-    """Activations without a kink.
+def smooth_steps():
+    """Steps with smooth activations.
 
     Where one of ReLU's inputs is 1e-7 on one mesh and -1e-8 on the other, a gradient comes or goes: seen in the second
     step of two devices by four, where it moved one kernel's gradient by a sixtieth.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nn, "relu", nn.silu)
+        smooth_activations(patch)
         yield
 
 
 @pytest.fixture
 def smooth():
-    with smooth_activations():
+    with smooth_steps():
         yield
 
 
 @pytest.fixture(scope="module")
 def one():
-    with smooth_activations():
+    with smooth_steps():
         return after_three_steps(*compiled_step(1, 1))
 
 

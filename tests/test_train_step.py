@@ -3,7 +3,6 @@
 import dataclasses
 from functools import partial
 
-import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -11,7 +10,7 @@ import pytest
 
 from maskrcnn_jax import training
 from maskrcnn_jax.model import MaskRCNN
-from tests.conftest import QUICK_COMPILE
+from tests.conftest import QUICK_COMPILE, smooth_activations
 from tests.test_model import make_batch
 
 KEY = jax.random.key(7)
@@ -31,7 +30,7 @@ def test_microbatches_of_unequal_counts_and_recomputed_activations_change_nothin
     A smooth function takes the place of the ReLU: rounding lets single ReLUs flip, which moves the gradients of some
     kernels by a thousandth.
     """
-    monkeypatch.setattr(nn, "relu", nn.silu)
+    smooth_activations(monkeypatch)
     _, expected, expected_metrics = take_step(tiny.model, tiny.variables)
     model = MaskRCNN(dataclasses.replace(tiny.model.config, rematerialise=True))
     before, after, metrics = take_step(model, tiny.variables, average=True, num_microbatches=4, average_decay=0.9)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from maskrcnn_jax.modules import winograd
-from maskrcnn_jax.modules.materialise import materialise
+from maskrcnn_jax.modules.materialise import materialise, together
 from maskrcnn_jax.modules.matmul import matmul
 
 
@@ -29,6 +29,7 @@ def conv(
     if kernel.shape[:2] == (1, 1):  # A matrix product is faster than a 1x1 convolution, most of all backward.
         x, matrix = x[:, ::stride, ::stride], kernel[0, 0]
         return x @ matrix if divided else matmul(x, matrix)
+    x, kernel = together((x, kernel))
     if stride == 1 and not divided and x.dtype == jnp.float32 and winograd.pays_off(x.shape, kernel.shape):
         return _conv3x3(x, kernel)
     return _direct(x, kernel, stride)

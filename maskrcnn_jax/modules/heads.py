@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from maskrcnn_jax.modules.layers import NORMS, Conv, Deconv2x2, torch_bias, torch_linear
+from maskrcnn_jax.modules.layers import NORMS, Conv, Deconv2x2, interleave, torch_bias, torch_linear
 from maskrcnn_jax.modules.materialise import relu, together
 
 
@@ -76,7 +76,7 @@ class BoxHead(nn.Module):
 
 
 def _dot_general(x: Array, kernel: Array, *args: Any, **settings: Any) -> Array:
-    return jax.lax.dot_general(*together(x, kernel), *args, **settings)
+    return jax.lax.dot_general(*together((x, kernel)), *args, **settings)
 
 
 class MaskHead(nn.Module):
@@ -96,11 +96,16 @@ class MaskHead(nn.Module):
         b, r = pooled.shape[:2]
         x = pooled.reshape(b * r, *pooled.shape[2:])
         x = _convolve(x, valid, self.num_convs, self.channels, self.norm, self.norm_eps, self.dtype)
-        x = relu(Deconv2x2(self.channels, self.dtype, name="deconv")(x))
+        x = Deconv2x2(self.channels, self.dtype, name="deconv")(x)  # [n, s, s, 2, 2, c]
+        # In the shape of the matrix products before and after it, whose memory XLA then uses again: the largest arrays.
+        cells = relu(x.reshape(-1, self.channels))
         # torchvision scales by the number of classes: logits of a single class would start around 20.
         init, bias = nn.initializers.lecun_normal(), torch_bias(self.channels)
-        x = Conv(self.num_classes, 1, kernel_init=init, bias_init=bias, dtype=self.dtype, name="logits")(x)
-        return x.astype(jnp.float32).reshape(b, r, *x.shape[1:])
+        classify = Conv(self.num_classes, 1, kernel_init=init, bias_init=bias, dtype=self.dtype, name="logits")
+        # Cell by cell, so their order does not matter: that of the logits is mended, of which there are fewer.
+        logits = classify(cells.reshape(*x.shape[:2], -1, self.channels)).astype(jnp.float32)
+        logits = interleave(logits.reshape(*x.shape[:5], -1))
+        return logits.reshape(b, r, *logits.shape[1:])
 
 
 def _convolve(

@@ -65,16 +65,18 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (side, side, x.shape[-1], self.features))
         if side > 1:
             x = zero_beyond(x, extent)
-        x, kernel = together(x.astype(self.dtype), kernel.astype(self.dtype))
-        y = conv(x, kernel, self.stride, divided=self.divided)
+        y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, divided=self.divided)
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,))
-            y += bias.astype(self.dtype).reshape(1, 1, 1, -1)
+            y, bias = together((y, bias.astype(self.dtype)))
+            y += bias.reshape(1, 1, 1, -1)
         return y
 
 
 class Deconv2x2(nn.Module):
     """Transposed convolution with a 2x2 kernel and stride 2: no windows overlap, so it is one matrix product.
+
+    Of each cell become two by two, which `interleave` puts in their places.
 
     Parameters: ``kernel [2, 2, c, f]``, by row and column of the output cell, and ``bias [f]``.
     """
@@ -83,17 +85,22 @@ class Deconv2x2(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n 2*h 2*w f"]:
-        n, h, w, c = x.shape
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w 2 2 f"]:
+        c = x.shape[-1]
         # PyTorch counts the fans of a transposed convolution the other way round.
         init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         kernel = self.param("kernel", init, (2, 2, c, self.features))
         bias = self.param("bias", torch_bias(4 * self.features), (self.features,))
         matrix = kernel.astype(self.dtype).transpose(2, 0, 1, 3).reshape(c, -1)
-        x, matrix = together(x.astype(self.dtype), matrix)
-        y = matmul(x, matrix).reshape(n, h, w, 2, 2, self.features)
-        y = y.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, self.features)
-        return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        y = matmul(x.astype(self.dtype), matrix).reshape(*x.shape[:3], 2, 2, self.features)
+        y, bias = together((y, bias.astype(self.dtype)))
+        return y + bias.reshape(1, 1, 1, 1, 1, -1)
+
+
+def interleave(x: Float[Array, "n h w 2 2 c"]) -> Float[Array, "n 2*h 2*w c"]:
+    """Each cell's two by two beside those of its neighbours."""
+    n, h, w, _, _, c = x.shape
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, c)
 
 
 class FrozenBatchNorm(nn.Module):

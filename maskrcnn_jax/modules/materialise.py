@@ -3,9 +3,12 @@
 `compiler.jit` has XLA heed this. Elsewhere, and on other platforms, it changes nothing.
 """
 
+from operator import attrgetter
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 Tree = TypeVar("Tree")
@@ -23,31 +26,38 @@ def materialise(arrays: Tree) -> Tree:
 @jax.custom_jvp
 def relu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     """``max(x, 0)``, of which the result alone is kept for the backward pass: the next layer needs it in any case."""
-    return materialise(jax.numpy.maximum(x, 0))
+    return materialise(jnp.maximum(x, 0))
 
 
 @relu.defjvp
 def _relu_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     y = relu(*primals)
-    return y, jax.numpy.where(y > 0, *tangents, 0)
+    return y, jnp.where(y > 0, *tangents, 0)
 
 
 @jax.custom_vjp
-def together(x: Array, kernel: Array) -> tuple[Array, Array]:
-    """Both as they are. Their gradients are computed one after the other, and with them all that is kept for either.
+def together(arrays: Tree) -> Tree:
+    """The same arrays, whose gradients exist before the first of them is read on.
 
-    Nothing waits for the gradient of a kernel but the optimizer: left to itself, XLA computes most of them at the end.
+    So a backward pass finishes with one layer, and lets go of what was kept for it, before it goes on to the next:
+    nothing but the optimizer waits for the gradients of kernels and biases, and XLA would compute most of them last.
     """
-    return x, kernel
+    return arrays
 
 
-def _forward(x: jax.custom_derivatives.CustomVJPPrimal, kernel: jax.custom_derivatives.CustomVJPPrimal):
-    # What has no gradient, such as the features of frozen stages, must not be asked for one.
-    return (x.value, kernel.value), (None if x.perturbed and kernel.perturbed else ())
+def _forward(arrays: Tree) -> tuple[Tree, tuple[()] | None]:
+    values, has_gradient = (jax.tree.map(attrgetter(name), arrays) for name in ("value", "perturbed"))
+    # What has none, such as the features of frozen stages, must not be asked for one.
+    return values, (() if all(jax.tree.leaves(has_gradient)) else None)
 
 
-def _backward(alone: tuple[()] | None, gradients: tuple[Array, Array]) -> tuple[Array, Array]:
-    return gradients if alone is not None else materialise(gradients)
+def _backward(all_have: tuple[()] | None, gradients: Tree) -> tuple[Tree]:
+    gradients = jax.tree.map(_as_array, gradients)
+    return (gradients if all_have is None else materialise(gradients),)
+
+
+def _as_array(gradient: Array | SymbolicZero) -> Array:
+    return jnp.zeros(gradient.shape, gradient.dtype) if isinstance(gradient, SymbolicZero) else gradient
 
 
 together.defvjp(_forward, _backward, symbolic_zeros=True)

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from maskrcnn_jax.modules.materialise import materialise
-from maskrcnn_jax.modules.matmul import matmul
 
 OF_TILE = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
 OF_KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
@@ -41,11 +40,15 @@ def convolve(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Flo
     kernels = jnp.einsum("ay,yzio,bz->abio", OF_KERNEL, kernel, OF_KERNEL, precision=jax.lax.Precision.HIGHEST)
     # Of each row of four products two sums are left, and the products are let go before the next row is computed.
     sums = [
-        materialise(_combine(OF_RESULT, [matmul(*pair) for pair in zip(*row, strict=True)]))
+        materialise(_combine(OF_RESULT, [_product(*pair) for pair in zip(*row, strict=True)]))
         for row in zip(tiles, kernels, strict=True)
     ]
     result = jnp.stack([jnp.stack(row, axis=3) for row in _combine_rows(OF_RESULT, sums)], axis=2)
     return result.reshape(x.shape[0], 2 * rows, 2 * columns, -1)[:, :height, :width]
+
+
+def _product(tile: Float[Array, "b y x i"], matrix: Float[Array, "i o"]) -> Float[Array, "b y x o"]:
+    return (tile.reshape(-1, tile.shape[-1]) @ matrix).reshape(*tile.shape[:-1], -1)
 
 
 def _transform(matrix: np.ndarray, points: list[list[Array]]) -> list[list[Array]]:

@@ -30,7 +30,7 @@ def test_relu_and_its_gradients_are_those_of_flax():
 
 
 def product(x, kernel):
-    return jnp.sin(jnp.matmul(*together(x, kernel)))
+    return jnp.sin(jnp.matmul(*together((x, kernel))))
 
 
 @pytest.mark.parametrize("by", [0, 1, (0, 1)])

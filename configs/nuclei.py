@@ -3,7 +3,8 @@
 python -m maskrcnn_jax.weights.keras_resnet50 resnet50_imagenet_stem_to_c4.npz resnet50_keras.npz
 python train.py --config=configs/nuclei.py --workdir=runs/nuclei --config.model.backbone_weights=resnet50_keras.npz
 
-Result on the 102 validation images: box AP 0.569, mask AP 0.545, mask AP50 0.885, in 57 minutes on 2 CPU cores.
+Result on the 102 validation images: box AP 0.567, mask AP 0.543, mask AP50 0.886, in 26 minutes of processor time on
+two cores.
 """
 
 from maskrcnn_jax.config import Config

@@ -40,12 +40,11 @@ def _is_cpu(mesh: Mesh | None) -> bool:
 
 @functools.cache
 def _understands_small() -> bool:
-    """Whether this version of XLA knows the options; where it does not, programs take more memory."""
+    """Whether this version of XLA knows the options, and can run barriers; if not, programs take more memory."""
     try:
-        jax.jit(lambda: 0, compiler_options=SMALL_ON_CPU).lower().compile()
+        return jax.jit(lambda x: jax.lax.optimization_barrier(2 * x) + 1, compiler_options=SMALL_ON_CPU)(3) == 7
     except jax.errors.JaxRuntimeError:
         return False
-    return True
 
 
 @functools.cache

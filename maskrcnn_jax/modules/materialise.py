@@ -31,8 +31,9 @@ def relu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
 
 @relu.defjvp
 def _relu_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    y = relu(*primals)
-    return y, jnp.where(y > 0, *tangents, 0)
+    (x,), (tangent,) = primals, tangents
+    y = relu(x)
+    return y, jnp.where(y > 0, tangent, 0)
 
 
 @jax.custom_vjp

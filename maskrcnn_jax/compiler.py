@@ -42,7 +42,8 @@ def _is_cpu(mesh: Mesh | None) -> bool:
 def _understands_small() -> bool:
     """Whether this version of XLA knows the options, and can run barriers; if not, programs take more memory."""
     try:
-        return jax.jit(lambda x: jax.lax.optimization_barrier(2 * x) + 1, compiler_options=SMALL_ON_CPU)(3) == 7
+        probe = jax.jit(lambda x: jax.lax.optimization_barrier(2 * x) + 1, compiler_options=SMALL_ON_CPU)
+        return int(probe(3)) == 7
     except jax.errors.JaxRuntimeError:
         return False
 

@@ -17,23 +17,29 @@ from maskrcnn_jax.parity import recipe, reference, training_reference
 
 import torch  # isort: skip  (after the reference: it loads torchvision's operators first)
 
-DISTANCE = 4.5  # Standard deviations between the mean of a channel and zero.
+DISTANCE = 4.5  # Standard deviations between the mean of a channel and zero; large pictures have more inputs near it.
 SHARE_ABOVE = 0.75  # Of channels that stay positive.
 BLOCK_DEVIATION = 0.3  # What a residual block adds varies less than its shortcut, lest the sum come close to zero.
 
 
 def settled(
-    config: ModelConfig, examples: Sequence[Example], *, short_side: int, max_long_side: int, seed: int = 0
+    config: ModelConfig,
+    examples: Sequence[Example],
+    *,
+    short_side: int,
+    max_long_side: int,
+    seed: int = 0,
+    distance: float = DISTANCE,
 ) -> dict[str, np.ndarray]:
     """The weights of the recipe, settled on a batch of pictures before resizing; by torchvision's names."""
     weights = recipe.state_dict(config, seed)
     model = reference.build(config, weights, short_side=short_side, max_long_side=max_long_side)
-    settle(model, examples, seed=seed)
+    settle(model, examples, seed=seed, distance=distance)
     return training_reference.state_dict(model)
 
 
 @torch.no_grad()
-def settle(model: torch.nn.Module, examples: Sequence[Example], *, seed: int = 0) -> None:
+def settle(model: torch.nn.Module, examples: Sequence[Example], *, seed: int = 0, distance: float = DISTANCE) -> None:
     """Scales weights and shifts biases of torchvision's model in place, by what its layers give on a batch of pictures.
 
     Where a layer is used several times, as in the region proposal network, its first use counts.
@@ -43,9 +49,9 @@ def settle(model: torch.nn.Module, examples: Sequence[Example], *, seed: int = 0
     """
     random = np.random.default_rng(seed)
     for module in _before_a_relu(model):
-        _on_first_use(module, partial(_standardise, mean=_draw_means(random, module)))
+        _on_first_use(module, partial(_standardise, mean=_draw_means(random, module, distance)))
     for stage in _stages(model):
-        means = _draw_means(random, stage[0].downsample[1])
+        means = _draw_means(random, stage[0].downsample[1], distance)
         _on_first_use(stage[0].downsample[1], partial(_standardise, mean=means))
         for block in stage:
             # Added to the shortcut, which keeps above zero through all blocks what is there after the first.
@@ -80,10 +86,10 @@ def _outputs(model: torch.nn.Module) -> list[torch.nn.Module]:
     return [*pyramid, rpn.cls_logits, rpn.bbox_pred, box.cls_score, box.bbox_pred, mask.mask_fcn_logits]
 
 
-def _draw_means(random: np.random.Generator, module: torch.nn.Module) -> torch.Tensor:
+def _draw_means(random: np.random.Generator, module: torch.nn.Module, distance: float) -> torch.Tensor:
     """Of each channel of a layer, on one side of zero or the other."""
     above = random.random(len(module.bias)) < SHARE_ABOVE
-    return torch.from_numpy(np.where(above, DISTANCE, -DISTANCE).astype(np.float32))
+    return torch.from_numpy(np.where(above, distance, -distance).astype(np.float32))
 
 
 def _on_first_use(module: torch.nn.Module, change: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]) -> None:

@@ -142,7 +142,9 @@ class MaskRCNN(nn.Module):
         pyramid = self.features(images, batch.sizes, batch.canvas)
         logits, deltas = self.score_anchors(pyramid, batch.canvas)
         # Backward, the other heads come first: what was kept for them is gone when the RPN's turn comes.
-        pyramid, logits, deltas = together((pyramid, logits, deltas))
+        finer = {level: pyramid[level] for level in LEVELS[:-1]}  # Of the coarsest the RPN alone makes use.
+        finer, logits, deltas = together((finer, logits, deltas))
+        pyramid |= finer
         losses = rpn_loss(_concatenate(logits), _concatenate(deltas), anchors, beta=config.rpn.smooth_l1_beta)
 
         count = config.rpn.train_num_candidates, config.rpn.train_num_proposals

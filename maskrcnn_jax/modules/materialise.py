@@ -14,12 +14,17 @@ from jaxtyping import Array, Float
 Tree = TypeVar("Tree")
 
 
-@jax.jit
 def materialise(arrays: Tree) -> Tree:
     """The same arrays, all of which exist before the first of them is read, and are not computed once more.
 
     XLA would rather compute a cheap result again wherever it is read, and keep what it comes from instead, too.
     """
+    # A barrier would make a sum over the devices of a `shard_map` vary among them, like the arrays beside it.
+    return arrays if jax.sharding.get_abstract_mesh().manual_axes else _materialise(arrays)
+
+
+@jax.jit
+def _materialise(arrays: Tree) -> Tree:
     return jax.lax.platform_dependent(arrays, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 

@@ -20,6 +20,19 @@ def test_the_same_arrays(transformation):
     jax.tree.map(np.testing.assert_array_equal, transformation(materialise)(arrays), arrays)
 
 
+def test_sums_over_devices_stay_sums_beside_arrays_that_vary():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    spec = jax.sharding.PartitionSpec
+
+    def add_up(x):
+        return materialise((x, jax.lax.psum(x, "data")))
+
+    mapped = jax.shard_map(add_up, mesh=mesh, in_specs=spec("data"), out_specs=(spec("data"), spec()), check_vma=True)
+    x, total = jax.jit(mapped)(jnp.arange(4.0))
+    np.testing.assert_array_equal(x, jnp.arange(4.0))
+    np.testing.assert_array_equal(total, jnp.array([2.0, 4.0]))
+
+
 def test_relu_and_its_gradients_are_those_of_flax():
     x = jnp.array([-2.0, -0.0, 0.0, 1e-30, 3.0, jnp.inf])
     tangent = jnp.arange(1.0, 7.0)

@@ -16,19 +16,20 @@ TORCHVISION = """
 import sys
 from maskrcnn_jax.parity.reference import torchvision
 import torch
-from torchvision.io import decode_image, write_jpeg
+from PIL import Image
 from torchvision.models.detection import maskrcnn_resnet50_fpn
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 weights, picture, output = sys.argv[1:]
 model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
 model.load_state_dict(torch.load(weights, weights_only=True))
 model.eval()
-image = decode_image(picture)
+image = pil_to_tensor(Image.open(picture).convert("RGB"))
 with torch.no_grad():
     found = model([image / 255])[0]
 drawn = draw_segmentation_masks(image, found["masks"][:, 0] > 0.5)
-write_jpeg(draw_bounding_boxes(drawn, found["boxes"]), output)
+to_pil_image(draw_bounding_boxes(drawn, found["boxes"])).save(output)
 print(len(found["boxes"]))
 """
 

@@ -96,14 +96,12 @@ class MaskHead(nn.Module):
         b, r = pooled.shape[:2]
         x = pooled.reshape(b * r, *pooled.shape[2:])
         x = _convolve(x, valid, self.num_convs, self.channels, self.norm, self.norm_eps, self.dtype)
-        x = Deconv2x2(self.channels, self.dtype, name="deconv")(x)  # [n, s, s, 2, 2, c]
-        # In the shape of the matrix products before and after it, whose memory XLA then uses again: the largest arrays.
-        cells = relu(x.reshape(-1, self.channels))
+        x = relu(Deconv2x2(self.channels, self.dtype, name="deconv")(x))  # [n, s, s, 2, 2, c]
         # torchvision scales by the number of classes: logits of a single class would start around 20.
         init, bias = nn.initializers.lecun_normal(), torch_bias(self.channels)
         classify = Conv(self.num_classes, 1, kernel_init=init, bias_init=bias, dtype=self.dtype, name="logits")
         # Cell by cell, so their order does not matter: that of the logits is mended, of which there are fewer.
-        logits = classify(cells.reshape(*x.shape[:2], -1, self.channels)).astype(jnp.float32)
+        logits = classify(x.reshape(*x.shape[:2], -1, self.channels)).astype(jnp.float32)
         logits = interleave(logits.reshape(*x.shape[:5], -1))
         return logits.reshape(b, r, *logits.shape[1:])
 

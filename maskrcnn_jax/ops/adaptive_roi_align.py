@@ -7,6 +7,7 @@ walked through cell by cell, in loops as long as the largest RoI of a small grou
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -54,24 +55,37 @@ def pool(cells: Num[Array, "n c"], rois: RoIs, resolution: int) -> Float[Array, 
 
     Not differentiable in reverse mode: `add_gradient` is its transpose.
     """
-
-    def pool_group(group: RoIs) -> Float[Array, "s p p c"]:
-        zero = jnp.broadcast_to(_zero(group), (roi_groups.GROUP_SIZE, resolution, resolution, cells.shape[1]))
-        rows, columns = _touched(group.rows, resolution), _touched(group.columns, resolution)
-
-        def add_row(row: Array, row_weight: Array, sums: Array) -> Array:
-            def add_column(column: Array, column_weight: Array, row_sums: Array) -> Array:
-                values = cells[_index(group, row, column)].astype(jnp.float32)
-                return row_sums + column_weight[:, None, :, None] * values
-
-            # Rows summed for themselves: one sum over all cells loses a digit where bins are large.
-            return sums + row_weight[:, :, None, None] * _walk(group.columns, columns, add_column, zero)
-
-        return _walk(group.rows, rows, add_row, zero)
-
-    order = _order(rois, resolution)
-    sums = jax.lax.map(pool_group, roi_groups.split(rois, order))  # [groups, s, p, p, c]
+    order = jnp.lexsort(_keys(rois, resolution))
+    sums = jax.lax.map(partial(_pool_group, cells, resolution=resolution), roi_groups.split(rois, order))
     return roi_groups.join(sums, order) / _num_samples(rois)
+
+
+def pool_by_map(
+    maps: list[Num[Array, "_n c"]], index: Int[Array, " r"], rois: RoIs, resolution: int
+) -> Float[Array, "r p p c"]:
+    """`pool` from one map after the other, given the index of each RoI's; offsets of RoIs are not read."""
+
+    def pool_group(cells: Array, offsets: Array, group: RoIs) -> Array:
+        return _pool_group(cells, group._replace(offsets=offsets), resolution=resolution) / _num_samples(group)
+
+    sizes = {"resolution": resolution, "group_size": roi_groups.GROUP_SIZE}
+    return roi_groups.pool_by_map(pool_group, maps, index, rois, keys=_keys(rois, resolution), **sizes)
+
+
+def _pool_group(cells: Num[Array, "n c"], group: RoIs, *, resolution: int) -> Float[Array, "s p p c"]:
+    """Sums of the samples in each bin."""
+    zero = jnp.broadcast_to(_zero(group), (len(group.offsets), resolution, resolution, cells.shape[1]))
+    rows, columns = _touched(group.rows, resolution), _touched(group.columns, resolution)
+
+    def add_row(row: Array, row_weight: Array, sums: Array) -> Array:
+        def add_column(column: Array, column_weight: Array, row_sums: Array) -> Array:
+            values = cells[_index(group, row, column)].astype(jnp.float32)
+            return row_sums + column_weight[:, None, :, None] * values
+
+        # Rows summed for themselves: one sum over all cells loses a digit where bins are large.
+        return sums + row_weight[:, :, None, None] * _walk(group.columns, columns, add_column, zero)
+
+    return _walk(group.rows, rows, add_row, zero)
 
 
 def add_gradient(total: Float[Array, "n c"], gradient: Float[Array, "r p p c"], rois: RoIs) -> Float[Array, "n c"]:
@@ -91,7 +105,8 @@ def add_gradient(total: Float[Array, "n c"], gradient: Float[Array, "r p p c"], 
 
         return _walk(rois.rows, rows, add_row, total), None
 
-    groups = roi_groups.split((rois, gradient / _num_samples(rois)), _order(rois, resolution))
+    order = jnp.lexsort(_keys(rois, resolution))
+    groups = roi_groups.split((rois, gradient / _num_samples(rois)), order)
     return jax.lax.scan(add_group, total, groups)[0]
 
 
@@ -178,10 +193,10 @@ def _weights(samples: Samples, cells: Int[Array, "r p"]) -> Float[Array, "r p"]:
     return jnp.where(counts, jnp.maximum(1 - distance, 0), 0).sum(axis=2)
 
 
-def _order(rois: RoIs, resolution: int) -> Int[Array, " r"]:
-    """By the number of rows, then of columns that have to be walked through."""
+def _keys(rois: RoIs, resolution: int) -> tuple[Int[Array, " r"], Int[Array, " r"]]:
+    """To sort RoIs by the number of rows, then of columns that have to be walked through."""
     num_rows, num_columns = (_touched(samples, resolution)[1] for samples in (rois.rows, rois.columns))
-    return jnp.lexsort((num_columns, num_rows))
+    return num_columns, num_rows
 
 
 def _zero(rois: RoIs) -> Float[Array, ""]:

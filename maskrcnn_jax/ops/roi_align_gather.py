@@ -6,21 +6,42 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.ops import adaptive_roi_align, roi_taps
+from maskrcnn_jax.ops import adaptive_roi_align, roi_groups, roi_taps
 from maskrcnn_jax.ops.roi_taps import RoIs, Rule, Taps, axis_taps
 
-MAX_PART = 64  # RoIs that a CPU pools together.
+GROUP_SIZE = 64  # RoIs of one map that a CPU pools together.
 
 
 def pool(maps: list[Float[Array, "_h _w c"]], rois: RoIs, rule: Rule) -> Float[Array, "r p p c"]:
     """Pools each RoI from its map, in float32."""
-    # Not before there are RoIs: the copy of all maps would be in memory together with what finds them.
+    # Not before there are RoIs: what is made of all maps would be in memory together with what finds them.
     maps, rois = jax.lax.optimization_barrier((maps, rois))
+    by_platform = {"cpu": partial(_pool_by_map, rule=rule), "default": partial(_pool_at_once, rule=rule)}
+    return jax.lax.platform_dependent(maps, rois, **by_platform)
+
+
+def _pool_at_once(maps: list[Float[Array, "_h _w c"]], rois: RoIs, *, rule: Rule) -> Float[Array, "r p p c"]:
+    """From all maps joined to one."""
     cells = jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in maps])
     shapes = [x.shape for x in maps]
     if rule.sampling_ratio == 0:
         return adaptive_roi_align.pool(cells, _adaptive(rois, shapes, rule), rule.resolution)
-    return jax.lax.platform_dependent(cells, *_taps(rois, shapes, rule), cpu=_add_up_in_parts, default=_add_up)
+    return _add_up(cells, *_joined_taps(rois, shapes, rule))
+
+
+def _pool_by_map(maps: list[Float[Array, "_h _w c"]], rois: RoIs, *, rule: Rule) -> Float[Array, "r p p c"]:
+    """From one map after the other, for a machine on which copying them all takes as long as pooling."""
+    shapes = [x.shape for x in maps]
+    cells = [x.reshape(-1, x.shape[-1]) for x in maps]
+    if rule.sampling_ratio == 0:
+        return adaptive_roi_align.pool_by_map(cells, rois.maps, _adaptive(rois, shapes, rule), rule.resolution)
+
+    def pool_group(cells: Array, offsets: Array, taps: tuple[Taps, Taps]) -> Array:
+        rows, columns = taps
+        return _add_up(cells, _move(rows, offsets), columns)
+
+    taps = _taps(rois, shapes, rule)
+    return roi_groups.pool_by_map(pool_group, cells, rois.maps, taps, resolution=rule.resolution, group_size=GROUP_SIZE)
 
 
 def transpose(
@@ -36,7 +57,7 @@ def transpose(
     if rule.sampling_ratio == 0:
         total = adaptive_roi_align.add_gradient(total, gradient, _adaptive(rois, shapes, rule))
     else:
-        arguments = total, gradient, *_taps(rois, shapes, rule)
+        arguments = total, gradient, *_joined_taps(rois, shapes, rule)
         total = jax.lax.platform_dependent(*arguments, cpu=_add_by_roi, default=_add_by_tap)
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
     return [part.reshape(shape) for part, shape in zip(jnp.split(total, ends), shapes, strict=True)]
@@ -50,10 +71,19 @@ def _adaptive(rois: RoIs, shapes: list[tuple[int, ...]], rule: Rule) -> adaptive
 
 
 def _taps(rois: RoIs, shapes: list[tuple[int, ...]], rule: Rule) -> tuple[Taps, Taps]:
-    """Taps of rows, as the first cell of each row, and of columns."""
-    offsets, widths = (x.reshape(-1, 1, 1) for x in roi_taps.offsets(rois, shapes))
-    rows = axis_taps(rois.rows, rule)
-    return rows._replace(cells=rows.cells * widths + offsets), axis_taps(rois.columns, rule)
+    """Taps of rows, as the first cell of each row of the RoI's map, and of columns."""
+    rows, (_, widths) = axis_taps(rois.rows, rule), roi_taps.offsets(rois, shapes)
+    return rows._replace(cells=rows.cells * widths.reshape(-1, 1, 1)), axis_taps(rois.columns, rule)
+
+
+def _joined_taps(rois: RoIs, shapes: list[tuple[int, ...]], rule: Rule) -> tuple[Taps, Taps]:
+    """Taps of maps that lie behind each other in one array of cells."""
+    (rows, columns), (offsets, _) = _taps(rois, shapes, rule), roi_taps.offsets(rois, shapes)
+    return _move(rows, offsets), columns
+
+
+def _move(rows: Taps, offsets: Int[Array, " r"]) -> Taps:
+    return rows._replace(cells=rows.cells + offsets.reshape(-1, 1, 1))
 
 
 def _tap(rows: Taps, columns: Taps, i: int, j: int) -> tuple[Int[Array, "r p p"], Float[Array, "r p p"]]:
@@ -70,19 +100,6 @@ def _add_up(cells: Float[Array, "n c"], rows: Taps, columns: Taps) -> Float[Arra
             index, weight = _tap(rows, columns, i, j)
             pooled += weight[..., None] * cells[index].astype(jnp.float32)
     return pooled
-
-
-def _add_up_in_parts(cells: Float[Array, "n c"], rows: Taps, columns: Taps) -> Float[Array, "r p p c"]:
-    """A few RoIs after the other, so that what comes next cannot become part of the sum.
-
-    XLA would rather add up again for each use of the result than keep it, and transposed where the gradient of a
-    convolution reads it, which takes as long as all its products.
-    """
-    count = len(rows.cells)
-    size = max(n for n in range(1, MAX_PART + 1) if count % n == 0)
-    parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (rows, columns))
-    pooled = jax.lax.map(lambda taps: _add_up(cells, *taps), parts)
-    return pooled.reshape(count, *pooled.shape[2:])
 
 
 def _add_by_roi(total: Array, gradient: Array, rows: Taps, columns: Taps) -> Array:

@@ -206,14 +206,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
     parser.add_argument("--seed", type=int, default=0)
-    distance = "standard deviations that channels lie from zero before a ReLU"
-    parser.add_argument("--distance", type=float, default=training_weights.DISTANCE, help=distance)
     options = parser.parse_args(arguments)
     config = recipe.config(options.variant)
     sides = {"short_side": options.short_side, "max_long_side": options.max_long_side}
     dataset = CocoDataset(options.images, options.annotations, keep_empty=False)
     batches = choose(dataset, options.steps, options.batch_size)
-    state = training_weights.settled(config, batches[0], seed=options.seed, distance=options.distance, **sides)
+    state = training_weights.settled(config, batches, seed=options.seed, **sides)
     jit = compiler.jit(config.deterministic)
     rows = compare_training(config, state, batches, learning_rate=options.learning_rate, jit=jit, **sides)
     print(to_markdown(rows))

@@ -31,7 +31,7 @@ def compare(variant, batches, short_side, num_rois):
     config = recipe.config(variant)
     config.roi.num_samples = num_rois
     sides = {"short_side": short_side, "max_long_side": 2 * short_side}
-    state = training_weights.settled(config, batches[0], **sides)
+    state = training_weights.settled(config, batches, **sides)
     rows = training.compare_training(config, state, batches, jit=quick_jit, **sides)
     print(training.to_markdown(rows))
     return rows

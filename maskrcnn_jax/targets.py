@@ -24,7 +24,8 @@ def anchor_targets(
     """
     grids = anchors.pyramid_anchors(shapes, canvas, config.anchor_sizes, config.aspect_ratios)
     grid, inside = (jnp.concatenate(parts) for parts in zip(*grids.values(), strict=True))
-    iou = boxes.pairwise_iou(instances.boxes, grid)
+    # Anchors beyond the canvas, which only a larger bucket has, must not be the closest to an object.
+    iou = jnp.where(inside.reshape(1, -1), boxes.pairwise_iou(instances.boxes, grid), -1.0)
     matched, labels = matching.match(
         iou,
         _with_area(instances),

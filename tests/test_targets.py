@@ -96,6 +96,17 @@ def test_anchors_are_drawn_by_position_in_any_bucket(seed):
     assert positions(narrow.indices, NARROW) != positions(anchor_targets(jax.random.key(9), instances())[0], NARROW)
 
 
+def test_no_anchor_beyond_the_canvas_takes_an_object():
+    """Thin objects at the right border are closest to anchors whose centre would lie behind it."""
+    key = jax.random.key(2)
+    for left in np.arange(93, 96, 0.5):
+        objects = instances(np.float32([[left, 20, 96, 30]]), num_slots=3)
+        narrow, wide = anchor_targets(key, objects), anchor_targets(key, objects, shapes=WIDE)
+        assert narrow.positive.any()
+        np.testing.assert_array_equal(wide.positive, narrow.positive)
+        np.testing.assert_array_equal(wide.deltas, narrow.deltas)
+
+
 @pytest.mark.parametrize("padding", [0.0, np.nan, 33.0])
 def test_empty_slots_change_no_anchor(padding):
     key = jax.random.key(1)

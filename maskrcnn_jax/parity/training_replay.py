@@ -122,7 +122,7 @@ def _anchor_targets(
     grids = anchors.pyramid_anchors(shapes, canvas, rpn.anchor_sizes, rpn.aspect_ratios)
     grid, inside = (jnp.concatenate(parts) for parts in zip(*grids.values(), strict=True))
     thresholds = {"positive_iou": rpn.positive_iou, "negative_iou": rpn.negative_iou}
-    iou = boxes.pairwise_iou(instances.boxes, grid)
+    iou = jnp.where(inside.reshape(1, -1), boxes.pairwise_iou(instances.boxes, grid), -1.0)
     matched, labels = matching.match(iou, instances.valid, **thresholds, low_quality=True)
     deltas = boxes.encode(instances.boxes[matched[indices]], grid[indices], rpn.box_weights)
     deltas = jnp.where(positive.reshape(-1, 1), deltas, 0)

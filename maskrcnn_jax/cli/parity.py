@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     sizes = {"short_side": args.short_side, "max_long_side": args.max_long_side}
     model = reference.build(config, torchvision.to_state_dict(variables, config), **sizes)
     comparer = comparison.Comparer(model, Ours(config, variables, **sizes), reference.predict)
-    with progress.images("parity", len(args.images) + 1) as advance:
+    with progress.images("parity", 2 * len(args.images)) as advance:
         result = comparison.run(comparer, args.images, title=title, advance=advance)
     print(report.to_markdown(result), end="")
     if args.output:

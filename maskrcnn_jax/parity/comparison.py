@@ -1,4 +1,4 @@
-"""Runs both sides over pictures: every stage alone, the whole model, and the model's indifference to its batch."""
+"""Runs both sides over pictures: every stage alone, the whole model, and whether its batch matters to a picture."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -47,6 +47,9 @@ class Comparer:
         self.stages |= {name: Stage(name, "px", tolerance) for name, tolerance in PIXEL_TOLERANCES.items()}
         self.stages |= {name: Stage(name, "probability", value) for name, value in PROBABILITY_TOLERANCES.items()}
         self.alone = Comparison("each image alone")
+        self.in_bucket = Comparison("ours alone, and in a larger bucket")
+        self.in_batch = Comparison("ours alone, and in a batch")
+        self.on_canvas = Comparison("torchvision's batch, and ours on its canvas")
 
     def reference(self, pictures: Sequence[np.ndarray]) -> list[Stages]:
         """What torchvision computes for these pictures in one batch."""
@@ -68,29 +71,31 @@ class Comparer:
         sides = self._side(other, theirs), self._side("ours", ours)
         comparison.add(name, pairs, explanation.explain_detections(*sides, pairs))
 
-    def indifference(self, names: Sequence[str], pictures: Sequence[np.ndarray]) -> list[Comparison]:
-        """Whether a batch and its bucket matter: they must not, unless the canvas of the batch is given.
+    def add_batch(self, names: Sequence[str], pictures: Sequence[np.ndarray], bucket: Size) -> None:
+        """Compares whether its batch and bucket matter to a picture: not unless the canvas of the batch is given.
 
         Args:
             names: Of a few pictures,
-            pictures: which travel together in one batch.
+            pictures: which travel together in one batch; or of one, for which only the bucket is compared.
+            bucket: Of the batch; it holds all of them.
         """
         alone = [self.ours.predict([picture])[0] for picture in pictures]
-        bucket = self.ours.bucket([self.ours.size(picture) for picture in pictures])
         larger = bucket[0] + 32, bucket[1] + 32
-        (padded,) = self.ours.predict(pictures[:1], bucket=larger)
-        in_bucket = Comparison("ours alone, and in a larger bucket")
-        self.compare(in_bucket, names[0], alone[0], padded, "ours alone")
+        for name, picture, one in zip(names, pictures, alone, strict=True):
+            (padded,) = self.ours.predict([picture], bucket=larger)
+            self.compare(self.in_bucket, name, one, padded, "ours alone")
         if len(pictures) == 1:
-            return [in_bucket]
-        together = Comparison("ours alone, and in a batch")
-        for name, one, other in zip(names, alone, self.ours.predict(pictures), strict=True):
-            self.compare(together, name, one, other, "ours alone")
-        on_canvas = Comparison("torchvision's batch, and ours on its canvas")
+            return
+        for name, one, other in zip(names, alone, self.ours.predict(pictures, bucket), strict=True):
+            self.compare(self.in_batch, name, one, other, "ours alone")
         theirs = [stages.outcome for stages in self.reference(pictures)]
-        for name, one, other in zip(names, theirs, self.ours.predict(pictures, canvas=theirs[0].canvas), strict=True):
-            self.compare(on_canvas, name, one, other)
-        return [in_bucket, together, on_canvas]
+        ours = self.ours.predict(pictures, bucket, theirs[0].canvas)
+        for name, one, other in zip(names, theirs, ours, strict=True):
+            self.compare(self.on_canvas, name, one, other)
+
+    def comparisons(self) -> list[Comparison]:
+        """Of whole pictures, those that there were."""
+        return [found for found in (self.alone, self.in_bucket, self.in_batch, self.on_canvas) if found.num_images]
 
     def num_compiled(self) -> int:
         """Programs compiled: whole models, stages by bucket, and the heads."""
@@ -126,39 +131,52 @@ class Comparer:
 
 
 def run(
-    comparer: Comparer, paths: Sequence[Path], *, title: str, num_together: int = 2, advance: Callable[[int], None]
+    comparer: Comparer, paths: Sequence[Path], *, title: str, batch_size: int = 2, advance: Callable[[int], None]
 ) -> Report:
-    """Compares on pictures, some of them also in a batch, and reports.
+    """Compares on pictures, each alone and in a batch, and reports.
+
+    Args:
+        advance: Called with the number of pictures done; each is done twice.
 
     Raises:
         OSError: A picture cannot be read. The message names it.
     """
-    start = time.monotonic()
+    start, ours = time.monotonic(), comparer.ours
+    sizes = []
     for path in paths:
-        comparer.add(path.name, images.read_image(path))
+        picture = images.read_image(path)
+        comparer.add(path.name, picture)
+        sizes.append(ours.size(picture))
         advance(1)
-    chosen = together([comparer.ours.size(images.read_image(path)) for path in paths], num_together)
-    names, pictures = [paths[i].name for i in chosen], [images.read_image(paths[i]) for i in chosen]
-    comparisons = [comparer.alone, *comparer.indifference(names, pictures)]
-    advance(1)
+    for alike in by_orientation(sizes):
+        bucket = ours.bucket([sizes[i] for i in alike])
+        for batch in batches(alike, batch_size):
+            pictures = [images.read_image(paths[i]) for i in batch]
+            comparer.add_batch([paths[i].name for i in batch], pictures, bucket)
+            advance(len(batch))
     order = [name for name in TOLERANCES if name not in ORDER] + ORDER
     facts = {
         "images": len(paths),
-        "short side": comparer.ours.short_side,
-        "long side at most": comparer.ours.max_long_side,
+        "short side": ours.short_side,
+        "long side at most": ours.max_long_side,
         "programs compiled": comparer.num_compiled(),
         "seconds": round(time.monotonic() - start),
     }
-    return Report(title, [comparer.stages[name] for name in order], comparisons, facts)
+    return Report(title, [comparer.stages[name] for name in order], comparer.comparisons(), facts)
 
 
-def together(sizes: Sequence[Size], count: int) -> list[int]:
-    """The first image and those behind it that go with it best: of its orientation, but another size."""
+def by_orientation(sizes: Sequence[Size]) -> list[list[int]]:
+    """Indices of the images that are not higher than wide, and of the others, each by size."""
+    order = sorted(range(len(sizes)), key=lambda i: sizes[i])
+    wide = [i for i in order if sizes[i][0] <= sizes[i][1]]
+    high = [i for i in order if sizes[i][0] > sizes[i][1]]
+    return [alike for alike in (wide, high) if alike]
 
-    def mismatch(i: int) -> tuple[bool, bool]:
-        return (sizes[i][0] > sizes[i][1]) != (sizes[0][0] > sizes[0][1]), sizes[i] == sizes[0]
 
-    return [0, *sorted(range(1, len(sizes)), key=mismatch)[: count - 1]]
+def batches(indices: Sequence[int], size: int) -> list[list[int]]:
+    """Batches of at most this many, each with what is far apart in the sequence."""
+    count = -(-len(indices) // size)
+    return [list(indices[start::count]) for start in range(count)]
 
 
 def relative_error(theirs: np.ndarray, ours: np.ndarray) -> float:

@@ -141,7 +141,7 @@ def _table(header: str, rows: Any) -> list[str]:
 def _row(stage: Stage) -> str:
     alone = f"{stage.left_over}, {stage.unexplained} unexplained" if stage.left_over else ""
     mark = "" if stage.passed else " **too much**"
-    return f"{stage.name} | {stage.error:.1e}{mark} | {stage.tolerance:.0e} | {stage.unit} | {alone}"
+    return f"{stage.name} | {stage.error:.1e}{mark} | {stage.tolerance:.2g} | {stage.unit} | {alone}"
 
 
 def _comparison_row(comparison: Comparison) -> str:

@@ -6,17 +6,12 @@ import pytest
 from maskrcnn_jax.parity import comparison, padding
 
 
-@pytest.mark.parametrize(
-    "sizes, chosen",
-    [
-        ([(8, 9)], [0]),
-        ([(8, 9), (9, 8), (8, 9), (8, 10)], [0, 3]),
-        ([(8, 9), (9, 8), (8, 9)], [0, 2]),
-        ([(8, 9), (9, 8)], [0, 1]),
-    ],
-)
-def test_images_that_travel_together(sizes, chosen):
-    assert comparison.together(sizes, 2) == chosen
+def test_images_of_one_orientation_travel_together_with_others_of_another_size():
+    sizes = [(8, 12), (12, 8), (8, 9), (8, 8), (9, 8)]
+    assert comparison.by_orientation(sizes) == [[3, 2, 0], [4, 1]]
+    assert comparison.by_orientation(sizes[:1]) == [[0]]
+    assert comparison.batches([3, 2, 0], 2) == [[3, 0], [2]]
+    assert comparison.batches([5, 6, 7, 8], 2) == [[5, 7], [6, 8]]
 
 
 def test_relative_error():

@@ -61,14 +61,11 @@ def annotated(
     Args:
       crowds: COCO annotations of this image that are crowds; those without a mask are only counted.
       long_side: of the picture, in pixels.
-
-    Raises:
-      ValueError: the mask of a crowd is broken.
     """
     height, width = example.image.shape[:2]
     regions = [crowd for crowd in crowds if crowd.get("segmentation")]
     masks = [coco.decode_mask(mask, height, width) for mask in example.masks]
-    hatched = [_crowd_mask(crowd, height, width) for crowd in regions]
+    hatched = [coco.decode_mask(crowd["segmentation"], height, width) for crowd in regions]
     picture = visualize.draw(
         example.image,
         np.concatenate([example.boxes, *(_bounds(mask)[None] for mask in hatched)]),
@@ -102,13 +99,6 @@ def _corners(boxes: Sequence[Sequence[float | int]]) -> np.ndarray:
     corners = np.array(boxes, np.float32).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]  # COCO gives width and height.
     return corners
-
-
-def _crowd_mask(crowd: dict[str, Any], height: int, width: int) -> UInt8[np.ndarray, "{height} {width}"]:
-    try:
-        return coco.decode_mask(crowd["segmentation"], height, width)
-    except Exception as error:  # Nobody has checked the masks of crowds, and pycocotools raises errors of many kinds.
-        raise ValueError(f"annotation id {crowd['id']}, a crowd, has a broken mask: {error}") from error
 
 
 def _bounds(mask: UInt8[np.ndarray, "h w"]) -> np.ndarray:

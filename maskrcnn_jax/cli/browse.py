@@ -56,10 +56,8 @@ def _data_config(args: argparse.Namespace) -> DataConfig:
 
 
 def _open(data_config: DataConfig, split: str) -> tuple[sources.Dataset, dict[str, Any]]:
-    """A split and its annotations in COCO's format, crowds included."""
-    if split == "val":
-        return sources.open_val(data_config)
-    dataset = sources.open_train(data_config)
+    """A split and its annotations as they were written, crowds included."""
+    dataset = sources.open_val(data_config)[0] if split == "val" else sources.open_train(data_config)
     if isinstance(dataset, CocoDataset):
         return dataset, json.loads(dataset.annotation_file.read_text(encoding="utf-8"))
     return dataset, dataset.annotations()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64, UInt8
+from jaxtyping import Float32, Int32, Int64, Shaped, UInt8
 from pycocotools import mask as rle_masks
 
 from maskrcnn_jax import images
@@ -79,7 +79,7 @@ class CocoDataset:
             records = _records(content, self.categories)
         except ValueError as error:
             raise ValueError(f"{self.annotation_file}: {error}") from error
-        self._records = [record for record in records if keep_empty or _has_objects(record)]
+        self._records = [record for record in records if keep_empty or has_objects(record.boxes)]
         self._check_files()
 
     def __len__(self) -> int:
@@ -213,12 +213,15 @@ def _records(content: dict[str, Any], categories: Categories) -> list[_Record]:
     for index, annotation in enumerate(content["annotations"]):
         _check_annotation(annotation, index, entries, labels, seen=annotation_ids)
         annotation_ids.add(annotation["id"])
-        if not annotation.get("iscrowd", 0):
-            image = entries[annotation["image_id"]]
+        image = entries[annotation["image_id"]]
+        if annotation.get("iscrowd"):
+            _check_crowd(annotation, image)
+        else:
             label = labels[annotation["category_id"]]
             objects[image["id"]].append((_box(annotation, image), label, _mask(annotation, image)))
 
-    _warn_of_degenerate(objects)
+    dropped = {image_id: sum(box is None for box, _, _ in found) for image_id, found in objects.items()}
+    warn_of_dropped("objects whose box is empty or not finite", dropped)
     return [_record(entry, objects[image_id]) for image_id, entry in entries.items()]
 
 
@@ -230,17 +233,24 @@ def _record(entry: dict[str, Any], objects: list[tuple]) -> _Record:
     return _Record(entry["file_name"], entry["id"], size, boxes, classes, [mask for _, _, mask in kept])
 
 
-def _has_objects(record: _Record) -> bool:
-    return bool((record.boxes[:, 2:] - record.boxes[:, :2] > 1).all(axis=1).any())
+def has_objects(boxes: Float32[np.ndarray, "n 4"]) -> bool:
+    """Whether there is something to learn from: an object with both sides of its box above one pixel."""
+    return bool((boxes[:, 2:] - boxes[:, :2] > 1).all(axis=1).any())
 
 
-def _warn_of_degenerate(objects: dict[int, list[tuple]]) -> None:
-    dropped = {image_id: sum(box is None for box, _, _ in found) for image_id, found in objects.items()}
-    image_ids = [image_id for image_id, number in dropped.items() if number]
+def warn_of_dropped(what: str, numbers: dict[int, int]) -> None:
+    """Counts what was dropped in one warning, and names its images; none if there is nothing.
+
+    Args:
+        what: Was dropped, in the plural.
+        numbers: How many, by the id of their image.
+    """
+    image_ids = [image_id for image_id, number in numbers.items() if number]
     if image_ids:
         _logger.warning(
-            "dropped %d objects whose box is empty or not finite, in %d images: %s%s",
-            sum(dropped.values()),
+            "dropped %d %s, in %d images: %s%s",
+            sum(numbers.values()),
+            what,
             len(image_ids),
             ", ".join(map(str, image_ids[:_NUM_NAMED])),
             ", ..." if len(image_ids) > _NUM_NAMED else "",
@@ -272,11 +282,21 @@ def _mask(annotation: dict[str, Any], image: dict[str, Any]) -> Mask:
     _check_keys(mask, {"size": list, "counts": str | list}, f"the segmentation of {where}")
     if mask["size"] != size:
         raise ValueError(f"{where}: the mask is of size {mask['size']}, its image {size} (height, width)")
-    counts = mask["counts"]  # Checked here, because pycocotools decodes short ones to uninitialised memory.
-    lengths = np.array(counts) if isinstance(counts, list) else run_lengths(counts)
-    if not (np.issubdtype(lengths.dtype, np.integer) and (lengths >= 0).all() and lengths.sum() == size[0] * size[1]):
+    lengths = _lengths(mask["counts"])  # Checked, because pycocotools decodes short ones to uninitialised memory.
+    if not ((lengths >= 0).all() and lengths.sum() == size[0] * size[1]):
         raise ValueError(f"{where}: the run lengths of the mask are not those of {size[0] * size[1]} pixels")
     return rle(mask, *size)
+
+
+def _lengths(counts: str | list) -> Shaped[np.ndarray, " n"]:
+    """Run lengths of either kind; -1 if they are none."""
+    if isinstance(counts, str):
+        return run_lengths(counts)
+    try:
+        lengths = np.array(counts)
+    except ValueError:  # Lists in the list, of different lengths.
+        return np.array([-1])
+    return lengths if lengths.ndim == 1 and np.issubdtype(lengths.dtype, np.integer) else np.array([-1])
 
 
 def _is_polygon(polygon: Any) -> bool:
@@ -301,10 +321,12 @@ def _check_image(entry: Any, index: int, seen: dict[int, Any]) -> None:
 def _check_annotation(
     annotation: Any, index: int, entries: dict[int, Any], labels: dict[int, int], seen: set[int]
 ) -> None:
-    keys = {"id": int, "image_id": int, "category_id": int}
-    if not (isinstance(annotation, dict) and annotation.get("iscrowd")):
-        keys |= {"bbox": list, "segmentation": list | dict}
-    _check_keys(annotation, keys, f"annotations[{index}]")
+    what = f"annotations[{index}]"
+    _check_keys(annotation, {"id": int, "image_id": int, "category_id": int}, what)
+    regions, numbers = {"bbox": list, "segmentation": list | dict}, {"iscrowd": int | float, "area": int | float}
+    required, optional = ({}, regions | numbers) if annotation.get("iscrowd") else (regions, numbers)
+    given = {key: kind for key, kind in optional.items() if annotation.get(key) is not None}
+    _check_keys(annotation, required | given, what)
     image_id, where = annotation["image_id"], f"annotation id {annotation['id']}"
     if annotation["id"] in seen:
         raise ValueError(f"{where} appears twice")
@@ -312,6 +334,14 @@ def _check_annotation(
         raise ValueError(f"{where} belongs to an image that is not listed, image id {image_id}")
     if annotation["category_id"] not in labels:
         raise ValueError(f"{where} (image id {image_id}) has the unknown category id {annotation['category_id']}")
+
+
+def _check_crowd(annotation: dict[str, Any], image: dict[str, Any]) -> None:
+    """Checks what there is of a box and a mask: nobody learns from them, but evaluation reads them."""
+    if annotation.get("bbox"):
+        _box(annotation, image)
+    if annotation.get("segmentation"):
+        _mask(annotation, image)
 
 
 def _check_keys(entry: Any, types: dict[str, Any], what: str) -> None:

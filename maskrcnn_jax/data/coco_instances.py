@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from maskrcnn_jax.data import prepared
-from maskrcnn_jax.data.coco import CocoDataset, Example
+from maskrcnn_jax.data import coco, prepared
+from maskrcnn_jax.data.coco import CocoDataset
 
 _BYTES_PER_SHARD = 256 * 2**20  # COCO's training images become 72 files.
 
@@ -77,7 +77,7 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
     def _examples(self, indices: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
         for index in indices:
             example = self._dataset[index]  # Decoded, so that a broken image is found now and not in a training run.
-            self.info.metadata["has_objects"].append(_has_objects(example))
+            self.info.metadata["has_objects"].append(coco.has_objects(example.boxes))
             yield (
                 index,
                 {
@@ -89,11 +89,6 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
                 },
             )
             self._advance(1)
-
-
-def _has_objects(example: Example) -> bool:
-    """Whether there is something to learn from, by the rule of `CocoDataset`."""
-    return bool((example.boxes[:, 2:] - example.boxes[:, :2] > 1).all(axis=1).any())
 
 
 def prepare(dataset: CocoDataset, split: str, output: Path, advance: Callable[[int], None]) -> None:

@@ -3,10 +3,10 @@
 import functools
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from maskrcnn_jax.config import DataConfig, ModelConfig
+from maskrcnn_jax.data import ground_truth
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.prepared import PreparedDataset
@@ -33,18 +33,18 @@ def open_train(config: DataConfig, categories: Categories | None = None) -> Data
 
 
 def open_val(config: DataConfig, categories: Categories | None = None) -> tuple[Dataset, dict[str, Any]]:
-    """Opens the validation images, those without objects included, and their annotations in COCO's format.
+    """Opens the validation images, those without objects included, and their annotations, completed for an evaluation.
 
     Labels and errors as in `open_train`; the annotations have the category ids of the data set in any case.
     """
     if config.source == "coco":
         files = config.val_images, config.val_annotations
         dataset = _labelled(functools.partial(CocoDataset, *files, keep_empty=True), categories)
-        return dataset, json.loads(Path(config.val_annotations).read_text(encoding="utf-8"))
+        return dataset, ground_truth.complete(json.loads(dataset.annotation_file.read_text(encoding="utf-8")))
     if config.source == "tfds":
         split = config.tfds_dir, "val"
         dataset = _labelled(functools.partial(PreparedDataset, *split, keep_empty=True), categories)
-        return dataset, dataset.annotations()
+        return dataset, ground_truth.complete(dataset.annotations())
     dataset = _shapes(config, config.shapes_num_val, VAL_SEED, categories)
     return dataset, dataset.annotations()
 

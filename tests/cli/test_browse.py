@@ -1,6 +1,7 @@
 """`maskrcnn-jax data browse` as a user calls it."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -135,8 +136,18 @@ def test_a_broken_crowd_is_named(folder, capsys):
     for mask in ({"size": [40, 50], "counts": [5]}, {"counts": "x"}, [[1]], 5):
         content["annotations"][-1]["segmentation"] = mask
         write(folder, content)
-        assert browse(folder, "--image-id", "1") == 1
-        assert "annotation id 15, a crowd, has a broken mask" in capsys.readouterr().err
+        assert browse(folder, "--image-id", "1") == 2
+        assert re.search(r"instances\.json: .*id 15", capsys.readouterr().err)
+
+
+def test_crowds_without_a_mask_are_counted_in_either_split(folder, capsys):
+    content = json.loads((folder / "instances.json").read_text())
+    del content["annotations"][-1]["segmentation"]
+    write(folder, content)
+    for split in ("train", "val"):
+        assert browse(folder, "--count", "1", "--split", split) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "crowds, not trained on" in line]
+        assert "1" in line
 
 
 @pytest.mark.parametrize(

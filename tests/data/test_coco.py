@@ -97,6 +97,30 @@ def test_crowds_are_left_out(open_dataset, content):
     assert len(open_dataset(content, keep_empty=False)) == 0
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"segmentation": {"size": [8, 10], "counts": [0, 79]}},
+        {"segmentation": {"size": [10, 8], "counts": [0, 80]}},
+        {"segmentation": [[1, 1, 4, 4]]},
+        {"segmentation": 5},
+        {"bbox": [1, 2, 3]},
+        {"area": "large"},
+        {"iscrowd": "1"},
+    ],
+)
+def test_a_malformed_crowd_is_named(open_dataset, content, fields):
+    content["annotations"] = [annotation(1), annotation(55, iscrowd=1) | fields]
+    with pytest.raises(ValueError, match=r"instances\.json.*id 55"):
+        open_dataset(content)
+
+
+def test_crowds_need_neither_a_box_nor_a_mask(open_dataset, content):
+    content["annotations"] = [{"id": 1, "image_id": 10, "category_id": 7, "iscrowd": 1}]
+    content["annotations"] += [annotation(2, iscrowd=None, area=None), annotation(3, iscrowd=1, segmentation=[])]
+    assert len(open_dataset(content)[0].boxes) == 1
+
+
 def test_boxes_are_clamped_and_empty_ones_counted_in_one_warning(open_dataset, content, caplog):
     nan, inf = float("nan"), float("inf")
     bad = [[3, 3, 0, 2], [3, 3, 2, -1], [10, 2, 3, 3], [-4, 2, 4, 3], [nan, 2, 3, 3], [1, 2, inf, 3]]
@@ -164,6 +188,8 @@ def test_run_lengths_are_read_as_written(seed):
         {"size": [8, 10], "counts": [79]},
         {"size": [8, 10], "counts": [90, -10]},
         {"size": [8, 10], "counts": [79.5, 0.5]},
+        {"size": [8, 10], "counts": [[79, 1]]},
+        {"size": [8, 10], "counts": [79, [1]]},
         {"size": [8, 10], "counts": ""},
         {"size": [8, 10], "counts": "zzz"},
         {"size": [8, 10], "counts": "!!"},
@@ -173,7 +199,7 @@ def test_run_lengths_are_read_as_written(seed):
 )
 def test_a_malformed_mask_is_named(open_dataset, content, segmentation):
     content["annotations"] = [annotation(1), annotation(55, segmentation=segmentation)]
-    with pytest.raises(ValueError, match=r"instances\.json.*id 55"):
+    with pytest.raises(ValueError, match=r"instances\.json.*id 55.*image id 10|instances\.json.*\(id 55\)"):
         open_dataset(content)
 
 

@@ -1,0 +1,83 @@
+"""Annotation files that leave out what training does not read are evaluated by either evaluator."""
+
+import copy
+import json
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskrcnn_jax import evaluation
+from maskrcnn_jax.config import DataConfig
+from maskrcnn_jax.data import coco, ground_truth, sources
+
+SIZE = (40, 60)
+
+
+def square(x, side=10):
+    """A square whose upper left corner is at (x, 5)."""
+    return [[x, 5, x + side, 5, x + side, 5 + side, x, 5 + side]]
+
+
+def sparse():
+    """An object without `area` and `iscrowd`, a crowd of which only the mask is known, and one without even that."""
+    where = {"image_id": 1, "category_id": 7}
+    found = [
+        {"id": 1, "bbox": [2, 5, 10, 10], "segmentation": square(2)},
+        {"id": 2, "iscrowd": 1, "segmentation": coco.rle(square(30, side=20), *SIZE)},
+        {"id": 3, "iscrowd": 1},
+        {"id": 4, "iscrowd": 1, "segmentation": [], "bbox": [0, 0, 5, 5]},
+    ]
+    images = [{"id": 1, "file_name": "1.png", "height": SIZE[0], "width": SIZE[1]}]
+    categories = [{"id": 7, "name": "cat"}]
+    return {"images": images, "annotations": [where | entry for entry in found], "categories": categories}
+
+
+def detections():
+    """The object, and a better one inside the crowd, which is right only for those who look at the crowd."""
+    return [
+        {
+            "image_id": 1,
+            "category_id": 7,
+            "bbox": [x, 5, 10, 10],
+            "score": score,
+            "segmentation": coco.rle(square(x), *SIZE),
+        }
+        for x, score in ((2, 0.8), (35, 0.9))
+    ]
+
+
+@pytest.mark.parametrize("evaluator", ["faster-coco-eval", "pycocotools"])
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_a_sparse_file_is_evaluated(tmp_path, monkeypatch, caplog, evaluator, iou_type):
+    if evaluator == "pycocotools":
+        monkeypatch.setattr(evaluation, "faster_coco_eval", None)
+    else:
+        assert evaluation.faster_coco_eval is not None
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "1.png")
+    (tmp_path / "val.json").write_text(json.dumps(sparse()))
+    config = DataConfig(val_images=str(tmp_path), val_annotations=str(tmp_path / "val.json"))
+    with caplog.at_level(logging.WARNING):
+        _, annotations = sources.open_val(config)
+    numbers = evaluation.coco_summary(annotations, detections(), iou_type)
+    assert [numbers[name] for name in ("AP", "APs", "APm")] == pytest.approx([1, 1, -1])
+    assert [record.getMessage() for record in caplog.records] == [
+        "dropped 2 crowds without a mask, which an evaluation cannot read, in 1 images: 1"
+    ]
+
+
+def test_what_is_missing_comes_from_the_mask():
+    content = sparse()
+    content["annotations"][1]["bbox"] = [float("nan"), 0, 1, 1]
+    before = copy.deepcopy(content)
+    annotated, crowd = ground_truth.complete(content)["annotations"]
+    assert annotated == content["annotations"][0] | {"iscrowd": 0, "area": 100}
+    assert crowd == content["annotations"][1] | {"iscrowd": 1, "area": 400, "bbox": [30, 5, 20, 20]}
+    np.testing.assert_equal(content, before)
+
+
+def test_what_is_there_stays():
+    content = sparse()
+    content["annotations"] = [content["annotations"][0] | {"iscrowd": 0, "area": 3.5, "bbox": [1, 2, 3, 4]}]
+    assert ground_truth.complete(content) == content

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from maskrcnn_jax.cli import memory
+
 WEIGHTS = (
     "directory of a training run, or of one of its checkpoints (RUN/checkpoints/STEP); or a weight file, torchvision's "
     "or ours (.pth, .safetensors, .npz); or COCO_V1 or V2_COCO_V1: torchvision's maskrcnn_resnet50_fpn and "
@@ -23,11 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command.run(args)
     except (OSError, ValueError) as error:
-        print(f"maskrcnn-jax {args.command}: {error}", file=sys.stderr)
-        return 2
+        message, code = str(error), 2
+    except (MemoryError, RuntimeError) as error:
+        if not memory.ran_out(error):
+            raise
+        message, code = memory.explain(error), 2
     except KeyboardInterrupt:
-        print(f"maskrcnn-jax {args.command}: interrupted", file=sys.stderr)
-        return 130  # As shells report it.
+        message, code = "interrupted", 130  # As shells report it.
+    print(f"maskrcnn-jax {args.command}: {message}", file=sys.stderr)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

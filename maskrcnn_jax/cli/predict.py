@@ -12,11 +12,12 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from maskrcnn_jax import cache, evaluation, images, video, visualize
-from maskrcnn_jax.cli import inputs, outputs, progress
-from maskrcnn_jax.detector import Detector
+from maskrcnn_jax.cli import inputs, memory, outputs, progress
+from maskrcnn_jax.detector import Detector, checked_top_k
 from maskrcnn_jax.pasting import ImageDetections
 
-_LEGIBLE_SIDE = 512  # Pixels; pictures with a shorter side are drawn larger.
+_LEGIBLE_SIDE = 512  # Pixels; pictures with a shorter side are drawn larger,
+_LONGEST_ENLARGED = 4096  # unless the longer one would then exceed this.
 
 Find = Callable[[np.ndarray], ImageDetections]
 
@@ -37,26 +38,29 @@ def run(args: argparse.Namespace) -> int:
     cache.keep_compiled_programs()
     tasks = _plan(inputs.expand(args.images), args.output)
     detector = _load(args)
+    checked_top_k(args.top_k, detector.model.config.detection.num_detections)  # Else every image would fail.
     outputs.make_directory(args.output)
 
     def find(image: np.ndarray) -> ImageDetections:
         return detector.detect(image, args.score_threshold, args.top_k)
 
     results, failures = [], {}
-    with progress.images("predict", sum(task.num_images for task in tasks)) as advance:
-        for task in tasks:
-            predict = _predict_video if inputs.is_video(task.path) else _predict_image
-            try:
-                results += predict(task, find, detector.categories, advance)
-            except OSError as error:
-                failures[task] = str(error)
-    (args.output / "detections.json").write_text(json.dumps(results))
+    try:
+        with progress.images("predict", sum(task.num_images for task in tasks)) as advance:
+            for task in tasks:
+                predict = _predict_video if inputs.is_video(task.path) else _predict_image
+                try:
+                    results += predict(task, find, detector.categories, advance)
+                except (OSError, ValueError, MemoryError, RuntimeError) as error:
+                    failures[task] = _failure(task, error)
+    finally:  # An interruption leaves what was found before.
+        (args.output / "detections.json").write_text(json.dumps(results))
     _report(results, tasks, failures, args.output)
     return 1 if failures else 0
 
 
 def _load(args: argparse.Namespace) -> Detector:
-    """What detects: anything with `detect` and `categories`."""
+    """What detects, from weights or from an artifact."""
     if args.artifact is not None:
         if args.augment:
             raise ValueError("an artifact cannot be asked for masks of given boxes: use --augment with --weights")
@@ -133,8 +137,20 @@ def _predict_video(task: _Task, find: Find, categories: Any, advance: Callable[[
 def _draw(
     image: UInt8[np.ndarray, "h w 3"], found: ImageDetections, names: Sequence[str], color_by_class: bool = False
 ) -> UInt8[np.ndarray, "sh sw 3"]:
-    scale = max(1, round(_LEGIBLE_SIDE / min(image.shape[:2])))
+    short, long = sorted(image.shape[:2])
+    scale = max(1, min(round(_LEGIBLE_SIDE / short), _LONGEST_ENLARGED // long))
     return visualize.draw(image, *found, names, scale=scale, color_by_class=color_by_class)
+
+
+def _failure(task: _Task, error: Exception) -> str:
+    """Why there is no result for a file. Raises the error again if it says nothing of the file."""
+    if isinstance(error, OSError):
+        return str(error)  # It names the file.
+    if memory.ran_out(error):
+        return f"{task.path}: {memory.explain(error)}"
+    if isinstance(error, ValueError):
+        return f"{task.path}: {error}"
+    raise error
 
 
 def _results(found: ImageDetections, image: np.ndarray, image_id: int | str, categories: Any) -> list[dict]:

@@ -56,6 +56,17 @@ def test_predict_draws_what_it_can_read(run_directory, tmp_path, capsys):
     np.testing.assert_allclose([r["bbox"] for r in results], [[0, 0, 35, 25], [0, 0, 20, 32]], atol=0.5)
 
 
+@pytest.mark.parametrize(
+    ("size", "drawn"), [((8, 300), (104, 3900)), ((2, 2000), (4, 4000)), ((12000, 10), (12000, 10))], ids=str
+)
+def test_strips_are_not_enlarged_without_bound(predict, tmp_path, size, drawn):
+    assert predict(save(tmp_path / "strip.png", size)) == 0
+    with Image.open(tmp_path / "out" / "strip.png") as picture:
+        assert picture.size[::-1] == drawn
+    (result,) = read(tmp_path / "out" / "detections.json")
+    np.testing.assert_allclose(result["bbox"], [0, 0, size[1] / 2, size[0] / 2], rtol=0.1)
+
+
 def test_results_name_the_category(predict, tmp_path):
     assert predict(save(tmp_path / "a.png")) == 0
     (result,) = read(tmp_path / "out" / "detections.json")
@@ -86,6 +97,57 @@ def test_files_that_cannot_be_read_are_listed_at_the_end(predict, tmp_path, caps
         str(paths[1]),
         str(paths[4]),
     }
+
+
+@pytest.fixture
+def fails_at_third(monkeypatch):
+    """Lets the third image be the end of it, by the error given."""
+    detect = detector.Detector.detect
+
+    def fail(error):
+        count = iter(range(100))
+
+        def failing(self, image, *arguments):
+            if next(count) == 2:
+                raise error
+            return detect(self, image, *arguments)
+
+        monkeypatch.setattr(detector.Detector, "detect", failing)
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("it is no picture of ours"), "it is no picture of ours"),
+        (MemoryError("Unable to allocate 7 GiB"), "out of memory: Unable to allocate 7 GiB; use smaller images"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory."), "out of memory: Out of memory; use smaller images"),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_what_fails_in_one_image_keeps_the_results_of_the_others(
+    predict, tmp_path, fails_at_third, capsys, error, message
+):
+    paths = [save(tmp_path / f"{name}.png") for name in "abcd"]
+    fails_at_third(error)
+    assert predict(*paths) == 1
+    assert f"1 of 4 files failed:\n  {paths[2]}: {message}" in capsys.readouterr().err
+    found = [result["file_name"] for result in read(tmp_path / "out" / "detections.json")]
+    assert found == [str(paths[0]), str(paths[1]), str(paths[3])]
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (RuntimeError("an error of ours"), None)])
+def test_what_was_found_before_the_end_is_kept(predict, tmp_path, fails_at_third, error, code):
+    paths = [save(tmp_path / f"{name}.png") for name in "abcd"]
+    fails_at_third(error)
+    if code is None:  # It is shown as it is, for a report.
+        with pytest.raises(RuntimeError, match="an error of ours"):
+            predict(*paths)
+    else:
+        assert predict(*paths) == code
+    found = [result["file_name"] for result in read(tmp_path / "out" / "detections.json")]
+    assert found == [str(paths[0]), str(paths[1])]
 
 
 def test_folders_and_patterns(tmp_path):

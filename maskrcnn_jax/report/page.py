@@ -70,9 +70,9 @@ def _draw(
     scores = columns.get("score", [1000] * len(own))
     lowest = measures.thousandths(SCORE_THRESHOLD)
     boxes = np.array([entry["bbox"] for entry in own], np.float64).reshape(-1, 4)
-    finite = np.isfinite(boxes).all(1)  # Annotation files have objects without a box, too.
+    finite = np.isfinite(boxes).all(1)  # There is no frame around the others.
     columns["boxes"] = np.where(finite[:, None], boxes, 0).round(1).tolist()
-    shown = [i for i in np.flatnonzero(finite).tolist() if scores[i] >= lowest]
+    shown = [i for i, score in enumerate(scores) if score >= lowest]
     labels = [columns["class"][i] + 1 for i in shown]
     columns["picture"] = pictures.data_uri(image, [own[i] for i in shown], labels, names)
 

@@ -25,11 +25,14 @@ def data_uri(
 
     Args:
       image: RGB.
-      objects: annotations or results in COCO's format, in pixels of the image.
+      objects: annotations or results in COCO's format, in pixels of the image; those whose box is not finite, which
+        annotation files have too, are not drawn.
       labels: of the objects: 1, 2, ... into the names.
       names: of the classes.
     """
     boxes = np.array([found["bbox"] for found in objects], np.float64).reshape(-1, 4)
+    finite = np.flatnonzero(np.isfinite(boxes).all(1)).tolist()
+    boxes, objects, labels = boxes[finite], [objects[i] for i in finite], [labels[i] for i in finite]
     boxes[:, 2:] += boxes[:, :2]  # COCO gives width and height.
     masks = [_patch(found["segmentation"], image.shape[:2]) for found in objects]
     scores = [found["score"] for found in objects if "score" in found] or None

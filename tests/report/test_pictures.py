@@ -39,6 +39,14 @@ def test_objects_are_tinted_where_their_masks_are(fields):
     assert inside > 20 and below <= 4
 
 
+def test_an_object_without_a_finite_box_is_not_drawn():
+    grey = np.full((*samples.SIZE, 3), 128, np.uint8)
+    found = [samples.entry(1, kind, (10, 20, 30, 50), score=0.9) for kind in (3, 7)]
+    broken = found[1] | {"bbox": [float("nan"), 20, float("inf"), 30]}
+    expected = pictures.data_uri(grey, found[:1], [1], ["cat", "dog"])
+    assert pictures.data_uri(grey, [broken, found[0]], [2, 1], ["cat", "dog"]) == expected
+
+
 def test_an_empty_mask_is_no_trouble():
     nothing = samples.entry(1, 3, (20, 20, 20, 20), score=0.9)
     picture = pictures.data_uri(np.zeros((*samples.SIZE, 3), np.uint8), [nothing], [1], ["cat"])

@@ -9,6 +9,7 @@ import functools
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ class Evaluation(NamedTuple):
     bbox: dict[str, float]  # The twelve COCO numbers of the boxes, as fractions.
     segm: dict[str, float]  # The same of the masks.
     losses: dict[str, float]  # The five losses over the whole set, and "loss", their sum; or none.
-    bbox_per_class: dict[str, float]  # AP of each category, by name.
+    bbox_per_class: dict[str, float]  # AP of each category, by its name in `class_names`.
     segm_per_class: dict[str, float]
     detections: list[dict]  # COCO results, with "bbox" and "segmentation".
 
@@ -202,7 +203,7 @@ def coco_summary(
 def per_class_ap(
     annotations: dict, results: Sequence[dict], iou_type: str, max_detections: int = 100
 ) -> dict[str, float]:
-    """AP of each category, by its name; -1 where there is no object of it. Arguments as in `coco_summary`."""
+    """AP of each category, by `class_names`; -1 where there is no object of it. Arguments as in `coco_summary`."""
     return _per_class(run_coco(annotations, results, iou_type, max_detections), max_detections)
 
 
@@ -272,8 +273,15 @@ def twelve_numbers(evaluator: Any, max_detections: int) -> dict[str, float]:
 def _per_class(evaluator: Any, max_detections: int) -> dict[str, float]:
     limit = evaluator.params.maxDets.index(max_detections)
     precision = evaluator.eval["precision"][:, :, :, 0, limit]
-    names = [category["name"] for category in evaluator.cocoGt.loadCats(evaluator.params.catIds)]
-    return {name: _mean(precision[:, :, i]) for i, name in enumerate(names)}
+    names = class_names(evaluator.cocoGt.dataset)
+    return {names[category_id]: _mean(precision[:, :, i]) for i, category_id in enumerate(evaluator.params.catIds)}
+
+
+def class_names(annotations: dict) -> dict[int, str]:
+    """The name of every category by its id, which is added where several have the same name: "mouse (id 74)"."""
+    names = {category["id"]: category["name"] for category in annotations["categories"]}
+    shared = {name for name, number in Counter(names.values()).items() if number > 1}
+    return {i: f"{name} (id {i})" if name in shared else name for i, name in names.items()}
 
 
 def _mean(values: Float[np.ndarray, "..."]) -> float:

@@ -163,6 +163,14 @@ def test_per_class_ap():
     assert evaluation.per_class_ap(annotations, results, "bbox") == {"square": 1.0, "circle": 0.0, "star": -1.0}
 
 
+def test_categories_of_one_name_each_have_their_ap():
+    annotations, results = squares(4)
+    annotations["categories"] += [{"id": 2, "name": "square"}, {"id": 5, "name": "star"}]
+    annotations["annotations"].append(annotations["annotations"][0] | {"id": 5, "category_id": 2})
+    expected = {"square (id 1)": 1.0, "square (id 2)": 0.0, "star": -1.0}
+    assert evaluation.per_class_ap(annotations, results, "bbox") == expected
+
+
 def test_coco_results_by_hand():
     patch = np.array([[0.6, 0.4], [0.9, 0.5]], np.float32)
     found = pasting.ImageDetections(

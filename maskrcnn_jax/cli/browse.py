@@ -76,8 +76,8 @@ def _choose(args: argparse.Namespace, dataset: sources.Dataset, annotations: dic
         names = dataset.categories.names
         if args.category not in names:
             raise ValueError(f"no category is called {args.category!r}; there are {', '.join(names)}")
-        category_id = dataset.categories.ids[names.index(args.category)]
-        having = {a["image_id"] for a in annotations["annotations"] if a["category_id"] == category_id}
+        chosen = {i for i, name in zip(dataset.categories.ids, names, strict=True) if name == args.category}
+        having = {a["image_id"] for a in annotations["annotations"] if a["category_id"] in chosen}
         candidates = [index for image_id, index in position.items() if image_id in having]
     if not candidates:
         raise ValueError("there are no images to draw")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_jax import gallery
+from maskrcnn_jax import evaluation, gallery
 from maskrcnn_jax.checkpoints import read_settings
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.evaluation import Evaluation
@@ -41,7 +41,7 @@ def write(directory: str | Path, result: Evaluation, dataset: Any, annotations: 
         ),
         "threshold": gallery.SCORE_THRESHOLD,
         "numbers": {"segm": _defined(result.segm), "bbox": _defined(result.bbox)},
-        "classes": _classes(categories, objects, result),
+        "classes": _classes(categories, evaluation.class_names(annotations), objects, result),
         "evaluations": [
             {"step": entry["step"]} | {name: _defined(entry[name]) for name in ("segm", "bbox", "validation")}
             for entry in entries
@@ -77,12 +77,15 @@ def _defined(numbers: dict[str, float]) -> dict[str, float | None]:
     return {name: None if value == -1 or not math.isfinite(value) else value for name, value in numbers.items()}
 
 
-def _classes(categories: Categories, objects: Sequence[dict], result: Evaluation) -> list[dict[str, Any]]:
+def _classes(
+    categories: Categories, measured: dict[int, str], objects: Sequence[dict], result: Evaluation
+) -> list[dict[str, Any]]:
+    """Every class with its numbers, which the result has under the measured names of the category ids."""
     counts = Counter(found["category_id"] for found in objects)
     per_class = {"segm": _defined(result.segm_per_class), "bbox": _defined(result.bbox_per_class)}
     return [
         {"id": category_id, "name": name, "objects": counts[category_id]}
-        | {kind: values.get(name) for kind, values in per_class.items()}
+        | {kind: values.get(measured.get(category_id)) for kind, values in per_class.items()}
         for category_id, name in zip(categories.ids, categories.names, strict=True)
     ]
 

@@ -150,6 +150,15 @@ def test_crowds_without_a_mask_are_counted_in_either_split(folder, capsys):
         assert "1" in line
 
 
+def test_all_categories_of_a_name_are_drawn(folder):
+    content = json.loads((folder / "instances.json").read_text())
+    content["categories"].append({"id": 11, "name": "dog"})
+    content["annotations"].append(found(16, 3, 11))
+    write(folder, content)
+    assert browse(folder, "--separate", "--category", "dog") == 0
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["2.png", "3.png"]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

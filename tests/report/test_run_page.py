@@ -47,12 +47,13 @@ def result_of(annotations, results):
     return evaluation.Evaluation(*twelve, {"loss": 0.5}, *per_class, results)
 
 
-def write(directory, entries):
+def write(directory, entries, change=lambda annotations: None):
     config = Config(batch_size=2, num_steps=8)
     config.optimizer.learning_rate = 0.125
     checkpoints.write_run(directory, config, Categories(tuple(samples.NAMES), tuple(samples.NAMES.values())))
     (directory / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in entries))
     annotations, results = samples.by_hand()
+    change(annotations)
     known = [found for found in results if found["category_id"] in samples.NAMES]
     result = result_of(annotations, known)
     run_page.write(directory, result, Images(), annotations)
@@ -95,6 +96,26 @@ def test_the_file_refers_to_nothing_outside(report):
     assert "{{" not in text and text.count("<script") == text.count("</script>") == 2
     assert set(re.findall(r"https?://[^\"'\s<]+", text)) == {"http://www.w3.org/2000/svg"}
     assert text.count("data:image/jpeg") == 2 * len(samples.FILES)
+
+
+def data_of(path):
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*)</script>', text)[1])
+
+
+def test_objects_without_a_finite_box_are_no_trouble(tmp_path):
+    path, _ = write(tmp_path, [], lambda content: content["annotations"][1].update(bbox=[math.nan, 0, math.inf, 5]))
+    assert len(data_of(path)["pictures"]) == len(samples.FILES)
+
+
+def test_classes_of_one_name_each_have_their_ap(tmp_path):
+    def rename(annotations):
+        for category in annotations["categories"]:
+            category["name"] = "cat"
+
+    path, result = write(tmp_path, [], rename)
+    found = [entry["segm"] for entry in data_of(path)["classes"]]
+    assert found[:2] == [result.segm_per_class[f"cat (id {i})"] for i in (3, 7)] and found[0] != found[1]
 
 
 def test_names_and_tables(browser, report):

@@ -80,11 +80,18 @@ def annotated(
     return captions.title(picture, title + (f", {_counted(len(crowds), 'crowd')}" if crowds else ""))
 
 
-def varied(sample: Sample, categories: Categories, title: str, long_side: int = LONG_SIDE) -> Picture:
-    """An image as training sees it: masks with the resolution they are trained at, no object without a slot."""
+def varied(
+    sample: Sample, categories: Categories, title: str, long_side: int = LONG_SIDE, *, mask_store: str
+) -> Picture:
+    """An image as training sees it: masks with the resolution they are trained at, no object without a slot.
+
+    Args:
+      long_side: of the picture, in pixels.
+      mask_store: of the config that the sample was made with; "full" masks cover the image, others their box.
+    """
     height, width = sample.image.shape[:2]
     masks = list(sample.masks / np.float32(255))
-    if sample.masks.shape[1:] != (height, width):  # Each covers its box.
+    if mask_store != "full":
         masks = [
             pasting.paste_in_box(mask, box, (height, width)) for mask, box in zip(masks, sample.boxes, strict=True)
         ]

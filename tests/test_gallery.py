@@ -70,15 +70,27 @@ def test_both_kinds_of_masks_look_alike():
     for mask_store in ("crop", "full"):
         data_config = DataConfig(short_sides=(90,), max_long_side=100, mask_store=mask_store)
         sample = pipeline.train_sample(example, np.random.default_rng(0), data_config)
-        pictures.append(gallery.varied(sample, dataset.categories, "view", 200).astype(int))
+        picture = gallery.varied(sample, dataset.categories, "view", 200, mask_store=mask_store)
+        pictures.append(picture.astype(int))
     assert len(sample.boxes) > 1
     assert (np.abs(pictures[0] - pictures[1]).max(-1) > 40).mean() < 0.05
+
+
+@pytest.mark.parametrize("mask_store, tinted", [("crop", False), ("full", True)])
+def test_masks_of_the_size_of_the_image_cover_what_the_config_says(mask_store, tinted):
+    image, masks = np.full((112, 112, 3), 100, np.uint8), np.full((1, 112, 112), 255, np.uint8)
+    sample = Sample(image, np.array([[60, 60, 90, 90]], np.float32), np.ones(1, np.int32), masks, 0)
+    picture = gallery.varied(sample, ShapesDataset.categories, "view", 112, mask_store=mask_store)
+    outside = picture[-112:][20:40, 20:40].astype(int)
+    assert (np.abs(outside - 100).max() > 20) == tinted
 
 
 def test_objects_without_a_slot_are_in_the_title():
     image, masks = np.full((40, 50, 3), 100, np.uint8), np.zeros((0, 28, 28), np.uint8)
     nothing = Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int32), masks, 0)
-    plain = gallery.varied(nothing, ShapesDataset.categories, "view", 400)
-    titled = gallery.varied(nothing._replace(num_surplus=3), ShapesDataset.categories, "view", 400)
+    plain, titled = (
+        gallery.varied(nothing._replace(num_surplus=n), ShapesDataset.categories, "view", 400, mask_store="crop")
+        for n in (0, 3)
+    )
     assert plain.shape == titled.shape and (plain[:-320] < 128).sum() < (titled[:-320] < 128).sum()
     np.testing.assert_array_equal(plain[-320:], titled[-320:])

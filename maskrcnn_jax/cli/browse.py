@@ -135,7 +135,8 @@ def _pictures(
     for view in range(1, _COLUMNS) if args.augmented else ():
         rng = np.random.default_rng((view, example.image_id % 2**32))  # A seed cannot be negative, an id can.
         sample = pipeline.train_sample(example, rng, data_config)
-        pictures.append(gallery.varied(sample, dataset.categories, f"view {view}", args.side))
+        store = data_config.mask_store
+        pictures.append(gallery.varied(sample, dataset.categories, f"view {view}", args.side, mask_store=store))
     return pictures
 
 

@@ -5,6 +5,7 @@ Sizes are ``(height, width)`` in pixels, everywhere.
 
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ try:
     cv2.setNumThreads(1)  # Pictures are prepared by several threads already.
 except ImportError:  # OpenCV makes the resizing of training images faster; nothing depends on it.
     cv2 = None
+
+# Below twice this warning's size Pillow opens pictures, and so do we, without a word; above it Pillow refuses.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Size = tuple[int, int]
 Picture = Any  # What users give: an array as for `as_rgb`, of any library, a path or an image of Pillow's.
@@ -54,6 +58,12 @@ def decode_image(content: bytes) -> UInt8[np.ndarray, "h w 3"]:
             return _to_rgb(ImageOps.exif_transpose(picture)) if pixels is None else pixels
     except UnidentifiedImageError as error:  # Its message has the address of the buffer.
         raise OSError("it is in no format that Pillow knows") from error
+    except Image.DecompressionBombError as error:
+        too_large = str(error).partition(", could be")[0]  # "Image size (... pixels) exceeds limit of ... pixels".
+        advice = "cut it into parts or make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if it is to be trusted"
+        raise OSError(f"{too_large}: {advice}") from error
+    except MemoryError as error:
+        raise OSError("there is not enough memory for its pixels: cut it into parts or make it smaller") from error
     except Exception as error:  # Pillow's decoders raise errors of many kinds on broken files.
         raise OSError(str(error)) from error
 

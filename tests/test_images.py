@@ -1,4 +1,7 @@
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,6 +93,48 @@ def test_a_missing_file_and_a_broken_one_are_named(tmp_path):
         (tmp_path / name).write_bytes(content[: len(content) // 2])
         with pytest.raises(OSError, match=name):
             images.read_image(tmp_path / name)
+
+
+LARGE = """
+import sys
+import numpy as np
+from PIL import Image
+from maskrcnn_jax import images
+from tests.test_export import red_detector
+
+Image.new("1", (12_000, 12_000)).save(sys.argv[1])
+with Image.open(sys.argv[1]) as picture:
+    picture.paste(1, (3000, 6000, 9000, 12_000))
+    picture.save(sys.argv[1])
+picture = images.load(sys.argv[1])
+assert picture.shape == (12_000, 12_000, 3) and picture.dtype == np.uint8
+found = red_detector()(picture, masks="rle")[0]
+np.testing.assert_allclose(found["boxes"][0], [3000, 6000, 9000, 12_000], atol=200)
+assert found["masks"][0]["size"] == [12_000, 12_000]
+"""
+
+
+def test_a_picture_of_12000_by_12000_goes_through_without_a_warning(tmp_path):
+    """In a process of its own, since pytest has filters of warnings for each test."""
+    command = [sys.executable, "-c", LARGE, tmp_path / "large.png"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+
+
+def test_what_pillow_takes_for_a_bomb_is_refused_with_advice(tmp_path):
+    Image.new("1", (14_000, 14_000)).save(tmp_path / "huge.png")
+    message = r"huge\.png: Image size \(196000000 pixels\) exceeds limit of 178956970 pixels: cut it into parts"
+    with pytest.raises(OSError, match=message):
+        images.read_image(tmp_path / "huge.png")
+
+
+def test_a_picture_that_memory_cannot_hold_is_named(tmp_path, monkeypatch):
+    def no_memory(picture):
+        raise MemoryError
+
+    monkeypatch.setattr(images, "_to_rgb", no_memory)
+    with pytest.raises(OSError, match=r"a\.png: there is not enough memory for its pixels: cut it into parts"):
+        images.read_image(save(tmp_path / "a.png", np.zeros((4, 5), np.uint8)))
 
 
 def jpeg_kinds():

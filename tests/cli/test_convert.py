@@ -87,17 +87,16 @@ def test_what_torchvision_lacks_is_refused_and_nothing_is_written(run, tmp_path,
     assert not (tmp_path / "w.pth").exists()
 
 
+@pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")  # torch's own warnings differ from version to version.
 @pytest.mark.parametrize(
     "variant, suffix", [("v1", ".pth"), ("v1-batch-norm", ".safetensors"), ("v2", ".pth")], ids=lambda x: x
 )
 def test_torchvision_loads_what_we_write(tmp_path, variant, suffix):
     pytest.importorskip("torch", reason="needs torch")
-    try:
-        from maskrcnn_jax.parity import reference
-    except ImportError as error:
-        pytest.skip(str(error))
-    from torchvision.models import detection
+    from maskrcnn_jax.parity import reference
+
+    from torchvision.models import detection  # isort: skip  (after the reference: it loads torchvision's operators)
 
     config = architecture.v2(4) if variant == "v2" else architecture.v1(4)
     config.norm = "frozen_batch" if variant == "v1" else "batch"

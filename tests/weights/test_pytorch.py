@@ -143,6 +143,7 @@ def assert_same(torch, arrays, tensors):
         np.testing.assert_array_equal(arrays[name].astype(np.float64), values, strict=True)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_what_torch_saves(torch, tensors, tmp_path, zipped, protocol):
@@ -154,6 +155,7 @@ def test_what_torch_saves(torch, tensors, tmp_path, zipped, protocol):
     assert_same(torch, files.read(path).arrays, tensors)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_a_module_and_its_training_saved_by_torch(torch, tmp_path, zipped):
     path, model = tmp_path / "w.pth", torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
@@ -169,6 +171,7 @@ def test_a_module_and_its_training_saved_by_torch(torch, tmp_path, zipped):
         files.read(path)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("mmap", [False, True])
 def test_torch_reads_what_is_written(torch, tensors, tmp_path, mmap):
     torch.save(tensors, tmp_path / "theirs.pth")

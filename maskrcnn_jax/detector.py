@@ -3,7 +3,7 @@
 import itertools
 import os
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -231,7 +231,8 @@ def _batches(pictures: Iterator[np.ndarray], count: int) -> Iterator[list[np.nda
 
 
 def _as_several(pictures: Any) -> Iterable[Any]:
-    if isinstance(pictures, str | os.PathLike | Image.Image) or getattr(pictures, "ndim", 4) < 4:
+    single = isinstance(pictures, str | os.PathLike | Image.Image | bytes | bytearray | Mapping)  # Some are refused.
+    if single or getattr(pictures, "ndim", 4) < 4:
         return [pictures]
     if not hasattr(pictures, "__iter__"):
         raise ValueError(
@@ -242,6 +243,8 @@ def _as_several(pictures: Any) -> Iterable[Any]:
 
 def checked_threshold(threshold: float | int) -> np.float32:
     """A threshold as the model takes it. Raises ValueError if it is no number."""
+    if not _is_scalar(threshold, "iuf"):
+        raise ValueError(f"score_threshold must be a number, got {threshold!r}")
     if not threshold == threshold:
         raise ValueError("score_threshold is NaN: give a number, 0 for all detections")
     return np.float32(threshold)
@@ -249,12 +252,20 @@ def checked_threshold(threshold: float | int) -> np.float32:
 
 def checked_top_k(top_k: int | None, slots: int) -> int:
     """How many detections to keep, all slots by default. Raises ValueError for more than there are, or none."""
+    if top_k is not None and not _is_scalar(top_k, "iu"):
+        raise ValueError(f"top_k must be a whole number, got {top_k!r}")
     if top_k is not None and not 1 <= top_k <= slots:
         raise ValueError(
             f"top_k must be from 1 to {slots}, the model's detection.num_detections, got {top_k}; "
             "for more, build the model with more of them"
         )
     return slots if top_k is None else top_k
+
+
+def _is_scalar(value: Any, kinds: str) -> bool:
+    """Whether it is one number, of Python, NumPy or jax, of the kinds that NumPy's dtypes name by these letters."""
+    array = np.asarray(value)
+    return array.ndim == 0 and array.dtype.kind in kinds
 
 
 def _masks(patches: list[tuple[np.ndarray, tuple[int, int]]], size: tuple[int, int], form: MaskForm) -> Any:

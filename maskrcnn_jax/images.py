@@ -102,8 +102,10 @@ def load(picture: Picture) -> UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "
     if isinstance(picture, Image.Image):
         return _to_rgb(picture)
     array = np.asarray(picture)
-    if array.dtype == object:
-        raise ValueError(f"expected an array (H, W, 3), a path or a Pillow image, got {type(picture).__name__}")
+    is_content = isinstance(picture, bytes | bytearray)
+    if array.dtype == object or is_content:
+        advice = ": images.decode_image reads the content of a file" if is_content else ""
+        raise ValueError(f"expected an array (H, W, 3), a path or a Pillow image, got {type(picture).__name__}{advice}")
     return as_rgb(array)
 
 

@@ -5,6 +5,7 @@ from threading import Barrier
 from types import SimpleNamespace
 
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from PIL import Image
@@ -323,6 +324,9 @@ def broken(dtype, value):
         (Image.fromarray(np.zeros((9, 9), np.float32)), "floating point"),
         ([None], "a path or a Pillow image, got NoneType"),
         ([{"image": 1}], "got dict"),
+        ({"image": COLOR}, "a path or a Pillow image, got dict"),
+        (b"\x89PNG", "got bytes: images.decode_image reads the content of a file"),
+        ([bytearray(b"\x89PNG")], "got bytearray: images.decode_image"),
         (None, "a list of these, got NoneType"),
         (5, "a list of these, got int"),
     ],
@@ -350,11 +354,15 @@ def test_unreadable_paths_are_named(detector, tmp_path):
     [
         ({"masks": "full"}, '"pasted", "cropped" or "rle", got \'full\''),
         ({"score_threshold": float("nan")}, "score_threshold is NaN"),
+        ({"score_threshold": "0.5"}, "score_threshold must be a number, got '0.5'"),
+        ({"score_threshold": [0.5]}, r"score_threshold must be a number, got \[0.5\]"),
+        ({"top_k": 1.5}, "top_k must be a whole number, got 1.5"),
+        ({"top_k": "3"}, "top_k must be a whole number, got '3'"),
         ({"top_k": 0}, "from 1 to 100, .* got 0"),
         ({"top_k": 101}, "from 1 to 100, .* got 101"),
     ],
 )
-def test_wrong_arguments_are_refused(detector, arguments, message):
-    detect = getattr(Detector.__call__, "__wrapped__", Detector.__call__)
+def test_wrong_arguments_are_refused(detector, monkeypatch, arguments, message):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # Only tests check annotations.
     with pytest.raises(ValueError, match=message):
-        detect(detector, [COLOR], **arguments)
+        detector([COLOR], **arguments)

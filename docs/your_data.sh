@@ -8,9 +8,10 @@ images=$1 annotations=$2 out=$3
 shift 3
 checkout=$(dirname "$0")/..
 
-# Look at the data, and hold some of it out.
+# Look at the data, and hold some of it out; what was held out stays so.
 maskrcnn-jax data browse --images "$images" --annotations "$annotations" --output "$out/look"
-maskrcnn-jax data split --images "$images" --annotations "$annotations" --fraction 0.3 --output "$out"
+[ -e "$out/val.json" ] ||
+  maskrcnn-jax data split --images "$images" --annotations "$annotations" --fraction 0.3 --output "$out"
 
 # Train. Started again, it goes on.
 python "$checkout/train.py" --config="$checkout/configs/your_data.py" --workdir="$out/run" \

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -37,10 +38,9 @@ SMALL = {
 
 
 def commands(text):
-    """The program, the action and the options of each command of ours."""
-    ours = [
-        shlex.split(line, comments=True) for line in markdown.commands(text) if "train.py" in line or "-jax" in line
-    ]
+    """The program, the action and the options of each command of ours, without the condition before it."""
+    lines = [line.rpartition("|| ")[2] for line in markdown.commands(re.sub(r"\|\|\n\s*", "|| ", text))]
+    ours = [shlex.split(line, comments=True) for line in lines if "train.py" in line or "-jax" in line]
     return [(words[:2], {word for word in words if word.startswith("--")}) for words in ours]
 
 

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -18,9 +20,11 @@ def run(args: argparse.Namespace) -> int:
 
 def split(args: argparse.Namespace) -> int:
     """Checks a file of annotations, writes train.json and val.json, and says what is in them; returns 0."""
+    names = ("train.json", "val.json")
+    _check_outputs([args.output / name for name in names], args.annotations, args.force)
     CocoDataset(args.images, args.annotations, keep_empty=True)
     annotations = json.loads(args.annotations.read_text(encoding="utf-8"))
-    parts = dict(zip(("train.json", "val.json"), splitting.split(annotations, args.fraction, args.seed), strict=True))
+    parts = dict(zip(names, splitting.split(annotations, args.fraction, args.seed), strict=True))
     outputs.make_directory(args.output)
     table = Table("", *parts)
     table.add_row("images", *(str(len(part["images"])) for part in parts.values()))
@@ -34,6 +38,15 @@ def split(args: argparse.Namespace) -> int:
         (args.output / name).write_text(json.dumps(part), encoding="utf-8")
     print(f"train.json and val.json are in {args.output}")
     return 0
+
+
+def _check_outputs(paths: Sequence[Path], annotations: Path, force: bool) -> None:
+    """Raises ValueError unless these files are new, or may be replaced, which nobody wants of the annotations."""
+    for path in filter(Path.exists, paths):
+        if annotations.exists() and path.samefile(annotations):
+            raise ValueError(f"{path} would overwrite the file of --annotations: give another directory as --output")
+        if not force:
+            raise ValueError(f"{path} exists; --force replaces it")
 
 
 def prepare(args: argparse.Namespace) -> int:

@@ -150,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     split.add_argument("--seed", default=0, type=int, metavar="N", help="of the draw (default: 0)")
     split.add_argument("--output", required=True, type=Path, metavar="DIR", help="for train.json and val.json")
+    split.add_argument("--force", action="store_true", help="replace them if they exist, but never the annotations")
     prepare = actions.add_parser("prepare", help="write images and annotations into a few large files (ArrayRecord)")
     prepare.add_argument("--images", required=True, type=Path, metavar="DIR", help="where the file names start")
     prepare.add_argument("--annotations", required=True, type=Path, metavar="JSON", help="in COCO's format")

@@ -85,6 +85,32 @@ def test_annotations_are_divided_and_counted(division, tmp_path, capsys):
     assert f"{empty} has no cat" in output and f"are in {tmp_path / 'out'}" in output
 
 
+def test_files_are_replaced_only_by_force(division, tmp_path, capsys):
+    assert main(division) == 0
+    written = (tmp_path / "out" / "train.json").read_text()
+    for name in ("train.json", "val.json"):
+        (tmp_path / "out" / "train.json").unlink(missing_ok=True)
+        (tmp_path / "out" / name).write_text("mine")
+        assert main(division) == 2
+        assert f"{name} exists; --force replaces it" in capsys.readouterr().err
+        assert (tmp_path / "out" / name).read_text() == "mine"
+    assert main([*division, "--force"]) == 0
+    assert (tmp_path / "out" / "train.json").read_text() == written
+
+
+@pytest.mark.parametrize("name", ["train.json", "val.json"])
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_the_annotations_are_never_overwritten(division, tmp_path, monkeypatch, capsys, name, force):
+    source = (tmp_path / "instances.json").rename(tmp_path / name)
+    before = source.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    division[division.index(str(tmp_path / "instances.json"))] = name  # Relative, but the same file.
+    division[division.index(str(tmp_path / "out"))] = str(tmp_path)
+    assert main([*division, *force]) == 2
+    assert f"{name} would overwrite the file of --annotations" in capsys.readouterr().err
+    assert source.read_bytes() == before and len(list(tmp_path.glob("*.json"))) == 1
+
+
 def test_annotations_are_checked_before_they_are_divided(division, tmp_path, capsys):
     (tmp_path / "20.jpg").unlink()
     assert main(division) == 2

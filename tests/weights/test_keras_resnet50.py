@@ -99,7 +99,7 @@ def correlations(photographs, *, batch=None, weights=None, stride_in_1x1=True):
     return np.array(rows)
 
 
-def edges_repeated(x, kernel, stride):
+def edges_repeated(x, kernel, stride, *, divided):
     """A convolution that pads with the outermost cells instead of zeros."""
     padding = kernel.shape[0] // 2
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="edge")
@@ -109,13 +109,12 @@ def edges_repeated(x, kernel, stride):
 
 @pytest.mark.slow
 def test_photographs_have_the_statistics_the_norms_remember_only_if_all_is_right(photographs, monkeypatch):
-    """Stride, padding, channel order and norms: with any of them swapped, most layers see what they never saw before.
+    """Stride, padding, channel order and norms: with any of them swapped, layers see what they never saw before.
 
-    Two thirds of the layers are many more than chance would leave: of 43, half, give or take three.
+    Means alone would not tell: the median of their correlations is 0.98 with all but the norms swapped, too.
     """
     right = correlations(photographs)
-    assert np.median(right[:, 0]) > 0.965
-    assert np.median(right[:, 1]) > 0.965
+    assert are_remembered(right)
     without_shift = {name: 0 * x if name.endswith("/bias") else x for name, x in photographs.weights.items()}
     swapped = {
         "stride": correlations(photographs, stride_in_1x1=False),
@@ -125,6 +124,12 @@ def test_photographs_have_the_statistics_the_norms_remember_only_if_all_is_right
     monkeypatch.setattr(layers, "conv", edges_repeated)
     swapped["padding"] = correlations(photographs)
     for name, wrong in swapped.items():
-        share, drop = (wrong[:, 1] < right[:, 1]).mean(), (right[:, 1] - wrong[:, 1]).mean()
-        print(f"{name}: variances correlate less in {share:.2f} of the layers, on average by {drop:.3f}")
-        assert share > 0.65 and drop > 0.01, name
+        share = (wrong[:, 1] < right[:, 1]).mean()
+        print(f"{name}: medians {np.median(wrong, axis=0)}, variances correlate less in {share:.2f} of the layers")
+        assert not are_remembered(wrong), name
+        assert share > 0.65, name
+
+
+def are_remembered(found):
+    """Medians over the layers: 0.983 of means and 0.976 of variances for what is right, at most 0.962 for the rest."""
+    return np.median(found[:, 0]) > 0.975 and np.median(found[:, 1]) > 0.97

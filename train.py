@@ -29,7 +29,7 @@ from maskrcnn_jax import cache, config_check, distributed, evaluation, gallery, 
 from maskrcnn_jax.checkpoints import Checkpoints, write_run
 from maskrcnn_jax.cli import config_file, outputs
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.data.pipeline import eval_batches, train_batches
+from maskrcnn_jax.data.pipeline import check_sizes, eval_batches, train_batches
 from maskrcnn_jax.data.sources import Dataset, check_categories, open_train, open_val
 from maskrcnn_jax.metrics import MetricsLog
 from maskrcnn_jax.model import MaskRCNN
@@ -67,6 +67,7 @@ def prepare(config: Config, workdir: str | Path) -> Start:
     train_data = open_train(config.data, categories)
     val_data, annotations = open_val(config.data, categories)
     check_categories(config.model, train_data.categories, val_data.categories)
+    check_sizes(train_data, val_data, config.data)
     with distributed.first_goes_first("run directory"):
         write_run(workdir, config, train_data.categories)
 

@@ -57,7 +57,7 @@ def reference(source: tuple[Path, Path], dataset: CocoDataset, config: DataConfi
     for annotation in content["annotations"]:
         if not annotation.get("iscrowd", 0):
             objects[annotation["image_id"]].append(annotation)
-    members = pipeline.assign_buckets(dataset.sizes, max(config.short_sides), config.max_long_side, config.buckets)
+    members = pipeline.train_members(dataset, config)
     rng, step = np.random.default_rng(0), 0
     while True:
         _, indices = pipeline.schedule(step, members, batch_size=batch_size, seed=0)

@@ -141,6 +141,16 @@ def kernel(params):
     return params["backbone"]["conv1"]["kernel"].transpose(3, 2, 0, 1)
 
 
+def test_a_validation_image_too_large_for_the_buckets_stops_a_run_before_it_begins(tmp_path):
+    import train
+
+    config = experiment()
+    config.data.test_short_side, config.data.test_buckets = 96, ((96, 64), (64, 96))
+    with pytest.raises(ValueError, match=r"data\.test_buckets: image id 1 of .* fits none of \[\(96, 64\), "):
+        train.prepare(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("norm_eps, used", [(1e-5, 0.0), (1e-3, 1e-3)])
 def test_weights_decide_the_eps_unless_the_config_does(start, tmp_path, monkeypatch, norm_eps, used, capsys):
     config = experiment(norm_eps=norm_eps)

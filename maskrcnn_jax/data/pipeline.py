@@ -32,21 +32,55 @@ class EvalBatch(NamedTuple):
     real: Bool[np.ndarray, " b"]  # False where an image is repeated to fill the batch.
 
 
-def assign_buckets(
-    sizes: Int[np.ndarray, "n 2"], short_side: int, max_long_side: int, buckets: Sequence[tuple[int, int]]
-) -> list[Int[np.ndarray, " _"]]:
-    """Sorts images by the bucket that holds them after resizing.
+def check_sizes(train: Any, val: Any, data_config: DataConfig) -> None:
+    """Raises ValueError, as `train_members` and `eval_members` do, before a run has come to its first evaluation."""
+    train_members(train, data_config)
+    eval_members(val, data_config)
+
+
+def train_members(dataset: Any, data_config: DataConfig) -> list[Int[np.ndarray, " _"]]:
+    """Indices of the images in each of ``data.buckets``, which hold them at the largest size that training draws.
 
     Raises:
-        ValueError: there are no images, or one fits no bucket.
+        ValueError: there are no images, or one fits no bucket; the message names it, its sizes, and the field.
     """
+    sizes = np.asarray(dataset.sizes).reshape(-1, 2)
+    if data_config.crop_size is not None:
+        sizes = np.minimum(sizes, data_config.crop_size)
+    limits = max(data_config.short_sides), data_config.max_long_side
+    return _members(dataset, sizes, limits, data_config.buckets, "data.buckets")
+
+
+def eval_members(dataset: Any, data_config: DataConfig) -> list[Int[np.ndarray, " _"]]:
+    """The same of ``data.test_buckets``, for an evaluation."""
+    sizes = np.asarray(dataset.sizes).reshape(-1, 2)
+    limits = data_config.test_short_side, data_config.test_max_long_side
+    return _members(dataset, sizes, limits, data_config.test_buckets, "data.test_buckets")
+
+
+def _members(
+    dataset: Any,
+    sizes: Int[np.ndarray, "n 2"],
+    limits: tuple[int, int],
+    buckets: Sequence[tuple[int, int]],
+    field: str,
+) -> list[Int[np.ndarray, " _"]]:
+    """Sorts images by the bucket that holds them after resizing to the limits of their short and long side."""
     if len(sizes) == 0:
         raise ValueError("the data set has no images")
-    shapes, shape_of_image = np.unique(sizes, axis=0, return_inverse=True)
+    shapes, first, shape_of_image = np.unique(sizes, axis=0, return_index=True, return_inverse=True)
     buckets = [tuple(bucket) for bucket in buckets]
-    resized = [images.resized_size(shape, short_side, max_long_side) for shape in shapes]
-    bucket_of_shape = np.array([buckets.index(images.bucket_for(size, buckets)) for size in resized])
-    bucket_of_image = bucket_of_shape[shape_of_image.reshape(-1)]
+    bucket_of_shape = []
+    for shape, index in zip(shapes, first, strict=True):
+        resized = images.resized_size(shape, *limits)
+        try:
+            bucket_of_shape.append(buckets.index(images.bucket_for(resized, buckets)))
+        except ValueError as error:
+            (height, width), (new_height, new_width) = dataset.sizes[index], resized
+            image = f"image id {dataset.image_ids[index]} of {height}x{width} pixels (height x width)"
+            message = f"{field}: {image}, {new_height}x{new_width} after resizing, fits none of {buckets}"
+            raise ValueError(message) from error
+    bucket_of_image = np.array(bucket_of_shape)[shape_of_image.reshape(-1)]
     return [np.flatnonzero(bucket_of_image == index) for index in range(len(buckets))]
 
 
@@ -118,7 +152,7 @@ def train_batches(
     Objects beyond ``max_instances`` are those that come last in the annotations; `Batch.num_surplus` counts them.
 
     Args:
-        dataset: has a length, ``sizes`` and, by index, an `Example`.
+        dataset: has a length, ``sizes``, ``image_ids`` and, by index, an `Example`.
         batch_size: images per step, over all processes.
         rows: which of them this process loads, all by default. The others choose, and vary, no image otherwise.
 
@@ -126,11 +160,7 @@ def train_batches(
         ValueError: the data set is empty, an image fits no bucket, or masks cannot be stored as configured.
     """
     _check_masks(data_config)
-    sizes = np.asarray(dataset.sizes).reshape(-1, 2)
-    if data_config.crop_size is not None:
-        sizes = np.minimum(sizes, data_config.crop_size)
-    buckets = data_config.buckets
-    members = assign_buckets(sizes, max(data_config.short_sides), data_config.max_long_side, buckets)
+    members, buckets = train_members(dataset, data_config), data_config.buckets
 
     # The positions of a step are loaded one by one, by several threads.
     @functools.lru_cache(maxsize=16)
@@ -157,15 +187,14 @@ def eval_batches(
     The last batch of a bucket is filled by repeating its last image.
 
     Args:
-        dataset: has a length, ``sizes`` and, by index, an `Example`.
+        dataset: has a length, ``sizes``, ``image_ids`` and, by index, an `Example`.
         share: which process this is, and how many divide the images among themselves.
 
     Raises:
         ValueError: the data set is empty, an image fits no bucket, or masks cannot be stored as configured.
     """
     _check_masks(data_config)
-    sizes, buckets = np.asarray(dataset.sizes).reshape(-1, 2), data_config.test_buckets
-    members = assign_buckets(sizes, data_config.test_short_side, data_config.test_max_long_side, buckets)
+    members, buckets = eval_members(dataset, data_config), data_config.test_buckets
     process, num_processes = share
     members = [indices[process::num_processes] for indices in members]
     rows = [

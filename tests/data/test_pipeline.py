@@ -84,7 +84,7 @@ def _members(*counts):
 
 
 def test_images_go_to_the_bucket_that_holds_them_at_the_largest_scale():
-    members = pipeline.assign_buckets(np.array(MIXED), 64, 96, BUCKETS)
+    members = pipeline.train_members(_Discs(MIXED), _config())
     for index, (height, width) in enumerate(MIXED):
         size = images.resized_size((height, width), 64, 96)
         bucket = BUCKETS.index(images.bucket_for(size, BUCKETS))
@@ -96,8 +96,22 @@ def test_bad_data_sets_are_refused_at_once():
         pipeline.train_batches(_Discs([]), _config(), batch_size=2, seed=0)
     with pytest.raises(ValueError, match="no images"):
         pipeline.eval_batches(_Discs([]), _config(), batch_size=2)
-    with pytest.raises(ValueError, match="48x96"):
-        pipeline.train_batches(_Discs([(50, 100)]), _config(buckets=((64, 64),)), batch_size=2, seed=0)
+
+
+@pytest.mark.parametrize("field", ["buckets", "test_buckets"])
+def test_an_image_that_fits_no_bucket_is_named_before_the_first_step(field):
+    fitting, both = _Discs([(60, 60)]), _Discs([(60, 60), (50, 100)])
+    config = _config(**{field: ((64, 64),)})
+    sets = (both, fitting) if field == "buckets" else (fitting, both)
+    message = rf"data\.{field}: image id 101 of 50x100 pixels .*, 48x96 after resizing, fits none of \[\(64, 64\)\]"
+    with pytest.raises(ValueError, match=message):
+        pipeline.check_sizes(*sets, config)
+    pipeline.check_sizes(fitting, fitting, config)
+    with pytest.raises(ValueError, match=message):
+        if field == "buckets":
+            pipeline.train_batches(both, config, batch_size=2, seed=0)
+        else:
+            pipeline.eval_batches(both, config, batch_size=2)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """From a data set to batches of one static shape each.
 
 The order is a pure function of the seed and the step: `schedule` says which images a step sees, and what is random
-about an image follows from seed, step and image id. So the step is the whole state of the iterator, every host agrees
-on the bucket, and a resumed run continues with the very batches it would have seen.
+about an image follows from seed, step and image id, and from how often the step has had it before. So the step is the
+whole state of the iterator, every host agrees on the bucket, and a resumed run continues with the very batches it would
+have seen.
 """
 
 import bisect
@@ -134,8 +135,10 @@ def _permutation(count: int, seed: int, bucket: int, repetition: int) -> Int[np.
     return np.random.default_rng((seed, 1, bucket, repetition)).permutation(count)
 
 
-def _view_rng(seed: int, step: int, image_id: int) -> np.random.Generator:
-    return np.random.default_rng((seed, 2, step, image_id % 2**32))  # A seed cannot be negative, an id can.
+def _view_rng(seed: int, step: int, image_id: int, repetition: int) -> np.random.Generator:
+    entropy = [seed, 2, step, image_id % 2**32]  # A seed cannot be negative, an id can.
+    # Only where a batch has the image again: its first view is the same, however many follow.
+    return np.random.default_rng([*entropy, repetition] if repetition else entropy)
 
 
 def train_batches(
@@ -150,6 +153,10 @@ def train_batches(
     """Yields the batches of `schedule` without end, from ``start_step`` on, with ``uint8`` images.
 
     Objects beyond ``max_instances`` are those that come last in the annotations; `Batch.num_surplus` counts them.
+
+    A batch has an image several times where its bucket has fewer images than a batch, or where one permutation follows
+    another. Each time it is another view, but with the same random priorities of anchors and RoIs, which
+    `MaskRCNN.losses` draws by the id of the image.
 
     Args:
         dataset: has a length, ``sizes``, ``image_ids`` and, by index, an `Example`.
@@ -172,8 +179,9 @@ def train_batches(
     def load(index: int) -> Batch:
         step, position = divmod(index, len(rows))
         bucket, indices = scheduled(step)
-        example = dataset[int(indices[rows[position]])]
-        rng = _view_rng(seed, step, example.image_id)
+        chosen, before = indices[rows[position]], indices[: rows[position]]
+        example = dataset[int(chosen)]
+        rng = _view_rng(seed, step, example.image_id, repetition=int((before == chosen).sum()))
         return _row(train_sample(example, rng, data_config), example.image_id, buckets[bucket], data_config)
 
     return _read(grain.MapDataset.range(start_step * len(rows), sys.maxsize).map(load), len(rows), data_config)

@@ -221,6 +221,15 @@ def test_an_image_looks_different_every_time():
     assert len({batch.images.tobytes() for batch in batches}) == 6
 
 
+def test_an_image_that_fills_a_batch_looks_different_every_time():
+    dataset, config = _Discs([(50, 70)]), _config(crop_size=40)
+    alone = _first(pipeline.train_batches(dataset, config, batch_size=1, seed=0), 3)
+    batches = _first(pipeline.train_batches(dataset, config, batch_size=4, seed=0), 3)
+    for batch, first in zip(batches, alone, strict=True):
+        assert len({image.tobytes() for image in batch.images}) == 4
+        jax.tree.map(lambda many, one: np.testing.assert_array_equal(many[:1], one), batch, first)
+
+
 def test_objects_without_a_slot_are_counted():
     batches = pipeline.train_batches(_Discs(MIXED, num_objects=7), _config(), batch_size=2, seed=0)
     batch = _first(batches, 1)[0]

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from maskrcnn_jax import cache, config_check, distributed, evaluation, gallery, sharding, training
 from maskrcnn_jax.checkpoints import Checkpoints, write_run
-from maskrcnn_jax.cli import config_file, outputs
+from maskrcnn_jax.cli import config_file, memory, outputs
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.pipeline import check_sizes, eval_batches, train_batches
 from maskrcnn_jax.data.sources import Dataset, check_categories, open_train, open_val
@@ -195,21 +195,26 @@ def progress_bar() -> Progress:
     )
 
 
-def main(_: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Reads the flags; a mistake of the user's ends in one message and exit code 2."""
     logging.set_verbosity(logging.WARNING)  # Orbax reports every thread it starts.
     cache.keep_compiled_programs()
     try:
+        if arguments[1:]:
+            advice = "fields of the config are set by --config.FIELD=VALUE"
+            raise ValueError(f"{arguments[1]!r} is no option: {advice}")
         if DISTRIBUTED.value or COORDINATOR.value:
             distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         outputs.make_directory(Path(WORKDIR.value), "--workdir")
         result = train(CONFIG.value, WORKDIR.value)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         _leave(_refuse(error))
     except distributed.Preempted as reason:
         print_once(f"SIGTERM: {reason}; the same command goes on from there")
         sys.exit(distributed.EXIT_PREEMPTED)
     except jax.errors.JaxRuntimeError as error:
+        if memory.ran_out(error):
+            _leave(_refuse(error))
         if jax.process_count() == 1:
             raise
         print(f"train.py: process {jax.process_index()} lost the others: {error}", file=sys.stderr)
@@ -253,6 +258,8 @@ def _explain(error: Exception, arguments: list[str]) -> Exception:
 
 def _refuse(error: Exception) -> int:
     message = error.args[0] if isinstance(error, KeyError) else error  # A KeyError quotes its message.
+    if memory.ran_out(error):
+        message = memory.explain(error)
     print(f"train.py: {message}", file=sys.stderr)
     return 2
 

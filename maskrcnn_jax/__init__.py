@@ -5,6 +5,8 @@ from typing import Any
 
 from maskrcnn_jax import jaxlib_errors
 
+__version__ = "0.1.0"
+
 jaxlib_errors.avoid()
 
 _EXPORTS = {

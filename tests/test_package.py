@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +22,15 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_importing_the_package_alone_imports_neither_jax_nor_flax():
     code = "import sys, maskrcnn_jax; assert not {'jax', 'flax'} & set(sys.modules), sorted(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("module", ["maskrcnn_jax", "maskrcnn_jax.cli.main"])
+def test_the_version_by_the_package_as_a_program(module):
+    command = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == f"maskrcnn-jax {maskrcnn_jax.__version__}\n"
+
+
+def test_the_version_is_the_one_to_be_cited():
+    citation = (Path(__file__).parents[1] / "CITATION.cff").read_text()
+    assert f"\nversion: {maskrcnn_jax.__version__}\n" in citation

@@ -24,14 +24,17 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates, prints tables, writes `evaluation.json`, `detections.json` and, if asked for, a page; returns 0."""
     if args.report is not None and (args.report.is_dir() or args.report.suffix.lower() not in (".html", ".htm")):
         raise ValueError(f"--report has to be a file that ends in .html, got {args.report}")
+    chosen = config_file.read(args.config) if args.config else None
     cache.keep_compiled_programs()
     # One checkpoint of a run is no place for results.
     is_run = Path(args.weights).is_dir() and Path(args.weights).absolute().parent.name != "checkpoints"
     if args.config is None and (args.weights in loading.RELEASED or Path(args.weights).is_file()):
         raise ValueError(f"{args.weights} does not say on which data: give --config FILE, or a run directory")
+    if args.report is not None:
+        outputs.make_directory(args.report.absolute().parent, "the folder of --report")
     loaded = loading.load(args.weights)
     print(loaded.report)
-    config = _combine(loaded.config, config_file.read(args.config)) if args.config else loaded.config
+    config = _combine(loaded.config, chosen) if chosen else loaded.config
     config_check.check(config)
     output = args.output or Path(args.weights if is_run else ".")
     outputs.make_directory(output)

@@ -2,10 +2,12 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -43,7 +45,7 @@ def folder(tmp_path_factory):
         Image.fromarray(pixels).save(folder / "in" / f"{name}.png")
         content = (folder / "in" / f"{name}.png").read_bytes()
         (folder / "cut" / f"{name}.png").write_bytes(content[:2000])
-    for name in ("text.txt", "text.pth", "text.npz", "text.safetensors", "text.mp4"):
+    for name in ("text.txt", "text.pth", "text.npz", "text.safetensors"):
         (folder / name).write_text("no such thing")
     np.savez(folder / "other.npz", a=np.zeros(3))
     write_annotations(folder)
@@ -110,6 +112,9 @@ MISTAKES = [
     ("predcit", "invalid choice: 'predcit'.*predict"),
     (f"{PREDICT} RUN --treshold 1", "unrecognized arguments: --treshold"),
     ("predict --weights RUN --output D/out", "required: IMAGE"),
+    ("predict '' --weights RUN --output D/out", "IMAGE: is empty; for the folder you are in, give ."),
+    ("predict D/in/a.png --weights RUN --output ''", "--output: is empty; for the folder you are in, give ."),
+    (f"{PREDICT} ''", "--weights: is empty"),
     ("predict D/in/absent.png --output D/out --weights RUN", "no file, folder or match for .*in/absent.png"),
     ("predict D/empty --output D/out --weights RUN", "no image or video in .*empty; for its subfolders, give"),
     ("predict D/in/*.jpg --output D/out --weights RUN", r"match for .*in/\*.jpg"),
@@ -138,8 +143,10 @@ MISTAKES = [
     ("predict D/in/a.png --output D/out --artifact D/other.npz --augment", "use --augment with --weights"),
     ("export --weights RUN D/absent/new", "there is no directory .*absent: make it first"),
     ("export --weights RUN D/empty --force", "empty is a directory: give the name of a file in it"),
+    ("export --weights RUN D/new.npz --batch 1000000000", "--batch: must be .* from 1 to 1024, got 1000000000"),
     ("export --weights D/text.pth D/new", "text.pth cannot be read as weights"),
     ("evaluate --weights D/other.npz", "other.npz does not say on which data: give --config"),
+    ("evaluate --weights D/other.npz --config D/absent_.py", "there is no config file .*absent_.py"),
     (f"{EVALUATE} --config D/absent_.py", "there is no config file .*absent_.py"),
     (f"{EVALUATE} --config D/text.txt", "text.txt is not a Python file"),
     (f"{EVALUATE} --config D/syntax.py", "syntax.py, line 1: "),
@@ -152,6 +159,8 @@ MISTAKES = [
     (f"{EVALUATE} --config D/renamed.py", "category 1 is 'apple' in the data set, but 'disc' for the model"),
     (f"{EVALUATE} --config D/cut.py", "image id 1: cannot read the image .*cut/a.png: .*truncated"),
     (f"{EVALUATE} --report D/report.pdf", r"--report has to be a file that ends in .html, got .*report.pdf"),
+    (f"{EVALUATE} --report D/text.txt/report.html", "the folder of --report .*text.txt is a file, or is in one"),
+    ("evaluate --weights D/other.npz --config D/good.py --report D/text.txt/a.html", "folder of --report .*is a file"),
     ("evaluate --weights RUN --output D/text.txt", "--output .*text.txt is a file.*: give a directory"),
     ("convert D/absent.npz D/new.npz", "no weight file and no run directory .*absent.npz"),
     ("convert D/text.pth D/new.bin", "new.bin must end in one of .npz, .pth, .safetensors"),
@@ -172,6 +181,7 @@ MISTAKES = [
     (f"{BROWSE} --images D/nowhere --annotations D/good.json", "there is no image folder .*nowhere"),
     (f"{ANNOTATED} D/good.json --category dog", "no category is called 'dog'; there are disc"),
     (f"{ANNOTATED} D/good.json --image-id 9", "no image has the id 9"),
+    (f"{ANNOTATED} D/good.json --side 1000000", "--side: must be a whole number from 1 to 4096, got 1000000"),
     (f"{ANNOTATED} D/good.json --count 0", "--count: must be a whole number of at least 1, got 0"),
     (f"{BROWSE} --config D/good.py --set data.max=3", "'data.max=3' names no field of the config: write FIELD=VALUE"),
     (f"{BROWSE} --config D/good.py --set data.max_instances=many", "data.max_instances must be of type int.*'many'"),
@@ -197,7 +207,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(arguments, message, folder, re
     if "RUN" in arguments:  # The stand-in for weights takes the place of all others.
         arguments = arguments.replace("RUN", str(request.getfixturevalue("run_directory")))
     try:
-        code = main([argument.replace("D/", f"{folder}/") for argument in arguments.split()])
+        code = main([argument.replace("D/", f"{folder}/") for argument in shlex.split(arguments)])
     except SystemExit as exit:  # By which the parser of arguments leaves.
         code = exit.code
     printed = capsys.readouterr().err
@@ -216,6 +226,7 @@ TRAINING = [
     ("", "D/nowhere.py", "there is no config file .*nowhere.py"),
     ("", "D/value.py", "batch_size must be of type int, got 'two'"),
     ("--confg.batch_size=2", "D/good.py", "confg.batch_size"),
+    ("config.batch_size=2", "D/good.py", "'config.batch_size=2' is no option: .* by --config.FIELD=VALUE"),
     ("--config.batch_sze=2", "D/good.py", "batch_sze"),
     ("--config.batch_size=two", "D/good.py", "--config.batch_size=two: "),
     ("--config.batch_size=0", "D/good.py", "batch_size must be at least 1, got 0"),
@@ -235,11 +246,30 @@ TRAINING = [
 def test_a_mistake_in_training_too(flag, config, message, folder, tmp_path, monkeypatch, capsys):
     arguments = ["train.py", f"--config={config}", f"--workdir={tmp_path}/run", *flag.split()]
     arguments = [argument.replace("D/", f"{folder}/") for argument in arguments]
+    assert_training_refuses(arguments, message, monkeypatch, capsys)
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("Unable to allocate 7 GiB"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Unable to allocate")],
+    ids=lambda error: type(error).__name__,
+)
+def test_training_that_runs_out_of_memory(error, folder, tmp_path, monkeypatch, capsys):
+    def run_out(config, workdir):
+        raise error
+
+    monkeypatch.setattr(train, "train", run_out)
+    arguments = ["train.py", f"--config={folder}/good.py", f"--workdir={tmp_path}/run"]
+    message = "out of memory: Unable to allocate.*; use .* a smaller batch_size; .* a larger num_microbatches"
+    assert_training_refuses(arguments, message, monkeypatch, capsys)
+
+
+def assert_training_refuses(arguments, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", arguments)  # Where ml_collections looks for fields to change.
     try:
         with pytest.raises(SystemExit) as exit:
-            train.parse(arguments)
-            train.main([])
+            train.main(train.parse(arguments))
     finally:
         flags.FLAGS.unparse_flags()
         for name in [name for name in flags.FLAGS if name.startswith("config.")]:

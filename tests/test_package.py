@@ -1,12 +1,27 @@
 """The names a user imports."""
 
+import re
 import subprocess
 import sys
-from pathlib import Path
+import tomllib
 
 import pytest
 
 import maskrcnn_jax
+from tests.markdown import ROOT
+from tests.test_layering import imports
+
+# Packages whose names are not those of their modules.
+PACKAGES = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "cv2": "opencv-python-headless",
+    "faster_coco_eval": "faster-coco-eval",
+    "google": "protobuf",
+    "orbax": "orbax-checkpoint",
+    "tensorflow_datasets": "tensorflow-datasets",
+}
+NEEDED_BY_OTHERS = {"flatbuffers", "importlib_resources"}  # As pyproject.toml explains.
 
 
 def test_every_public_name_can_be_imported():
@@ -32,5 +47,20 @@ def test_the_version_by_the_package_as_a_program(module):
 
 
 def test_the_version_is_the_one_to_be_cited():
-    citation = (Path(__file__).parents[1] / "CITATION.cff").read_text()
+    citation = (ROOT / "CITATION.cff").read_text()
     assert f"\nversion: {maskrcnn_jax.__version__}\n" in citation
+
+
+def test_packages_that_are_imported_are_declared_and_no_others():
+    """Some come with others today, which may drop them tomorrow."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = (project["optional-dependencies"][name] for name in ("fast", "parity", "video"))
+    needed, optional = names(project["dependencies"]), names(sum(extras, []))
+    files = [ROOT / "train.py", *(ROOT / "maskrcnn_jax").rglob("*.py")]
+    modules = {name.partition(".")[0] for path in files for name in imports(path)}
+    packages = {PACKAGES.get(m, m) for m in modules - {"maskrcnn_jax"} - sys.stdlib_module_names}
+    assert packages - optional == needed - NEEDED_BY_OTHERS
+
+
+def names(requirements):
+    return {re.match(r"[\w-]+", requirement)[0] for requirement in requirements}

@@ -121,7 +121,7 @@ class ModelConfig:
     frozen_stages: int = 2  # Parts of the backbone that do not train: 0 none, 1 the stem, 2 also C2, ... 5 all.
     backbone_weights: str | None = None  # Path, "IMAGENET1K_V1" or "IMAGENET1K_V2": where the backbone starts from.
     fpn_channels: int = 256
-    fpn_norm: str = "none"  # "none" (the convolutions have biases), "batch" or "group".
+    fpn_norm: str = "none"  # "none" (the convolutions have biases), or any norm of the backbone.
     rpn_head_convs: int = 1
     box_head_convs: int = 0  # 3x3 convolutions before the fully connected layers.
     box_head_channels: int = 256

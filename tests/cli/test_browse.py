@@ -73,11 +73,14 @@ def test_pages_hold_twelve_pictures(folder, capsys):
 
 def test_the_summary_says_what_may_be_wrong(folder, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    assert browse(folder, "--count", "1", "--set", "data.max_instances=0") == 0
+    content = json.loads((folder / "instances.json").read_text())
+    content["annotations"].append(found(16, 4, 7, x=30))
+    write(folder, content)
+    assert browse(folder, "--count", "1", "--set", "data.max_instances=1") == 0
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
-    assert ["cat", "7", "12", "12"] in lines and ["dog", "9", "1", "1"] in lines
+    assert ["cat", "7", "13", "12"] in lines and ["dog", "9", "1", "1"] in lines
     assert ["crowds, not trained on", "1"] in lines and ["images without objects", "1: id 3"] in lines
-    assert any(line[:1] == ["images with more than 0 objects, 13 too many"] for line in lines)
+    assert any(line[:1] == ["images with more than 1 objects, 1 too many"] for line in lines)
 
 
 def test_a_file_for_each_image(folder):

@@ -4,6 +4,10 @@
 #   docs/your_data.sh IMAGES ANNOTATIONS OUT [--config.FIELD=VALUE ...]
 set -euo pipefail
 
+if [ $# -lt 3 ]; then
+  echo "usage: $0 IMAGES ANNOTATIONS OUT [--config.FIELD=VALUE ...]" >&2
+  exit 2
+fi
 images=$1 annotations=$2 out=$3
 shift 3
 checkout=$(dirname "$0")/..

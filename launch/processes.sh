@@ -3,6 +3,11 @@
 #
 #   launch/processes.sh 2 --config=configs/shapes.py --workdir=runs/two
 set -uo pipefail
+
+if ! [[ ${1:-} =~ ^[1-9][0-9]*$ ]]; then
+  echo "usage: $0 COUNT --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]" >&2
+  exit 2
+fi
 cd "$(dirname "$0")/.."
 
 count=$1

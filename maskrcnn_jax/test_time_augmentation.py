@@ -36,7 +36,7 @@ class AugmentedDetector(Detector):
         ValueError: The detector has no model, or the scales are no positive numbers.
     """
 
-    def __init__(self, detector: Detector, scales: Sequence[float] = SCALES, flip: bool = True) -> None:
+    def __init__(self, detector: Detector, scales: Sequence[float | int] = SCALES, flip: bool = True) -> None:
         if not hasattr(detector.model, "draw_masks"):
             raise ValueError("an exported artifact cannot be asked for masks of given boxes: augment with --weights")
         if not scales or not min(scales) > 0:
@@ -116,7 +116,7 @@ def _mirror(boxes: Float32[np.ndarray, "n 4"], width: int) -> Float32[np.ndarray
     return np.stack([width - x1, y0, width - x0, y1], 1)
 
 
-def _scaled(data: DataConfig, scale: float) -> DataConfig:
+def _scaled(data: DataConfig, scale: float | int) -> DataConfig:
     """Sizes and buckets ``scale`` times as large."""
     buckets = tuple(images.ceil32((round(height * scale), round(width * scale))) for height, width in data.test_buckets)
     sides = {name: max(round(getattr(data, name) * scale), 1) for name in ("test_short_side", "test_max_long_side")}

@@ -204,9 +204,11 @@ def test_detections_depend_on_the_canvas(tiny):
     assert num_equal(together, 0, alone) < alone.valid.sum()
 
 
-def test_an_exported_program_finds_the_same(tiny, tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_an_exported_program_finds_the_same(tiny, tmp_path, dtype):
     path, data = tmp_path / "tiny.npz", DataConfig(test_buckets=((96, 128),))
-    export.export(Detector(tiny.model, tiny.variables, Categories.numbered(3), data), path, batch_size=2)
+    detector = Detector(tiny.model, tiny.variables, Categories.numbered(3), data)
+    export.export(detector, path, batch_size=2, dtype=dtype)
     content = path.read_bytes()
     assert b"MaskRCNN.draw_masks" in content  # The stages have their names, for profiles, ...
     assert b".py" not in content.replace(b".npy", b"")  # ... but where the code lay on this machine is nobody's affair.
@@ -214,6 +216,7 @@ def test_an_exported_program_finds_the_same(tiny, tmp_path):
     found = artifact.read(path)
     detect = jax.jit(artifact.ExportedModel(found).apply, compiler_options=QUICK_COMPILE)
     images, sizes = pictures_together()
+    images = jnp.rint(images * 255).astype(jnp.uint8) if dtype == "uint8" else images
     expected = jax.tree.map(np.asarray, detect_together(tiny))
     detections = jax.tree.map(np.asarray, detect(found.weights, images, sizes, ceil32(sizes), jnp.float32(0.3)))
     assert expected.valid.sum(1).min() >= 5

@@ -66,13 +66,14 @@ def whole_masks(boxes):
     return np.stack(inside).astype(np.uint8) * 255
 
 
-def compiled_step(data, space, config=None, mask_store="crop"):
+def compiled_step(data, space, config=None, mask_store="crop", num_microbatches=1):
     """The program of a step on a mesh, and its first arguments: the state and the batch on their devices."""
     config = small() if config is None else config
     mesh = sharding.make_mesh(data * space, 8, space=space)
     state = sharding.replicate(training.create_state(variables(config), OPTIMIZER), mesh)
     images = sharding.spread(batch(mask_store), mesh)
-    step = training.compile_step(MaskRCNN(config, sharding.per_image(mesh), mesh), OPTIMIZER, Config())
+    settings = Config(num_microbatches=num_microbatches)
+    step = training.compile_step(MaskRCNN(config, sharding.per_image(mesh), mesh), OPTIMIZER, settings)
     return step.lower(state, images, KEY).compile(QUICK_COMPILE), state, images
 
 
@@ -186,6 +187,14 @@ def test_one_image_per_device_takes_the_steps_of_one(one):
     outputs, _ = program.output_shardings
     for leaf, place in zip(jax.tree.leaves(state), jax.tree.leaves(outputs), strict=True):
         assert place.is_equivalent_to(everywhere, leaf.ndim)
+    assert_same_training(after_three_steps(program, state, images), one)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("smooth")
+def test_micro_batches_of_several_devices_take_the_steps_of_one(one):
+    program, state, images = compiled_step(4, 1, num_microbatches=2)
+    assert collectives(program) == ({"all-reduce"}, set())
     assert_same_training(after_three_steps(program, state, images), one)
 
 

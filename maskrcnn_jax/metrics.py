@@ -24,16 +24,18 @@ class MetricsLog:
     """
 
     def __init__(self, path: str | Path, start: int, *, writes: bool = True) -> None:
-        """Opens the log of a run that has taken ``start`` steps; of several processes, one ``writes``."""
+        """Opens the log of a run that has taken ``start`` steps; of several processes, one ``writes``.
+
+        Raises:
+            ValueError: A line of the file that is not the last is no entry; the message says which.
+        """
         path = Path(path)
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
-        entries = map(json.loads, kept)
+        entries = [entry for entry in _read_entries(path) if entry["step"] <= start]
         self.mask_ap: dict[int, float] = {entry["step"]: entry["segm"]["AP"] for entry in entries if "segm" in entry}
         self._file, self._events = None, None
         if writes:
             temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(kept))
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
             temporary.replace(path)
             self._file = path.open("a")
             self._events = EventFile(path.parent, start)
@@ -99,6 +101,29 @@ class MetricsLog:
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._num_steps += 1
+
+
+def _read_entries(path: Path) -> list[dict[str, Any]]:
+    """The entries of a log, without what a run that was cut off left of its last line."""
+    lines = path.read_text(errors="replace").split("\n")[:-1] if path.exists() else []
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entries.append(_parse(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}: {error}; without this line the run can go on") from error
+    return entries
+
+
+def _parse(line: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError:
+        entry = None
+    if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+        raise ValueError(f'an entry must be an object with a whole number as its "step", got {line[:60]!r}')
+    return entry
 
 
 def check_finite(step: int, metrics: dict[str, float]) -> None:

@@ -1,6 +1,7 @@
 """The log: averages, one line per entry, nothing twice after a resume, a stop when a loss is not finite."""
 
 import json
+import re
 
 import jax.numpy as jnp
 import pytest
@@ -33,6 +34,35 @@ def test_resume_drops_later_entries_and_half_a_line(tmp_path):
     log.write(30, {"loss": 1.0})
     log.close()
     assert [entry["step"] for entry in read(path)] == [10, 20, 30]
+
+
+@pytest.mark.parametrize("damaged", ["\0\0\0\0", "[]", '{"loss": 1.0}', '{"step": "10"}', "3", "\ufffd{"])
+def test_a_damaged_line_is_named_unless_it_is_the_last(tmp_path, damaged):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 5}}\n{damaged}\n{{"step": 20}}\n')
+    with pytest.raises(ValueError, match=re.escape(f"{path}, line 2: an entry must be an object")):
+        MetricsLog(path, 20)
+    path.write_text(f'{{"step": 5}}\n{damaged}\n')
+    MetricsLog(path, 20).close()
+    assert [entry["step"] for entry in read(path)] == [5]
+
+
+def test_bytes_that_are_no_text_are_a_damaged_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 5}\n\xff\xfe\n{"step": 20}\n')
+    with pytest.raises(ValueError, match="line 2"):
+        MetricsLog(path, 20)
+
+
+def test_entries_are_kept_as_they_were_written(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, 0)
+    log.add(1, {"loss": jnp.array(0.1), "positive_rois": jnp.array(float("nan"))})
+    log.flush(1, 4, learning_rate=1 / 3)
+    log.close()
+    written = path.read_bytes()
+    MetricsLog(path, 1).close()
+    assert path.read_bytes() == written
 
 
 def test_an_evaluation_is_in_the_log_once(tmp_path):

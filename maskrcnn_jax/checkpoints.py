@@ -6,6 +6,7 @@ of the model and the state of the optimizer are separate items, so that evaluati
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from maskrcnn_jax import config_check, distributed
+from maskrcnn_jax import config_check, distributed, saved_states
 from maskrcnn_jax.config import Config, OptimizerConfig, differences, from_dict, to_dict
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.model import MaskRCNN
@@ -64,49 +65,74 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        items = ocp.args.Composite(
-            variables=ocp.args.StandardSave(state.variables),
-            training=ocp.args.StandardSave(_without_variables(state)),
-        )
+        items = {name: ocp.args.StandardSave(item) for name, item in saved_states.items(state).items()}
         with self._failure_named():
-            self._manager.save(step, args=items)
+            self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, state: TrainState) -> TrainState | None:
-        """The last saved state that can be read, placed like the one given, or None if there is none.
+        """The last saved state that can be read, placed like the one given, or None if nothing was saved yet.
 
-        A checkpoint that cannot be read is set aside, as ``STEP.broken``, with a warning.
+        Damaged checkpoints after it are set aside, as ``STEP.broken``, with a warning.
 
         Raises:
-            ValueError: The checkpoint is of another model or optimizer; the message names what differs.
+            ValueError: The checkpoint is of another model or optimizer, and the message names what differs; or all
+                checkpoints are damaged.
+            OSError: A checkpoint that may be whole could not be read, by one of the processes at least.
         """
         self.wait()
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                return self._read(step, state)
-            except _DoesNotFit as error:
-                raise ValueError(str(error)) from None
-            except (ValueError, LookupError, OSError) as error:
-                self._set_aside(step, error)
+        damaged: dict[int, str] = {}
+        for step in self._steps_seen_by_all():
+            restored, damage = self._read_by_all(step, state)
+            if restored is not None:
+                if damaged:
+                    self._set_aside(damaged)
+                return restored
+            damaged[step] = damage
+        if damaged:
+            reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
+            raise ValueError(f"no checkpoint in {self._directory} can be read: {reasons}; use a new --workdir")
         return None
 
-    def _read(self, step: int, state: TrainState) -> TrainState:
-        targets = {"variables": _abstract(state.variables), "training": _abstract(_without_variables(state))}
-        for item, target in targets.items():
-            path = self._directory / str(step) / item
-            differing = _differences(ocp.StandardCheckpointHandler().metadata(path).tree, target)
-            if differing:
-                raise _DoesNotFit(f"{path} does not fit this config: {differing}; use a new --workdir")
-        items = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-        return _join(restored.variables, restored.training)
+    def _steps_seen_by_all(self) -> list[int]:
+        """Newest first."""
+        seen = distributed.gather([sorted(self._manager.all_steps(), reverse=True)])
+        if any(steps != seen[0] for steps in seen):
+            raise OSError(f"processes see different checkpoints in {self._directory}: {seen}; all need one --workdir")
+        return seen[0]
 
-    def _set_aside(self, step: int, error: Exception) -> None:
+    def _read_by_all(self, step: int, state: TrainState) -> tuple[TrainState | None, str]:
+        """The state of a step, or, if the files are damaged, None and how; all processes come to the same result."""
         path = self._directory / str(step)
+        restored, verdict, reason = None, _WHOLE, ""
+        try:
+            restored = saved_states.read(path, state)
+        except saved_states.DoesNotFit as error:
+            verdict, reason = _UNFIT, str(error)
+        except (ValueError, LookupError, OSError) as error:
+            verdict, reason = _DAMAGED if saved_states.is_damage(error) else _OUT_OF_REACH, _first_line(error)
+
+        verdicts, reasons = zip(*distributed.gather([[verdict, reason]]), strict=True)
+        if _UNFIT in verdicts:
+            raise ValueError(reasons[verdicts.index(_UNFIT)])
+        if len(set(verdicts)) > 1 or _OUT_OF_REACH in verdicts:  # Files that one process can read are not damaged.
+            told = "; ".join(f"process {i}: {reason}" for i, reason in enumerate(reasons) if reason)
+            raise OSError(f"cannot read {path}, and leave it as it is, for it may be whole: {told}")
+        return restored, reason
+
+    def _set_aside(self, damaged: dict[int, str]) -> None:
+        """Makes room for these steps, which are about to be taken again."""
+        failures = []
         if distributed.is_first():
-            reason = str(error).splitlines()[0][:200]
-            print(f"warning: cannot read {path}, going back to the one before: {reason}", file=sys.stderr)
-            path.rename(path.with_name(f"{step}.broken"))
-        distributed.wait_for_all(f"checkpoint {step} is set aside")
+            for step, reason in damaged.items():
+                path = self._directory / str(step)
+                print(f"warning: cannot read {path}, going back to the one before: {reason}", file=sys.stderr)
+                try:
+                    path.rename(_free_name(path))
+                except OSError as error:
+                    failures.append(f"cannot set {path} aside: {error}")
+        failures = distributed.gather(failures)
+        if failures:
+            raise OSError("; ".join(failures))
         self._manager.reload()
 
     @contextlib.contextmanager
@@ -115,8 +141,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            reason = str(error).splitlines()[0][:300] if str(error) else repr(error)
-            raise OSError(f"cannot save a checkpoint in {self._directory}: {reason}") from error
+            raise OSError(f"cannot save a checkpoint in {self._directory}: {_first_line(error)}") from error
 
     def wait(self) -> None:
         """Returns when the last save is on disk. Raises OSError if it failed."""
@@ -129,8 +154,18 @@ class Checkpoints:
             self._manager.close()
 
 
-class _DoesNotFit(Exception):
-    """A good checkpoint, of something else."""
+# What a process finds when it reads a checkpoint.
+_WHOLE, _UNFIT, _DAMAGED, _OUT_OF_REACH = "whole", "unfit", "damaged", "out of reach"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:300] if str(error) else repr(error)
+
+
+def _free_name(path: Path) -> Path:
+    """Beside a checkpoint, which is set aside for the first or for another time."""
+    names = (path.with_name(f"{path.name}.broken{number}") for number in itertools.chain([""], itertools.count(2)))
+    return next(name for name in names if not name.exists())
 
 
 @dataclasses.dataclass
@@ -149,23 +184,34 @@ class _BestScored(ocp.checkpoint_managers.PreservationPolicy):
 def write_run(directory: str | Path, config: Config, categories: Categories) -> None:
     """Creates a run directory, or checks that an existing one holds the same model and categories.
 
+    Of several processes the first writes, and the others, when it has, check that they are part of the same run.
+
     Raises:
         ValueError: The directory holds another model, or another kind of optimizer; the message lists the fields that
             differ.
+        FileNotFoundError: The directory of the first process is not that of this one.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if (directory / "config.json").exists():
-        previous_config, previous_categories = read_settings(directory)
-        changed = differences(_shape_of_state(previous_config), _shape_of_state(config))
-        if previous_categories != categories:
-            changed.append("the categories of the data set")
-        if changed:
-            raise ValueError(
-                f"{directory} holds a run of another model, use a new --workdir; changed: {'; '.join(changed)}"
-            )
-    _write_json(directory / "config.json", to_dict(config))
-    _write_json(directory / "categories.json", categories.to_json())
+        _check_same_run(directory, config, categories)
+    elif not distributed.is_first():
+        path = directory / "config.json"
+        raise FileNotFoundError(f"{path}, which process 0 wrote, is not here: all processes need one --workdir")
+    if distributed.is_first():
+        _write_json(directory / "categories.json", categories.to_json())
+        _write_json(directory / "config.json", to_dict(config))  # Last: it makes the directory that of a run.
+
+
+def _check_same_run(directory: Path, config: Config, categories: Categories) -> None:
+    previous_config, previous_categories = read_settings(directory)
+    changed = differences(_shape_of_state(previous_config), _shape_of_state(config))
+    if previous_categories != categories:
+        changed.append("the categories of the data set")
+    if changed:
+        raise ValueError(
+            f"{directory} holds a run of another model, use a new --workdir; changed: {'; '.join(changed)}"
+        )
 
 
 def _shape_of_state(config: Config) -> Config:
@@ -245,32 +291,3 @@ def _write_json(path: Path, value: Any) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n")
     temporary.replace(path)
-
-
-def _without_variables(state: TrainState) -> dict[str, Any]:
-    """What only training needs. Where an average is kept, the variables have it in the place of the parameters."""
-    params = None if state.average is None else state.params
-    return {"step": state.step, "optimizer": state.optimizer, "params": params}
-
-
-def _join(variables: dict[str, Any], training: dict[str, Any]) -> TrainState:
-    params = training.pop("params")
-    if params is None:
-        return TrainState(**variables, **training)
-    return TrainState(**variables | {"params": params}, **training, average=variables["params"])
-
-
-def _differences(saved: Any, target: Any) -> str:
-    """Names of what one of them has and the other has not, or has in another shape; empty if there are none."""
-    saved = {leaf.name: tuple(leaf.shape) for leaf in jax.tree.leaves(saved)}
-    leaves = jax.tree_util.tree_leaves_with_path(target)
-    wanted = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
-    found = [f"{name} is missing" for name in sorted(wanted.keys() - saved.keys())]
-    found += [f"{name} is unexpected" for name in sorted(saved.keys() - wanted.keys())]
-    both = sorted(wanted.keys() & saved.keys())
-    found += [f"{name} is {saved[name]}, not {wanted[name]}" for name in both if saved[name] != wanted[name]]
-    return ", ".join(found[:5]) + (f", and {len(found) - 5} more" if len(found) > 5 else "")
-
-
-def _abstract(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

@@ -1,8 +1,12 @@
 """Run directories: what is saved comes back, and what does not fit is refused by name."""
 
+import errno
 import json
 import os
+import re
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from maskrcnn_jax import checkpoints, training
+from maskrcnn_jax import checkpoints, distributed, saved_states, training
 from maskrcnn_jax.checkpoints import Checkpoints
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
@@ -70,6 +74,50 @@ def test_the_best_stay_beside_the_newest(tmp_path):
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["2", "3", "5"]
 
 
+def optimized_state(name, moved, **settings):
+    """A state of an optimizer of ours, after a step if it has ``moved``."""
+    config = Config()
+    config.optimizer.name = name
+    for field, value in settings.items():
+        setattr(config.optimizer, field, value)
+    params = {"head": {"conv": {"kernel": jnp.arange(3.0), "bias": jnp.ones(2)}}}
+    optimizer = training.make_optimizer(config, params)
+    state = training.create_state({"params": params}, optimizer)
+    if moved:
+        gradient = jax.tree.map(lambda x: 0.1 * x + 0.01, params)
+        _, state = optimizer.update(gradient, state.optimizer, params)
+        state = training.create_state({"params": params}, optimizer)._replace(optimizer=state, step=jnp.array(1))
+    return state
+
+
+OPTIMIZERS = [{}, {"max_gradient_norm": 10.0}, {"decay_norms_and_biases": False}]
+OPTIMIZERS.append(OPTIMIZERS[1] | OPTIMIZERS[2])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("before", OPTIMIZERS)
+def test_clipping_and_what_decays_may_change_when_a_run_goes_on(tmp_path, name, before):
+    saved = Checkpoints(tmp_path, keep=1)
+    state = optimized_state(name, True, **before)
+    saved.save(state)
+    for after in OPTIMIZERS:
+        restored = saved.restore(optimized_state(name, False, **after))
+        assert jax.tree.structure(restored) == jax.tree.structure(optimized_state(name, False, **after))
+        ours, theirs = jax.tree.leaves(restored), jax.tree.leaves(state)
+        for x, y in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(x, y)
+    saved.close()
+
+
+def test_another_kind_of_optimizer_does_not_fit_and_harms_no_checkpoint(tmp_path):
+    saved = Checkpoints(tmp_path, keep=1)
+    saved.save(optimized_state("sgd", True))
+    with pytest.raises(ValueError, match=r"does not fit this config: optimizer\..*\.mu\.head\.conv\.bias is missing"):
+        saved.restore(optimized_state("adamw", False))
+    saved.close()
+    assert (tmp_path / "checkpoints" / "1").is_dir()
+
+
 def broken_copies():
     """What a machine that lost power, or a hand, may leave of a checkpoint."""
 
@@ -105,6 +153,105 @@ def test_a_broken_checkpoint_is_set_aside_for_the_one_before(tmp_path, damage, c
     assert_equal(opened.restore(make_state(0.0)), make_state(2.0))
     opened.close()
     assert (tmp_path / "checkpoints" / "2.broken").is_dir()
+
+
+def saved_steps(directory):
+    return sorted(path.name for path in (directory / "checkpoints").iterdir())
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Checkpoints of the steps 1, 2 and 3."""
+    opened = Checkpoints(tmp_path, keep=3)
+    for value in (1.0, 2.0, 3.0):
+        opened.save(make_state(value))
+    opened.wait()
+    yield opened
+    opened.close()
+
+
+def cut_short(path):
+    (path / "training" / "_METADATA").write_text("{")
+
+
+def test_a_step_may_break_again(tmp_path, three):
+    for _ in range(3):
+        cut_short(tmp_path / "checkpoints" / "3")
+        assert_equal(three.restore(make_state(0.0)), make_state(2.0))
+        three.save(make_state(3.0))
+        three.wait()
+    assert saved_steps(tmp_path) == ["1", "2", "3", "3.broken", "3.broken2", "3.broken3"]
+    assert_equal(three.restore(make_state(0.0)), make_state(3.0))
+
+
+def test_where_all_are_damaged_nothing_is_begun_anew(tmp_path, three):
+    for step in "123":
+        cut_short(tmp_path / "checkpoints" / step)
+    with pytest.raises(ValueError, match=rf"no checkpoint in {tmp_path}/checkpoints can be read: 3: .*; 2: .*; 1: "):
+        three.restore(make_state(0.0))
+    assert saved_steps(tmp_path) == ["1", "2", "3"]
+
+
+OUT_OF_REACH = [
+    PermissionError(errno.EACCES, "Permission denied"),
+    OSError(errno.ESTALE, "Stale file handle"),
+    OSError(errno.EIO, "Input/output error"),
+    ValueError('PERMISSION_DENIED: Error opening "zarr" driver'),
+    ValueError('UNAVAILABLE: Error opening "zarr" driver'),
+    ValueError("User-provided restore item and on-disk value metadata tree structures do not match"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_REACH, ids=str)
+def test_what_cannot_be_reached_is_left_where_it_is(tmp_path, three, monkeypatch, error):
+    def fail(path, state):
+        raise error
+
+    monkeypatch.setattr(saved_states, "read", fail)
+    path = re.escape(str(tmp_path / "checkpoints" / "3"))
+    with pytest.raises(OSError, match=f"cannot read {path}, .*{re.escape(str(error))}"):
+        three.restore(make_state(0.0))
+    assert saved_steps(tmp_path) == ["1", "2", "3"]
+
+
+def joined_by(monkeypatch, *others):
+    """Makes this the first of two processes, of which the other has these to say when records are gathered."""
+    answers = iter(others)
+    monkeypatch.setattr(distributed, "gather", lambda records: records + next(answers))
+
+
+@pytest.mark.parametrize("ours", ["whole", "damaged"])
+def test_what_one_of_two_processes_can_read_is_left_where_it_is(tmp_path, three, monkeypatch, ours):
+    theirs = {"whole": ["damaged", "no such file"], "damaged": ["whole", ""]}[ours]
+    if ours == "damaged":
+        cut_short(tmp_path / "checkpoints" / "3")
+    joined_by(monkeypatch, [[3, 2, 1]], [theirs])
+    process = {"whole": "process 1: no such file", "damaged": "process 0: "}[ours]
+    with pytest.raises(OSError, match=f"cannot read {tmp_path}/checkpoints/3, .*{process}"):
+        three.restore(make_state(0.0))
+    assert saved_steps(tmp_path) == ["1", "2", "3"]
+
+
+def test_two_processes_go_back_together(tmp_path, three, monkeypatch):
+    cut_short(tmp_path / "checkpoints" / "3")
+    joined_by(monkeypatch, [[3, 2, 1]], [["damaged", "cut short"]], [["whole", ""]], [])
+    assert_equal(three.restore(make_state(0.0)), make_state(2.0))
+    assert saved_steps(tmp_path) == ["1", "2", "3.broken"]
+
+
+def test_both_processes_hear_that_one_cannot_set_aside(tmp_path, three, monkeypatch):
+    cut_short(tmp_path / "checkpoints" / "3")
+    joined_by(monkeypatch, [[3, 2, 1]], [["damaged", "cut short"]], [["whole", ""]], ["cannot set 3 aside: read-only"])
+    with pytest.raises(OSError, match="cannot set 3 aside: read-only"):
+        three.restore(make_state(0.0))
+
+
+def test_two_processes_must_see_the_same_checkpoints(three, monkeypatch):
+    joined_by(monkeypatch, [[2, 1]])
+    with pytest.raises(
+        OSError, match=r"different checkpoints in .*: \[\[3, 2, 1\], \[2, 1\]\]; all need one --workdir"
+    ):
+        three.restore(make_state(0.0))
 
 
 def test_a_checkpoint_of_something_else_is_refused_by_name(tmp_path):
@@ -159,6 +306,40 @@ def test_other_settings_may_change_between_runs(tmp_path):
     checkpoints.write_run(tmp_path, Config(), CATEGORIES)
     checkpoints.write_run(tmp_path, Config(num_steps=7), CATEGORIES)
     assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 7
+
+
+@pytest.fixture
+def one_goes_first(monkeypatch):
+    """Of several threads, that of the test is process 0."""
+    first = threading.current_thread()
+    monkeypatch.setattr(distributed, "is_first", lambda: threading.current_thread() is first)
+
+
+@pytest.mark.usefixtures("one_goes_first")
+def test_one_process_writes_and_the_others_check(tmp_path):
+    checkpoints.write_run(tmp_path, Config(), CATEGORIES)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    changed = Config()
+    changed.model.depth = 101
+    together = threading.Barrier(3)
+
+    def write(config):
+        together.wait()
+        for _ in range(50):
+            checkpoints.write_run(tmp_path, config, CATEGORIES)
+
+    with ThreadPoolExecutor(3) as pool:
+        results = [pool.submit(write, config) for config in (Config(), Config(num_steps=7), changed)]
+    assert results[0].exception() is results[1].exception() is None
+    assert "model.depth: 50 -> 101" in str(results[2].exception())
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.usefixtures("one_goes_first")
+def test_processes_that_do_not_share_the_directory_are_told(tmp_path):
+    with ThreadPoolExecutor(1) as pool, pytest.raises(FileNotFoundError, match="config.json.* all processes need one"):
+        pool.submit(checkpoints.write_run, tmp_path, Config(), CATEGORIES).result()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path):

@@ -92,13 +92,10 @@ def _assemble(path: Path, arrays: Mapping[str, np.ndarray], text: Mapping[str, s
     config, categories = model_metadata.decode(text)
     if config is None or categories is None:
         raise ValueError("it does not say what its model was")
-    sizes = config.data.test_buckets
-    if not all(isinstance(size, tuple) and len(size) == 2 for size in sizes):
-        raise ValueError(f"it has broken sizes of images: {sizes}")
-    programs = {size: arrays.get(PROGRAM.format(*size)) for size in sizes}
+    programs = {size: arrays.get(PROGRAM.format(*size)) for size in config.data.test_buckets}
     missing = [size for size, program in programs.items() if program is None or program.dtype != np.uint8]
-    if missing or not sizes:
-        raise ValueError(f"it has no program for images of {missing or 'any size'}")
+    if missing:
+        raise ValueError(f"it has no program for images of {missing}")
     weights = {name: array for name, array in arrays.items() if name.startswith(WEIGHTS)}
     return Artifact(path, config.model, config.data, categories, about, weights, programs)
 

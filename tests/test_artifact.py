@@ -101,8 +101,8 @@ def test_weights_that_were_not_exported(tmp_path, arrays):
         ({artifact.KEY: metadata(platforms=3)[artifact.KEY]}, "broken"),
         ({model_metadata.CONFIG: "3"}, "maskrcnn_jax.config.* is broken"),
         ({model_metadata.CONFIG: '{"data": {"test_buckets": [[64, 64]]}}'}, "no program for images of .*64"),
-        ({model_metadata.CONFIG: '{"data": {"test_buckets": []}}'}, "no program for images of any size"),
-        ({model_metadata.CONFIG: '{"data": {"test_buckets": [3]}}'}, "broken sizes"),
+        ({model_metadata.CONFIG: '{"data": {"test_buckets": []}}'}, "broken: data.test_buckets must not be empty"),
+        ({model_metadata.CONFIG: '{"data": {"test_buckets": [3]}}'}, "broken: data.test_buckets must be of type"),
     ],
 )
 def test_broken_metadata(path, arrays, changes, message):

@@ -18,7 +18,6 @@ from maskrcnn_jax import artifact
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.modules.resnet import DEPTHS
 from maskrcnn_jax.weights import architecture, download, files, model_metadata, torchvision
 from maskrcnn_jax.weights.report import Report
 from maskrcnn_jax.weights.torchvision import Entry
@@ -118,9 +117,6 @@ def _read_file(path: Path) -> Source:
             raise ValueError("it is an exported artifact, which goes by --artifact")
         config, categories = model_metadata.decode(metadata)
         is_carried = config is not None
-        if is_carried and config.model.depth not in DEPTHS:
-            expected = f"depth is {config.model.depth}, expected one of {sorted(DEPTHS)}"
-            raise ValueError(f"its metadata {model_metadata.CONFIG!r} is broken: {expected}")
         if any(name.startswith(COLLECTIONS) for name in arrays):
             return Source(path, digest, True, _without_collection(arrays), {}, config, is_carried, categories)
         names = torchvision.present_names(arrays)
@@ -221,7 +217,8 @@ def _matched(source: Source, config: ModelConfig) -> list[Entry]:
     try:
         table = _table(source, config)
     except ValueError as error:
-        raise ValueError(f"{source.path} has torchvision's names, but {error}") from error
+        names = "our" if source.is_own else "torchvision's"
+        raise ValueError(f"{source.path} has {names} names, but {error}") from error
     if problems := torchvision.misfits(source.arrays, {entry.name: entry.shape for entry in table}):
         message = f"{source.path} does not fit {architecture.describe(config)}"
         if source.config is not None and architecture.describe(source.config.model) != architecture.describe(config):

@@ -9,13 +9,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from maskrcnn_jax.config import Config, ModelConfig, from_dict, to_dict
+from maskrcnn_jax import config_check
+from maskrcnn_jax.config import Config, from_dict, to_dict
 from maskrcnn_jax.data.categories import Categories
 
 CONFIG = "maskrcnn_jax.config"
 CATEGORIES = "maskrcnn_jax.categories"
-COUNTS = ("rpn_head_convs", "box_head_convs", "box_head_layers", "mask_head_convs")
-MAX_COUNT = 100  # Layers; a broken file must not make us list a billion names.
 SIZES = ("test_short_side", "test_max_long_side", "test_buckets")
 
 
@@ -33,7 +32,7 @@ def decode(metadata: Mapping[str, str]) -> tuple[Config | None, Categories | Non
     """What `encode` was given, None for what the file does not say.
 
     Raises:
-        ValueError: One of the two is not what `encode` writes.
+        ValueError: One of the two is not what `encode` writes; the message names it, and the field that is wrong.
     """
     config = _parse(metadata, CONFIG, _config)
     return config, _parse(metadata, CATEGORIES, _categories)
@@ -44,7 +43,9 @@ def _parse(metadata: Mapping[str, str], key: str, build: Any) -> Any:
         return None
     try:
         return build(json.loads(metadata[key]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except ValueError as error:
+        raise ValueError(f"its metadata {key!r} is broken: {error}") from error
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"its metadata {key!r} is broken: {error!r}") from error
 
 
@@ -57,25 +58,5 @@ def _categories(values: Any) -> Categories:
 
 def _config(values: Any) -> Config:
     config = from_dict(Config, values)
-    _check_types(config.model, ModelConfig())
-    _check_types(config.data, Config().data)
-    for name in COUNTS:
-        if not 0 <= getattr(config.model, name) <= MAX_COUNT:
-            raise ValueError(f"{name} is {getattr(config.model, name)}, expected 0 to {MAX_COUNT}")
+    config_check.check(config)
     return config
-
-
-def _check_types(settings: Any, defaults: Any) -> None:
-    """Raises ValueError where a value is of another kind than the default; a number where there is none yet will do."""
-    for name in settings.__dataclass_fields__:
-        value, default = getattr(settings, name), getattr(defaults, name)
-        if dataclasses.is_dataclass(default):
-            _check_types(value, default)
-        elif not isinstance(value, _kinds(default)):
-            raise ValueError(f"{name} is {value!r}")
-
-
-def _kinds(default: Any) -> tuple[type, ...]:
-    if default is None:
-        return (type(None), int, float, str)
-    return (int, float) if type(default) is float else (type(default),)

@@ -40,14 +40,15 @@ def run(args: argparse.Namespace) -> int:
     outputs.make_directory(output)
     categories = loaded.categories or Categories.numbered(config.model.num_classes - 1)
     dataset, annotations = sources.open_val(config.data, categories)
-    batches = pipeline.eval_batches(dataset, config.data, batch_size=config.test_batch_size)
-    with progress.images("evaluate", len(dataset)) as advance:
-        model, variables = MaskRCNN(config.model), jax.device_put(loaded.variables)
-        if args.augment:
-            detect = AugmentedDetector(Detector(model, variables, categories, config.data)).detect
-            slots = config.model.detection.num_detections
-            result = evaluation.evaluate_pictures(detect, dataset, annotations, categories, slots, advance=advance)
-        else:
+    if not len(dataset):
+        raise ValueError("the validation set has no images")
+    model, variables = MaskRCNN(config.model), jax.device_put(loaded.variables)
+    if args.augment:
+        detector = Detector(model, variables, categories, config.data)
+        result = _evaluate_augmented(detector, dataset, annotations)
+    else:
+        batches = pipeline.eval_batches(dataset, config.data, batch_size=config.test_batch_size)
+        with progress.images("evaluate", len(dataset)) as advance:
             result = evaluation.evaluate(model, variables, batches, annotations, categories, config, advance=advance)
     evaluation.write(output, result)
     _print_tables(result, args.per_class)
@@ -55,6 +56,13 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         _write_report(args, config, dataset, annotations, result.detections)
     return 0
+
+
+def _evaluate_augmented(detector: Detector, dataset: sources.Dataset, annotations: dict) -> evaluation.Evaluation:
+    """Looks at every picture in several views; of any size, since a detector needs no bucket for it."""
+    detect, slots = AugmentedDetector(detector).detect, detector.model.config.detection.num_detections
+    with progress.images("evaluate", len(dataset)) as advance:
+        return evaluation.evaluate_pictures(detect, dataset, annotations, detector.categories, slots, advance=advance)
 
 
 def _write_report(

@@ -12,6 +12,7 @@ from maskrcnn_jax import checkpoints, model
 from maskrcnn_jax.cli import config_file, evaluate
 from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.data.shapes import ShapesDataset
+from maskrcnn_jax.weights import loading
 from tests.cli.conftest import tiny_config
 
 
@@ -95,6 +96,26 @@ def test_evaluate_with_several_views(run_directory, capsys):
     assert json.loads((run_directory / "evaluation.json").read_text())["losses"] == {}
     detections = json.loads((run_directory / "detections.json").read_text())
     assert [d["image_id"] for d in detections] == [1, 1, 2, 2, 3, 3]
+
+
+def test_several_views_are_looked_at_of_pictures_without_a_bucket(run_directory, capsys):
+    loading.load(run_directory).config.data.test_buckets = ((32, 32),)
+    command = ["evaluate", "--weights", str(run_directory)]
+    assert main(command) == 2
+    assert "[(32, 32)]" in capsys.readouterr().err
+    assert main([*command, "--augment"]) == 0
+    assert len(json.loads((run_directory / "detections.json").read_text())) == 6
+
+
+@pytest.mark.parametrize("arguments", [[], ["--augment"]])
+def test_a_set_without_images_is_refused(run_directory, tmp_path, capsys, arguments):
+    data = loading.load(run_directory).config.data
+    data.source, data.val_images, data.val_annotations = "coco", str(tmp_path), str(tmp_path / "instances.json")
+    categories = [{"id": i, "name": name} for i, name in enumerate(ShapesDataset.categories.names, start=1)]
+    content = {"images": [], "annotations": [], "categories": categories}
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    assert main(["evaluate", "--weights", str(run_directory), *arguments]) == 2
+    assert "has no images" in capsys.readouterr().err
 
 
 CONFIG = """

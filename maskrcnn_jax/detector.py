@@ -39,6 +39,9 @@ class Detector:
         dtype: Of the pictures the model is given: "float32", or "uint8", which rounds resized pictures to grey levels.
             That moves most boxes by more than 0.05 pixels.
         only_buckets: There is no model of other sizes: pictures that fit no bucket are made smaller until they do.
+
+    Raises:
+        ValueError: The batch size is below 1.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class Detector:
         dtype: str = "float32",
         only_buckets: bool = False,
     ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.model, self.variables, self.categories = model, variables, categories
         self.data = data or DataConfig()
         self.batch_size, self.dtype, self.only_buckets = batch_size, np.dtype(dtype), only_buckets

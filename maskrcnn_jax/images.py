@@ -78,6 +78,8 @@ def _decode_jpeg(content: bytes, picture: Image.Image) -> UInt8[np.ndarray, "h w
 
 
 def _to_rgb(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    if 0 in picture.size:
+        raise ValueError(f"expected a picture of at least 1x1 pixels, got {picture.height}x{picture.width}")
     if picture.mode.startswith("I"):  # "I;16", its big-endian twin, or "I": grey of more than 8 bits.
         values = np.asarray(picture)
         if values.min() < 0 or values.max() > 65535:
@@ -95,7 +97,7 @@ def load(picture: Picture) -> UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "
 
     Raises:
         OSError: The file cannot be read as a picture.
-        ValueError: It is nothing of these, or an array that is no image. The message says what to do.
+        ValueError: It is nothing of these, has no pixels, or is an array that is no image. The message says what to do.
     """
     if isinstance(picture, str | os.PathLike):
         return read_image(picture)

@@ -151,6 +151,19 @@ def test_batches_are_of_pictures_in_one_bucket_and_keep_the_order(detector):
     np.testing.assert_array_equal(batched.detect(pictures[1]).boxes, expected[1]["boxes"])
 
 
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_batches_of_no_pictures_are_refused(detector, batch_size):
+    with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {batch_size}"):
+        Detector(FindsRed(), detector.variables, detector.categories, detector.data, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "I", "RGBA"])
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_a_picture_without_pixels_is_refused(detector, mode, size):
+    with pytest.raises(ValueError, match=f"picture 0: .*at least 1x1 pixels, got {size[1]}x{size[0]}"):
+        detector(Image.new(mode, size))
+
+
 def test_without_a_model_of_their_size_pictures_are_made_smaller(detector):
     data = DataConfig(test_buckets=((64, 96),))
     small = Detector(FindsRed(), detector.variables, detector.categories, data, only_buckets=True)

@@ -202,6 +202,12 @@ def test_floating_point_and_32_bit_files_are_refused(tmp_path):
         images.read_image(save(tmp_path / "i.tif", np.array([[0, 70000]], np.int32)))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "I;16"])
+def test_an_image_of_pillows_without_pixels_is_refused(mode):
+    with pytest.raises(ValueError, match="at least 1x1 pixels, got 0x3"):
+        images.load(Image.new(mode, (3, 0)))
+
+
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 3), (4, 5, 4)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float64])
 def test_as_rgb(shape, dtype):

@@ -61,7 +61,7 @@ def write(path: Path, rate: Fraction) -> Iterator[Callable[[UInt8[np.ndarray, "h
     """Yields the function that appends a frame to an .mp4 (H.264), which any browser shows.
 
     All frames have the size of the first one. An odd side loses its last pixel, because colours have half the
-    resolution.
+    resolution; a single pixel is shown twice instead.
 
     Raises:
         OSError: The file cannot be written.
@@ -72,8 +72,10 @@ def write(path: Path, rate: Fraction) -> Iterator[Callable[[UInt8[np.ndarray, "h
 
         def append(image: UInt8[np.ndarray, "h w 3"]) -> None:
             if not stream.codec_context.is_open:
-                stream.height, stream.width = (side // 2 * 2 for side in image.shape[:2])
-            even = np.ascontiguousarray(image[: stream.height, : stream.width])
+                stream.height, stream.width = (max(side // 2 * 2, 2) for side in image.shape[:2])
+            twice = [(0, int(side == 1)) for side in image.shape[:2]]
+            even = np.pad(image, [*twice, (0, 0)], mode="edge")[: stream.height, : stream.width]
+            even = np.ascontiguousarray(even)
             container.mux(stream.encode(_pyav().VideoFrame.from_ndarray(even, format="rgb24")))
 
         try:

@@ -36,6 +36,16 @@ def test_what_was_written_is_read(tmp_path):
         assert error.mean() < 6 and error[14:22, 8 * i + 4 : 8 * i + 12].max() < 30
 
 
+@pytest.mark.parametrize("size", [(1, 40), (40, 1), (1, 1), (1, 41)])
+def test_a_side_of_a_single_pixel_becomes_two(tmp_path, size):
+    image = np.full((*size, 3), 200, np.uint8)
+    with video.write(tmp_path / "a.mp4", Fraction(12)) as append:
+        append(image)
+    (found,) = video.read(tmp_path / "a.mp4")
+    assert found.image.shape == (*(max(side // 2 * 2, 2) for side in size), 3)
+    assert np.abs(found.image.astype(int) - 200).max() < 6
+
+
 def test_a_video_of_a_phone_is_turned(tmp_path):
     path = write(tmp_path / "a.mp4", size=(48, 64))
     content = bytearray(path.read_bytes())

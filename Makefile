@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-parity bench lint format clean
+.PHONY: demo test test-slow test-parity test-wheel bench lint format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
@@ -15,7 +15,7 @@ demo: .venv/installed
 	$(BIN)/python train.py --config=configs/shapes.py --workdir=runs/demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q -m 'not slow and not parity' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m 'not slow and not parity and not wheel' -n 2 --dist loadfile
 
 test-slow: .venv/parity
 	$(BIN)/python -m pytest -q -m slow
@@ -28,6 +28,10 @@ test-slow: .venv/parity
 
 test-parity: .venv/parity
 	$(BIN)/python -m pytest -q -m 'parity and not slow'
+
+# The wheel, in a new environment with the packages that it asks for and no others.
+test-wheel: .venv/installed
+	$(BIN)/python -m pytest -q -m wheel tests/test_wheel.py
 
 # Speed against torchvision; half an hour on an idle machine. The table goes to benchmarks/results/.
 bench: .venv/parity

@@ -1,25 +1,56 @@
-"""The wheel built from this tree: it has every file of the package, and its commands run outside the checkout."""
+"""The wheel built from this tree: it has every file of the package, and its commands run outside the checkout.
 
+They run in an environment of their own, with the packages that the wheel asks for and no others; `make test-wheel`
+makes it.
+"""
+
+import argparse
 import json
 import os
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn_jax.cli.main import main
+from maskrcnn_jax.cli import main
 from maskrcnn_jax.config import Config
+from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.weights import saving, torchvision
 from tests.markdown import ROOT
 from tests.test_docs_code import random_state
 
 pytest.importorskip("hatchling", reason="hatchling builds wheels")
 PACKAGE = ROOT / "maskrcnn_jax"
-COMMANDS = ("predict", "evaluate", "convert", "export", "parity", "plan", "data browse", "data prepare")
+CONFIG = """
+from maskrcnn_jax.config import Config
+
+def get_config():
+    config = Config(batch_size=1, test_batch_size=1)
+    config.data.train_images = config.data.val_images = "photos"
+    config.data.train_annotations = config.data.val_annotations = "annotations.json"
+    config.data.test_short_side, config.data.test_max_long_side = 64, 96
+    config.data.buckets = config.data.test_buckets = ((64, 96),)
+    config.model.num_classes, config.model.depth, config.model.stem_channels = 7, 18, 4
+    config.model.fpn_channels, config.model.box_head_features, config.model.mask_head_channels = 8, 16, 8
+    config.model.detection.num_detections = 10
+    return config
+"""
+ANNOTATED = "--images photos --annotations annotations.json"
+RUNS = [  # In this order: a command, its arguments, and a file that it writes.
+    ("data browse", f"{ANNOTATED} --output look", "look/page-001.png"),
+    ("data split", f"{ANNOTATED} --fraction 0.5 --output divided", "divided/val.json"),
+    ("data prepare", f"{ANNOTATED} --split train --output prepared", "prepared"),
+    ("plan", "--config tiny.py --devices 1 --output plan.json", "plan.json"),
+    ("convert", "tiny.npz copy.npz", "copy.npz"),
+    ("export", "--weights tiny.npz artifact.npz", "artifact.npz"),
+    ("predict", "photos --weights tiny.npz --output found --score-threshold 0.1", "found/detections.json"),
+    ("predict", "photos --artifact artifact.npz --output same --score-threshold 0.1", "same/detections.json"),
+    ("evaluate", "--weights tiny.npz --config tiny.py --output . --report pages/report.html", "pages/report.html"),
+]
+NEEDS_TORCH = {"parity"}
 
 
 @pytest.fixture(scope="module")
@@ -40,40 +71,97 @@ def test_every_file_of_the_package_is_in_it_and_no_other(wheel):
     assert names == {str(path.relative_to(ROOT)) for path in files}
 
 
-def test_all_commands_are_tried_below(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    listed = {
-        line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ") and line[4] != " "
-    }
-    assert {command.split()[0] for command in COMMANDS} == listed
+def commands(parser):
+    """The commands that a parser knows, with their actions."""
+    choices = [x.choices for x in parser._actions if isinstance(x, argparse._SubParsersAction)]
+    for name, parser_of_command in choices[0].items() if choices else ():
+        actions = list(commands(parser_of_command))
+        yield from (f"{name} {action}" for action in actions) if actions else [name]
+
+
+def test_all_commands_are_tried_below():
+    assert {command for command, *_ in RUNS} | NEEDS_TORCH == set(commands(main._parser()))
 
 
 @pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory):
-    """Runs the installed command; its dependencies are those that are there, the package only the wheel's."""
-    folder = tmp_path_factory.mktemp("installed")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", folder, wheel]
-    subprocess.run(command, check=True, capture_output=True)
-    environment = os.environ | {"PYTHONPATH": str(folder), "XLA_FLAGS": "", "MASKRCNN_JAX_CACHE": str(folder / "cache")}
+def folder(tmp_path_factory):
+    """Where the commands are called, far from the checkout."""
+    return tmp_path_factory.mktemp("work")
 
-    def run(*command: str | Path, program: str = "bin/maskrcnn-jax") -> str:
-        start = [folder / program] if program else [sys.executable, "-c"]
-        done = subprocess.run([*start, *command], cwd=folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
-    assert run("import maskrcnn_jax; print(maskrcnn_jax.__file__)", program="").startswith(str(folder))
+@pytest.fixture(scope="module")
+def installed(wheel, folder, tmp_path_factory):
+    """Runs a program of the environment that the wheel is installed in, and returns what it printed."""
+    environment = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    install = [environment / "bin" / "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel]
+    subprocess.run(install, check=True, cwd=folder)
+    variables = os.environ | {"XLA_FLAGS": "", "MASKRCNN_JAX_CACHE": str(folder / "cache")}
+    variables.pop("PYTHONPATH", None)
+
+    def run(program: str, *arguments: str, code: int = 0) -> str:
+        command = [environment / "bin" / program, *arguments]
+        done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
+    assert run("python", "-c", "import maskrcnn_jax; print(maskrcnn_jax.__file__)").startswith(str(environment))
     return run
 
 
-@pytest.mark.slow
-def test_the_help_of_every_command(installed):
-    for command in COMMANDS:
-        assert f"maskrcnn-jax {command}" in installed(*command.split(), "--help")
+@pytest.fixture(scope="module")
+def tiny_data(folder):
+    """Two annotated photographs, and a model too small to know what they show; returns their folder."""
+    random = np.random.default_rng(0)
+    (folder / "photos").mkdir()
+    square = {"category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
+    square["segmentation"] = [[5, 5, 25, 5, 25, 25, 5, 25]]
+    images, objects = [], []
+    for i in (1, 2):
+        Image.fromarray(random.integers(0, 256, (60, 80, 3), np.uint8)).save(folder / "photos" / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "height": 60, "width": 80})
+        objects.append(square | {"id": i, "image_id": i})
+    categories = Categories.numbered(6)
+    content = {"images": images, "annotations": objects, "categories": categories.to_json()}
+    (folder / "annotations.json").write_text(json.dumps(content))
+    (folder / "tiny.py").write_text(CONFIG)
+    names: dict = {}
+    exec(CONFIG, names)
+    config: Config = names["get_config"]()
+    variables = torchvision.from_state_dict(random_state(config.model), config.model)
+    saving.save(folder / "tiny.npz", config, variables, categories)
+    return folder
 
 
-@pytest.mark.slow
+@pytest.mark.wheel
+@pytest.mark.parametrize(("command", "arguments", "written"), RUNS, ids=[f"{run[0]} {run[2]}" for run in RUNS])
+def test_a_command_runs(installed, tiny_data, command, arguments, written):
+    assert not (tiny_data / written).exists()
+    installed("maskrcnn-jax", *command.split(), *arguments.split())
+    assert (tiny_data / written).exists()
+
+
+@pytest.mark.wheel
+def test_the_artifact_finds_what_the_weights_find(tiny_data):
+    found, same = (json.loads((tiny_data / name / "detections.json").read_text()) for name in ("found", "same"))
+    assert len(found) > 3
+    for a, b in zip(same, found, strict=True):
+        assert a["category_id"] == b["category_id"]
+        np.testing.assert_allclose(a["bbox"], b["bbox"], atol=0.05)
+
+
+@pytest.mark.wheel
+def test_what_needs_torch_says_so(installed, tiny_data):
+    assert "torch" in installed("maskrcnn-jax", "parity", "photos/1.png", "--random", "v1", code=2)
+
+
+@pytest.mark.wheel
+@pytest.mark.parametrize("command", sorted({command for command, *_ in RUNS} | NEEDS_TORCH))
+def test_the_help_of_every_command(installed, command):
+    assert f"maskrcnn-jax {command}" in installed("maskrcnn-jax", *command.split(), "--help")
+
+
+@pytest.mark.wheel
 def test_every_module_can_be_imported(installed):
     code = """
 import importlib, pkgutil, maskrcnn_jax
@@ -84,28 +172,4 @@ for module in pkgutil.walk_packages(maskrcnn_jax.__path__, "maskrcnn_jax."):
         assert "pip install 'maskrcnn-jax[" in str(error)  # An extra that is not installed.
     print(module.name)
 """
-    assert len(installed(code, program="").split()) > 80
-
-
-@pytest.mark.slow
-def test_a_photo_through_weights_and_through_an_artifact(installed, tmp_path):
-    config = Config()
-    config.model.num_classes, config.model.depth, config.model.stem_channels = 7, 18, 4
-    config.model.fpn_channels, config.model.box_head_features, config.model.mask_head_channels = 8, 16, 8
-    config.model.detection.num_detections = 10
-    config.data.test_short_side, config.data.test_max_long_side, config.data.test_buckets = 64, 96, ((64, 96),)
-    variables = torchvision.from_state_dict(random_state(config.model), config.model)
-    saving.save(tmp_path / "tiny.npz", config, variables, None)
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "photo.jpg")
-    installed("export", "--weights", tmp_path / "tiny.npz", tmp_path / "artifact.npz")
-    for kind, file in {"--weights": "tiny.npz", "--artifact": "artifact.npz"}.items():
-        options = "--output", tmp_path / kind, "--score-threshold", "0.1"
-        installed("predict", tmp_path / "photo.jpg", kind, tmp_path / file, *options)
-    weights, artifact = (
-        json.loads((tmp_path / kind / "detections.json").read_text()) for kind in ("--weights", "--artifact")
-    )
-    assert len(weights) > 3
-    for a, b in zip(artifact, weights, strict=True):
-        assert a["category_id"] == b["category_id"]
-        np.testing.assert_allclose(a["bbox"], b["bbox"], atol=0.05)
+    assert len(installed("python", "-c", code).split()) > 80

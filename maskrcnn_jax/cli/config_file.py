@@ -4,10 +4,34 @@ import ast
 import importlib.util
 import sys
 import traceback
+import typing
 from pathlib import Path
 from typing import Any
 
+from absl import flags
+from ml_collections import config_flags
+
+from maskrcnn_jax import config_check
 from maskrcnn_jax.config import Config
+
+
+class _OrNone(flags.ArgumentParser):
+    """Reads ``None`` as None and all else as another parser does; `config_check` refuses it where it cannot be."""
+
+    def __init__(self, parser: flags.ArgumentParser) -> None:
+        self._parser = parser
+        self.syntactic_help = parser.syntactic_help
+
+    def parse(self, argument: Any) -> Any:
+        return None if argument == "None" else self._parser.parse(argument)
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
+
+
+# For the flags of train.py: ml_collections takes fields that may be None for their other type, and would read text.
+for _type, _parser in ((int, flags.IntegerParser()), (float, flags.FloatParser()), (str, flags.ArgumentParser())):
+    config_flags.register_flag_parser_for_type(_type, _OrNone(_parser))
 
 
 def read(path: Path) -> Config:
@@ -23,7 +47,7 @@ def read(path: Path) -> Config:
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.path.append(str(path.absolute().parents[1]))  # Configs import each other as `configs.x`.
+    sys.path.append(str(path.absolute().parent.parent))  # Configs import each other as `configs.x`.
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
@@ -48,7 +72,7 @@ def _describe(error: Exception, path: Path) -> str:
 
 
 def override(config: Config, setting: str) -> None:
-    """Assigns a field, as in ``model.dtype=bfloat16`` or ``data.buckets=((832, 1344),)``.
+    """Assigns a field, as in ``model.dtype=bfloat16``, ``weights=None`` or ``data.buckets=((832, 1344),)``.
 
     Raises:
         ValueError: There is no such field, or the value has another type than the field.
@@ -58,13 +82,13 @@ def override(config: Config, setting: str) -> None:
     settings = config
     for parent in parents:
         settings = getattr(settings, parent, None)
-    if not equals or name not in getattr(settings, "__dataclass_fields__", {}):
+    hints = typing.get_type_hints(type(settings))
+    if not equals or name not in hints:
         raise ValueError(f"{setting!r} names no field of the config: write FIELD=VALUE, as in model.dtype=bfloat16")
-    default, value = getattr(settings, name), _parse(text)
-    if isinstance(default, float) and type(value) is int:
+    value = _parse(text)
+    if type(value) is int and float in (hints[name], *typing.get_args(hints[name])):
         value = float(value)
-    if default is not None and type(value) is not type(default):
-        raise ValueError(f"{path} must be of type {type(default).__name__}, got {text!r}")
+    config_check.check_type(path, value, hints[name])
     setattr(settings, name, value)
 
 

@@ -4,6 +4,7 @@ The only file that imports torch and torchvision; they come with ``pip install '
 """
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,8 @@ from maskrcnn_jax.parity.records import Levels, Outcome, Stages
 def _import_torchvision() -> Any:
     """torchvision with its compiled operators.
 
-    A CUDA build of torchvision cannot load its operators beside a CPU build of torch; the reference data of the tests
-    has stand-ins for the libraries that it misses.
+    A CUDA build of torchvision cannot load its operators beside a CPU build of torch; the reference data of the tests,
+    in the folder MASKRCNN_JAX_SHARED, has stand-ins for the libraries that it misses.
     """
     try:
         importlib.import_module("torch")
@@ -35,11 +36,15 @@ def _import_torchvision() -> Any:
     except RuntimeError:  # The operators could not be registered.
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
-    oracle = Path(os.environ.get("MASKRCNN_JAX_SHARED", "")) / "oracle"
-    if not oracle.is_dir():
+    shared = os.environ.get("MASKRCNN_JAX_SHARED")
+    path = Path(shared).resolve() / "oracle" / "tv_real_ops.py" if shared else None
+    if path is None or not path.is_file():
         raise ImportError("torchvision cannot load its compiled operators: its build does not fit that of torch")
-    sys.path.append(str(oracle))
-    return importlib.import_module("tv_real_ops").load()
+    # By its path: a name would be looked for in the working directory first.
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    stand_ins = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stand_ins)
+    return stand_ins.load()
 
 
 torchvision = _import_torchvision()

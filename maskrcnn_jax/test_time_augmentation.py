@@ -28,7 +28,8 @@ class AugmentedDetector(Detector):
     threshold. The features of all views are kept until their masks are drawn: 0.1 GB for each of an 800x1344 ResNet-50.
 
     Args:
-        detector: What to look with. It needs a model, which artifacts do not have.
+        detector: What to look with; all its settings are kept, but views go through the model one by one, whatever its
+            batch size. It needs a model, which artifacts do not have.
         scales: How large the views are, as multiples of the detector's own sizes.
         flip: Whether each is looked at mirrored, too.
 
@@ -41,9 +42,10 @@ class AugmentedDetector(Detector):
             raise ValueError("an exported artifact cannot be asked for masks of given boxes: augment with --weights")
         if not scales or not min(scales) > 0:
             raise ValueError(f"scales must be one or more positive numbers, got {scales}")
-        model, variables = detector.model, detector.variables
-        super().__init__(model, variables, detector.categories, detector.data)
-        sized = [Detector(model, variables, detector.categories, _scaled(detector.data, scale)) for scale in scales]
+        model, parts = detector.model, (detector.model, detector.variables, detector.categories)
+        settings = {"dtype": detector.dtype.name, "only_buckets": detector.only_buckets}
+        super().__init__(*parts, detector.data, batch_size=detector.batch_size, **settings)
+        sized = [Detector(*parts, _scaled(detector.data, scale), **settings) for scale in scales]
         self._views = [(view, mirrored) for view in sized for mirrored in ((False, True) if flip else (False,))]
         jit = compiler.jit(model.config.deterministic)
         self._find_boxes = jit(partial(_find_boxes, model))

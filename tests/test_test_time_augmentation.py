@@ -24,13 +24,14 @@ class FindsRed:
 
     def __init__(self):
         self.config = ModelConfig()
-        self.widths = []
+        self.widths, self.dtypes = [], []
 
     def apply(self, variables, *arguments, method):
         return getattr(self, method)(*arguments)
 
     def features(self, pictures, sizes, canvas):
         self.widths.append(pictures.shape[2])
+        self.dtypes.append(pictures.dtype.name)
         return {2: pictures}
 
     def detect_boxes(self, pyramid, sizes, canvas, score_threshold):
@@ -106,6 +107,16 @@ def test_threshold_and_number_are_those_of_the_call(detector):
     compiled = len(detector.model.widths)
     augmented(picture(), score_threshold=0.1)
     assert len(detector.model.widths) == compiled
+
+
+def test_settings_are_those_of_the_detector():
+    settings = {"batch_size": 3, "dtype": "uint8", "only_buckets": True}
+    detector = Detector(FindsRed(), {}, CATEGORIES, data_config(), **settings)
+    augmented = AugmentedDetector(detector, scales=(1.0, 1.5))
+    assert {name: getattr(augmented, name) for name in settings} == settings
+    assert len(augmented([picture()] * 4)) == 4
+    assert set(detector.model.dtypes) == {"uint8"}
+    assert augmented._views[0][0].place((300, 10)) == detector.place((300, 10)) != ((96, 3), (96, 32))
 
 
 def test_what_cannot_be_augmented_is_refused(detector):

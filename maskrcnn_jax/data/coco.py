@@ -179,6 +179,8 @@ def _load(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no annotation file {path}") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply to hold annotations") from error
     except IsADirectoryError as error:
         raise IsADirectoryError(f"{path} is a folder: give the json file in it") from error
     except UnicodeDecodeError as error:

@@ -247,6 +247,9 @@ def test_annotation_files_that_are_no_json(tmp_path):
     path.write_text('{"images": [],\n "annotations": [,]}')
     with pytest.raises(ValueError, match="instances.json.*line 2"):
         CocoDataset(tmp_path, path, keep_empty=True)
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="instances.json is nested too deeply"):
+        CocoDataset(tmp_path, path, keep_empty=True)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="instances.json"):
         CocoDataset(tmp_path, path, keep_empty=True)

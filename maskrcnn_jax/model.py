@@ -61,25 +61,43 @@ class MaskRCNN(nn.Module):
         super().__post_init__()
 
     def setup(self) -> None:
-        c = self.config
-        self.backbone = ResNet(
-            c.depth,
-            c.stem_channels,
-            c.norm,
-            c.norm_eps,
-            c.stride_in_1x1,
-            c.frozen_stages,
-            c.dtype,
-            c.rematerialise,
-            self.divides_rows,
-        )
+        c, divided = self.config, self.divides_rows
         whole = partial(sharding.whole_images, mesh=self.mesh)
-        self.fpn = FPN(c.fpn_channels, c.fpn_norm, c.norm_eps, c.dtype, whole, self.divides_rows)
-        self.rpn_head = RPNHead(len(c.rpn.aspect_ratios), c.rpn_head_convs, c.dtype, self.divides_rows)
-        convs = c.box_head_convs, c.box_head_channels, c.box_head_norm, c.norm_eps
-        self.box_head = BoxHead(c.num_classes, *convs, c.box_head_layers, c.box_head_features, c.dtype)
-        convs = c.mask_head_convs, c.mask_head_channels, c.mask_head_norm, c.norm_eps
-        self.mask_head = MaskHead(c.num_classes, *convs, c.dtype)
+        self.backbone = ResNet(
+            depth=c.depth,
+            stem_channels=c.stem_channels,
+            norm=c.norm,
+            norm_eps=c.norm_eps,
+            stride_in_1x1=c.stride_in_1x1,
+            frozen_stages=c.frozen_stages,
+            dtype=c.dtype,
+            rematerialise=c.rematerialise,
+            divided=divided,
+        )
+        self.fpn = FPN(
+            features=c.fpn_channels, norm=c.fpn_norm, norm_eps=c.norm_eps, dtype=c.dtype, whole=whole, divided=divided
+        )
+        self.rpn_head = RPNHead(
+            num_anchors=len(c.rpn.aspect_ratios), num_convs=c.rpn_head_convs, dtype=c.dtype, divided=divided
+        )
+        self.box_head = BoxHead(
+            num_classes=c.num_classes,
+            num_convs=c.box_head_convs,
+            channels=c.box_head_channels,
+            norm=c.box_head_norm,
+            norm_eps=c.norm_eps,
+            num_layers=c.box_head_layers,
+            features=c.box_head_features,
+            dtype=c.dtype,
+        )
+        self.mask_head = MaskHead(
+            num_classes=c.num_classes,
+            num_convs=c.mask_head_convs,
+            channels=c.mask_head_channels,
+            norm=c.mask_head_norm,
+            norm_eps=c.norm_eps,
+            dtype=c.dtype,
+        )
 
     def __call__(
         self,

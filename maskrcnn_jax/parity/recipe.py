@@ -7,7 +7,7 @@ about as many detections as it has slots, of several classes.
 import numpy as np
 
 from maskrcnn_jax.config import ModelConfig
-from maskrcnn_jax.weights import torchvision
+from maskrcnn_jax.weights import architecture, torchvision
 
 VARIANTS = ("v1", "v1-batch-norm", "v2")
 
@@ -36,13 +36,9 @@ def config(variant: str) -> ModelConfig:
     """
     if variant not in VARIANTS:
         raise ValueError(f"there is no variant {variant!r}, only {', '.join(VARIANTS)}")
-    settings = ModelConfig(num_classes=91)
-    if variant != "v1":
-        settings.norm = "batch"
     if variant == "v2":
-        settings.fpn_norm = settings.box_head_norm = settings.mask_head_norm = "batch"
-        settings.rpn_head_convs, settings.box_head_convs, settings.box_head_layers = 2, 4, 1
-    return settings
+        return architecture.v2(architecture.COCO_CLASSES)
+    return architecture.v1(architecture.COCO_CLASSES, "batch" if variant == "v1-batch-norm" else "frozen_batch")
 
 
 def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:

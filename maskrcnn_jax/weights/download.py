@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import re
 import sys
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Column
 
 from maskrcnn_jax import cache
+from maskrcnn_jax.weights import files
 
 # The weights that torchvision calls COCO_V1, by the name of its model function.
 DETECTORS = {
@@ -62,7 +62,7 @@ def fetch(file_name: str) -> Path:
     if not path.is_file():
         url = (os.environ.get("MASKRCNN_JAX_DOWNLOAD_URL") or _DOWNLOAD_URL).rstrip("/") + "/" + file_name
         _download(url, path, digest_start=match[1])
-    elif not (digest := _sha256(path)).startswith(match[1]):
+    elif not (digest := files.sha256(path)).startswith(match[1]):
         raise OSError(f"{path} is damaged: its sha256 is {digest}, not {match[1]}...; delete it to download it again")
     return path
 
@@ -144,12 +144,7 @@ def _open(url: str, start: int) -> tuple[HTTPResponse, int, int | None]:
 
 def _check(part: Path, digest_start: str) -> None:
     """Deletes a file with another digest, so that the next download starts anew, and raises."""
-    digest = _sha256(part)
+    digest = files.sha256(part)
     if not digest.startswith(digest_start):
         part.unlink()
         raise OSError(f"sha256 of the content is {digest}, not {digest_start}...; it was deleted")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,6 +14,9 @@ from pycocotools import mask as rle_codec
 from maskrcnn_jax.structures import Detections
 
 
+ONE_THREAD = 2**18  # Multiplications of a product for which OpenBLAS starts no other thread.
+
+
 class ImageDetections(NamedTuple):
     """What was found in one image, in its original pixels, by descending score; no padding."""
 
@@ -58,7 +61,7 @@ def paste_in_box(
     (x0, y0), (x1, y1) = _expand(box, num_cells / len(mask))
     rows, top = _axis_weights(y0, y1, size[0], num_cells)
     columns, left = _axis_weights(x0, x1, size[1], num_cells)
-    return rows @ padded @ columns.T, (top, left)
+    return _multiply(rows, _multiply(padded, columns.T)), (top, left)
 
 
 def _expand(box: Num[np.ndarray, " 4"], scale: float) -> tuple[list[int], list[int]]:
@@ -66,6 +69,15 @@ def _expand(box: Num[np.ndarray, " 4"], scale: float) -> tuple[list[int], list[i
     low, high = np.asarray(box, np.float32).reshape(2, 2)
     centre, half = (high + low) * 0.5, (high - low) * (0.5 * scale)
     return (centre - half).astype(int).tolist(), (centre + half).astype(int).tolist()
+
+
+def _multiply(a: Float32[np.ndarray, "m k"], b: Float32[np.ndarray, "k n"]) -> Float32[np.ndarray, "m n"]:
+    """``a @ b`` in strips so small that OpenBLAS keeps to one thread: to start others takes longer than the product."""
+    product = np.empty((len(a), b.shape[1]), np.float32)
+    height = max(ONE_THREAD // max(b.size, 1), 1)
+    for top in range(0, len(a), height):
+        np.matmul(a[top : top + height], b, out=product[top : top + height])
+    return product
 
 
 def _axis_weights(start: int, end: int, length: int, num_cells: int) -> tuple[Float32[np.ndarray, "n cells"], int]:

@@ -13,7 +13,6 @@ from pycocotools import mask as rle_codec
 
 from maskrcnn_jax.structures import Detections
 
-
 ONE_THREAD = 2**18  # Multiplications of a product for which OpenBLAS starts no other thread.
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from benchmarks import evaluation, models, operators, pictures, start
+from benchmarks import drawing, evaluation, models, operators, pictures, start
 from benchmarks.contender import Run
 from maskrcnn_jax import flops, images
 from maskrcnn_jax.config import DataConfig
@@ -131,6 +131,14 @@ def _paste() -> list[Case]:
 
 def _programs() -> list[Case]:
     return [
+        Case(
+            "100 detections drawn into 800x1066",
+            (drawing.ours, ()),
+            (drawing.torchvision, ()),
+            drawing.compare,
+            1,
+            1.5,
+        ),
         Case(
             "COCO evaluation, 5000 images of 100 detections",
             (evaluation.ours, ()),

@@ -111,7 +111,7 @@ def paste(size: pictures.Size) -> Run:
     """Our 100 masks pasted into an image of this size."""
     from maskrcnn_jax import pasting
 
-    masks, boxes = _masks(size)
+    masks, boxes = paste_inputs(size)
     return lambda: pasting.paste(masks, boxes, size)
 
 
@@ -122,7 +122,7 @@ def torchvision_paste(size: pictures.Size) -> Run:
     import torch  # isort: skip  (after the reference)
     from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-    masks, boxes = (torch.from_numpy(x) for x in _masks(size))
+    masks, boxes = (torch.from_numpy(x) for x in paste_inputs(size))
     return lambda: paste_masks_in_image(masks[:, None], boxes, size)[:, 0].numpy()
 
 
@@ -180,7 +180,8 @@ def _class_boxes(count: int, num_classes: int) -> tuple[np.ndarray, np.ndarray, 
     return boxes[0], scores, random.integers(1, num_classes + 1, count).astype(np.int32)
 
 
-def _masks(size: pictures.Size) -> tuple[np.ndarray, np.ndarray]:
+def paste_inputs(size: pictures.Size) -> tuple[np.ndarray, np.ndarray]:
+    """100 masks of noise, and their boxes in an image of this size."""
     masks = np.random.default_rng(5).random((100, 28, 28), np.float32)
     scale = np.float32(min(size) / 800)
     boxes = pictures.boxes(100, (int(size[0] / scale), int(size[1] / scale)), seed=6) * scale

@@ -304,8 +304,10 @@ def test_another_kind_of_optimizer_is_refused(tmp_path):
 
 def test_other_settings_may_change_between_runs(tmp_path):
     checkpoints.write_run(tmp_path, Config(), CATEGORIES)
-    checkpoints.write_run(tmp_path, Config(num_steps=7), CATEGORIES)
-    assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 7
+    changed = Config(num_steps=7)
+    changed.optimizer.max_gradient_norm, changed.optimizer.decay_norms_and_biases = 10.0, False
+    checkpoints.write_run(tmp_path, changed, CATEGORIES)
+    assert checkpoints.read_settings(tmp_path)[0] == changed
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Run directories: what is saved comes back, and what does not fit is refused by name."""
 
 import errno
-import json
 import os
 import re
 import shutil

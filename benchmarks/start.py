@@ -41,7 +41,7 @@ def ours() -> Run:
     folder = _inputs()
     assert main(["export", "--weights", f"{folder}/weights.pth", "--size", "800x1088", f"{folder}/program.npz"]) == 0
     command = [sys.executable, "-m", "maskrcnn_jax.cli.main", "predict", f"{folder}/picture.jpg"]
-    command += ["--artifact", f"{folder}/program.npz", "--output", f"{folder}/out"]
+    command += ["--artifact", f"{folder}/program.npz", "--score-threshold", "0.05", "--output", f"{folder}/out"]
 
     def run() -> int:
         subprocess.run(command, check=True, capture_output=True)

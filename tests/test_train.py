@@ -14,7 +14,7 @@ from maskrcnn_jax.data import coco_instances
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.shapes import ShapesDataset
-from maskrcnn_jax.weights import download, files, model_metadata, torchvision
+from maskrcnn_jax.weights import download, files, loading, model_metadata, torchvision
 from tests import train_process
 from tests.data.test_coco_instances import write_annotations, write_images
 
@@ -166,6 +166,17 @@ def test_weights_decide_the_eps_unless_the_config_does(start, tmp_path, monkeypa
     assert written["model"]["norm_eps"] == used and written["weights"] == config.weights
     assert f"eps of the norms: {used:g}" in capsys.readouterr().out
     start(config)  # Started again, the run is still one of the same model.
+
+
+def test_the_weights_that_torchvision_released_are_downloaded(start, tmp_path, monkeypatch):
+    config, name, asked = experiment(), "maskrcnn_resnet50_fpn", []
+    files.write(tmp_path / "w.pth", state_of(config.model))
+    monkeypatch.setattr(loading, "released_for", lambda config: {"COCO_V1": name})  # For a model as small as this.
+    monkeypatch.setattr(download, "fetch", lambda file: asked.append(file) or tmp_path / "w.pth")
+    config.weights = "COCO_V1"
+    params, written = start(config)
+    np.testing.assert_array_equal(kernel(params), state_of(config.model)["backbone.body.conv1.weight"])
+    assert set(asked) == {download.DETECTORS[name]} and written["weights"] == "COCO_V1"
 
 
 def test_another_number_of_classes_is_reported(start, tmp_path, capsys):

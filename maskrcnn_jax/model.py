@@ -20,7 +20,7 @@ from maskrcnn_jax.detections import detect
 from maskrcnn_jax.losses import box_loss, mask_loss, mean, rpn_loss
 from maskrcnn_jax.modules.fpn import FPN
 from maskrcnn_jax.modules.heads import BoxHead, MaskHead, RPNHead
-from maskrcnn_jax.modules.layers import zero_beyond
+from maskrcnn_jax.modules.layers import halve, zero_beyond
 from maskrcnn_jax.modules.materialise import materialise, together
 from maskrcnn_jax.modules.resnet import ResNet
 from maskrcnn_jax.ops.roi_align import multilevel_roi_align
@@ -303,7 +303,7 @@ def _pooling(config: ModelConfig, divides_rows: bool) -> Callable[..., Array]:
 
 def _extents(features: dict[int, Array], canvas: Int[Array, "b 2"]) -> dict[int, Int[Array, "b 2"]]:
     """Per level, the cells that the canvas covers."""
-    return {level: -(-canvas // 2**level) for level in features}
+    return {level: halve(canvas, 2**level) for level in features}
 
 
 def _shapes(pyramid: Pyramid) -> dict[int, tuple[int, int]]:

@@ -12,6 +12,7 @@ from maskrcnn_jax import compiler
 from maskrcnn_jax.config import Config, OptimizerConfig
 from maskrcnn_jax.losses import mean
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.modules.materialise import materialise
 from maskrcnn_jax.ops.sampling import Key
 from maskrcnn_jax.structures import Batch
 
@@ -73,9 +74,10 @@ def learning_rate(config: OptimizerConfig, batch_size: int, num_steps: int) -> o
         progress = jnp.minimum(step / max(config.warmup_steps, 1), 1.0)
         warmup = config.warmup_factor + (1 - config.warmup_factor) * progress
         if config.schedule == "cosine":
-            return peak * warmup * (1 + jnp.cos(jnp.pi * jnp.minimum(step / num_steps, 1.0))) / 2
-        num_decays = (jnp.asarray(step) >= jnp.array(config.decay_steps)).sum()
-        return peak * warmup * config.decay_factor**num_decays
+            decay = (1 + jnp.cos(jnp.pi * jnp.minimum(step / num_steps, 1.0))) / 2
+        else:
+            decay = config.decay_factor ** (jnp.asarray(step) >= jnp.array(config.decay_steps)).sum()
+        return materialise(peak * warmup * decay)  # XLA would compute it again for every parameter.
 
     return schedule
 

@@ -1,6 +1,5 @@
 """Convolution with symmetric padding, in the form that suits kernel and platform."""
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -45,15 +44,14 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 
 def _backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    def by_kernel(convolve: Callable[..., Array], x: Array, kernel: Array, gradient: Array) -> Array:
-        return jax.vjp(partial(convolve, x), kernel)[1](gradient)[0]
+    def directly(x: Array, gradient: Array) -> Array:
+        return jax.vjp(partial(_direct, x), kernel)[1](gradient)[0]
 
     # Else what the forward pass made of x would be kept for the gradient by the kernel, which is larger than x.
     x, kernel, gradient = materialise((*residuals, gradient))
-    forms = {"cpu": partial(by_kernel, winograd.convolve), "default": partial(by_kernel, _direct)}
     # The gradient by x is a convolution with the kernel turned round.
     by_x = _conv3x3(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
-    return by_x, jax.lax.platform_dependent(x, kernel, gradient, **forms)
+    return by_x, jax.lax.platform_dependent(x, gradient, cpu=winograd.kernel_gradient, default=directly)
 
 
 _conv3x3.defvjp(_forward, _backward)

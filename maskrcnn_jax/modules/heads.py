@@ -11,8 +11,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from maskrcnn_jax.modules.layers import NORMS, Conv, Deconv2x2, interleave, torch_bias, torch_linear
+from maskrcnn_jax.modules.layers import (
+    NORMS,
+    Conv,
+    Conv1x1Parameters,
+    Deconv2x2,
+    convolve,
+    interleave,
+    torch_bias,
+    torch_linear,
+)
 from maskrcnn_jax.modules.materialise import relu, together
+
+DRAWN_AT_ONCE = 32  # RoIs per image, by the mask head.
 
 
 class RPNHead(nn.Module):
@@ -30,16 +41,19 @@ class RPNHead(nn.Module):
         """Returns per level the logits and the deltas of its anchors, by row, column, ratio."""
         small = nn.initializers.normal(0.01)
         features = next(iter(pyramid.values())).shape[-1]
-        conv = partial(Conv, kernel_init=small, dtype=self.dtype, divided=self.divided)
-        convs = [conv(features, 3, name=f"conv{i}") for i in range(self.num_convs)]
-        classify = conv(self.num_anchors, 1, name="cls_logits")
-        regress = conv(4 * self.num_anchors, 1, name="bbox_pred")
+        conv = partial(Conv, features, 3, kernel_init=small, dtype=self.dtype, divided=self.divided)
+        convs = [conv(name=f"conv{i}") for i in range(self.num_convs)]
+        # Of both at once, there is a single gradient by the features, which are larger than all else here.
+        classify = Conv1x1Parameters(self.num_anchors, small, name="cls_logits")(features)
+        regress = Conv1x1Parameters(4 * self.num_anchors, small, name="bbox_pred")(features)
+        kernel, bias = (jnp.concatenate(pair, axis=-1) for pair in zip(classify, regress, strict=True))
         logits, deltas = {}, {}
         for level, x in pyramid.items():
             for layer in convs:
                 x = relu(layer(x, extents[level]))
-            logits[level] = classify(x).astype(jnp.float32).reshape(len(x), -1)
-            deltas[level] = regress(x).astype(jnp.float32).reshape(len(x), -1, 4)
+            y = convolve(x, kernel, bias, 1, self.dtype, self.divided).astype(jnp.float32)
+            logits[level] = y[..., : self.num_anchors].reshape(len(x), -1)
+            deltas[level] = y[..., self.num_anchors :].reshape(len(x), -1, 4)
         return logits, deltas
 
 
@@ -96,14 +110,28 @@ class MaskHead(nn.Module):
         b, r = pooled.shape[:2]
         x = pooled.reshape(b * r, *pooled.shape[2:])
         x = _convolve(x, valid, self.num_convs, self.channels, self.norm, self.norm_eps, self.dtype)
-        x = relu(Deconv2x2(self.channels, self.dtype, name="deconv")(x))  # [n, s, s, 2, 2, c]
+        x = x.reshape(b, r, *x.shape[1:])
+        upsample = Deconv2x2(self.channels, self.dtype, name="deconv")
         # torchvision scales by the number of classes: logits of a single class would start around 20.
         init, bias = nn.initializers.lecun_normal(), torch_bias(self.channels)
         classify = Conv(self.num_classes, 1, kernel_init=init, bias_init=bias, dtype=self.dtype, name="logits")
-        # Cell by cell, so their order does not matter: that of the logits is mended, of which there are fewer.
-        logits = classify(x.reshape(*x.shape[:2], -1, self.channels)).astype(jnp.float32)
-        logits = interleave(logits.reshape(*x.shape[:5], -1))
-        return logits.reshape(b, r, *logits.shape[1:])
+
+        # Upsampled, RoIs are larger than all else: group by group they are let go, and made again for the gradient.
+        @nn.remat
+        def draw(head: MaskHead, group: Float[Array, "b g s s c"]) -> Float[Array, "b g 2*s 2*s k"]:
+            x = relu(upsample(group.reshape(-1, *group.shape[2:])))  # [n, s, s, 2, 2, c]
+            # Cell by cell, so their order does not matter: that of the logits is mended, of which there are fewer.
+            logits = classify(x.reshape(*x.shape[:2], -1, head.channels)).astype(jnp.float32)
+            logits = interleave(logits.reshape(*x.shape[:5], -1))
+            return logits.reshape(*group.shape[:2], *logits.shape[1:])
+
+        groups = []
+        for i in range(0, r, DRAWN_AT_ONCE):
+            group = x[:, i : i + DRAWN_AT_ONCE]
+            if groups:  # Backward, this group comes to its end before that one begins.
+                group, groups[-1] = together((group, groups[-1]))
+            groups.append(draw(self, group))
+        return jnp.concatenate(groups, axis=1)
 
 
 def _convolve(

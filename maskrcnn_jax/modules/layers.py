@@ -44,7 +44,8 @@ def within(shape: tuple[int, int], extent: Int[Array, "b 2"]) -> Array:
 
 def halve(extent: Int[Array, "b 2"], stride: int = 2) -> Int[Array, "b 2"]:
     """Extent of the result of a convolution or pooling of this stride."""
-    return -(-extent // stride)
+    # XLA repeats this wherever cells are compared with it; ``-(-extent // stride)`` would be some thirty operations.
+    return jax.lax.div(extent + (stride - 1), jnp.full_like(extent, stride))
 
 
 class Conv(nn.Module):
@@ -65,12 +66,36 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (side, side, x.shape[-1], self.features))
         if side > 1:
             x = zero_beyond(x, extent)
-        y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, divided=self.divided)
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.features,))
-            y, bias = together((y, bias.astype(self.dtype)))
-            y += bias.reshape(1, 1, 1, -1)
+        bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
+        return convolve(x, kernel, bias, self.stride, self.dtype, self.divided)
+
+
+def convolve(
+    x: Float[Array, "b h w i"],
+    kernel: Float[Array, "kh kw i o"],
+    bias: Float[Array, " o"] | None,
+    stride: int,
+    dtype: str,
+    divided: bool,
+) -> Float[Array, "b _ _ o"]:
+    """What `Conv` computes, with given parameters."""
+    y = conv(x.astype(dtype), kernel.astype(dtype), stride, divided=divided)
+    if bias is None:
         return y
+    y, bias = together((y, bias.astype(dtype)))
+    return y + bias.reshape(1, 1, 1, -1)
+
+
+class Conv1x1Parameters(nn.Module):
+    """``kernel [1, 1, channels, features]`` and ``bias`` of a 1x1 convolution, which `convolve` then computes."""
+
+    features: int
+    kernel_init: Initializer
+
+    @nn.compact
+    def __call__(self, channels: int) -> tuple[Float[Array, "1 1 i o"], Float[Array, " o"]]:
+        kernel = self.param("kernel", self.kernel_init, (1, 1, channels, self.features))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
 
 
 class Deconv2x2(nn.Module):

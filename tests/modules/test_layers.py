@@ -158,7 +158,9 @@ def test_zero_beyond():
 
 def test_halve_rounds_up():
     np.testing.assert_array_equal(layers.halve(jnp.array([[5, 6]])), [[3, 3]])
-    np.testing.assert_array_equal(layers.halve(jnp.array([[5, 6]]), 1), [[5, 6]])
+    sides = np.arange(200).reshape(-1, 2)
+    for stride in (1, 2, 4, 32):
+        np.testing.assert_array_equal(layers.halve(jnp.array(sides), stride), np.ceil(sides / stride))
 
 
 @pytest.mark.parametrize("module", [Conv(64), Deconv2x2(64), GroupNorm(), BatchNorm(), FrozenBatchNorm()])

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maskrcnn_jax.modules import heads
 from maskrcnn_jax.modules.fpn import FPN
 from maskrcnn_jax.modules.heads import BoxHead, MaskHead, RPNHead
 from maskrcnn_jax.modules.layers import Conv
@@ -155,6 +156,28 @@ def test_mask_head_treats_every_roi_alone():
     changed[0, 0] = 0
     np.testing.assert_allclose(apply(variables, changed)[1], logits[1], rtol=1e-4, atol=1e-4)
     assert "bias" not in variables["params"]["conv0"] and "scale" in variables["params"]["bn1"]
+
+
+@pytest.mark.parametrize("at_once", [2, 5, 7])
+def test_the_mask_head_is_the_same_in_groups(monkeypatch, at_once):
+    module = MaskHead(3, 1, 8, "none", 1e-5, "float32")
+    pooled = jax.random.normal(jax.random.key(5), (2, 7, 4, 4, 8))
+    weights = jax.random.normal(jax.random.key(6), (2, 7, 8, 8, 3))
+    variables = filled(module, pooled, scale=0.3)
+
+    def results():
+        def total(variables, pooled):
+            logits = module.apply(variables, pooled)
+            return (weights * jax.nn.softplus(logits)).sum(), logits
+
+        (_, logits), gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(variables, pooled)
+        return jax.tree.leaves((logits, gradients))
+
+    whole = results()
+    monkeypatch.setattr(heads, "DRAWN_AT_ONCE", at_once)
+    for group, expected in zip(results(), whole, strict=True):
+        assert group.shape == expected.shape
+        np.testing.assert_allclose(group, expected, rtol=1e-5, atol=1e-5 * abs(expected).max())
 
 
 def test_heads_return_float32_from_bfloat16_features():

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 from benchmarks import machine, models, pictures
 from maskrcnn_jax import cache, training
@@ -124,14 +125,12 @@ def _median(run: Callable[[], Any]) -> float:
 
 def plot(result: dict[str, Any], path: Path) -> None:
     """A panel for each curve, from zero, with the straight line through its ends to compare with."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     for axes, (title, curve) in zip(figure.subplots(2, 2).flat, result["curves"].items(), strict=True):
         x, y = [int(key) for key in curve["seconds"]], list(curve["seconds"].values())
         axes.plot([x[0], x[-1]], [y[0], y[-1]], color="0.8", linewidth=1)
         axes.plot(x, y, marker="o", markersize=4, color="#1f6f8b")
-        axes.set(title=title, xlabel=curve["by"], ylabel="seconds", xlim=(0, None), ylim=(0, None))
+        axes.set(title=title, xlabel=curve["by"], ylabel="seconds", xlim=(0, 1.05 * max(x)), ylim=(0, 1.1 * max(y)))
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 

@@ -27,15 +27,16 @@ SMALL_ON_CPU = {
 def jit(deterministic: bool, mesh: Mesh | None = None) -> Callable[..., Any]:
     """`jax.jit` with the options that suit the devices of the mesh, or the default device."""
     options = DETERMINISTIC if deterministic else {}
-    # Between barriers several devices could not add up all their gradients at once.
-    if (mesh is None or mesh.size == 1) and _is_cpu(mesh) and _understands_small():
+    if is_one_cpu(mesh) and _understands_small():
         options = options | SMALL_ON_CPU
     _return_memory_after_compiling()
     return functools.partial(jax.jit, compiler_options=options) if options else jax.jit
 
 
-def _is_cpu(mesh: Mesh | None) -> bool:
-    return (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu"
+def is_one_cpu(mesh: Mesh | None) -> bool:
+    """Whether barriers are to hold: between them several devices could not add up all their gradients at once."""
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    return platform == "cpu" and (mesh is None or mesh.size == 1)
 
 
 @functools.cache

@@ -23,8 +23,6 @@ from maskrcnn_jax.modules.layers import (
 )
 from maskrcnn_jax.modules.materialise import relu, together
 
-DRAWN_AT_ONCE = 32  # RoIs per image, by the mask head.
-
 
 class RPNHead(nn.Module):
     """Scores and moves every anchor: 3x3 convolutions shared by all levels, then one 1x1 for each of the two."""
@@ -102,6 +100,7 @@ class MaskHead(nn.Module):
     norm: str  # "none", or a norm after every 3x3 convolution, which then has no bias.
     norm_eps: float
     dtype: str
+    drawn_at_once: int | None = None  # RoIs per image that are upsampled together, in training; by default all.
 
     @nn.compact
     def __call__(
@@ -116,8 +115,6 @@ class MaskHead(nn.Module):
         init, bias = nn.initializers.lecun_normal(), torch_bias(self.channels)
         classify = Conv(self.num_classes, 1, kernel_init=init, bias_init=bias, dtype=self.dtype, name="logits")
 
-        # Upsampled, RoIs are larger than all else: group by group they are let go, and made again for the gradient.
-        @nn.remat
         def draw(head: MaskHead, group: Float[Array, "b g s s c"]) -> Float[Array, "b g 2*s 2*s k"]:
             x = relu(upsample(group.reshape(-1, *group.shape[2:])))  # [n, s, s, 2, 2, c]
             # Cell by cell, so their order does not matter: that of the logits is mended, of which there are fewer.
@@ -125,9 +122,13 @@ class MaskHead(nn.Module):
             logits = interleave(logits.reshape(*x.shape[:5], -1))
             return logits.reshape(*group.shape[:2], *logits.shape[1:])
 
-        groups = []
-        for i in range(0, r, DRAWN_AT_ONCE):
-            group = x[:, i : i + DRAWN_AT_ONCE]
+        size = self.drawn_at_once or r
+        if r <= size:
+            return draw(self, x)
+        # Upsampled, RoIs are larger than all else: group by group they are let go, and made again for the gradient.
+        draw, groups = nn.remat(draw), []
+        for i in range(0, r, size):
+            group = x[:, i : i + size]
             if groups:  # Backward, this group comes to its end before that one begins.
                 group, groups[-1] = together((group, groups[-1]))
             groups.append(draw(self, group))

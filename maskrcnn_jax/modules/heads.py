@@ -122,7 +122,7 @@ class MaskHead(nn.Module):
             logits = interleave(logits.reshape(*x.shape[:5], -1))
             return logits.reshape(*group.shape[:2], *logits.shape[1:])
 
-        size = self.drawn_at_once or r
+        size = r if self.drawn_at_once is None or self.is_initializing() else self.drawn_at_once
         if r <= size:
             return draw(self, x)
         # Upsampled, RoIs are larger than all else: group by group they are let go, and made again for the gradient.

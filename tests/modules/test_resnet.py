@@ -162,7 +162,8 @@ def test_the_mask_head_is_the_same_in_groups(at_once):
     modules = [MaskHead(3, 1, 8, "none", 1e-5, "float32", drawn_at_once) for drawn_at_once in (None, at_once)]
     pooled = jax.random.normal(jax.random.key(5), (2, 7, 4, 4, 8))
     weights = jax.random.normal(jax.random.key(6), (2, 7, 8, 8, 3))
-    variables = filled(modules[0], pooled, scale=0.3)
+    variables = filled(modules[1], pooled, scale=0.3)
+    assert jax.tree.structure(variables) == jax.tree.structure(filled(modules[0], pooled))
 
     def results(module):
         def total(variables, pooled):

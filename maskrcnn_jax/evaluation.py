@@ -212,13 +212,14 @@ def run_coco(
 ) -> Any:
     """Matches detections with the ground truth, image by image. Arguments as in `coco_summary`.
 
-    By faster-coco-eval where it is installed (extra ``fast``), by pycocotools where it is not or where the matches of
-    each image are wanted too; the numbers are the same but for the last bit.
+    By faster-coco-eval where it is installed (extra ``fast``), by pycocotools where it is not, where the matches of
+    each image are wanted too, or where an id of an image is negative; the numbers are the same but for the last bit.
 
     Returns:
         The evaluator, with ``eval`` and ``params``, and with ``evalImgs`` if `keep_matches`.
     """
-    fast = faster_coco_eval is not None and not keep_matches
+    negative = any(image["id"] < 0 for image in annotations["images"])
+    fast = faster_coco_eval is not None and not keep_matches and not negative
     api = faster_coco_eval.COCO if fast else COCO
     evaluator_of = faster_coco_eval.COCOeval_faster if fast else COCOeval
     with contextlib.redirect_stdout(io.StringIO()):  # Both report by printing.

@@ -156,6 +156,17 @@ def test_an_object_may_have_the_id_0(iou_type):
     assert evaluation.coco_summary(annotations, results, iou_type) == expected
 
 
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_an_image_may_have_a_negative_id(iou_type):
+    annotations, results = random_set(2)
+    expected = evaluation.coco_summary(annotations, results, iou_type)
+    for image in annotations["images"]:
+        image["id"] -= 1000
+    for entry in [*annotations["annotations"], *results]:
+        entry["image_id"] -= 1000
+    assert evaluation.coco_summary(annotations, results, iou_type) == pytest.approx(expected, abs=1e-12)
+
+
 def test_per_class_ap():
     annotations, results = squares(4)
     annotations["categories"] += [{"id": 2, "name": "circle"}, {"id": 5, "name": "star"}]

@@ -35,8 +35,12 @@ def jit(deterministic: bool, mesh: Mesh | None = None) -> Callable[..., Any]:
 
 def is_one_cpu(mesh: Mesh | None) -> bool:
     """Whether barriers are to hold: between them several devices could not add up all their gradients at once."""
-    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    return platform == "cpu" and (mesh is None or mesh.size == 1)
+    return platform(mesh) == "cpu" and (mesh is None or mesh.size == 1)
+
+
+def platform(mesh: Mesh | None) -> str:
+    """Of the devices of the mesh, or the default device: "cpu", "gpu" or "tpu"."""
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
 @functools.cache

@@ -74,6 +74,9 @@ class RPNConfig:
     score_threshold: float = 0.0  # Proposals below this probability are dropped.
     nms_threshold: float = 0.7  # Of two boxes with a larger overlap, the better one stays.
     min_box_size: float = 1e-3  # Pixels; narrower or lower proposals are dropped.
+    # How its gradient is computed, with the same result: through "windows" around the sampled anchors, through whole
+    # "maps", or "auto" for what suits the device: windows on CPUs.
+    gradient_form: str = "auto"
 
 
 @settings

@@ -17,6 +17,7 @@ _CHOICES = {
     "model.mask_head_norm": ("none", *_NORMS),
     "model.dtype": ("float32", "bfloat16"),
     "model.roi.pooling": ("align", "pool"),
+    "model.rpn.gradient_form": ("auto", "windows", "maps"),
     "model.roi.align_form": ("auto", "gather", "einsum"),
     "data.source": ("coco", "tfds", "shapes"),
     "data.mask_store": ("crop", "full"),

@@ -12,11 +12,9 @@ from maskrcnn_jax.structures import AnchorTargets, RoITargets, SumAndCount
 
 
 def rpn_loss(
-    logits: Float[Array, "b n"], deltas: Float[Array, "b n 4"], targets: AnchorTargets, *, beta: float
+    logits: Float[Array, "b s"], deltas: Float[Array, "b s 4"], targets: AnchorTargets, *, beta: float
 ) -> dict[str, SumAndCount]:
     """Is there an object at each sampled anchor, and where exactly (Eq. 1 of Faster R-CNN); both per sampled anchor."""
-    logits = jnp.take_along_axis(logits, targets.indices, axis=1)
-    deltas = jnp.take_along_axis(deltas, jnp.expand_dims(targets.indices, 2), axis=1)
     objectness = optax.sigmoid_binary_cross_entropy(logits, targets.positive.astype(jnp.float32))
     count = targets.valid.sum(dtype=jnp.float32)
     return {

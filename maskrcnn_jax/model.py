@@ -26,6 +26,7 @@ from maskrcnn_jax.modules.resnet import ResNet
 from maskrcnn_jax.ops.roi_align import multilevel_roi_align
 from maskrcnn_jax.ops.roi_pool import multilevel_roi_pool
 from maskrcnn_jax.ops.sampling import Key
+from maskrcnn_jax.ops.windows import windows_at
 from maskrcnn_jax.proposals import propose
 from maskrcnn_jax.structures import Batch, Detections, Proposals, SumAndCount
 from maskrcnn_jax.targets import anchor_targets, mask_targets, max_positives, roi_targets
@@ -160,27 +161,24 @@ class MaskRCNN(nn.Module):
         images, anchors = materialise((batch.images, anchors))
 
         pyramid = self.features(images, batch.sizes, batch.canvas)
-        logits, deltas = self.score_anchors(pyramid, batch.canvas)
-        # Backward, the other heads come first: what was kept for them is gone when the RPN's turn comes.
-        finer = {level: pyramid[level] for level in LEVELS[:-1]}  # Of the coarsest the RPN alone makes use.
-        finer, logits, deltas = together((finer, logits, deltas))
-        pyramid |= finer
-        losses = rpn_loss(_concatenate(logits), _concatenate(deltas), anchors, beta=config.rpn.smooth_l1_beta)
+        pyramid, scores, sampled = self.score_to_learn(pyramid, batch.canvas, anchors.indices)
+        losses = rpn_loss(*sampled, anchors, beta=config.rpn.smooth_l1_beta)
 
         count = config.rpn.train_num_candidates, config.rpn.train_num_proposals
-        proposals = self.propose(pyramid, logits, deltas, batch.sizes, batch.canvas, *count)
+        proposals = self.propose(pyramid, *scores, batch.sizes, batch.canvas, *count)
         rois = self.per_image(partial(roi_targets, config=config.roi))(keys[:, 1], proposals, instances)
+        positives = jax.tree.map(lambda x: x[:, : self.num_mask_samples], rois)
         pooled = self.pool(pyramid, rois.boxes, batch.canvas, config.roi.box_resolution)  # [b, r, 7, 7, c]
+        to_draw = self.pool(pyramid, positives.boxes, batch.canvas, config.roi.mask_resolution)  # [b, r, 14, 14, c]
+        pooled, to_draw = materialise((pooled, to_draw))  # The maps are let go before the heads start.
         logits, deltas = self.box_head(pooled, rois.valid)
         losses |= box_loss(logits, deltas, rois, beta=config.roi.smooth_l1_beta)
         watched = diagnostics.counts(anchors, rois, batch.num_surplus) | diagnostics.box_accuracy(logits, rois)
 
-        positives = jax.tree.map(lambda x: x[:, : self.num_mask_samples], rois)
-        pooled = self.pool(pyramid, positives.boxes, batch.canvas, config.roi.mask_resolution)  # [b, r, 14, 14, c]
         resolution = 2 * config.roi.mask_resolution
         mask_targets_one = partial(mask_targets, bucket=bucket, resolution=resolution)
         masks = self.per_image(mask_targets_one)(positives, instances, batch.sizes)
-        logits = self.mask_head(pooled, positives.positive)
+        logits = self.mask_head(to_draw, positives.positive)
         losses |= mask_loss(logits, masks, positives)
         return losses, watched | diagnostics.mask_accuracy(logits, masks, positives)
 
@@ -211,6 +209,41 @@ class MaskRCNN(nn.Module):
         """Per level, the objectness of its anchors and how to move them; all of an image, for its stages need all."""
         scores = self.rpn_head(pyramid, _extents(pyramid, canvas))
         return jax.tree.map(partial(sharding.whole_images, mesh=self.mesh), scores)
+
+    def score_to_learn(
+        self, pyramid: Pyramid, canvas: Int[Array, "b 2"], indices: Int[Array, "b s"]
+    ) -> tuple[Pyramid, tuple[dict[int, Array], dict[int, Array]], tuple[Float[Array, "b s"], Float[Array, "b s 4"]]]:
+        """The scores of all anchors, to make proposals of, and those of the sampled ones, which have a gradient.
+
+        Returns:
+            The pyramid, for all that comes after; `score_anchors`; logits and deltas of the anchors of these indices.
+        """
+        scores = self.score_anchors(pyramid, canvas)
+        if self.learns_from_windows:
+            pyramid, *sampled = self.score_sampled(pyramid, canvas, indices)
+            # Now, while the maps are there in any case.
+            pyramid, sampled = materialise((pyramid, tuple(sampled)))
+            return pyramid, jax.lax.stop_gradient(scores), sampled
+        # Backward, the other heads come first: what was kept for them is gone when the RPN's turn comes.
+        finer = {level: pyramid[level] for level in LEVELS[:-1]}  # Of the coarsest the RPN alone makes use.
+        finer, scores = together((finer, scores))
+        take = jax.vmap(lambda i, of_image: jax.tree.map(lambda x: x[i], of_image))
+        return pyramid | finer, scores, take(indices, tuple(map(_concatenate, scores)))
+
+    def score_sampled(
+        self, pyramid: Pyramid, canvas: Int[Array, "b 2"], indices: Int[Array, "b s"]
+    ) -> tuple[Pyramid, Float[Array, "b s"], Float[Array, "b s 4"]]:
+        """Logits and deltas of some anchors, from the windows around them alone; the pyramid is for all that follows.
+
+        All other anchors have no gradient, so that of whole maps, most of the work of the RPN, would be zeros.
+        """
+        num_ratios = len(self.config.rpn.aspect_ratios)
+        windows_one = partial(windows_at, num_ratios=num_ratios, radius=self.config.rpn_head_convs)
+        pyramid, *windows = self.per_image(windows_one)(pyramid, _extents(pyramid, canvas), indices)
+        logits, deltas = self.rpn_head.score_windows(*windows)  # [b, s, a], [b, s, a, 4]
+        ratio = jnp.expand_dims(indices % num_ratios, 2)
+        logits = jnp.take_along_axis(logits, ratio, axis=2).squeeze(2)
+        return pyramid, logits, jnp.take_along_axis(deltas, jnp.expand_dims(ratio, 3), axis=2).squeeze(2)
 
     def propose(
         self,
@@ -276,6 +309,15 @@ class MaskRCNN(nn.Module):
     def divides_rows(self) -> bool:
         """Whether several devices share the rows of an image."""
         return self.mesh is not None and self.mesh.shape["space"] > 1
+
+    @property
+    def learns_from_windows(self) -> bool:
+        """Whether the RPN's gradient is computed by `score_sampled`: where devices share rows, each would need all."""
+        form = self.config.rpn.gradient_form
+        if form not in ("auto", "windows", "maps"):
+            raise ValueError(f'rpn.gradient_form must be "auto", "windows" or "maps", got {form!r}')
+        form = "windows" if form == "auto" and compiler.platform(self.mesh) == "cpu" else form
+        return form == "windows" and not self.divides_rows
 
     @property
     def num_mask_samples(self) -> int:

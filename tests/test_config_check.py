@@ -73,6 +73,7 @@ def test_every_way_to_write_a_value(field, value):
         ("model.roi.max_mask_samples", 0, "model.roi.max_mask_samples must be at least 1, or None"),
         ("model.roi.sampling_ratio", 1000, "model.roi.sampling_ratio must be from 0 to 8"),
         ("model.roi.pooling", "x", "model.roi.pooling must be one of align, pool; got 'x'"),
+        ("model.rpn.gradient_form", "x", "model.rpn.gradient_form must be one of auto, windows, maps"),
         ("model.roi.align_form", "x", "model.roi.align_form must be one of auto, gather, einsum"),
         ("model.stem_channels", 0, "model.stem_channels must be at least 1"),
         ("model.fpn_channels", 10**30, "model.fpn_channels must be finite and at most 2147483647"),

@@ -1,5 +1,6 @@
 """The whole model: parameters as in torchvision, results that padding and neighbours do not change, finite losses."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -289,6 +290,41 @@ def test_losses_and_gradients_are_finite_and_frozen_stages_have_none(reference):
     for name, part in gradient["backbone"].items():
         frozen = name in ("conv1", "bn1") or name.startswith("layer1")
         assert all((leaf == 0).all() == frozen for leaf in jax.tree.leaves(part)), name
+
+
+def with_gradient_form(model, form, mesh=None):
+    rpn = dataclasses.replace(model.config.rpn, gradient_form=form)
+    return MaskRCNN(dataclasses.replace(model.config, rpn=rpn), mesh=mesh)
+
+
+def test_the_rpn_learns_the_same_from_windows_and_from_whole_maps(tiny, reference):
+    model = with_gradient_form(tiny.model, "maps")
+    assert tiny.model.learns_from_windows and not model.learns_from_windows
+
+    @partial(jax.jit, compiler_options=QUICK_COMPILE)
+    @partial(jax.value_and_grad, has_aux=True)
+    def gradient(params, batch):
+        return model.apply({"params": params}, batch, KEY, method="loss")
+
+    outputs, gradients = gradient(tiny.variables["params"], make_batch())
+    assert_close(outputs, reference[:2], 1e-5)
+    assert_close(gradients, reference[2], 1e-4)
+
+
+@pytest.mark.parametrize("platform, windows", [("cpu", True), ("gpu", False), ("tpu", False)])
+def test_the_rpn_learns_from_windows_where_they_are_known_to_be_faster(tiny, monkeypatch, platform, windows):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert with_gradient_form(tiny.model, "auto").learns_from_windows == windows
+    assert with_gradient_form(tiny.model, "windows").learns_from_windows
+    assert not with_gradient_form(tiny.model, "maps").learns_from_windows
+    with pytest.raises(ValueError, match='rpn.gradient_form must be "auto", "windows" or "maps", got \'x\''):
+        _ = with_gradient_form(tiny.model, "x").learns_from_windows
+
+
+@pytest.mark.parametrize("form", ["auto", "windows"])
+def test_the_rpn_learns_from_whole_maps_where_devices_share_them(tiny, form):
+    mesh = jax.make_mesh((1, 8), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+    assert not with_gradient_form(tiny.model, form, mesh).learns_from_windows
 
 
 def test_batch_without_any_object_is_all_background(tiny):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.modules.layers import NORMS, Conv, kaiming_uniform
+from maskrcnn_jax.modules.materialise import materialise
 
 
 class FPN(nn.Module):
@@ -29,7 +30,8 @@ class FPN(nn.Module):
         pyramid = {}
         for level in sorted(features, reverse=True):
             lateral = self._conv(features[level], extents[level], 1, f"lateral{level}")
-            top_down = lateral if top_down is None else lateral + _upsample(top_down)
+            # Kept for the backward pass: the sum, and not both of its parts.
+            top_down = lateral if top_down is None else materialise(lateral + _upsample(top_down))
             pyramid[level] = self._conv(top_down, extents[level], 3, f"output{level}")
         top = max(pyramid)
         pyramid[top + 1] = self.whole(self.whole(pyramid[top])[:, ::2, ::2])

@@ -3,7 +3,6 @@
 Where a head has norms, ``valid`` says which slots hold a RoI: empty ones must not enter the statistics of a batch.
 """
 
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,12 +13,13 @@ from jaxtyping import Array, Bool, Float, Int
 from maskrcnn_jax.modules.layers import (
     NORMS,
     Conv,
-    Conv1x1Parameters,
+    ConvParameters,
     Deconv2x2,
     convolve,
     interleave,
     torch_bias,
     torch_linear,
+    zero_beyond,
 )
 from maskrcnn_jax.modules.materialise import relu, together
 
@@ -32,27 +32,60 @@ class RPNHead(nn.Module):
     dtype: str
     divided: bool = False  # Several devices share the rows of the maps.
 
-    @nn.compact
     def __call__(
         self, pyramid: dict[int, Array], extents: dict[int, Int[Array, "b 2"]]
     ) -> tuple[dict[int, Float[Array, "b _"]], dict[int, Float[Array, "b _ 4"]]]:
         """Returns per level the logits and the deltas of its anchors, by row, column, ratio."""
-        small = nn.initializers.normal(0.01)
-        features = next(iter(pyramid.values())).shape[-1]
-        conv = partial(Conv, features, 3, kernel_init=small, dtype=self.dtype, divided=self.divided)
-        convs = [conv(name=f"conv{i}") for i in range(self.num_convs)]
-        # Of both at once, there is a single gradient by the features, which are larger than all else here.
-        classify = Conv1x1Parameters(self.num_anchors, small, name="cls_logits")(features)
-        regress = Conv1x1Parameters(4 * self.num_anchors, small, name="bbox_pred")(features)
-        kernel, bias = (jnp.concatenate(pair, axis=-1) for pair in zip(classify, regress, strict=True))
+        convs, predict = self._parameters(next(iter(pyramid.values())).shape[-1])
         logits, deltas = {}, {}
         for level, x in pyramid.items():
-            for layer in convs:
-                x = relu(layer(x, extents[level]))
-            y = convolve(x, kernel, bias, 1, self.dtype, self.divided).astype(jnp.float32)
+            for conv in convs:
+                x = relu(convolve(zero_beyond(x, extents[level]), *conv, 1, self.dtype, self.divided))
+            y = convolve(x, *predict, 1, self.dtype, self.divided).astype(jnp.float32)
             logits[level] = y[..., : self.num_anchors].reshape(len(x), -1)
             deltas[level] = y[..., self.num_anchors :].reshape(len(x), -1, 4)
         return logits, deltas
+
+    def score_windows(
+        self, windows: Float[Array, "b s d d c"], inside: Bool[Array, "b s d d 1"]
+    ) -> tuple[Float[Array, "b s a"], Float[Array, "b s a 4"]]:
+        """The same for the anchors of single cells.
+
+        Args:
+            windows: The cells around each, as many on each side as there are convolutions: see `ops.windows`.
+            inside: Which of them exist: the map ends with the others.
+        """
+        convs, predict = self._parameters(windows.shape[-1])
+        x, inside = (y.reshape(-1, *y.shape[2:]) for y in (windows, inside))
+        for conv in convs:
+            x, inside = relu(self._shrink(jnp.where(inside, x, 0), *conv)), inside[:, 1:-1, 1:-1]
+        y = convolve(x, *predict, 1, self.dtype, divided=False).astype(jnp.float32)
+        y = y.reshape(*windows.shape[:2], -1)
+        return y[..., : self.num_anchors], y[..., self.num_anchors :].reshape(*y.shape[:2], self.num_anchors, 4)
+
+    def _shrink(
+        self, x: Float[Array, "n d d i"], kernel: Float[Array, "3 3 i o"], bias: Float[Array, " o"]
+    ) -> Float[Array, "n d-2 d-2 o"]:
+        """The convolution where a window has all cells for it, as one matrix product."""
+        side = x.shape[1] - 2
+        if side == 1:
+            patches = x.reshape(len(x), 1, 1, -1)
+        else:
+            parts = [x[:, y : y + side, z : z + side] for y in range(3) for z in range(3)]
+            patches = jnp.concatenate(parts, axis=-1)
+        matrix = kernel.reshape(1, 1, -1, kernel.shape[-1])
+        return convolve(patches, matrix, bias, 1, self.dtype, divided=False)
+
+    @nn.compact
+    def _parameters(self, features: int) -> tuple[list[tuple[Array, Array]], tuple[Array, Array]]:
+        """Kernel and bias of each 3x3 convolution, and of the predictions."""
+        small = nn.initializers.normal(0.01)
+        convs = [ConvParameters(features, 3, small, name=f"conv{i}")(features) for i in range(self.num_convs)]
+        # Of both at once, there is a single gradient by the features, which are larger than all else here.
+        classify = ConvParameters(self.num_anchors, 1, small, name="cls_logits")(features)
+        regress = ConvParameters(4 * self.num_anchors, 1, small, name="bbox_pred")(features)
+        kernel, bias = (jnp.concatenate(pair, axis=-1) for pair in zip(classify, regress, strict=True))
+        return convs, (kernel, bias)
 
 
 class BoxHead(nn.Module):

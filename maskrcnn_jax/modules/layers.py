@@ -86,15 +86,17 @@ def convolve(
     return y + bias.reshape(1, 1, 1, -1)
 
 
-class Conv1x1Parameters(nn.Module):
-    """``kernel [1, 1, channels, features]`` and ``bias`` of a 1x1 convolution, which `convolve` then computes."""
+class ConvParameters(nn.Module):
+    """``kernel`` (HWIO) and ``bias`` of a convolution that is computed in more than one way, or beside another."""
 
     features: int
+    kernel_size: int
     kernel_init: Initializer
 
     @nn.compact
-    def __call__(self, channels: int) -> tuple[Float[Array, "1 1 i o"], Float[Array, " o"]]:
-        kernel = self.param("kernel", self.kernel_init, (1, 1, channels, self.features))
+    def __call__(self, channels: int) -> tuple[Float[Array, "kh kw i o"], Float[Array, " o"]]:
+        side = self.kernel_size
+        kernel = self.param("kernel", self.kernel_init, (side, side, channels, self.features))
         return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
 
 

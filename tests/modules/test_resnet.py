@@ -11,6 +11,7 @@ from maskrcnn_jax.modules.fpn import FPN
 from maskrcnn_jax.modules.heads import BoxHead, MaskHead, RPNHead
 from maskrcnn_jax.modules.layers import Conv
 from maskrcnn_jax.modules.resnet import ResNet
+from maskrcnn_jax.ops.windows import windows_at
 
 
 def resnet(depth, norm="group", stride_in_1x1=False, frozen_stages=0, dtype="float32"):
@@ -128,6 +129,29 @@ def test_rpn_head_orders_anchors_by_row_column_ratio():
             start = 3 * (row * width + column)
             np.testing.assert_allclose(logits[level][1, start : start + 3], scores, rtol=1e-3, atol=1e-3)
             np.testing.assert_allclose(deltas[level][1, start : start + 3], moves.reshape(3, 4), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("num_convs", [0, 1, 2])
+def test_rpn_head_scores_windows_as_it_scores_maps(num_convs):
+    """In the corner of a map, in its middle and at the end of what the canvas covers; the window of each image."""
+    pyramid = {2: np.random.default_rng(7).normal(size=(2, 8, 9, 8)).astype("f")}
+    extents = {2: jnp.array([[6, 7], [8, 9]])}
+    module = RPNHead(3, num_convs, "float32")
+    variables = filled(module, pyramid, extents, scale=0.2)
+    indices = np.array([[0, 3 * (3 * 9 + 4) + 1, 3 * (5 * 9 + 6) + 2], [3 * (7 * 9 + 8), 3 * (3 * 9 + 4), 2]])
+
+    @jax.jit
+    def score(variables, pyramid):
+        windows_one = partial(windows_at, num_ratios=3, radius=num_convs)
+        _, windows, inside = jax.vmap(windows_one)(pyramid, extents, indices)
+        return module.apply(variables, windows, inside, method="score_windows")
+
+    logits, deltas = score(variables, pyramid)
+    all_logits, all_deltas = jax.jit(module.apply)(variables, pyramid, extents)
+    for i, anchors in enumerate(indices):
+        cells = (anchors // 3 * 3)[:, None] + np.arange(3)
+        np.testing.assert_allclose(logits[i], all_logits[2][i][cells], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(deltas[i], all_deltas[2][i][cells], rtol=1e-4, atol=1e-4)
 
 
 def test_box_head_equals_numpy():

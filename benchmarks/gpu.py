@@ -49,6 +49,8 @@ def plans(bucket: Size, repeats: int, tiny: bool) -> Plan:
     """Names of all measurements with what makes their rows, the most telling first; torchvision's if it is there."""
     first, *batch_sizes = (1,) if tiny else (8, 1, 16, 2, 4)
     found = _pair("training", first, bucket, repeats, tiny)
+    windows = partial(gpu_models.train, first, bucket, repeats, tiny, gradient_form="windows")
+    found.append(_alone(f"{found[0][0]}, RPN through windows", windows))
     for batch_size in (1,) if tiny else (1, 8):
         found += _pair("detection", batch_size, bucket, repeats, tiny)
     for name, make in gpu_operators.all_of(bucket).items():

@@ -29,9 +29,10 @@ def model_config(tiny: bool) -> ModelConfig:
     return ModelConfig(dtype="bfloat16", mask_head_convs=1, rpn=rpn, roi=roi, **small)
 
 
-def train(batch_size: int, bucket: Size, repeats: int, tiny: bool) -> Row:
+def train(batch_size: int, bucket: Size, repeats: int, tiny: bool, *, gradient_form: str = "auto") -> Row:
     """Our training step, and what XLA says of it. The rate is so low that the weights stay as they are."""
     config = Config(model=model_config(tiny), batch_size=batch_size)
+    config.model.rpn.gradient_form = gradient_form
     config.optimizer = OptimizerConfig(warmup_steps=0, learning_rate=1e-6)
     model, variables = MaskRCNN(config.model), _variables(tiny)
     optimizer = training.make_optimizer(config, variables["params"])

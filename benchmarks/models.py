@@ -87,11 +87,12 @@ def training_step(batch_size: int) -> Run:
     batch = jax.device_put(next(pipeline.train_batches(examples, data, batch_size=batch_size, seed=0)))
     model, optimizer = MaskRCNN(config.model), training.make_optimizer(config, variables["params"])
     step = training.compile_step(model, optimizer, config)
-    state, key = training.create_state(variables, optimizer), jax.random.key(0)
-    del variables  # The first step overwrites them.
+    state, key = None, jax.random.key(0)
 
     def run() -> dict[str, float]:
-        nonlocal state
+        nonlocal state, variables
+        if state is None:  # Only now, so that what the optimizer keeps is counted, as it is for torchvision.
+            state, variables = training.create_state(variables, optimizer), None
         state, metrics = step(state, batch, key)
         jax.block_until_ready(state)
         return {name: float(value) for name, value in metrics.items()}

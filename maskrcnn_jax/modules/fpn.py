@@ -29,13 +29,20 @@ class FPN(nn.Module):
         top_down = None
         pyramid = {}
         for level in sorted(features, reverse=True):
-            lateral = self._conv(features[level], extents[level], 1, f"lateral{level}")
-            # Kept for the backward pass: the sum, and not both of its parts.
-            top_down = lateral if top_down is None else materialise(lateral + _upsample(top_down))
-            pyramid[level] = self._conv(top_down, extents[level], 3, f"output{level}")
+            # Made again for the gradient, the sum of lateral and upsampled maps is not kept until then.
+            merge = nn.remat(FPN._merge, static_argnums=(4,))
+            top_down, pyramid[level] = merge(self, features[level], top_down, extents[level], level)
         top = max(pyramid)
         pyramid[top + 1] = self.whole(self.whole(pyramid[top])[:, ::2, ::2])
         return dict(sorted(pyramid.items()))
+
+    def _merge(
+        self, x: Float[Array, "b h w i"], coarser: Array | None, extent: Int[Array, "b 2"], level: int
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
+        """The top-down map of a level, and the one of the pyramid."""
+        lateral = self._conv(x, extent, 1, f"lateral{level}")
+        top_down = lateral if coarser is None else materialise(lateral + _upsample(coarser))
+        return top_down, self._conv(top_down, extent, 3, f"output{level}")
 
     def _conv(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"], side: int, name: str) -> Array:
         plain = self.norm == "none"

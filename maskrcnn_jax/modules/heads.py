@@ -21,7 +21,7 @@ from maskrcnn_jax.modules.layers import (
     torch_linear,
     zero_beyond,
 )
-from maskrcnn_jax.modules.materialise import relu, together
+from maskrcnn_jax.modules.materialise import kernel_last, relu, together
 
 
 class RPNHead(nn.Module):
@@ -121,7 +121,7 @@ class BoxHead(nn.Module):
 
 
 def _dot_general(x: Array, kernel: Array, *args: Any, **settings: Any) -> Array:
-    return jax.lax.dot_general(*together((x, kernel)), *args, **settings)
+    return jax.lax.dot_general(*kernel_last(x, kernel), *args, **settings)
 
 
 class MaskHead(nn.Module):

@@ -67,3 +67,25 @@ def _as_array(gradient: Array | SymbolicZero) -> Array:
 
 
 together.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+@jax.custom_vjp
+def kernel_last(x: Array, kernel: Array) -> tuple[Array, Array]:
+    """The same arrays; the gradient by ``x`` is read on at once, that by the kernel when both exist.
+
+    For a kernel that is larger than ``x`` and its gradient, of which its own can be made at the end. Were there no order
+    at all, the optimizer might overwrite the kernel before the gradient by ``x`` is made of it: XLA would copy it.
+    """
+    return x, kernel
+
+
+def _forward_kernel_last(x: Array, kernel: Array) -> tuple[tuple[Array, Array], None]:
+    return (x, kernel), None
+
+
+def _backward_kernel_last(_: None, gradients: tuple[Array, Array]) -> tuple[Array, Array]:
+    by_x, by_kernel = gradients
+    return by_x, materialise((by_x, by_kernel))[1]
+
+
+kernel_last.defvjp(_forward_kernel_last, _backward_kernel_last)

@@ -30,7 +30,9 @@ def measure(case: Case, limits: machine.Limits) -> dict[str, Any]:
         for name, (prepare, arguments) in programs.items():
             contenders[name] = Contender(prepare, *arguments)
         first = {name: contender.run() for name, contender in contenders.items()}
-        if case.max_memory:  # What a first run leaves, such as the momentum of an optimizer, adds to the peak of others.
+        if (
+            case.max_memory
+        ):  # What a first run leaves, such as the momentum of an optimizer, adds to the peak of others.
             take_turns(contenders, rounds=2)
         memory = {name: contender.memory() for name, contender in contenders.items()}
         agreement = case.compare(contenders["torchvision"].result(), contenders["ours"].result())

@@ -35,15 +35,14 @@ def box_accuracy(logits: Float[Array, "b r k"], targets: RoITargets) -> dict[str
 
 
 def mask_accuracy(
-    logits: Float[Array, "b r m m k"], masks: Float[Array, "b r m m"], targets: RoITargets
+    logits: Float[Array, "b r m m"], masks: Float[Array, "b r m m"], targets: RoITargets
 ) -> dict[str, SumAndCount]:
     """The share of mask cells that are right, and the wrong ones of those outside and of those inside of objects.
 
     Cells are those of positive RoIs and their class. A cell is inside if at least half of it is, and found to be if its
     probability is above a half.
     """
-    classes = targets.classes.reshape(*targets.classes.shape, 1, 1, 1)
-    found = jnp.take_along_axis(logits, classes, axis=4).squeeze(4) > 0
+    found = logits > 0
     positive = targets.positive.reshape(*targets.positive.shape, 1, 1)
     inside, outside = positive & (masks >= 0.5), positive & (masks < 0.5)
     num_inside, num_outside = _count(inside), _count(outside)

@@ -98,7 +98,7 @@ def _rpn_head(config: ModelConfig, bucket: tuple[int, int]) -> list[Layer]:
 
 
 def _roi_heads(config: ModelConfig) -> list[Layer]:
-    """The box head on all sampled RoIs, the mask head on as many as may be positive."""
+    """The box head on all sampled RoIs, the mask head on as many as may be positive, for one class each."""
     roi, classes = config.roi, config.num_classes
     area, hidden = roi.box_resolution**2, config.box_head_features
     convs, channels = _head_convs(config.fpn_channels, config.box_head_convs, config.box_head_channels)
@@ -107,7 +107,7 @@ def _roi_heads(config: ModelConfig) -> list[Layer]:
     box = Layer("box_head", roi.num_samples * (area * convs + linear))
 
     convs, channels = _head_convs(config.fpn_channels, config.mask_head_convs, config.mask_head_channels)
-    outer = 4 * config.mask_head_channels * (channels + classes)  # Four cells for each: deconvolution, then classes.
+    outer = 4 * config.mask_head_channels * (channels + 1)  # Four cells for each: deconvolution, then the class.
     samples = min(max_positives(roi), roi.max_mask_samples or roi.num_samples)
     return [box, Layer("mask_head", samples * roi.mask_resolution**2 * (convs + outer))]
 

@@ -37,11 +37,9 @@ def box_loss(
 
 
 def mask_loss(
-    logits: Float[Array, "b r m m k"], masks: Float[Array, "b r m m"], targets: RoITargets
+    logits: Float[Array, "b r m m"], masks: Float[Array, "b r m m"], targets: RoITargets
 ) -> dict[str, SumAndCount]:
     """Binary cross-entropy per cell of the mask of the true class, over positive RoIs (section 3 of Mask R-CNN)."""
-    classes = targets.classes.reshape(*targets.classes.shape, 1, 1, 1)
-    logits = jnp.take_along_axis(logits, classes, axis=4).squeeze(4)
     cells = optax.sigmoid_binary_cross_entropy(logits, masks)
     positive = targets.positive.reshape(*targets.positive.shape, 1, 1)
     count = targets.positive.sum(dtype=jnp.float32) * masks.shape[-1] * masks.shape[-2]

@@ -178,7 +178,7 @@ class MaskRCNN(nn.Module):
         resolution = 2 * config.roi.mask_resolution
         mask_targets_one = partial(mask_targets, bucket=bucket, resolution=resolution)
         masks = self.per_image(mask_targets_one)(positives, instances, batch.sizes)
-        logits = self.mask_head(to_draw, positives.positive)
+        logits = self.mask_head(to_draw, positives.classes, positives.positive)
         losses |= mask_loss(logits, masks, positives)
         return losses, watched | diagnostics.mask_accuracy(logits, masks, positives)
 
@@ -289,8 +289,8 @@ class MaskRCNN(nn.Module):
 
         def draw(boxes: Float[Array, "b s 4"], classes: Int[Array, "b s"]) -> Float[Array, "b s m m"]:
             pooled = self.pool(pyramid, boxes, canvas, self.config.roi.mask_resolution)  # [b, s, 14, 14, c]
-            logits = head(pooled) if variables is None else head.apply(variables, pooled)
-            return jax.nn.sigmoid(_select_class(logits, classes))
+            logits = head(pooled, classes) if variables is None else head.apply(variables, pooled, classes)
+            return jax.nn.sigmoid(logits)
 
         if variables is None:
             return draw(detections.boxes, detections.classes)
@@ -363,7 +363,3 @@ def _split_slots(x: Array) -> Array:
     surplus = -x.shape[1] % MASK_GROUP
     x = jnp.pad(x, [(0, 0), (0, surplus)] + [(0, 0)] * (x.ndim - 2))
     return jnp.swapaxes(x.reshape(x.shape[0], -1, MASK_GROUP, *x.shape[2:]), 0, 1)
-
-
-def _select_class(logits: Float[Array, "b d m m k"], classes: Int[Array, "b d"]) -> Float[Array, "b d m m"]:
-    return jnp.take_along_axis(logits, classes.reshape(*classes.shape, 1, 1, 1), axis=4).squeeze(4)

@@ -53,13 +53,13 @@ def test_classes_by_hand():
 def test_masks_by_hand():
     """The first object covers its left half, which the mask misses half of; the second nothing, and one cell is found.
 
-    Other classes find everything, and so does the background RoI: neither counts.
+    The background RoI finds everything, and does not count.
     """
     targets = roi_targets([[2, 1, 0]], [[1, 1, 1]])
     masks = jnp.array([[[1.0, 0.2], [0.5, 0.49]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    logits = jnp.full((1, 3, 2, 2, 3), 9.0)
-    logits = logits.at[0, 0, :, :, 2].set(jnp.array([[3.0, -3.0], [0.0, -3.0]]))  # 0 is a probability of a half.
-    logits = logits.at[0, 1, :, :, 1].set(jnp.array([[-3.0, -3.0], [-3.0, 0.1]]))
+    logits = jnp.full((1, 3, 2, 2), 9.0)
+    logits = logits.at[0, 0].set(jnp.array([[3.0, -3.0], [0.0, -3.0]]))  # 0 is a probability of a half.
+    logits = logits.at[0, 1].set(jnp.array([[-3.0, -3.0], [-3.0, 0.1]]))
     assert as_floats(diagnostics.mask_accuracy(logits, jnp.expand_dims(masks, 0), targets)) == {
         "mask_accuracy": (6, 8),
         "mask_false_positives": (1, 6),
@@ -71,7 +71,7 @@ def mask_accuracy_by_loops(logits, masks, targets):
     outcomes = {(inside, found): 0 for inside in (False, True) for found in (False, True)}
     for b, r, y, x in np.ndindex(masks.shape):
         if targets.positive[b, r]:
-            outcomes[masks[b, r, y, x] >= 0.5, logits[b, r, y, x, targets.classes[b, r]] > 0] += 1
+            outcomes[masks[b, r, y, x] >= 0.5, logits[b, r, y, x] > 0] += 1
     outside, inside = (outcomes[side, False] + outcomes[side, True] for side in (False, True))
     return {
         "mask_accuracy": (outcomes[True, True] + outcomes[False, False], inside + outside),
@@ -84,7 +84,7 @@ def mask_accuracy_by_loops(logits, masks, targets):
 def test_masks_equal_loops(seed):
     rng = np.random.default_rng(seed)
     targets = roi_targets(rng.integers(0, 4, (2, 5)), np.ones((2, 5)))
-    logits = rng.normal(size=(2, 5, 3, 3, 4)).astype(np.float32)
+    logits = rng.normal(size=(2, 5, 3, 3)).astype(np.float32)
     masks = rng.uniform(size=(2, 5, 3, 3)).astype(np.float32)
     found = diagnostics.mask_accuracy(jnp.asarray(logits), jnp.asarray(masks), targets)
     assert as_floats(found) == mask_accuracy_by_loops(logits, masks, targets)
@@ -93,6 +93,6 @@ def test_masks_equal_loops(seed):
 def test_nothing_to_count_is_zero_and_finite():
     targets = roi_targets([[0, 0]], [[0, 0]])
     found = diagnostics.box_accuracy(jnp.zeros((1, 2, 3)), targets)
-    found |= diagnostics.mask_accuracy(jnp.ones((1, 2, 2, 2, 3)), jnp.zeros((1, 2, 2, 2)), targets)
+    found |= diagnostics.mask_accuracy(jnp.ones((1, 2, 2, 2)), jnp.zeros((1, 2, 2, 2)), targets)
     assert all(pair == (0, 0) for pair in as_floats(found).values())
     assert all(mean(pair) == 0 for pair in found.values())

@@ -125,7 +125,10 @@ def _dot_general(x: Array, kernel: Array, *args: Any, **settings: Any) -> Array:
 
 
 class MaskHead(nn.Module):
-    """Draws a mask per class inside each RoI: 3x3 convolutions, upsampling by two, a 1x1 convolution."""
+    """Draws a mask of one class inside each RoI: 3x3 convolutions, upsampling by two, a 1x1 convolution.
+
+    That has an output for every class, of which the others would be let go unseen: none is computed.
+    """
 
     num_classes: int
     num_convs: int
@@ -137,35 +140,46 @@ class MaskHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, pooled: Float[Array, "b r s s c"], valid: Bool[Array, "b r"] | None = None
-    ) -> Float[Array, "b r 2*s 2*s k"]:
+        self, pooled: Float[Array, "b r s s c"], classes: Int[Array, "b r"], valid: Bool[Array, "b r"] | None = None
+    ) -> Float[Array, "b r 2*s 2*s"]:
         b, r = pooled.shape[:2]
         x = pooled.reshape(b * r, *pooled.shape[2:])
         x = _convolve(x, valid, self.num_convs, self.channels, self.norm, self.norm_eps, self.dtype)
         x = x.reshape(b, r, *x.shape[1:])
         upsample = Deconv2x2(self.channels, self.dtype, name="deconv")
-        # torchvision scales by the number of classes: logits of a single class would start around 20.
-        init, bias = nn.initializers.lecun_normal(), torch_bias(self.channels)
-        classify = Conv(self.num_classes, 1, kernel_init=init, bias_init=bias, dtype=self.dtype, name="logits")
+        weights, bias = self._of_classes(classes)
 
-        def draw(head: MaskHead, group: Float[Array, "b g s s c"]) -> Float[Array, "b g 2*s 2*s k"]:
-            x = relu(upsample(group.reshape(-1, *group.shape[2:])))  # [n, s, s, 2, 2, c]
-            # Cell by cell, so their order does not matter: that of the logits is mended, of which there are fewer.
-            logits = classify(x.reshape(*x.shape[:2], -1, head.channels)).astype(jnp.float32)
-            logits = interleave(logits.reshape(*x.shape[:5], -1))
-            return logits.reshape(*group.shape[:2], *logits.shape[1:])
+        def draw(
+            _: MaskHead, x: Float[Array, "b g s s c"], weights: Float[Array, "b g f"], bias: Float[Array, "b g"]
+        ) -> Float[Array, "b g 2*s 2*s"]:
+            b, g, side, _, channels = x.shape
+            x = relu(upsample(x.reshape(-1, side, side, channels)))  # [n, s, s, 2, 2, c]
+            factors = together((x.reshape(len(x), -1, x.shape[-1]), weights.reshape(len(x), -1)))
+            logits = jnp.einsum("npc,nc->np", *factors).astype(jnp.float32)
+            logits = interleave(logits.reshape(*x.shape[:5], 1)).reshape(b, g, 2 * side, 2 * side)
+            return logits + jnp.expand_dims(bias, (2, 3))
 
         size = r if self.drawn_at_once is None or self.is_initializing() else self.drawn_at_once
         if r <= size:
-            return draw(self, x)
+            return draw(self, x, weights, bias)
         # Upsampled, RoIs are larger than all else: group by group they are let go, and made again for the gradient.
         draw, groups = nn.remat(draw), []
         for i in range(0, r, size):
             group = x[:, i : i + size]
             if groups:  # Backward, this group comes to its end before that one begins.
                 group, groups[-1] = together((group, groups[-1]))
-            groups.append(draw(self, group))
+            groups.append(draw(self, group, weights[:, i : i + size], bias[:, i : i + size]))
         return jnp.concatenate(groups, axis=1)
+
+    def _of_classes(self, classes: Int[Array, "b r"]) -> tuple[Float[Array, "b r c"], Float[Array, "b r"]]:
+        """The weights and bias of the 1x1 convolution for each of the classes."""
+        # torchvision scales by the number of classes: logits of a single class would start around 20.
+        init, bias_init = nn.initializers.lecun_normal(), torch_bias(self.channels)
+        kernel, bias = ConvParameters(self.num_classes, 1, init, bias_init, name="logits")(self.channels)
+        # A product, whose gradient is one too: that of a gather would be added up in any order on a GPU.
+        chosen = jax.nn.one_hot(classes, self.num_classes)
+        weights = jnp.matmul(chosen, kernel[0, 0].T, precision=jax.lax.Precision.HIGHEST)
+        return weights.astype(self.dtype), jnp.matmul(chosen, bias, precision=jax.lax.Precision.HIGHEST)
 
 
 def _convolve(

@@ -87,17 +87,18 @@ def convolve(
 
 
 class ConvParameters(nn.Module):
-    """``kernel`` (HWIO) and ``bias`` of a convolution that is computed in more than one way, or beside another."""
+    """``kernel`` (HWIO) and ``bias`` of a convolution that `Conv` does not compute, or not in whole."""
 
     features: int
     kernel_size: int
     kernel_init: Initializer
+    bias_init: Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, channels: int) -> tuple[Float[Array, "kh kw i o"], Float[Array, " o"]]:
         side = self.kernel_size
         kernel = self.param("kernel", self.kernel_init, (side, side, channels, self.features))
-        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
+        return kernel, self.param("bias", self.bias_init, (self.features,))
 
 
 class Deconv2x2(nn.Module):

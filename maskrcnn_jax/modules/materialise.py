@@ -73,8 +73,8 @@ together.defvjp(_forward, _backward, symbolic_zeros=True)
 def kernel_last(x: Array, kernel: Array) -> tuple[Array, Array]:
     """The same arrays; the gradient by ``x`` is read on at once, that by the kernel when both exist.
 
-    For a kernel that is larger than ``x`` and its gradient, of which its own can be made at the end. Were there no order
-    at all, the optimizer might overwrite the kernel before the gradient by ``x`` is made of it: XLA would copy it.
+    For a kernel that is larger than ``x`` and its gradient, of which its own can be made at the end. Without any order,
+    the optimizer might overwrite the kernel before the gradient by ``x`` is made of it: XLA would copy it.
     """
     return x, kernel
 

@@ -35,5 +35,5 @@ class Stages(NamedTuple):
     pyramid: Levels  # P2 to P6
     box_features: Float32[np.ndarray, "p s s c"]  # Pooled from the proposals.
     mask_features: Float32[np.ndarray, "d t t c"]  # Pooled from the detected boxes.
-    mask_logits: Float32[np.ndarray, "d m m k"]
+    mask_logits: Float32[np.ndarray, "d m m"]  # Of the detected class.
     outcome: Outcome

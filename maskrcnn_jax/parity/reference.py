@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32, Int
 
 from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.modules.resnet import DEPTHS
@@ -229,9 +230,13 @@ def _stages(outputs: dict[str, Any], prediction: dict, original_size: tuple[int,
         pyramid=_levels([_last(x[i]) for x in outputs["fpn"].values()]),
         box_features=_last(outputs["box_pool"][of_proposals]).numpy(),
         mask_features=_last(outputs["mask_pool"][of_found]).numpy(),
-        mask_logits=_last(outputs["mask_predictor"][of_found]).numpy(),
+        mask_logits=_of_class(_last(outputs["mask_predictor"][of_found]).numpy(), outcome.labels),
         outcome=outcome,
     )
+
+
+def _of_class(logits: Float32[np.ndarray, "d m m k"], labels: Int[np.ndarray, " d"]) -> Float32[np.ndarray, "d m m"]:
+    return np.take_along_axis(logits, labels.reshape(-1, 1, 1, 1), axis=3)[..., 0]
 
 
 def _levels(arrays: Sequence[torch.Tensor]) -> Levels:

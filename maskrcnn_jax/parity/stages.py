@@ -54,6 +54,7 @@ class Feeder:
         pooled = {
             "box_features": padding.slots(theirs.box_features, num_rois),
             "mask_features": padding.slots(theirs.mask_features, num_found),
+            "labels": padding.slots(given.labels, num_found),
             "class_logits": padding.slots(given.class_logits, num_rois),
             "class_deltas": padding.slots(given.class_deltas, num_rois),
             "proposals": inputs["proposals"],
@@ -94,8 +95,7 @@ class Feeder:
         given = theirs.outcome
         factor = np.array(given.original_size, np.float32) / np.array(given.size, np.float32)
         boxes = given.boxes * factor[[1, 0, 1, 0]]
-        logits = np.take_along_axis(theirs.mask_logits, given.labels.reshape(-1, 1, 1, 1), axis=3)[..., 0]
-        return boxes, pasting.paste(1 / (1 + np.exp(-logits)), boxes, given.original_size)
+        return boxes, pasting.paste(1 / (1 + np.exp(-theirs.mask_logits)), boxes, given.original_size)
 
 
 def _maps(model: MaskRCNN, inputs: dict[str, Any], sizes: jax.Array, canvas: jax.Array) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _heads(model: MaskRCNN, inputs: dict[str, Any], sizes: jax.Array) -> dict[st
         "class_logits": class_logits,
         "class_deltas": class_deltas,
         "detections": detections._replace(masks=detections.scores),
-        "mask_logits": model.mask_head(inputs["mask_features"]),
+        "mask_logits": model.mask_head(inputs["mask_features"], inputs["labels"]),
     }
 
 

@@ -61,11 +61,16 @@ def _stages(
     detect_one = partial(detect, config=config.detection, box_weights=config.roi.box_weights)
     threshold = jnp.full(len(images), config.detection.score_threshold, jnp.float32)
     detections = jax.vmap(detect_one)(class_logits, class_deltas, Proposals(rois, valid), sizes, threshold)
-    mask_logits = model.mask_head(model.pool(pyramid, boxes, canvas, config.roi.mask_resolution))
-    chosen = jnp.take_along_axis(mask_logits, labels.reshape(*labels.shape, 1, 1, 1), axis=4).squeeze(4)
+    mask_features = model.pool(pyramid, boxes, canvas, config.roi.mask_resolution)
+    mask_logits = model.mask_head(mask_features, labels)
     levels = {"backbone": maps, "pyramid": pyramid, "objectness": logits, "deltas": deltas}
     heads = {"box_features": box_features, "class_logits": class_logits, "class_deltas": class_deltas}
-    return levels, heads | {"image": image, "proposals": proposals, "detections": detections, "mask_logits": chosen}
+    return levels, heads | {
+        "image": image,
+        "proposals": proposals,
+        "detections": detections,
+        "mask_logits": mask_logits,
+    }
 
 
 def _of_image(

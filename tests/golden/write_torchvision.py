@@ -50,8 +50,7 @@ def inference_arrays(stages: Stages) -> dict[str, np.ndarray]:
     levels |= {"objectness": outcome.objectness, "deltas": outcome.deltas}
     arrays = {f"{name}{level}": x for name, by_level in levels.items() for level, x in by_level.items()}
     arrays |= {name: getattr(outcome, name) for name in ("class_logits", "class_deltas", *WHOLE)}
-    masks = np.take_along_axis(stages.mask_logits, outcome.labels.reshape(-1, 1, 1, 1), axis=3)[..., 0]
-    return arrays | {"image": stages.image, "box_features": stages.box_features, "mask_logits": masks}
+    return arrays | {"image": stages.image, "box_features": stages.box_features, "mask_logits": stages.mask_logits}
 
 
 def training_arrays(model: training_reference.torch.nn.Module, config: ModelConfig) -> dict[str, np.ndarray]:

@@ -166,18 +166,35 @@ def test_box_head_equals_numpy():
     np.testing.assert_allclose(deltas, layer["bbox_pred"](x).reshape(2, 5, 3, 4), rtol=1e-3, atol=1e-4)
 
 
+def test_mask_head_equals_numpy():
+    """Of each RoI the mask of its class; without 3x3 convolutions, each cell becomes two by two by itself."""
+    module = MaskHead(3, 0, 4, "none", 1e-5, "float32")
+    pooled = np.random.default_rng(8).normal(size=(2, 3, 5, 5, 4)).astype("f")
+    classes = jnp.array([[0, 2, 1], [2, 2, 0]])
+    variables = filled(module, pooled, classes)
+    logits = jax.jit(module.apply)(variables, pooled, classes)
+    deconv, classify = (variables["params"][name] for name in ("deconv", "logits"))
+    assert deconv["kernel"].shape == (2, 2, 4, 4) and classify["kernel"].shape == (1, 1, 4, 3)
+    for b, r, row, column in np.ndindex(2, 3, 10, 10):
+        kernel = deconv["kernel"][row % 2, column % 2]
+        cell = np.maximum(pooled[b, r, row // 2, column // 2] @ kernel + deconv["bias"], 0)
+        expected = cell @ classify["kernel"][0, 0, :, classes[b, r]] + classify["bias"][classes[b, r]]
+        np.testing.assert_allclose(logits[b, r, row, column], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_mask_head_treats_every_roi_alone():
     module = MaskHead(3, 2, 32, "group", 1e-5, "float32")
     pooled = np.random.default_rng(2).normal(size=(2, 3, 14, 14, 4)).astype("f")
-    variables = filled(module, pooled, scale=0.2)
+    classes = jnp.array([[0, 1, 2], [1, 1, 2]])
+    variables = filled(module, pooled, classes, scale=0.2)
     apply = jax.jit(module.apply)
-    logits = apply(variables, pooled)
-    assert logits.shape == (2, 3, 28, 28, 3)
-    swapped = apply(variables, pooled[::-1, ::-1])
+    logits = apply(variables, pooled, classes)
+    assert logits.shape == (2, 3, 28, 28)
+    swapped = apply(variables, pooled[::-1, ::-1], classes[::-1, ::-1])
     np.testing.assert_allclose(swapped[::-1, ::-1], logits, rtol=1e-4, atol=1e-4)
     changed = pooled.copy()
     changed[0, 0] = 0
-    np.testing.assert_allclose(apply(variables, changed)[1], logits[1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(apply(variables, changed, classes)[1], logits[1], rtol=1e-4, atol=1e-4)
     assert "bias" not in variables["params"]["conv0"] and "scale" in variables["params"]["bn1"]
 
 
@@ -185,13 +202,14 @@ def test_mask_head_treats_every_roi_alone():
 def test_the_mask_head_is_the_same_in_groups(at_once):
     modules = [MaskHead(3, 1, 8, "none", 1e-5, "float32", drawn_at_once) for drawn_at_once in (None, at_once)]
     pooled = jax.random.normal(jax.random.key(5), (2, 7, 4, 4, 8))
-    weights = jax.random.normal(jax.random.key(6), (2, 7, 8, 8, 3))
-    variables = filled(modules[1], pooled, scale=0.3)
-    assert jax.tree.structure(variables) == jax.tree.structure(filled(modules[0], pooled))
+    weights = jax.random.normal(jax.random.key(6), (2, 7, 8, 8))
+    classes = jnp.arange(14).reshape(2, 7) % 3
+    variables = filled(modules[1], pooled, classes, scale=0.3)
+    assert jax.tree.structure(variables) == jax.tree.structure(filled(modules[0], pooled, classes))
 
     def results(module):
         def total(variables, pooled):
-            logits = module.apply(variables, pooled)
+            logits = module.apply(variables, pooled, classes)
             return (weights * jax.nn.softplus(logits)).sum(), logits
 
         (_, logits), gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(variables, pooled)
@@ -203,11 +221,11 @@ def test_the_mask_head_is_the_same_in_groups(at_once):
 
 
 def test_heads_return_float32_from_bfloat16_features():
-    pyramid = {2: jnp.zeros((1, 4, 4, 8), jnp.bfloat16)}
+    pyramid, classes = {2: jnp.zeros((1, 4, 4, 8), jnp.bfloat16)}, jnp.zeros((1, 2), jnp.int32)
     outputs = [
         shaped(RPNHead(3, 1, "bfloat16"), pyramid, {2: jnp.zeros((1, 2), jnp.int32)})[0],
         shaped(BoxHead(3, 0, 0, "none", 1e-5, 2, 8, "bfloat16"), jnp.zeros((1, 2, 7, 7, 8), jnp.bfloat16))[0],
-        shaped(MaskHead(3, 1, 8, "none", 1e-5, "bfloat16"), jnp.zeros((1, 2, 14, 14, 8), jnp.bfloat16))[0],
+        shaped(MaskHead(3, 1, 8, "none", 1e-5, "bfloat16"), jnp.zeros((1, 2, 14, 14, 8), jnp.bfloat16), classes)[0],
     ]
     assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype("float32")}
     features, _ = shaped(resnet(18, dtype="bfloat16"), jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 2), jnp.int32))
@@ -226,17 +244,24 @@ def test_every_convolution_of_the_rpn_head_comes_before_its_predictions():
     np.testing.assert_allclose(logits[2], again[2], rtol=1e-4, atol=1e-4)
 
 
+CLASSES = jnp.array([[1, 2, 0], [2, 0, 0]])
+
+
 @pytest.mark.parametrize(
-    "head", [BoxHead(3, 2, 8, "batch", 1e-5, 1, 16, "float32"), MaskHead(3, 2, 8, "batch", 1e-5, "float32")]
+    "head, classes",
+    [
+        (BoxHead(3, 2, 8, "batch", 1e-5, 1, 16, "float32"), ()),
+        (MaskHead(3, 2, 8, "batch", 1e-5, "float32"), (CLASSES,)),
+    ],
 )
-def test_empty_slots_do_not_enter_the_statistics_of_a_head(head):
+def test_empty_slots_do_not_enter_the_statistics_of_a_head(head, classes):
     pooled = jax.random.normal(jax.random.key(4), (2, 3, 7, 7, 4))
     valid = jnp.array([[True, True, False], [True, False, False]])
-    variables = filled(head, pooled, scale=0.1)
+    variables = filled(head, pooled, *classes, scale=0.1)
     train = jax.jit(partial(head.apply, mutable=["batch_stats"]))
-    outputs, updated = train(variables, pooled, valid)
+    outputs, updated = train(variables, pooled, *classes, valid)
     changed = jnp.where(valid[:, :, None, None, None], pooled, 50.0)
-    again, updated_again = train(variables, changed, valid)
+    again, updated_again = train(variables, changed, *classes, valid)
     for x, y in zip(jax.tree.leaves(outputs), jax.tree.leaves(again), strict=True):
         np.testing.assert_allclose(x[valid], y[valid], rtol=1e-5, atol=1e-5)
     for x, y in zip(jax.tree.leaves(updated), jax.tree.leaves(updated_again), strict=True):

@@ -63,6 +63,8 @@ class MaskRCNN(nn.Module):
 
     def setup(self) -> None:
         c, divided = self.config, self.divides_rows
+        # Elsewhere the order in which this is made again would not hold, and it would take more memory instead of less.
+        remake = compiler.is_one_cpu(self.mesh)
         whole = partial(sharding.whole_images, mesh=self.mesh)
         self.backbone = ResNet(
             depth=c.depth,
@@ -73,10 +75,17 @@ class MaskRCNN(nn.Module):
             frozen_stages=c.frozen_stages,
             dtype=c.dtype,
             rematerialise=c.rematerialise,
+            remake=remake,
             divided=divided,
         )
         self.fpn = FPN(
-            features=c.fpn_channels, norm=c.fpn_norm, norm_eps=c.norm_eps, dtype=c.dtype, whole=whole, divided=divided
+            features=c.fpn_channels,
+            norm=c.fpn_norm,
+            norm_eps=c.norm_eps,
+            dtype=c.dtype,
+            whole=whole,
+            remake=remake,
+            divided=divided,
         )
         self.rpn_head = RPNHead(
             num_anchors=len(c.rpn.aspect_ratios), num_convs=c.rpn_head_convs, dtype=c.dtype, divided=divided
@@ -98,8 +107,7 @@ class MaskRCNN(nn.Module):
             norm=c.mask_head_norm,
             norm_eps=c.norm_eps,
             dtype=c.dtype,
-            # Elsewhere the order of the groups would not hold, and they would take more memory instead of less.
-            drawn_at_once=32 if compiler.is_one_cpu(self.mesh) else None,
+            drawn_at_once=32 if remake else None,
         )
 
     def __call__(
@@ -240,10 +248,7 @@ class MaskRCNN(nn.Module):
         num_ratios = len(self.config.rpn.aspect_ratios)
         windows_one = partial(windows_at, num_ratios=num_ratios, radius=self.config.rpn_head_convs)
         pyramid, *windows = self.per_image(windows_one)(pyramid, _extents(pyramid, canvas), indices)
-        logits, deltas = self.rpn_head.score_windows(*windows)  # [b, s, a], [b, s, a, 4]
-        ratio = jnp.expand_dims(indices % num_ratios, 2)
-        logits = jnp.take_along_axis(logits, ratio, axis=2).squeeze(2)
-        return pyramid, logits, jnp.take_along_axis(deltas, jnp.expand_dims(ratio, 3), axis=2).squeeze(2)
+        return pyramid, *self.rpn_head.score_windows(*windows, indices % num_ratios)
 
     def propose(
         self,

@@ -76,6 +76,20 @@ def read(path):
     return json.loads(path.read_text())
 
 
+def test_two_processes_are_two_devices_to_the_bit(two, cache, tmp_path):
+    """Two numbers have one sum: only of more devices does the order of adding, and so the last bit, vary."""
+    workdir = tmp_path / "run"
+    finish_all([start(workdir, cache, devices=2, **RUN)])
+    ours, theirs = (checkpoints.load_run(run).variables for run in (workdir, two))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    for entry, other in zip(log_of(workdir), log_of(two), strict=True):
+        assert entry.pop("validation", {}) == pytest.approx(other.pop("validation", {}), rel=1e-6)
+        assert entry == other
+    evaluation, other = (read(run / "evaluation.json") for run in (workdir, two))
+    for kind in ("bbox", "segm"):
+        assert evaluation[kind] == pytest.approx(other[kind], abs=1e-6)
+
+
 @pytest.fixture(scope="module")
 def found_as_truth(alone, tmp_path_factory):
     """The validation images of the run as files, of which a third of what it detects is the truth: its AP is not 0."""

@@ -22,6 +22,7 @@ class FPN(nn.Module):
     norm_eps: float
     dtype: str
     whole: Callable[[Array], Array] = lambda x: x
+    remake: bool = False  # Make sums of lateral and upsampled maps again for the gradient, instead of keeping them.
     divided: bool = False  # Several devices share the rows of the maps.
 
     @nn.compact
@@ -29,8 +30,7 @@ class FPN(nn.Module):
         top_down = None
         pyramid = {}
         for level in sorted(features, reverse=True):
-            # Made again for the gradient, the sum of lateral and upsampled maps is not kept until then.
-            merge = nn.remat(FPN._merge, static_argnums=(4,))
+            merge = nn.remat(FPN._merge, static_argnums=(4,)) if self.remake else FPN._merge
             top_down, pyramid[level] = merge(self, features[level], top_down, extents[level], level)
         top = max(pyramid)
         pyramid[top + 1] = self.whole(self.whole(pyramid[top])[:, ::2, ::2])

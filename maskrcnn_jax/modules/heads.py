@@ -47,21 +47,24 @@ class RPNHead(nn.Module):
         return logits, deltas
 
     def score_windows(
-        self, windows: Float[Array, "b s d d c"], inside: Bool[Array, "b s d d 1"]
-    ) -> tuple[Float[Array, "b s a"], Float[Array, "b s a 4"]]:
-        """The same for the anchors of single cells.
+        self, windows: Float[Array, "b s d d c"], inside: Bool[Array, "b s d d 1"], ratios: Int[Array, "b s"]
+    ) -> tuple[Float[Array, "b s"], Float[Array, "b s 4"]]:
+        """The same for single anchors.
 
         Args:
-            windows: The cells around each, as many on each side as there are convolutions: see `ops.windows`.
+            windows: The cells around that of each, as many on each side as there are convolutions: see `ops.windows`.
             inside: Which of them exist: the map ends with the others.
+            ratios: Which anchor of its cell each is.
         """
         convs, predict = self._parameters(windows.shape[-1])
         x, inside = (y.reshape(-1, *y.shape[2:]) for y in (windows, inside))
         for conv in convs:
             x, inside = relu(self._shrink(jnp.where(inside, x, 0), *conv)), inside[:, 1:-1, 1:-1]
         y = convolve(x, *predict, 1, self.dtype, divided=False).astype(jnp.float32)
-        y = y.reshape(*windows.shape[:2], -1)
-        return y[..., : self.num_anchors], y[..., self.num_anchors :].reshape(*y.shape[:2], self.num_anchors, 4)
+        logits, deltas = jnp.split(y.reshape(*ratios.shape, -1), [self.num_anchors], axis=-1)
+        ratios = jnp.expand_dims(ratios, (2, 3))
+        deltas = jnp.take_along_axis(deltas.reshape(*logits.shape, 4), ratios, axis=2).squeeze(2)
+        return jnp.take_along_axis(logits, ratios.squeeze(3), axis=2).squeeze(2), deltas
 
     def _shrink(
         self, x: Float[Array, "n d d i"], kernel: Float[Array, "3 3 i o"], bias: Float[Array, " o"]

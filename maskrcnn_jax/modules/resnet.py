@@ -30,6 +30,7 @@ class ResNet(nn.Module):
     frozen_stages: int  # No gradient flows into the first of: stem, C2, C3, C4, C5.
     dtype: str
     rematerialise: bool = False  # Keep only what enters each block for the backward pass.
+    remake: bool = False  # Make again what is large and soon made, instead of keeping it.
     divided: bool = False  # Several devices share the rows of the maps.
 
     @nn.compact
@@ -48,13 +49,14 @@ class ResNet(nn.Module):
 
         block = Bottleneck if bottleneck else BasicBlock
         block = nn.remat(block) if self.rematerialise else block
+        block = partial(block, stride_in_1x1=self.stride_in_1x1, norm=norm, dtype=self.dtype, remake=self.remake)
         features = {}
         for stage, num_blocks in enumerate(sizes, start=1):
             for i in range(num_blocks):
                 stride = 2 if stage > 1 and i == 0 else 1
                 width = self.stem_channels * 2 ** (stage - 1)
-                settings = width, stride, self.stride_in_1x1, norm, self.dtype, self.divided
-                x = block(*settings, name=f"layer{stage}_{i}")(x, extent)
+                name = f"layer{stage}_{i}"
+                x = block(width=width, stride=stride, divided=self.divided, name=name)(x, extent)
                 extent = halve(extent, stride)
             x = jax.lax.stop_gradient(x) if self.frozen_stages >= stage + 1 else x
             features[stage + 1] = x
@@ -69,21 +71,30 @@ class Bottleneck(nn.Module):
     stride_in_1x1: bool
     norm: partial
     dtype: str
+    remake: bool  # What the first convolution makes, where it is four times as large as the rest of the block.
     divided: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Float[Array, "b _ _ _"]:
         conv = partial(Conv, use_bias=False, dtype=self.dtype, divided=self.divided)
-        first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
         outer = halve(extent, self.stride)
-        inner = halve(extent, first)
-        y = relu(self.norm(name="bn1")(conv(self.width, 1, first, name="conv1")(x), inner))
-        y = relu(self.norm(name="bn2")(conv(self.width, 3, second, name="conv2")(y, inner), outer))
+        shrink = Bottleneck._shrink
+        if self.remake and self.stride > 1 and not self.stride_in_1x1:
+            shrink = nn.remat(shrink)
+        y = relu(self.norm(name="bn2")(shrink(self, x, extent), outer))
         y = self.norm(name="bn3")(conv(4 * self.width, 1, name="conv3")(y), outer)
         if x.shape != y.shape:
             x = conv(4 * self.width, 1, self.stride, name="downsample_conv")(x)
             x = self.norm(name="downsample_bn")(x, outer)
         return relu(x + y)
+
+    def _shrink(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Float[Array, "b _ _ _"]:
+        """The first two convolutions, which have the stride between them."""
+        conv = partial(Conv, self.width, use_bias=False, dtype=self.dtype, divided=self.divided)
+        first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
+        inner = halve(extent, first)
+        y = relu(self.norm(name="bn1")(conv(1, first, name="conv1")(x), inner))
+        return conv(3, second, name="conv2")(y, inner)
 
 
 class BasicBlock(nn.Module):
@@ -94,6 +105,7 @@ class BasicBlock(nn.Module):
     stride_in_1x1: bool  # Has no effect: there is no 1x1 convolution to move the stride to.
     norm: partial
     dtype: str
+    remake: bool  # Has no effect: no convolution makes something larger than what enters the block.
     divided: bool
 
     @nn.compact

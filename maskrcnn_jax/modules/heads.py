@@ -71,7 +71,7 @@ class RPNHead(nn.Module):
     ) -> Float[Array, "n d-2 d-2 o"]:
         """The convolution where a window has all cells for it, as one matrix product."""
         side = x.shape[1] - 2
-        if side == 1:
+        if side == 1:  # The whole window; put together of its cells, it would be copied.
             patches = x.reshape(len(x), 1, 1, -1)
         else:
             parts = [x[:, y : y + side, z : z + side] for y in range(3) for z in range(3)]

@@ -2,7 +2,7 @@
 
 python train.py --config=configs/shapes.py --workdir=runs/shapes
 
-Result on 100 unseen images: box AP 0.742, mask AP 0.690, mask AP50 0.928, in 4 CPU minutes.
+Result on 100 unseen images: box AP 0.744, mask AP 0.687, mask AP50 0.922, in 4 CPU minutes.
 """
 
 from maskrcnn_jax.config import Config

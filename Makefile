@@ -33,8 +33,12 @@ test-parity: .venv/parity
 test-wheel: .venv/installed
 	$(BIN)/python -m pytest -q -m wheel tests/test_wheel.py
 
-# Speed against torchvision; half an hour on an idle machine. The table goes to benchmarks/results/.
-bench: .venv/parity
+.venv/benchmarks: .venv/parity
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[benchmarks]'
+	touch $@
+
+# Speed against torchvision; half an hour on an idle machine. Table and plot go to benchmarks/results/.
+bench: .venv/benchmarks
 	$(BIN)/python -m benchmarks
 
 lint: .venv/installed

@@ -2,9 +2,9 @@
 
     python -m benchmarks [--output FILE] [--only TEXT]
 
-Needs torch and torchvision. Each side of a row runs in a process of its own; the results of both are compared before
-anything is timed; then they take turns, and the medians count. With ``--only`` rows whose name does not contain the
-text keep the figures that the file has.
+Needs torch, torchvision and matplotlib; a table (.md) and a plot (.png) go beside the file. Each side of a row runs in
+a process of its own; the results of both are compared before anything is timed; then they take turns, and the medians
+count. With ``--only`` rows whose name does not contain the text keep the figures that the file has.
 """
 
 import argparse
@@ -56,10 +56,14 @@ def measure(case: Case, limits: machine.Limits) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Writes the figures after every row, then the table."""
+    """Writes the figures after every row, then the table and the plot."""
+    from benchmarks import plot  # Now, so that a lack of matplotlib is told at once, and not by each contender.
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(__file__).parent / "results" / f"{machine.name()}.json"
-    parser.add_argument("--output", type=Path, default=default, metavar="FILE", help="JSON; a table goes beside it")
+    parser.add_argument(
+        "--output", type=Path, default=default, metavar="FILE", help="JSON; table and plot go beside it"
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="rows with this in their name")
     args = parser.parse_args()
     cases = all_cases()
@@ -78,6 +82,7 @@ def main() -> int:
         args.output.write_text(json.dumps(result, indent=1) + "\n")
     text = table.to_markdown(result)
     args.output.with_suffix(".md").write_text(text)
+    plot.draw(result, args.output.with_suffix(".png"))
     print(text)
     return 0
 

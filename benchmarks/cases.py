@@ -138,6 +138,7 @@ def _programs() -> list[Case]:
             drawing.compare,
             1,
             1.5,
+            traffic=drawing.SIZE[0] * drawing.SIZE[1] * (4 * 100 + 2 * 3),  # Masks, and the picture twice.
         ),
         Case(
             "COCO evaluation, 5000 images of 100 detections",
@@ -155,6 +156,7 @@ def _programs() -> list[Case]:
             start.compare,
             1,
             1.5,
+            _operations(pictures.ONE[0]).forward,
             rounds=5,
         ),
     ]

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from maskrcnn_jax.ops import adaptive_roi_align, roi_groups, roi_taps
 from maskrcnn_jax.ops.roi_taps import RoIs, Rule, Taps, axis_taps
 
-GROUP_SIZE = 64  # RoIs of one map that a CPU pools together.
+GROUP_SIZE = 16  # RoIs of one map that a CPU pools together; the last group of each map is filled up.
 
 
 def pool(maps: list[Float[Array, "_h _w c"]], rois: RoIs, rule: Rule) -> Float[Array, "r p p c"]:

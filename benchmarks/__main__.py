@@ -30,10 +30,8 @@ def measure(case: Case, limits: machine.Limits) -> dict[str, Any]:
         for name, (prepare, arguments) in programs.items():
             contenders[name] = Contender(prepare, *arguments)
         first = {name: contender.run() for name, contender in contenders.items()}
-        if (
-            case.max_memory
-        ):  # What a first run leaves, such as the momentum of an optimizer, adds to the peak of others.
-            take_turns(contenders, rounds=2)
+        if case.max_memory:
+            take_turns(contenders, rounds=2)  # What a first run leaves, such as momentum, adds to the peak of others.
         memory = {name: contender.memory() for name, contender in contenders.items()}
         agreement = case.compare(contenders["torchvision"].result(), contenders["ours"].result())
         seconds = take_turns(contenders, case.rounds)
@@ -61,9 +59,7 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(__file__).parent / "results" / f"{machine.name()}.json"
-    parser.add_argument(
-        "--output", type=Path, default=default, metavar="FILE", help="JSON; table and plot go beside it"
-    )
+    parser.add_argument("--output", type=Path, default=default, metavar="FILE", help="JSON, with table and plot beside")
     parser.add_argument("--only", default="", metavar="TEXT", help="rows with this in their name")
     args = parser.parse_args()
     cases = all_cases()

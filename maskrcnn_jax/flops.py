@@ -31,7 +31,8 @@ def count(config: ModelConfig, bucket: tuple[int, int]) -> dict[str, Flops]:
     """Operations of each part of the network in one training step, per image of a bucket (height, width).
 
     The backward pass computes the gradient of every trained weight, and of every activation on the way to one, each as
-    costly as the forward pass of the layer. Recomputing activations is not counted.
+    costly as the forward pass of the layer. Recomputing activations is not counted, and the
+    gradient of the RPN counts in whole, though on CPUs the zeros of anchors that were not sampled are not computed.
     """
     layers = [*_backbone(config, bucket), *_fpn(config, bucket), *_rpn_head(config, bucket), *_roi_heads(config)]
     parts = {}

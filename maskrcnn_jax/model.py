@@ -63,7 +63,7 @@ class MaskRCNN(nn.Module):
 
     def setup(self) -> None:
         c, divided = self.config, self.divides_rows
-        # Make things again instead of keeping them: elsewhere their order would not hold, and they would take more memory.
+        # Make things again instead of keeping them. Elsewhere their order would not hold: they would take more memory.
         remake = compiler.is_one_cpu(self.mesh)
         whole = partial(sharding.whole_images, mesh=self.mesh)
         self.backbone = ResNet(

@@ -1,4 +1,4 @@
-# Every target sets up .venv by itself; a bare machine needs Python 3.11 or newer, and make.
+# Every target sets up .venv itself. A bare machine needs Python 3.11 or newer, and make.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,7 +6,8 @@ BIN := .venv/bin
 .PHONY: demo test test-slow test-parity test-wheel bench lint format clean
 
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
@@ -20,7 +21,8 @@ test: .venv/installed
 test-slow: .venv/parity
 	$(BIN)/python -m pytest -q -m slow
 
-# The live comparison with torchvision. Its versions are pinned: which operators a build of torch brings differs.
+# The live comparison with torchvision. The versions are pinned, because a build of torchvision has
+# compiled operators for one version of torch only.
 .venv/parity: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
@@ -29,7 +31,7 @@ test-slow: .venv/parity
 test-parity: .venv/parity
 	$(BIN)/python -m pytest -q -m 'parity and not slow'
 
-# The wheel, in a new environment with the packages that it asks for and no others.
+# Tests the wheel in a new environment with the packages that the wheel requires and no others.
 test-wheel: .venv/installed
 	$(BIN)/python -m pytest -q -m wheel tests/test_wheel.py
 
@@ -37,7 +39,8 @@ test-wheel: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[benchmarks]'
 	touch $@
 
-# Speed against torchvision; half an hour on an idle machine. Table and plot go to benchmarks/results/.
+# Speed against torchvision: half an hour on an idle machine. Writes a table and a plot to
+# benchmarks/results/.
 bench: .venv/benchmarks
 	$(BIN)/python -m benchmarks
 

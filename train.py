@@ -1,135 +1,164 @@
 """Trains Mask R-CNN, evaluates it, and saves everything in a run directory.
 
     python train.py --config=configs/shapes.py --workdir=runs/shapes
-    python train.py --config=configs/r50_fpn_1x.py --workdir=runs/r50 --config.optimizer.learning_rate=0.01
+    python train.py --config=configs/r50_fpn_1x.py --workdir=runs/r50 --config.seed=1
 
-Started again with the same directory, a run goes on from its last checkpoint.
+Started again with the same directory, a run resumes at its last checkpoint. The settings of
+execution (--config.execution.rematerialise=true, ...) and of detection
+(--config.detection.num_detections=300, ...) may change then; the model may not.
 
-A new run starts from random weights, from a backbone (--config.model.backbone_weights=PATH, IMAGENET1K_V1 or
-IMAGENET1K_V2), or from a whole detector (--config.weights=PATH or COCO_V1). Of a detector with another number of
-classes, the layers with an output for each class start from random weights; with the same number, labels mean what they
-meant for it. If the config leaves model.norm_eps at its default, it becomes that of the detector's weights, 0 for the
-released maskrcnn_resnet50_fpn; the config.json of the run says what it was.
+--config.model.mask_head=None trains Faster R-CNN: boxes without masks.
+
+A new run starts from random weights, from a backbone (--config.backbone_weights=PATH, IMAGENET1K_V1
+or IMAGENET1K_V2), or from a whole detector (--config.weights=PATH or COCO_V1). If the detector has
+another number of classes, the layers with an output for each class start from random weights;
+with the same number, its labels keep their meaning. If the config leaves model.backbone.norm_eps at
+its default, the run takes the eps of the detector's weights, which is 0 for the released
+maskrcnn_resnet50_fpn, and writes that value into its config.json.
 """
 
 import contextlib
 import dataclasses
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import optax
 from absl import app, flags, logging
+from jax.sharding import Mesh
 from ml_collections import config_flags
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from maskrcnn_jax import cache, config_check, distributed, evaluation, gallery, sharding, training
-from maskrcnn_jax.checkpoints import Checkpoints, write_run
+from maskrcnn_jax import config_check, distributed, evaluation, execution, sharding, training
 from maskrcnn_jax.cli import config_file, memory, outputs
 from maskrcnn_jax.config import Config
+from maskrcnn_jax.data.dataset import Dataset
 from maskrcnn_jax.data.pipeline import check_sizes, eval_batches, train_batches
-from maskrcnn_jax.data.sources import Dataset, check_categories, open_train, open_val
-from maskrcnn_jax.metrics import MetricsLog
+from maskrcnn_jax.data.sources import check_categories, open_train, open_val
+from maskrcnn_jax.drawing import gallery
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.report import run_page
+from maskrcnn_jax.runs.checkpoints import Checkpoints, write_run
+from maskrcnn_jax.runs.metrics import MetricsLog
 from maskrcnn_jax.weights import backbones, loading
+from maskrcnn_jax.xla import cache, compiler
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment; change a field by --config.model.depth=101.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, evaluation.")
-DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One of several processes: on a TPU pod, under Slurm or Open MPI, they find each other."
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Experiment; change a field by --config.model.backbone.depth=101."
 )
-COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing says so.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", lower_bound=1)
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which one this is.", lower_bound=0)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run: checkpoints, metrics, evaluation."
+)
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Joins the other processes of a TPU pod, of Slurm or of Open MPI.",
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where the environment does not provide it."
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "With --coordinator: the number of processes.", lower_bound=1
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "With --coordinator: the index of this process, from 0.", lower_bound=0
+)
 
 
 class Start(NamedTuple):
-    """What a run begins with: its data, and variables of the model that no step has changed yet."""
+    """A run before its first step: its data, and the initial variables of the model."""
 
     config: Config
     train_data: Dataset
     val_data: Dataset
-    annotations: dict[str, Any]  # Of the validation set, in COCO's format.
+    annotations: dict[str, Any]  # The ground truth of `val_data` in COCO's format.
     variables: dict[str, Any]
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the model has a mask head."""
+        return self.config.model.mask_head is not None
+
+
+class Session(NamedTuple):
+    """The objects that serve a run from its first step to its last."""
+
+    start: Start
+    model: MaskRCNN
+    log: MetricsLog
+    checkpoints: Checkpoints
+    preemption: distributed.Preemption
+    progress: Progress
 
 
 def prepare(config: Config, workdir: str | Path) -> Start:
     """Opens the data, writes the run directory, and makes or loads the variables of the model."""
-    with distributed.first_goes_first("weights"):  # It may have to download them.
-        detector = loading.load(config.weights, config.model, seed=config.seed) if config.weights else None
+    detector = None
+    if config.weights:
+        with distributed.first_goes_first("weights"):  # Only the first process downloads.
+            detector = loading.load(config.weights, config.model, seed=config.seed)
     if detector is not None:
         print_once(detector.report)
         config = dataclasses.replace(config, model=detector.config.model)
     categories = detector.categories if detector is not None else None
-    train_data = open_train(config.data, categories)
-    val_data, annotations = open_val(config.data, categories)
+    has_masks = config.model.mask_head is not None
+    train_data = open_train(config.data, categories, masks=has_masks)
+    val_data, annotations = open_val(config.data, categories, masks=has_masks)
     check_categories(config.model, train_data.categories, val_data.categories)
     check_sizes(train_data, val_data, config.data)
     with distributed.first_goes_first("run directory"):
         write_run(workdir, config, train_data.categories)
 
-    # Where the numbers come from, the later winning: chance, a backbone, a detector, the last checkpoint of this run.
+    # Each source of variables replaces those before it in this order: random weights, a backbone,
+    # a detector, the last checkpoint of this run.
     if detector is not None:
         return Start(config, train_data, val_data, annotations, detector.variables)
     variables = training.init_variables(MaskRCNN(config.model), config.seed)
-    if config.model.backbone_weights is not None:
+    if config.backbone_weights is not None:
         with distributed.first_goes_first("backbone"):
-            variables = backbones.load(config.model.backbone_weights, variables, config.model)
+            variables = backbones.load(config.backbone_weights, variables, config.model)
     return Start(config, train_data, val_data, annotations, variables)
 
 
 def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
-    """Takes the steps of an experiment that are still to be taken, and returns the last evaluation.
+    """Takes the remaining steps of an experiment, and returns the last evaluation.
 
     Raises:
-        Preempted: SIGTERM came; everything so far is saved.
+        Preempted: SIGTERM came. The state after the last step is saved.
     """
-    config, train_data, val_data, annotations, variables = prepare(config, workdir)
-    mesh = sharding.make_mesh(config.num_devices, config.batch_size, space=config.space)
-    sharding.check_buckets(config.data.buckets, mesh)
-    optimizer = training.make_optimizer(config, variables["params"])
-    state = training.create_state(variables, optimizer, average=config.optimizer.average_decay is not None)
-    state = sharding.replicate(state, mesh)
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints, config.keep_best)
-    state = checkpoints.restore(state) or state
-    start = int(state.step)
+    mesh = make_mesh(config)
+    run = execution.choose(config.execution, mesh)
+    if run.small_on_cpu:
+        compiler.return_memory_after_compiling()
 
-    model = MaskRCNN(config.model)
-    sharded_model = MaskRCNN(config.model, sharding.per_image(mesh), mesh)
-    train_step = training.compile_step(sharded_model, optimizer, config)
+    start = prepare(config, workdir)
+    config = start.config
+    model = MaskRCNN(config.model, config.detection, run)
+    optimizer = training.make_optimizer(config, start.variables["params"])
+    train_step = training.compile_step(model, optimizer, config)
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints, config.keep_best)
+    state = restore_or_create(start, optimizer, checkpoints, mesh)
+    first = int(state.step)
+
     key = jax.random.key(config.seed)
     learning_rate = training.learning_rate(config.optimizer, config.batch_size, config.num_steps)
-    rows = sharding.local_rows(mesh, config.batch_size)
-    batches = train_batches(
-        train_data, config.data, batch_size=config.batch_size, seed=config.seed, start_step=start, rows=rows
-    )
-    log = MetricsLog(Path(workdir) / "metrics.jsonl", start, writes=distributed.is_first())
-    for step, mask_ap in log.mask_ap.items():
-        checkpoints.rate(step, mask_ap)
+    batches = open_batches(start, mesh, first)
+    log = MetricsLog(Path(workdir) / "metrics.jsonl", first, writes=distributed.is_first())
+    for step, ap in log.ap.items():
+        checkpoints.rate(step, ap)
     preemption = distributed.Preemption()
-
-    def evaluate() -> evaluation.Evaluation:
-        share = jax.process_index(), jax.process_count()
-        held_out = eval_batches(val_data, config.data, batch_size=config.test_batch_size, share=share)
-        task = progress.add_task("evaluate", total=-(-len(val_data) // share[1]), status="")
-
-        def advance(num_images: int) -> None:
-            if preemption.noticed:  # The state was saved before.
-                raise distributed.Preempted(f"saved after step {state.step}, in the middle of an evaluation")
-            progress.advance(task, num_images)
-
-        categories = train_data.categories
-        result = evaluation.evaluate(model, state.variables, held_out, annotations, categories, config, advance=advance)
-        progress.remove_task(task)
-        step = int(state.step)
-        numbers = {"bbox": result.bbox, "segm": result.segm, "validation": result.losses}
-        log.write_evaluation(step, numbers, lambda: gallery.samples(val_data, result.detections, categories))
-        checkpoints.rate(step, result.segm["AP"])
-        progress.console.print(f"step {step}: {evaluation.headline(result)}")
-        return result
 
     with (
         contextlib.closing(preemption),
@@ -138,40 +167,133 @@ def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
         contextlib.closing(batches),
         progress_bar() as progress,
     ):
-        status = "compiling" if start < config.num_steps else ""
-        task = progress.add_task("train", total=config.num_steps, completed=start, status=status)
-        if 0 < start < config.num_steps and is_due(start, config.evaluate_every) and start not in log.mask_ap:
-            evaluate()  # The run was stopped before it had done so.
-        for step in range(start + 1, config.num_steps + 1):
-            state, metrics = train_step(state, sharding.spread(next(batches), mesh), key)
+        session = Session(start, model, log, checkpoints, preemption, progress)
+        status = "compiling" if first < config.num_steps else ""
+        task = progress.add_task("train", total=config.num_steps, completed=first, status=status)
+        is_evaluated = first in log.ap or not is_due(first, config.evaluate_every)
+        if 0 < first < config.num_steps and not is_evaluated:
+            evaluate(session, state)  # The run stopped between this step and its evaluation.
+        for step in range(first + 1, config.num_steps + 1):
+            state, metrics = train_step(state, sharding.shard_batch(next(batches), mesh), key)
             log.add(step, metrics)
             last, stopping = step == config.num_steps, preemption.reached(step)
             evaluating = not last and is_due(step, config.evaluate_every)
             saving = last or stopping or evaluating or is_due(step, config.save_every)
-            # An entry before each checkpoint: a run that goes on from there logs each step once.
+            # Each checkpoint follows a log entry, so a run that resumes there logs no step twice.
             if saving or is_due(step, config.log_every):
-                means = log.flush(step, config.batch_size, learning_rate=float(learning_rate(step - 1)))
-                status = f"loss {means['loss']:.3f}, {means['images_per_second']:.2f} images/s"
-                progress.update(task, completed=step, status=status)
-                if not progress.console.is_terminal:  # No bar is drawn into a file.
-                    progress.console.print(f"step {step} of {config.num_steps}: {status}")
+                rate = float(learning_rate(step - 1))
+                means = log.flush(step, config.batch_size, learning_rate=rate)
+                show(session, task, step, means)
             if saving:
-                checkpoints.save(state)  # All losses were found finite when the log was written.
+                checkpoints.save(state)  # `log.flush` has checked that all losses are finite.
             if stopping:
                 checkpoints.wait()
                 raise distributed.Preempted(f"saved after step {step}")
             if evaluating:
-                evaluate()
-        result = evaluate()
+                evaluate(session, state)
+        result = evaluate(session, state)
     if distributed.is_first():
-        evaluation.write(workdir, result)
-        gallery.write(Path(workdir) / "predictions.png", val_data, result.detections, train_data.categories)
-        run_page.write(workdir, result, val_data, annotations)
+        write_results(workdir, start, result)
     return result
 
 
+def make_mesh(config: Config) -> Mesh:
+    """The devices to train on; raises ValueError if they cannot share batches and buckets."""
+    num_devices, space = config.execution.num_devices, config.execution.space
+    mesh = sharding.make_mesh(num_devices, config.batch_size, space=space)
+    sharding.check_buckets(config.data.buckets, space)
+    return mesh
+
+
+def restore_or_create(
+    start: Start,
+    optimizer: optax.GradientTransformation,
+    checkpoints: Checkpoints,
+    mesh: Mesh,
+) -> training.TrainState:
+    """The state of the last checkpoint or, in a new run, the initial one; on all devices."""
+    keeps_average = start.config.optimizer.average_decay is not None
+    state = training.create_state(start.variables, optimizer, average=keeps_average)
+    state = sharding.replicate(state, mesh)
+    return checkpoints.restore(state) or state
+
+
+def open_batches(start: Start, mesh: Mesh, first: int) -> Any:
+    """Iterates over this process's share of the batches after step ``first``."""
+    config = start.config
+    return train_batches(
+        start.train_data,
+        config.data,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=first,
+        rows=sharding.local_rows(mesh, config.batch_size),
+        masks=start.has_masks,
+    )
+
+
+def evaluate(session: Session, state: training.TrainState) -> evaluation.Evaluation:
+    """Evaluates a state on the validation set, and logs, rates and prints the result.
+
+    Raises:
+        Preempted: SIGTERM came. The state was saved before the evaluation.
+    """
+    start, progress = session.start, session.progress
+    index, count = jax.process_index(), jax.process_count()
+    batches = eval_batches(
+        start.val_data,
+        start.config.data,
+        batch_size=start.config.test_batch_size,
+        share=(index, count),
+        masks=start.has_masks,
+    )
+    num_images = -(-len(start.val_data) // count)
+    task = progress.add_task("evaluate", total=num_images, status="")
+
+    def advance(num_done: int) -> None:
+        if session.preemption.noticed:
+            raise distributed.Preempted(f"saved after step {state.step}, during an evaluation")
+        progress.advance(task, num_done)
+
+    categories = start.train_data.categories
+    result = evaluation.evaluate(
+        session.model,
+        state.variables,
+        batches,
+        start.annotations,
+        categories,
+        start.config,
+        advance=advance,
+    )
+    progress.remove_task(task)
+    step = int(state.step)
+    numbers = result.numbers | {"validation": result.losses}
+    draw = partial(gallery.samples, start.val_data, result.detections, categories)
+    session.log.write_evaluation(step, numbers, draw)
+    session.checkpoints.rate(step, result.ap)
+    progress.console.print(f"step {step}: {evaluation.headline(result)}")
+    return result
+
+
+def write_results(workdir: str | Path, start: Start, result: evaluation.Evaluation) -> None:
+    """Writes the last evaluation of a run: numbers, detections, drawings and a page."""
+    evaluation.write(workdir, result)
+    path = Path(workdir) / "predictions.png"
+    gallery.write(path, start.val_data, result.detections, start.train_data.categories)
+    run_page.write(workdir, result, start.val_data, start.annotations)
+
+
+def show(session: Session, task: TaskID, step: int, means: dict[str, float]) -> None:
+    """Shows the mean loss and the speed beside the bar, or prints them where no bar is drawn."""
+    progress, num_steps = session.progress, session.start.config.num_steps
+    status = f"loss {means['loss']:.3f}, {means['images_per_second']:.2f} images/s"
+    progress.update(task, completed=step, status=status)
+    if not progress.console.is_terminal:
+        progress.console.print(f"step {step} of {num_steps}: {status}")
+
+
 def is_due(step: int, interval: int) -> bool:
-    """Whether something that happens at regular steps does now; with an interval of 0 it never does."""
+    """Whether a step is a multiple of the interval; never if the interval is 0."""
     return interval > 0 and step % interval == 0
 
 
@@ -182,7 +304,7 @@ def print_once(message: Any) -> None:
 
 
 def progress_bar() -> Progress:
-    """Steps done, time left, and the latest loss and rate."""
+    """A bar with the steps done, the time left, and the latest loss and speed."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -196,7 +318,7 @@ def progress_bar() -> Progress:
 
 
 def main(arguments: list[str]) -> None:
-    """Reads the flags; a mistake of the user's ends in one message and exit code 2."""
+    """Reads the flags and trains; a user's mistake ends in one message and exit code 2."""
     logging.set_verbosity(logging.WARNING)  # Orbax reports every thread it starts.
     cache.keep_compiled_programs()
     try:
@@ -220,11 +342,11 @@ def main(arguments: list[str]) -> None:
         print(f"train.py: process {jax.process_index()} lost the others: {error}", file=sys.stderr)
         _leave(distributed.EXIT_LOST)
     print_once(evaluation.headline(result))
-    print_once(f"curves, numbers and pictures in {WORKDIR.value}/report.html")
+    print_once(f"curves, numbers and images in {WORKDIR.value}/report.html")
 
 
 def _leave(code: int) -> None:
-    """Exits; of several processes, without waiting for the others, who hear of it by the loss of the connection."""
+    """Exits. One of several processes exits at once: a normal exit waits for the others."""
     sys.stderr.flush()
     sys.stdout.flush()
     if distributed.started() and jax.process_count() > 1:
@@ -233,31 +355,33 @@ def _leave(code: int) -> None:
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """Reads the command line and runs the config file; a mistake in either ends like any other."""
+    """Reads the command line and runs the config file; handles mistakes as `main` does."""
     try:
         remaining = flags.FLAGS(arguments)
         if isinstance(CONFIG.value, Config):
             config_check.check(CONFIG.value)
             return remaining
         error: Exception = ValueError("get_config must return a Config")
-    except Exception as raised:  # Anything can happen in a file of the user's.
+    except Exception as raised:  # A user's file may raise anything.
         error = raised
     sys.exit(_refuse(_explain(error, arguments)))
 
 
 def _explain(error: Exception, arguments: list[str]) -> Exception:
-    """What is wrong with the config file, if it is that, in better words than those of the flags."""
-    path = next((Path(a.partition("=")[2]) for a in arguments if a.lstrip("-").startswith("config=")), None)
-    try:
-        if path is not None:
-            config_file.read(path)
-    except (OSError, ValueError) as reason:
-        return reason
+    """The mistake in the config file if there is one, since the flags report it less clearly."""
+    for argument in arguments:
+        if argument.lstrip("-").startswith("config="):
+            try:
+                config_file.read(Path(argument.partition("=")[2]))
+            except (OSError, ValueError) as reason:
+                return reason
     return error
 
 
 def _refuse(error: Exception) -> int:
-    message = error.args[0] if isinstance(error, KeyError) else error  # A KeyError quotes its message.
+    """Prints one message, and returns the exit code 2."""
+    # The text of a KeyError is its message in quotes.
+    message = error.args[0] if isinstance(error, KeyError) else error
     if memory.ran_out(error):
         message = memory.explain(error)
     print(f"train.py: {message}", file=sys.stderr)

@@ -1,10 +1,11 @@
-"""Measures this program against torchvision on the same machine, row by row, in one run.
+"""Measures this program against torchvision on one machine, row by row.
 
     python -m benchmarks [--output FILE] [--only TEXT]
 
-Needs torch, torchvision and matplotlib; a table (.md) and a plot (.png) go beside the file. Each side of a row runs in
-a process of its own; the results of both are compared before anything is timed; then they take turns, and the medians
-count. With ``--only`` rows whose name does not contain the text keep the figures that the file has.
+Needs torch, torchvision and matplotlib. Writes a table (.md) and a plot (.png) beside the JSON
+file. Each side of a row runs in its own process. The two results are compared before anything is
+timed; then the sides take turns, and the medians count. With ``--only``, rows whose names do not
+contain the text keep their figures in the file.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from benchmarks.contender import Contender, take_turns
 
 
 def measure(case: Case, limits: machine.Limits) -> dict[str, Any]:
-    """Everything that is known of one row."""
+    """Compares and times the sides of a row; returns the figures."""
     programs = {"torchvision": case.theirs, "ours": case.ours}
     if case.also:
         programs["torchvision, channels last"] = case.also
@@ -31,7 +32,8 @@ def measure(case: Case, limits: machine.Limits) -> dict[str, Any]:
             contenders[name] = Contender(prepare, *arguments)
         first = {name: contender.run() for name, contender in contenders.items()}
         if case.max_memory:
-            take_turns(contenders, rounds=2)  # What a first run leaves, such as momentum, adds to the peak of others.
+            # The first run creates arrays, such as momentum, that add to the peak of later runs.
+            take_turns(contenders, rounds=2)
         memory = {name: contender.memory() for name, contender in contenders.items()}
         agreement = case.compare(contenders["torchvision"].result(), contenders["ours"].result())
         seconds = take_turns(contenders, case.rounds)
@@ -55,15 +57,19 @@ def measure(case: Case, limits: machine.Limits) -> dict[str, Any]:
 
 def main() -> int:
     """Writes the figures after every row, then the table and the plot."""
-    from benchmarks import plot  # Now, so that a lack of matplotlib is told at once, and not by each contender.
+    from benchmarks import plot  # Imported late: contenders import this file without matplotlib.
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     default = Path(__file__).parent / "results" / f"{machine.name()}.json"
-    parser.add_argument("--output", type=Path, default=default, metavar="FILE", help="JSON, with table and plot beside")
+    help = "JSON; a table and a plot go beside it"
+    parser.add_argument("--output", type=Path, default=default, metavar="FILE", help=help)
     parser.add_argument("--only", default="", metavar="TEXT", help="rows with this in their name")
     args = parser.parse_args()
-    cases = all_cases()
-    found = json.loads(args.output.read_text())["rows"] if args.only and args.output.exists() else {}
+    cases, found = all_cases(), {}
+    if args.only and args.output.exists():
+        found = json.loads(args.output.read_text())["rows"]
     limits = machine.limits()
     result = machine.describe() | {"limits": limits._asdict(), "rows": found}
     for case in cases:

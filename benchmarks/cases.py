@@ -1,15 +1,18 @@
-"""What is measured against torchvision, and by how much it has to be faster."""
+"""The rows of the benchmark, and the speed that each must reach relative to torchvision."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
-from benchmarks import drawing, evaluation, models, operators, pictures, start
+from benchmarks import drawing, evaluation, inputs, models, operators, start
 from benchmarks.contender import Run
-from maskrcnn_jax import flops, images
+from maskrcnn_jax import images
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.parity import recipe
+from maskrcnn_jax.planning import flops
 
-Program = tuple[Callable[..., Run], tuple[Any, ...]]  # What prepares a contender, and its arguments.
+# The function that prepares a contender, and the arguments of this function.
+Program = tuple[Callable[..., Run], tuple[Any, ...]]
 
 
 class Case(NamedTuple):
@@ -18,60 +21,79 @@ class Case(NamedTuple):
     name: str
     ours: Program
     theirs: Program
-    compare: Callable[[Any, Any], str]  # Of their result and ours; raises ValueError.
-    must: float  # Their time over ours, at least.
+    compare: Callable[[Any, Any], str]  # (torchvision's result, ours); raises ValueError.
+    must: float  # The least passing ratio of torchvision's time to ours.
     aim: float
-    operations: float = 0  # That the task needs, and
-    traffic: float = 0  # bytes: whatever the machine would take longer for is its limit.
+    # The least operations and bytes of the task. The slower of the two bounds the speed.
+    operations: float = 0
+    traffic: float = 0
     also: Program | None = None  # torchvision's channels-last layout.
-    max_memory: float | None = None  # Our peak memory over theirs, at most.
+    max_memory: float | None = None  # The largest ratio of our peak memory to torchvision's.
     rounds: int = 7
 
 
 def all_cases() -> list[Case]:
-    """Every row, in the order of the table."""
+    """All rows in the order of the table."""
     return [*_models(), *_roi_align(), *_nms(), *_paste(), *_programs()]
 
 
 def _models() -> list[Case]:
-    cases = []
-    for name, sizes, must, memory in [
-        ("detector, one 480x640 image", pictures.ONE, 1.3, 1.2),
-        ("detector, four images of different sizes", pictures.FOUR, 1.3, None),
-    ]:
-        programs = (models.detector, (sizes,)), (models.torchvision_detector, (sizes,))
-        also = (models.torchvision_detector, (sizes, True))
-        work = sum(_operations(size).forward for size in sizes)
-        cases.append(
-            Case(name, *programs, models.compare_detections, must, 1.6, work, also=also, max_memory=memory, rounds=5)
-        )
-    for batch_size in (1, 2):
-        cases.append(
-            Case(
-                f"training step, 800x1088, batch {batch_size}",
-                (models.training_step, (batch_size,)),
-                (models.torchvision_training_step, (batch_size,)),
-                models.compare_losses,
-                1.0,
-                1.3,
-                batch_size * flops.total(recipe.config("v1"), pictures.TRAINING).training,
-                also=(models.torchvision_training_step, (batch_size, True)),
-                max_memory=1.2 if batch_size == 1 else None,
-                rounds=5,
-            )
-        )
-    return cases
+    return [
+        _detector("detector, one 480x640 image", inputs.ONE, 1.2),
+        _detector("detector, four images of different sizes", inputs.FOUR, None),
+        _training_step(1, 1.2),
+        _training_step(2, None),
+    ]
 
 
-def _operations(size: pictures.Size) -> flops.Flops:
-    """Of a picture, on the canvas that both sides give it."""
+def _detector(name: str, sizes: tuple[inputs.Size, ...], max_memory: float | None) -> Case:
+    return Case(
+        name,
+        (models.detector, (sizes,)),
+        (models.torchvision_detector, (sizes,)),
+        models.compare_detections,
+        must=1.3,
+        aim=1.6,
+        operations=sum(_operations(size).forward for size in sizes),
+        also=(models.torchvision_detector, (sizes, True)),
+        max_memory=max_memory,
+        rounds=5,
+    )
+
+
+def _training_step(batch_size: int, max_memory: float | None) -> Case:
+    operations = _step_operations().training
+    return Case(
+        f"training step, 800x1088, batch {batch_size}",
+        (models.training_step, (batch_size,)),
+        (models.torchvision_training_step, (batch_size,)),
+        models.compare_losses,
+        must=1.0,
+        aim=1.3,
+        operations=batch_size * operations,
+        also=(models.torchvision_training_step, (batch_size, True)),
+        max_memory=max_memory,
+        rounds=5,
+    )
+
+
+@cache
+def _step_operations() -> flops.Flops:
+    """The operations of a training step for one image."""
+    return flops.total(recipe.config("v1"), inputs.TRAINING)
+
+
+@cache
+def _operations(size: inputs.Size) -> flops.Flops:
+    """The operations for one image on the canvas of both sides."""
     data = DataConfig()
     resized = images.resized_size(size, data.test_short_side, data.test_max_long_side)
     return flops.total(recipe.config("v1"), images.ceil32(resized))
 
 
 def _roi_align() -> list[Case]:
-    cells = sum(-(-pictures.TRAINING[0] // 2**level) * -(-pictures.TRAINING[1] // 2**level) for level in range(2, 6))
+    height, width = inputs.TRAINING
+    cells = sum(-(-height // 2**level) * -(-width // 2**level) for level in range(2, 6))
     cases = []
     for kind, sampling_ratio, backward, counts, must, aim in [
         ("RoIAlign forward", 2, False, (1000, 100), 5, 10),
@@ -95,7 +117,7 @@ def _roi_align() -> list[Case]:
 
 
 def _nms() -> list[Case]:
-    compare, per_pair = operators.compare_indices, 14  # Operations of an IoU.
+    compare, per_pair = operators.compare_indices, 14  # An IoU takes 14 operations.
     cases = [
         Case(
             f"NMS, 5 levels of {count} boxes",
@@ -110,7 +132,8 @@ def _nms() -> list[Case]:
     ]
     arguments = (5000, 80)
     programs = (operators.class_nms, arguments), (operators.torchvision_class_nms, arguments)
-    return [*cases, Case("NMS, 5000 boxes of 80 classes", *programs, compare, 1, 2, per_pair * 5000**2 / 2 / 80)]
+    operations = per_pair * 5000**2 / 2 / 80
+    return [*cases, Case("NMS, 5000 boxes of 80 classes", *programs, compare, 1, 2, operations)]
 
 
 def _paste() -> list[Case]:
@@ -138,7 +161,8 @@ def _programs() -> list[Case]:
             drawing.compare,
             1,
             1.5,
-            traffic=drawing.SIZE[0] * drawing.SIZE[1] * (4 * 100 + 2 * 3),  # Masks, and the picture twice.
+            # Reads the masks and the image, and writes the image.
+            traffic=drawing.SIZE[0] * drawing.SIZE[1] * (4 * 100 + 2 * 3),
         ),
         Case(
             "COCO evaluation, 5000 images of 100 detections",
@@ -150,13 +174,13 @@ def _programs() -> list[Case]:
             rounds=3,
         ),
         Case(
-            "predict one picture, from process start to file",
+            "predict one image, from process start to file",
             (start.ours, ()),
             (start.torchvision, ()),
             start.compare,
             1,
             1.5,
-            _operations(pictures.ONE[0]).forward,
+            _operations(inputs.ONE[0]).forward,
             rounds=5,
         ),
     ]

@@ -1,4 +1,4 @@
-"""A program in a process of its own, which runs when it is told to: two of them take turns and never share a core."""
+"""Programs in separate processes that take turns, so that none shares a core."""
 
 import gc
 import multiprocessing
@@ -10,41 +10,47 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-MAX_REPEATS = 50  # Of a short run within a round.
+MAX_REPEATS = 50  # The most repetitions of a short run in a round.
 
-Run = Callable[[], Any]  # Does the work, and returns NumPy arrays.
+Run = Callable[[], Any]  # Returns NumPy arrays.
 
 
 class Contender:
     """Prepares a program in a new process, and times its runs.
 
     Args:
-        prepare: A function of a module, which loads what the program needs and returns the program.
-        arguments: Of ``prepare``.
+        prepare: A module-level function that loads the inputs and returns the program.
+        arguments: The arguments of ``prepare``.
 
     Raises:
-        RuntimeError: ``prepare`` or a run failed; the process has printed why.
+        RuntimeError: ``prepare`` or a run failed. The process has printed the reason.
     """
 
     def __init__(self, prepare: Callable[..., Run], *arguments: Any) -> None:
         self._connection, other = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
-        self._process = context.Process(target=_serve, args=(other, prepare, arguments), daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(other, prepare, arguments), daemon=True
+        )
         self._process.start()
         other.close()
         self._answer()
 
     def run(self) -> float:
-        """Seconds that one run takes."""
+        """Runs once; returns the seconds."""
         return self._ask("run")
 
     def result(self) -> Any:
-        """What the last run returned; the process forgets it. Arrays travel without copies: they may be gigabytes."""
+        """Takes the result of the last run out of the process.
+
+        Arrays are sent without copies, since they may have gigabytes.
+        """
         pickled, num_buffers = self._ask("result")
-        return pickle.loads(pickled, buffers=[self._connection.recv_bytes() for _ in range(num_buffers)])
+        buffers = [self._connection.recv_bytes() for _ in range(num_buffers)]
+        return pickle.loads(pickled, buffers=buffers)
 
     def memory(self) -> int:
-        """Bytes that the process held at most since ``prepare`` returned, beyond what it held then."""
+        """The peak memory of the process in bytes, less the memory held after ``prepare``."""
         return self._ask("memory")
 
     def close(self) -> None:
@@ -60,13 +66,18 @@ class Contender:
         try:
             return self._connection.recv()
         except EOFError:
-            raise RuntimeError(f"a contender ended with exit code {self._process.exitcode}") from None
+            raise RuntimeError(
+                f"a contender ended with exit code {self._process.exitcode}"
+            ) from None
 
 
-def take_turns(contenders: dict[str, Contender], rounds: int, min_seconds: float = 0.2) -> dict[str, list[float]]:
-    """Seconds of one run, for each contender and round; short runs are repeated within a round, and the median taken.
+def take_turns(
+    contenders: dict[str, Contender], rounds: int, min_seconds: float = 0.2
+) -> dict[str, list[float]]:
+    """Times the contenders in turns; returns the seconds of one run per contender and round.
 
-    Each has run before, so that compiling is not counted.
+    A round repeats short runs and takes the median. All contenders must have run before, so that
+    compilation does not count.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
@@ -81,7 +92,7 @@ def take_turns(contenders: dict[str, Contender], rounds: int, min_seconds: float
 def _serve(connection: Connection, prepare: Callable[..., Run], arguments: tuple[Any, ...]) -> None:
     run = prepare(*arguments)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # The peak counts from here.
+    Path("/proc/self/clear_refs").write_text("5")  # Resets the peak memory.
     held = _status("VmRSS")
     connection.send("ready")
     result = None
@@ -97,7 +108,8 @@ def _serve(connection: Connection, prepare: Callable[..., Run], arguments: tuple
             connection.send(time.perf_counter() - start)
         elif request == "result":
             buffers: list[pickle.PickleBuffer] = []
-            connection.send((pickle.dumps(result, protocol=5, buffer_callback=buffers.append), len(buffers)))
+            pickled = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
+            connection.send((pickled, len(buffers)))
             for buffer in buffers:
                 connection.send_bytes(buffer.raw())
             result = None
@@ -107,6 +119,6 @@ def _serve(connection: Connection, prepare: Callable[..., Run], arguments: tuple
 
 
 def _status(field: str) -> int:
-    """Bytes, from the kernel's account of this process."""
+    """A field of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))

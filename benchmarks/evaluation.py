@@ -1,4 +1,4 @@
-"""COCO evaluation of a whole validation set, boxes and masks, as contenders."""
+"""Contenders that compute COCO's numbers of boxes and masks for a whole validation set."""
 
 import contextlib
 import io
@@ -13,15 +13,17 @@ SIZE = (480, 640)
 
 
 def ours() -> Run:
-    """The numbers that `maskrcnn-jax evaluate` prints, from ground truth and results in memory."""
+    """Computes the numbers as `maskrcnn-jax evaluate` does, from data in memory."""
     from maskrcnn_jax import evaluation
 
     annotations, results = _data()
-    return lambda: [evaluation.coco_summary(annotations, results, kind) for kind in ("bbox", "segm")]
+    return lambda: [
+        evaluation.coco_summary(annotations, results, kind) for kind in ("bbox", "segm")
+    ]
 
 
 def pycocotools() -> Run:
-    """pycocotools by itself."""
+    """Computes the numbers with pycocotools alone."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -29,11 +31,13 @@ def pycocotools() -> Run:
 
     def summary(kind: str) -> np.ndarray:
         truth = COCO()
-        truth.dataset = annotations | {"annotations": [dict(entry) for entry in annotations["annotations"]]}
+        entries = [dict(entry) for entry in annotations["annotations"]]
+        truth.dataset = annotations | {"annotations": entries}
         truth.createIndex()
-        # With a box, pycocotools takes its area for that of the mask.
+        # Given a "bbox", pycocotools would use the area of the box instead of the mask.
         dropped = "bbox" if kind == "segm" else "segmentation"
-        detected = truth.loadRes([{k: v for k, v in entry.items() if k != dropped} for entry in results])
+        kept = [{k: v for k, v in entry.items() if k != dropped} for entry in results]
+        detected = truth.loadRes(kept)
         evaluator = COCOeval(truth, detected, kind)
         evaluator.evaluate()
         evaluator.accumulate()
@@ -48,15 +52,16 @@ def pycocotools() -> Run:
 
 
 def compare(theirs: list[np.ndarray], ours: list[dict[str, float]]) -> str:
-    """Compares the twelve numbers of boxes and of masks. Raises ValueError if one differs."""
-    difference = max(float(np.abs(a - list(b.values())).max()) for a, b in zip(theirs, ours, strict=True))
+    """Compares the twelve numbers of boxes and masks. Raises ValueError if a number differs."""
+    pairs = zip(theirs, ours, strict=True)
+    difference = max(float(np.abs(a - list(b.values())).max()) for a, b in pairs)
     if difference > 1e-12:
         raise ValueError(f"the numbers differ by {difference:.1e}")
     return f"the same numbers, mask AP {ours[1]['AP']:.3f}"
 
 
 def _data() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Objects, and detections of which some lie on them; rectangles with rounded corners as masks."""
+    """Random annotations and results; some detections lie on objects."""
     random = np.random.default_rng(0)
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
@@ -65,12 +70,15 @@ def _data() -> tuple[dict[str, Any], list[dict[str, Any]]]:
         classes = random.integers(1, NUM_CLASSES + 1, NUM_OBJECTS)
         for box, label in zip(boxes, classes, strict=True):
             entry = _entry(box, int(label), image_id)
-            annotations.append(entry | {"id": len(annotations) + 1, "area": float(box[2] * box[3]), "iscrowd": 0})
+            entry |= {"area": float(box[2] * box[3]), "iscrowd": 0}
+            annotations.append(entry | {"id": len(annotations) + 1})
         of_object = random.integers(0, NUM_OBJECTS, NUM_DETECTIONS)
         near = boxes[of_object] * random.uniform(0.85, 1.15, (NUM_DETECTIONS, 4))
-        found = np.where(random.random((NUM_DETECTIONS, 1)) < 0.2, near, _boxes(random, NUM_DETECTIONS))
+        is_near = random.random((NUM_DETECTIONS, 1)) < 0.2
+        found = np.where(is_near, near, _boxes(random, NUM_DETECTIONS))
         right = random.random(NUM_DETECTIONS) < 0.8
-        labels = np.where(right, classes[of_object], random.integers(1, NUM_CLASSES + 1, NUM_DETECTIONS))
+        others = random.integers(1, NUM_CLASSES + 1, NUM_DETECTIONS)
+        labels = np.where(right, classes[of_object], others)
         for box, label, score in zip(found, labels, random.random(NUM_DETECTIONS), strict=True):
             results.append(_entry(box, int(label), image_id) | {"score": float(score)})
     images = [{"id": i, "height": SIZE[0], "width": SIZE[1]} for i in range(1, NUM_IMAGES + 1)]
@@ -79,12 +87,13 @@ def _data() -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def _boxes(random: np.random.Generator, count: int) -> np.ndarray:
-    """x, y, width and height."""
+    """Random boxes as (x, y, width, height)."""
     sides = np.exp(random.uniform(np.log(12), np.log(300), (count, 2)))
     return np.concatenate([random.uniform(0, np.array(SIZE[::-1]) - sides), sides], axis=1)
 
 
 def _entry(box: np.ndarray, label: int, image_id: int) -> dict[str, Any]:
+    """An entry of COCO's format; its mask is the box without one corner."""
     from maskrcnn_jax import pasting
 
     x, y, width, height = box.tolist()
@@ -93,4 +102,5 @@ def _entry(box: np.ndarray, label: int, image_id: int) -> dict[str, Any]:
     inside = np.ones(sides, np.float32)
     inside[0, 0] = inside[-1, -1] = sides[0] * sides[1] == 1
     mask = pasting.encode(inside, (top, left), SIZE)
-    return {"image_id": image_id, "category_id": label, "bbox": [x, y, width, height], "segmentation": mask}
+    entry = {"image_id": image_id, "category_id": label, "bbox": [x, y, width, height]}
+    return entry | {"segmentation": mask}

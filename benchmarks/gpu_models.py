@@ -1,4 +1,4 @@
-"""Training steps and detection on one accelerator, and torchvision's, for `benchmarks.gpu`."""
+"""Training and detection on one accelerator, ours and torchvision's, for `benchmarks.gpu`."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -9,36 +9,64 @@ import numpy as np
 
 from benchmarks import gpu_timing
 from benchmarks.gpu_timing import Row
-from maskrcnn_jax import flops, training
-from maskrcnn_jax.config import Config, ModelConfig, OptimizerConfig, RoIConfig, RPNConfig
+from maskrcnn_jax import execution, training
+from maskrcnn_jax.config import (
+    BoxHeadConfig,
+    Config,
+    DetectionConfig,
+    ExecutionConfig,
+    FPNConfig,
+    MaskHeadConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ResNetConfig,
+    RoIConfig,
+    RPNConfig,
+)
 from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.structures import Batch, Instances
+from maskrcnn_jax.planning import flops
+from maskrcnn_jax.structures import Batch, Crops, Instances
 
 Size = tuple[int, int]  # Height and width.
 
-NUM_OBJECTS, SLOTS = 7, 100  # As many as a COCO image has on average, and as a batch has room for.
+NUM_OBJECTS, SLOTS = 7, 100  # Objects as in an average COCO image; slots per image.
 
 
-def model_config(tiny: bool) -> ModelConfig:
-    """R50-FPN in bfloat16; or one that a CPU compiles and runs in a minute."""
+def make_config(tiny: bool) -> Config:
+    """The config of R50-FPN in bfloat16, or of a model that a CPU compiles and runs in a minute."""
     if not tiny:
-        return ModelConfig(dtype="bfloat16")
-    few = {"train_num_candidates": 64, "train_num_proposals": 64, "test_num_candidates": 64, "test_num_proposals": 64}
-    small = {"depth": 18, "stem_channels": 8, "fpn_channels": 16, "box_head_features": 32, "mask_head_channels": 16}
-    rpn, roi = RPNConfig(num_samples=32, **few), RoIConfig(num_samples=16)
-    return ModelConfig(dtype="bfloat16", mask_head_convs=1, rpn=rpn, roi=roi, **small)
+        return Config(model=ModelConfig(dtype="bfloat16"))
+    model = ModelConfig(
+        dtype="bfloat16",
+        backbone=ResNetConfig(depth=18, stem_channels=8),
+        fpn=FPNConfig(channels=16),
+        rpn=RPNConfig(num_samples=32, num_candidates=64, num_proposals=64),
+        roi=RoIConfig(num_samples=16),
+        box_head=BoxHeadConfig(features=32),
+        mask_head=MaskHeadConfig(num_convs=1, channels=16),
+    )
+    detection = DetectionConfig(num_candidates=64, num_proposals=64)
+    return Config(model=model, detection=detection)
 
 
-def train(batch_size: int, bucket: Size, repeats: int, tiny: bool, *, gradient_form: str = "auto") -> Row:
-    """Our training step, and what XLA says of it. The rate is so low that the weights stay as they are."""
-    config = Config(model=model_config(tiny), batch_size=batch_size)
-    config.model.rpn.gradient_form = gradient_form
+def train(
+    batch_size: int, bucket: Size, repeats: int, tiny: bool, *, rpn_gradient: str = "auto"
+) -> Row:
+    """Times our training step, and adds XLA's costs.
+
+    The learning rate is so small that the weights hardly change.
+    """
+    config = make_config(tiny)
+    config.batch_size = batch_size
+    config.execution = ExecutionConfig(rpn_gradient=rpn_gradient)
     config.optimizer = OptimizerConfig(warmup_steps=0, learning_rate=1e-6)
-    model, variables = MaskRCNN(config.model), _variables(tiny)
+    model = MaskRCNN(config.model, config.detection, execution.choose(config.execution))
+    variables = jax.tree.map(np.asarray, _variables(tiny))  # A copy, since steps donate the state.
     optimizer = training.make_optimizer(config, variables["params"])
-    state = training.create_state(jax.tree.map(np.asarray, variables), optimizer)  # A copy, for steps overwrite it.
+    state = training.create_state(variables, optimizer)
     batch, key = make_batch(batch_size, bucket), jax.random.key(0)
-    program, row = gpu_timing.compile_for(training.compile_step(model, optimizer, config), state, batch, key)
+    step = training.compile_step(model, optimizer, config)
+    program, row = gpu_timing.compile_for(step, state, batch, key)
 
     def steps(count: int) -> None:
         nonlocal state
@@ -52,10 +80,11 @@ def train(batch_size: int, bucket: Size, repeats: int, tiny: bool, *, gradient_f
 
 
 def detect(batch_size: int, bucket: Size, repeats: int, tiny: bool) -> Row:
-    """Our detection up to masks on boxes, at a threshold that random weights pass."""
-    config = model_config(tiny)
+    """Times our detection without pasting, at a score threshold that random weights pass."""
+    config, run = make_config(tiny), execution.choose()
     variables, batch = _variables(tiny), make_batch(batch_size, bucket)
-    apply = jax.jit(partial(MaskRCNN(config).apply, score_threshold=0.0))
+    model = MaskRCNN(config.model, config.detection, run)
+    apply = run.jit(partial(model.apply, score_threshold=0.0))
     program, row = gpu_timing.compile_for(apply, variables, batch.images, batch.sizes)
 
     def calls(count: int) -> None:
@@ -64,17 +93,17 @@ def detect(batch_size: int, bucket: Size, repeats: int, tiny: bool) -> Row:
         jax.block_until_ready(found)
 
     row["seconds"] = gpu_timing.seconds_each(calls, repeats)
-    row["operations"] = batch_size * flops.total(config, bucket).forward
+    row["operations"] = batch_size * flops.total(config.model, bucket).forward
     return row | {"images_per_second": batch_size / row["seconds"]}
 
 
 @cache
 def _variables(tiny: bool) -> dict[str, Any]:
-    return training.init_variables(MaskRCNN(model_config(tiny)), 0)
+    return training.init_variables(MaskRCNN(make_config(tiny).model), 0)
 
 
 def make_batch(batch_size: int, bucket: Size) -> Batch:
-    """Random images with seven objects each, as the data pipeline would deliver them, on the device."""
+    """Puts random images with seven objects each onto the device, in the pipeline's format."""
     random = np.random.default_rng(0)
     found = np.zeros((batch_size, SLOTS, 4), np.float32)
     found[:, :NUM_OBJECTS] = [boxes(NUM_OBJECTS, bucket, seed) for seed in range(batch_size)]
@@ -88,7 +117,7 @@ def make_batch(batch_size: int, bucket: Size) -> Batch:
             instances=Instances(
                 boxes=found,
                 classes=random.integers(1, 81, (batch_size, SLOTS), np.int32),
-                masks=np.full((batch_size, SLOTS, 112, 112), 255, np.uint8),
+                masks=Crops(np.full((batch_size, SLOTS, 112, 112), 255, np.uint8)),
                 valid=np.tile(np.arange(SLOTS) < NUM_OBJECTS, (batch_size, 1)),
             ),
             num_surplus=np.zeros(batch_size, np.int32),
@@ -97,7 +126,7 @@ def make_batch(batch_size: int, bucket: Size) -> Batch:
 
 
 def boxes(count: int, bucket: Size, seed: int = 0) -> np.ndarray:
-    """Boxes of all sizes inside an image, float32 (count, 4)."""
+    """Random boxes of all sizes inside an image, float32 [count, 4]."""
     random = np.random.default_rng(seed)
     sides = np.exp(random.uniform(np.log(16), np.log(min(bucket) * 0.7), (count, 2)))
     corners = random.uniform(0, np.array(bucket[::-1]) - sides)
@@ -105,21 +134,22 @@ def boxes(count: int, bucket: Size, seed: int = 0) -> np.ndarray:
 
 
 def torchvision_train(batch_size: int, bucket: Size, repeats: int) -> Row:
-    """torchvision's step: AMP in bfloat16, channels last."""
+    """Times torchvision's training step with AMP in bfloat16 and channels last."""
     import torch
 
     model = _torchvision(bucket).train()
-    for parameter in [*model.backbone.body.conv1.parameters(), *model.backbone.body.layer1.parameters()]:
+    body = model.backbone.body
+    for parameter in [*body.conv1.parameters(), *body.layer1.parameters()]:
         parameter.requires_grad_(False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, 1e-6, momentum=0.9, weight_decay=1e-4)
-    pictures = [torch.rand(3, *bucket, device="cuda") for _ in range(batch_size)]
+    images = [torch.rand(3, *bucket, device="cuda") for _ in range(batch_size)]
     targets = [_torchvision_targets(bucket, seed) for seed in range(batch_size)]
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", torch.bfloat16):
-            loss = sum(model(pictures, targets).values())
+            loss = sum(model(images, targets).values())
         loss.backward()
         optimizer.step()
 
@@ -127,15 +157,15 @@ def torchvision_train(batch_size: int, bucket: Size, repeats: int) -> Row:
 
 
 def torchvision_detect(batch_size: int, bucket: Size, repeats: int) -> Row:
-    """torchvision's detection, masks pasted into the images included: it offers no other."""
+    """Times torchvision's detection with pasted masks; torchvision cannot skip the pasting."""
     import torch
 
     model = _torchvision(bucket, box_score_thresh=0.0).eval()
-    pictures = [torch.rand(3, *bucket, device="cuda") for _ in range(batch_size)]
+    images = [torch.rand(3, *bucket, device="cuda") for _ in range(batch_size)]
 
     def step() -> None:
         with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
-            model(pictures)
+            model(images)
 
     return _torchvision_row(step, batch_size, repeats)
 
@@ -145,7 +175,9 @@ def _torchvision(bucket: Size, **settings: Any) -> Any:
     from torchvision.models.detection import maskrcnn_resnet50_fpn
 
     size = {"min_size": min(bucket), "max_size": max(bucket)}
-    model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=81, **size, **settings)
+    model = maskrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=81, **size, **settings
+    )
     return model.cuda().to(memory_format=torch.channels_last)
 
 
@@ -156,7 +188,8 @@ def _torchvision_targets(bucket: Size, seed: int) -> dict[str, Any]:
     masks = torch.zeros(NUM_OBJECTS, *bucket, dtype=torch.uint8, device="cuda")
     for mask, (x0, y0, x1, y1) in zip(masks, found.long().tolist(), strict=True):
         mask[y0:y1, x0:x1] = 1
-    return {"boxes": found, "labels": torch.randint(1, 81, (NUM_OBJECTS,), device="cuda"), "masks": masks}
+    labels = torch.randint(1, 81, (NUM_OBJECTS,), device="cuda")
+    return {"boxes": found, "labels": labels, "masks": masks}
 
 
 def _torchvision_row(step: Callable[[], None], batch_size: int, repeats: int) -> Row:

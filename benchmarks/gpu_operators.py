@@ -1,4 +1,4 @@
-"""Single operators on one accelerator, each in the forms there are, and torchvision's, for `benchmarks.gpu`."""
+"""Operators on one accelerator, ours in all forms and torchvision's, for `benchmarks.gpu`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,22 +12,22 @@ from benchmarks import gpu_models, gpu_timing
 from benchmarks.gpu_models import Size
 from benchmarks.gpu_timing import Row
 from maskrcnn_jax.ops import matching, nms, ranking
-from maskrcnn_jax.ops.roi_align import multilevel_roi_align
+from maskrcnn_jax.ops.roi_pooling.align import multilevel_roi_align
 
 NUM_IMAGES, CHANNELS = 2, 256
 
 
 class Operator(NamedTuple):
-    """Functions of the same arguments and with the same result; the first is the one to compare with."""
+    """The forms of an operator: functions with the same arguments and the same result."""
 
     forms: dict[str, Callable[..., Any]]
     arguments: tuple[Any, ...]
-    torchvision: Callable[[], Callable[[], Any]]  # Makes what does the same on the card.
+    torchvision: Callable[[], Callable[[], Any]]  # Makes torchvision's operator on the GPU.
 
 
 def all_of(bucket: Size) -> dict[str, Callable[[], Operator]]:
-    """What makes each operator, by its name."""
-    cells = bucket[0] * bucket[1] // 16  # Of P2.
+    """Functions that make the operators, by name."""
+    cells = bucket[0] * bucket[1] // 16  # Cells of P2.
     return {
         "RoIAlign, 512 of 7x7": partial(roi_align, 512, 7, bucket),
         "RoIAlign backward, 512 of 7x7": partial(roi_align_backward, 512, 7, bucket),
@@ -40,7 +40,10 @@ def all_of(bucket: Size) -> dict[str, Callable[[], Operator]]:
 
 
 def measure(name: str, make: Callable[[], Operator], repeats: int) -> dict[str, Row]:
-    """A row for each form: time, XLA's figures, and how far it is from the first, relative to the largest value."""
+    """Measures each form: time, XLA's costs, and the difference from the first form.
+
+    The difference is relative to the largest value of the first form.
+    """
     operator, rows, first = make(), {}, None
     for form, function in operator.forms.items():
         program, row = gpu_timing.compile_for(jax.jit(function), *operator.arguments)
@@ -59,12 +62,12 @@ def measure(name: str, make: Callable[[], Operator], repeats: int) -> dict[str, 
 
 
 def torchvision(make: Callable[[], Operator], repeats: int) -> Row:
-    """The time of torchvision's."""
+    """Times torchvision's operator."""
     return {"seconds": gpu_timing.torch_seconds_each(make().torchvision(), repeats)}
 
 
 def roi_align(count: int, resolution: int, bucket: Size) -> Operator:
-    """Over P2 to P5 of two images, in bfloat16."""
+    """RoIAlign over P2 to P5 of two images, in bfloat16."""
     pyramid, rois = _pyramid(bucket), _rois(count, bucket)
     forms = {form: _align(form, resolution, bucket) for form in ("gather", "einsum")}
 
@@ -76,29 +79,32 @@ def roi_align(count: int, resolution: int, bucket: Size) -> Operator:
 
 
 def roi_align_backward(count: int, resolution: int, bucket: Size) -> Operator:
-    """Its gradient by the pyramid."""
+    """The backward pass of RoIAlign: the cotangent of the pyramid."""
     pyramid, rois = _pyramid(bucket), _rois(count, bucket)
     upstream = jnp.ones((NUM_IMAGES, count, resolution, resolution, CHANNELS), jnp.bfloat16)
 
     def transpose(align: Callable[..., Any], pyramid: Any, rois: Any, upstream: Any) -> Any:
         return jax.vjp(lambda x: align(x, rois), pyramid)[1](upstream)[0]
 
-    forms = {form: partial(transpose, _align(form, resolution, bucket)) for form in ("gather", "einsum")}
+    aligns = {form: _align(form, resolution, bucket) for form in ("gather", "einsum")}
+    forms = {form: partial(transpose, align) for form, align in aligns.items()}
 
     def make() -> Callable[[], Any]:
         import torch
 
         pool, maps, rows, sizes = _torchvision_align(count, resolution, bucket)
         pooled = pool({name: x.requires_grad_() for name, x in maps.items()}, rows, sizes)
-        return lambda: torch.autograd.grad(pooled, list(maps.values()), torch.ones_like(pooled), retain_graph=True)
+        ones, leaves = torch.ones_like(pooled), list(maps.values())
+        return lambda: torch.autograd.grad(pooled, leaves, ones, retain_graph=True)
 
     return Operator(forms, (pyramid, rois, upstream), make)
 
 
 def top_k(length: int, count: int) -> Operator:
-    """Of the logits of two images."""
+    """Top-k of the logits of two images."""
     logits = jax.random.normal(jax.random.key(0), (NUM_IMAGES, length))
-    forms = {"whole": partial(jax.lax.top_k, k=count), "as chosen": jax.vmap(partial(ranking.top_k, count=count))}
+    chosen = jax.vmap(partial(ranking.top_k, count=count))
+    forms = {"whole": partial(jax.lax.top_k, k=count), "as chosen": chosen}
 
     def make() -> Callable[[], Any]:
         import torch
@@ -110,7 +116,7 @@ def top_k(length: int, count: int) -> Operator:
 
 
 def suppress(count: int, bucket: Size) -> Operator:
-    """At an IoU of 0.7, among boxes by descending score that crowd round 60 objects, as proposals do."""
+    """NMS at an IoU of 0.7 for boxes that crowd around 60 objects, as proposals do."""
     random = np.random.default_rng(2)
     boxes = gpu_models.boxes(60, bucket, seed=3)[random.integers(0, 60, (5, count))]
     sides = np.tile(boxes[..., 2:] - boxes[..., :2], 2)
@@ -130,7 +136,7 @@ def suppress(count: int, bucket: Size) -> Operator:
 
 
 def match(num_anchors: int) -> Operator:
-    """Of the anchors of two images, low-quality matches included, given their overlaps."""
+    """Matches the anchors of two images given their IoU matrix, with low-quality matches."""
     overlaps = jax.random.uniform(jax.random.key(0), (NUM_IMAGES, 100, num_anchors))
     thresholds = {"positive_iou": 0.7, "negative_iou": 0.3}
     form = jax.vmap(partial(matching.match, **thresholds, low_quality=True))
@@ -152,22 +158,27 @@ def _align(form: str, resolution: int, bucket: Size) -> Callable[..., Any]:
 
 
 def _pyramid(bucket: Size) -> dict[int, Any]:
-    shapes = {level: (NUM_IMAGES, bucket[0] >> level, bucket[1] >> level, CHANNELS) for level in range(2, 6)}
-    return {level: jax.random.normal(jax.random.key(level), shape, jnp.bfloat16) for level, shape in shapes.items()}
+    found = {}
+    for level in range(2, 6):
+        shape = (NUM_IMAGES, bucket[0] >> level, bucket[1] >> level, CHANNELS)
+        found[level] = jax.random.normal(jax.random.key(level), shape, jnp.bfloat16)
+    return found
 
 
 def _rois(count: int, bucket: Size) -> Any:
     return jnp.stack([gpu_models.boxes(count, bucket, seed) for seed in range(NUM_IMAGES)])
 
 
-def _torchvision_align(count: int, resolution: int, bucket: Size) -> tuple[Any, dict[str, Any], list[Any], list[Size]]:
+def _torchvision_align(
+    count: int, resolution: int, bucket: Size
+) -> tuple[Any, dict[str, Any], list[Any], list[Size]]:
     import torch
     from torchvision.ops import MultiScaleRoIAlign
 
-    maps = {
-        str(level): torch.randn(NUM_IMAGES, CHANNELS, bucket[0] >> level, bucket[1] >> level, device="cuda")
-        for level in range(2, 6)
-    }
+    maps = {}
+    for level in range(2, 6):
+        shape = (NUM_IMAGES, CHANNELS, bucket[0] >> level, bucket[1] >> level)
+        maps[str(level)] = torch.randn(*shape, device="cuda")
     rois = [torch.from_numpy(np.array(rows)).cuda() for rows in _rois(count, bucket)]
     return MultiScaleRoIAlign(list(maps), resolution, 2), maps, rois, [bucket] * NUM_IMAGES
 

@@ -1,4 +1,4 @@
-"""How `benchmarks.gpu` takes the time of programs that an accelerator runs while the next one is already sent."""
+"""Times programs under asynchronous dispatch."""
 
 import statistics
 import time
@@ -13,16 +13,19 @@ ROUNDS = 3
 
 
 def seconds_each(run: Callable[[int], Any], repeats: int) -> float:
-    """Of one of ``repeats`` calls that ``run`` sends off one after the other and awaits together; median of rounds.
+    """The seconds of one call: the median over rounds.
 
-    As in a loop of training, where nobody waits for a step either.
+    Args:
+        run: Dispatches a number of calls in sequence and waits for the last one, as a training
+            loop does.
+        repeats: The number of calls in a round.
     """
     run(2)
     return statistics.median(_seconds(lambda: run(repeats)) / repeats for _ in range(ROUNDS))
 
 
 def torch_seconds_each(step: Callable[[], None], repeats: int) -> float:
-    """The same for torch."""
+    """`seconds_each` for torch."""
     import torch
 
     def run(count: int) -> None:
@@ -34,19 +37,23 @@ def torch_seconds_each(step: Callable[[], None], repeats: int) -> float:
 
 
 def compile_for(function: Any, *arguments: Any) -> tuple[Any, Row]:
-    """Compiles a jitted function for some arguments; says how long it took, and what XLA says of the program."""
+    """Compiles a jitted function for some arguments; returns the program and XLA's costs."""
     start = time.perf_counter()
     program = function.lower(*arguments).compile()
     seconds = time.perf_counter() - start
-    row = {"compile_seconds": seconds, "temporary_bytes": program.memory_analysis().temp_size_in_bytes}
+    row = {
+        "compile_seconds": seconds,
+        "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
+    }
+    costs = program.cost_analysis()
     for name, property_name in (("xla_flops", "flops"), ("xla_bytes", "bytes accessed")):
-        if program.cost_analysis().get(property_name, -1) >= 0:  # -1 where it contains what XLA cannot count.
-            row[name] = program.cost_analysis()[property_name]
+        if costs.get(property_name, -1) >= 0:  # -1: XLA cannot count a part.
+            row[name] = costs[property_name]
     return program, row
 
 
 def matmul_rate() -> float:
-    """Operations per second of a large bfloat16 matrix product."""
+    """The operations per second of a large bfloat16 matrix product."""
     side = 8192 if jax.default_backend() != "cpu" else 1024
     a = jnp.ones((side, side), jnp.bfloat16)
     multiply = jax.jit(lambda x: x @ x)

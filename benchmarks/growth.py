@@ -1,9 +1,9 @@
-"""How cost grows with image area, objects, RoIs and batch: a plot, and the programs that were compiled for it.
+"""Measures how the time grows with image area, objects, proposals and batch size.
 
     python -m benchmarks.growth --output benchmarks/results/growth.json
 
-Draws the plot beside the JSON, as a PNG; needs matplotlib. R50-FPN with random weights; images are square but for the
-first plot, whose buckets are 4 to 3.
+Draws a plot (.png) beside the JSON; needs matplotlib. The model is R50-FPN with random weights.
+Images are square, except in the first panel, where their aspect ratio is 4:3.
 """
 
 import argparse
@@ -20,13 +20,15 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks import machine, models, pictures
-from maskrcnn_jax import cache, training
-from maskrcnn_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from benchmarks import inputs, machine, models
+from maskrcnn_jax import execution, training
+from maskrcnn_jax.config import Config, DataConfig, DetectionConfig, ModelConfig, OptimizerConfig
 from maskrcnn_jax.data import pipeline
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.parity import recipe
+from maskrcnn_jax.parity.training_replay import InMemory
 from maskrcnn_jax.weights import torchvision
+from maskrcnn_jax.xla import cache
 
 SIDE = 320
 SHORT_SIDES = (192, 288, 384, 576, 768, 960)
@@ -37,39 +39,39 @@ ROUNDS = 5
 
 
 def image_area() -> dict[int, float]:
-    """Seconds of detection by pixels of the bucket."""
+    """Seconds of detection by the number of pixels of the bucket."""
     found = {}
     for short_side in SHORT_SIDES:
         bucket = short_side, short_side * 4 // 3
-        found[bucket[0] * bucket[1]] = _median(_detect(recipe.config("v1"), bucket))
+        found[bucket[0] * bucket[1]] = _median(_detect(DetectionConfig(), bucket))
     return found
 
 
 def objects() -> dict[int, float]:
-    """Seconds of a training step by objects in the image, all in the 500 slots of one program."""
-    data = DataConfig(buckets=((SIDE, SIDE),), short_sides=(SIDE,), max_long_side=SIDE, max_instances=max(OBJECTS))
+    """Seconds of a training step by the number of objects, in one program of 500 slots."""
+    data = DataConfig(buckets=((SIDE, SIDE),), short_sides=(SIDE,), max_long_side=SIDE)
+    data.max_instances = max(OBJECTS)
     batches = {count: _batch(data, 1, count) for count in OBJECTS}
     step = _train_step(Config(model=recipe.config("v1"), batch_size=1, data=data))
     return {count: _median(partial(step, batch)) for count, batch in batches.items()}
 
 
 def proposals() -> dict[int, float]:
-    """Seconds of detection by proposals that are pooled and classified."""
+    """Seconds of detection by the number of proposals for the box head."""
     found = {}
     for count in PROPOSALS:
-        config = recipe.config("v1")
-        config.rpn.test_num_proposals = count
-        found[count] = _median(_detect(config, (SIDE, SIDE)))
+        detection = DetectionConfig(num_proposals=count)
+        found[count] = _median(_detect(detection, (SIDE, SIDE)))
     return found
 
 
 def batch() -> dict[int, float]:
-    """Seconds of a training step by images."""
+    """Seconds of a training step by the batch size."""
     data = DataConfig(buckets=((SIDE, SIDE),), short_sides=(SIDE,), max_long_side=SIDE)
     found = {}
     for count in BATCHES:
         step = _train_step(Config(model=recipe.config("v1"), batch_size=count, data=data))
-        found[count] = _median(partial(step, _batch(data, count, pictures.NUM_OBJECTS)))
+        found[count] = _median(partial(step, _batch(data, count, inputs.NUM_OBJECTS)))
     return found
 
 
@@ -85,22 +87,25 @@ def _variables(config: ModelConfig) -> Any:
     return jax.device_put(torchvision.from_state_dict(recipe.state_dict(config), config))
 
 
-def _detect(config: ModelConfig, bucket: tuple[int, int]) -> Callable[[], Any]:
-    apply, variables = jax.jit(MaskRCNN(config).apply), _variables(config)
-    images = pictures.pictures((bucket,))[0][None]
+def _detect(detection: DetectionConfig, bucket: tuple[int, int]) -> Callable[[], Any]:
+    config, run = recipe.config("v1"), execution.choose()
+    apply, variables = run.jit(MaskRCNN(config, detection, run).apply), _variables(config)
+    images = inputs.images((bucket,))[0][None]
     sizes = np.array([bucket], np.int32)
     return lambda: jax.block_until_ready(apply(variables, images, sizes))
 
 
 def _batch(data: DataConfig, batch_size: int, num_objects: int) -> Any:
-    examples = models.InMemory(pictures.examples(batch_size, num_objects, (SIDE, SIDE)))
-    return jax.device_put(next(pipeline.train_batches(examples, data, batch_size=batch_size, seed=0)))
+    examples = InMemory(inputs.examples(batch_size, num_objects, (SIDE, SIDE)))
+    batches = pipeline.train_batches(examples, data, batch_size=batch_size, seed=0)
+    return jax.device_put(next(batches))
 
 
 def _train_step(config: Config) -> Callable[[Any], None]:
     config.optimizer = OptimizerConfig(learning_rate=models.RATE, warmup_steps=0)
     variables = _variables(config.model)
-    model, optimizer = MaskRCNN(config.model), training.make_optimizer(config, variables["params"])
+    model = MaskRCNN(config.model, run=execution.choose(config.execution))
+    optimizer = training.make_optimizer(config, variables["params"])
     step, key = training.compile_step(model, optimizer, config), jax.random.key(0)
     state = training.create_state(variables, optimizer)
 
@@ -124,30 +129,34 @@ def _median(run: Callable[[], Any]) -> float:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """A panel for each curve, from zero, with the straight line through its ends to compare with."""
+    """Draws a panel for each curve, with axes from zero and a line through the end points."""
     figure = Figure(figsize=(10, 6.5), layout="constrained")
-    for axes, (title, curve) in zip(figure.subplots(2, 2).flat, result["curves"].items(), strict=True):
+    for axes, (title, curve) in zip(
+        figure.subplots(2, 2).flat, result["curves"].items(), strict=True
+    ):
         x, y = [int(key) for key in curve["seconds"]], list(curve["seconds"].values())
         axes.plot([x[0], x[-1]], [y[0], y[-1]], color="0.8", linewidth=1)
         axes.plot(x, y, marker="o", markersize=4, color="#1f6f8b")
-        axes.set(title=title, xlabel=curve["by"], ylabel="seconds", xlim=(0, 1.05 * max(x)), ylim=(0, 1.1 * max(y)))
+        axes.set(title=title, xlabel=curve["by"], ylabel="seconds")
+        axes.set(xlim=(0, 1.05 * max(x)), ylim=(0, 1.1 * max(y)))
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 
 
 def main() -> int:
     """Writes the figures after each curve."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
     cache.keep_compiled_programs()
     result = machine.describe() | {"curves": {}}
     args.output.parent.mkdir(parents=True, exist_ok=True)
     for title, (measure, by) in CURVES.items():
-        result["curves"][title] = {"by": by, "seconds": measure()}
-        print(
-            title, {key: round(value, 3) for key, value in result["curves"][title]["seconds"].items()}, file=sys.stderr
-        )
+        seconds = measure()
+        result["curves"][title] = {"by": by, "seconds": seconds}
+        print(title, {x: round(value, 3) for x, value in seconds.items()}, file=sys.stderr)
         args.output.write_text(json.dumps(result, indent=1) + "\n")
     plot(json.loads(args.output.read_text()), args.output.with_suffix(".png"))
     return 0

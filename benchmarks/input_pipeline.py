@@ -1,11 +1,12 @@
-"""Images per second of the host pipeline on one core, against torchvision's loading steps written out.
+"""Measures the images per second of our host pipeline and torchvision's on one core.
 
-    python benchmarks/input_pipeline.py --images DIR --annotations JSON --output benchmarks/results/input_pipeline.json
+    python benchmarks/input_pipeline.py --images DIR --annotations JSON --output FILE.json
 
-DIR and JSON are a data set in COCO's format; needs torch and OpenCV. All runs in this process on one core, on the
-same images in the same order, in turns. Ours is all that `train_batches` does: uint8 images resized to 800/1333 and
-padded, and a crop of each object's mask; the device does the rest. The reference makes what torchvision's model gets to
-see, float32 images, and masks of the size of the photograph; the resizing of these masks is not counted.
+DIR and JSON are a data set in COCO's format. Needs torch and OpenCV. All contenders take turns in
+this process, on one core and on the same images in the same order. Our pipeline does all the work
+of `train_batches`: it makes padded uint8 images resized to 800/1333, and a crop of each object's
+mask; the device does the rest. The reference makes the inputs of torchvision's model: float32
+images, and masks of the size of the original image. The resizing of these masks does not count.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 CORE = 0
-os.sched_setaffinity(0, {CORE})  # Before any library counts the cores and starts its threads.
+os.sched_setaffinity(0, {CORE})  # Set before any library counts the cores to start threads.
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
@@ -31,7 +32,7 @@ from PIL import Image  # noqa: E402
 from PIL import __version__ as pillow_version  # noqa: E402
 from pycocotools import mask as rle_masks  # noqa: E402
 
-from maskrcnn_jax import images  # noqa: E402
+from maskrcnn_jax import images as image_files  # noqa: E402
 from maskrcnn_jax.config import DataConfig  # noqa: E402
 from maskrcnn_jax.data import coco_instances, pipeline  # noqa: E402
 from maskrcnn_jax.data.coco import CocoDataset  # noqa: E402
@@ -44,13 +45,15 @@ Batches = Iterator[Any]
 
 
 def ours(dataset: Any, config: DataConfig, batch_size: int, fast: bool) -> Batches:
-    """Our batches; without ``fast`` as where OpenCV is not installed."""
-    images.cv2 = cv2 if fast else None
+    """Opens our batches. Without ``fast`` they are made as if OpenCV were not installed."""
+    image_files.cv2 = cv2 if fast else None
     return pipeline.train_batches(dataset, config, batch_size=batch_size, seed=0)
 
 
-def reference(source: tuple[Path, Path], dataset: CocoDataset, config: DataConfig, batch_size: int) -> Batches:
-    """The same images in the same order by torchvision's steps: (images, targets) of each batch."""
+def reference(
+    source: tuple[Path, Path], dataset: CocoDataset, config: DataConfig, batch_size: int
+) -> Batches:
+    """Loads the same images with torchvision's steps; yields (images, targets) of each batch."""
     content = json.loads(source[1].read_text())
     entries = {entry["id"]: entry for entry in content["images"]}
     objects: dict[int, list] = {image_id: [] for image_id in entries}
@@ -62,15 +65,20 @@ def reference(source: tuple[Path, Path], dataset: CocoDataset, config: DataConfi
     while True:
         _, indices = pipeline.schedule(step, members, batch_size=batch_size, seed=0)
         image_ids = dataset.image_ids[indices].tolist()
-        loaded = [load(source[0] / entries[i]["file_name"], objects[i], rng.random() < 0.5, config) for i in image_ids]
+        loaded = []
+        for i in image_ids:
+            path, is_flipped = source[0] / entries[i]["file_name"], rng.random() < 0.5
+            loaded.append(load(path, objects[i], is_flipped, config))
         yield pad([image for image, _ in loaded]), [target for _, target in loaded]
         step += 1
 
 
-def load(path: Path, objects: list[dict], flip: bool, config: DataConfig) -> tuple[torch.Tensor, dict]:
-    """One image: decode, polygons to masks, flip, to float, normalise, resize."""
-    with Image.open(path) as picture:
-        image = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+def load(
+    path: Path, objects: list[dict], flip: bool, config: DataConfig
+) -> tuple[torch.Tensor, dict]:
+    """Loads one image: decodes, converts polygons to masks, flips, normalises and resizes."""
+    with Image.open(path) as file:
+        image = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
     height, width = image.shape[1:]
     boxes = torch.tensor([found["bbox"] for found in objects], dtype=torch.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
@@ -80,9 +88,14 @@ def load(path: Path, objects: list[dict], flip: bool, config: DataConfig) -> tup
         image, masks = image.flip(-1), masks.flip(-1)
         boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
     image = (image.to(torch.float32) / 255 - MEAN) / STD
-    scale = min(config.short_sides[0] / min(height, width), config.max_long_side / max(height, width))
+    sides = min(height, width), max(height, width)
+    scale = min(config.short_sides[0] / sides[0], config.max_long_side / sides[1])
     image = torch.nn.functional.interpolate(
-        image[None], scale_factor=scale, mode="bilinear", align_corners=False, recompute_scale_factor=True
+        image[None],
+        scale_factor=scale,
+        mode="bilinear",
+        align_corners=False,
+        recompute_scale_factor=True,
     )[0]
     ratio = torch.tensor([image.shape[2] / width, image.shape[1] / height]).repeat(2)
     labels = torch.tensor([found["category_id"] for found in objects], dtype=torch.int64)
@@ -90,24 +103,30 @@ def load(path: Path, objects: list[dict], flip: bool, config: DataConfig) -> tup
 
 
 def bitmap(segmentation: list | dict, height: int, width: int) -> torch.Tensor:
-    """The pixels of an object, its polygons decoded one by one and united."""
-    encoded = rle_masks.frPyObjects(segmentation, height, width) if isinstance(segmentation, list) else [segmentation]
+    """The bitmap of an object: the union of its decoded polygons."""
+    encoded = [segmentation]
+    if isinstance(segmentation, list):
+        encoded = rle_masks.frPyObjects(segmentation, height, width)
     return torch.from_numpy(rle_masks.decode(encoded)).any(dim=2).to(torch.uint8)
 
 
 def pad(loaded: list[torch.Tensor]) -> torch.Tensor:
-    """Images of several sizes as one array, filled up to a multiple of 32 of the largest."""
-    height, width = (-(-max(image.shape[axis] for image in loaded) // 32) * 32 for axis in (1, 2))
+    """Pads images of several sizes to one array with sides of multiples of 32."""
+    largest = np.max([image.shape[1:] for image in loaded], axis=0)
+    height, width = (int(-(-side // 32) * 32) for side in largest)
     batch = torch.zeros((len(loaded), 3, height, width))
     for slot, image in zip(batch, loaded, strict=True):
         slot[:, : image.shape[1], : image.shape[2]].copy_(image)
     return batch
 
 
-def measure(open_batches: Callable[[], Batches], num_images: int, batch_size: int) -> dict[str, float]:
-    """Images per second after the first two batches, when buffers are full and files are cached.
+def measure(
+    open_batches: Callable[[], Batches], num_images: int, batch_size: int
+) -> dict[str, float]:
+    """Measures images per second after two batches, when buffers are full and files are cached.
 
-    Once by the clock, and once by the processor time of this process, which other programs disturb less.
+    Returns the rate by the clock, and by the CPU time of this process, which other programs disturb
+    less.
     """
     with contextlib.closing(open_batches()) as batches:
         for _ in range(2):
@@ -121,7 +140,7 @@ def measure(open_batches: Callable[[], Batches], num_images: int, batch_size: in
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """The processor, the load and the versions of packages."""
     with open("/proc/cpuinfo") as file:
         model = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
     versions = {"torch": torch.__version__, "opencv": cv2.__version__, "pillow": pillow_version}
@@ -130,7 +149,7 @@ def machine() -> dict[str, Any]:
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """Medians of the rounds, and of the ratios within each round."""
+    """Prints the medians of the rounds, and of the ratios in each round."""
     print(f"{result['cpu']}, one core, load {result['load']:.1f} to {result['load_after']:.1f}")
     print(f"{'images per second':36}  {'by the clock':>14}  {'of processor':>14}")
     rounds = result["images_per_second"]
@@ -145,19 +164,22 @@ def print_table(result: dict[str, Any]) -> None:
 
 
 def parse() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--annotations", required=True, type=Path, metavar="JSON")
-    parser.add_argument("--batch-size", default=4, type=int)
-    parser.add_argument("--num-images", default=80, type=int, help="in each turn of each contender (default: 80)")
-    parser.add_argument("--rounds", default=7, type=int)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="for the figures as JSON")
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--images", required=True, type=Path, metavar="DIR")
+    add("--annotations", required=True, type=Path, metavar="JSON")
+    add("--batch-size", default=4, type=int)
+    add("--num-images", default=80, type=int, help="in each turn of each contender (default: 80)")
+    add("--rounds", default=7, type=int)
+    add("--output", type=Path, metavar="FILE", help="for the figures as JSON")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Prints a table of medians, and writes every figure on request."""
+    """Prints a table of medians, and writes all figures on request."""
     args = parse()
     torch.set_num_threads(1)
     source, config = (args.images, args.annotations), DataConfig(num_threads=1)
@@ -169,7 +191,9 @@ def main() -> int:
         contenders = {
             "torchvision's steps": lambda: reference(source, dataset, config, args.batch_size),
             "ours, with OpenCV": lambda: ours(dataset, config, args.batch_size, True),
-            "ours, with OpenCV, prepared records": lambda: ours(records, config, args.batch_size, True),
+            "ours, with OpenCV, prepared records": lambda: ours(
+                records, config, args.batch_size, True
+            ),
             "ours, without OpenCV": lambda: ours(dataset, config, args.batch_size, False),
         }
         result = machine() | {"batch_size": args.batch_size, "num_images": args.num_images}

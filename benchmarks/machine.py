@@ -1,4 +1,4 @@
-"""What the machine itself can do: the limits that every figure is a share of."""
+"""Measures the rates of the machine, to which the shares of all figures refer."""
 
 import os
 import platform
@@ -11,18 +11,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision", "opencv-python-headless", "pycocotools")
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision")
+PACKAGES += ("opencv-python-headless", "pycocotools")
 
 
 class Limits(NamedTuple):
-    """Rates of this machine, with all its cores."""
+    """The rates of this machine with all cores."""
 
-    matmul: float  # Operations per second of a float32 matrix product; a multiplication and an addition are two.
-    copy: float  # Bytes per second read and written by copying an array that no cache holds.
+    # Operations per second of a float32 matrix product. A multiply-add counts as two operations.
+    matmul: float
+    copy: float  # Bytes read and written per second by a copy of an array larger than any cache.
 
 
 def limits() -> Limits:
-    """Measures both; the matrix product by whichever of jax and torch is faster."""
+    """Measures the rates. The matrix product is that of the faster of jax and torch."""
     import jax
     import torch
 
@@ -30,20 +32,22 @@ def limits() -> Limits:
     a = np.random.default_rng(0).random((side, side), np.float32)
     multiply = jax.jit(lambda x: x @ x)
     on_device, tensor = jax.device_put(a), torch.from_numpy(a)
-    seconds = min(_median(lambda: multiply(on_device).block_until_ready()), _median(lambda: tensor @ tensor))
+    by_jax = _median(lambda: multiply(on_device).block_until_ready())
+    seconds = min(by_jax, _median(lambda: tensor @ tensor))
     large = torch.zeros(2**27)
     target = torch.empty_like(large)
-    return Limits(2 * side**3 / seconds, 2 * large.nbytes / _median(lambda: target.copy_(large)))
+    copy_seconds = _median(lambda: target.copy_(large))
+    return Limits(2 * side**3 / seconds, 2 * large.nbytes / copy_seconds)
 
 
 def name() -> str:
-    """The processor and its cores, fit for a file name."""
+    """The processor and its number of cores, as a file name."""
     words = re.findall(r"[a-z0-9]+", _processor().lower())
     return "-".join([*words, str(os.cpu_count()), "cores"])
 
 
 def describe() -> dict[str, Any]:
-    """Hardware, load and versions."""
+    """The hardware, the load and the versions of packages."""
     versions = {name: metadata.version(name) for name in PACKAGES if _is_installed(name)}
     return {
         "cpu": _processor(),
@@ -56,7 +60,8 @@ def describe() -> dict[str, Any]:
 
 def _processor() -> str:
     with open("/proc/cpuinfo") as file:
-        return next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown")
+        models = (line.split(":")[1].strip() for line in file if line.startswith("model name"))
+        return next(models, "unknown")
 
 
 def _is_installed(name: str) -> bool:

@@ -1,81 +1,92 @@
-"""Whole models as contenders: detection and training steps, with the same random weights and pictures on both sides."""
+"""Contenders that detect or train with whole models, on the same weights and images."""
 
 from typing import Any
 
 import numpy as np
 
-from benchmarks import pictures
+from benchmarks import inputs
 from benchmarks.contender import Run
-from benchmarks.pictures import Size
+from benchmarks.inputs import Size
 
-RATE = 1e-5  # Of SGD: random weights stay what they are.
+RATE = 1e-5  # Learning rate of SGD, so small that the weights hardly change.
 
 
 def detector(sizes: tuple[Size, ...]) -> Run:
-    """Our detector on pictures of these sizes, in one call."""
-    from maskrcnn_jax import cache
+    """Prepares our detector for images of these sizes in one call."""
+    from maskrcnn_jax import execution
     from maskrcnn_jax.data.categories import Categories
     from maskrcnn_jax.detector import Detector
     from maskrcnn_jax.model import MaskRCNN
 
-    cache.keep_compiled_programs()
+    run = _prepare(execution.choose())
     config, variables = _weights()
-    detector = Detector(MaskRCNN(config), variables, Categories.numbered(config.num_classes - 1))
-    inputs = pictures.pictures(sizes)
-    return lambda: detector(inputs)
+    categories = Categories.numbered(config.num_classes - 1)
+    detector = Detector(MaskRCNN(config, run=run), variables, categories)
+    images = inputs.images(sizes)
+    return lambda: detector(images)
 
 
 def torchvision_detector(sizes: tuple[Size, ...], channels_last: bool = False) -> Run:
-    """torchvision's model on the same pictures, in one call."""
+    """Prepares torchvision's model for the same images in one call."""
     model = _torchvision_model(channels_last)
     import torch
 
-    inputs = [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures.pictures(sizes)]
+    images = [torch.from_numpy(image).permute(2, 0, 1) for image in inputs.images(sizes)]
 
     @torch.no_grad()
     def run() -> list[dict[str, np.ndarray]]:
-        found = model([picture / 255 for picture in inputs])
-        return [{name: array.numpy() for name, array in of_image.items()} for of_image in found]
+        found = model([image / 255 for image in images])
+        return [{name: x.numpy() for name, x in of_image.items()} for of_image in found]
 
     return run
 
 
-def compare_detections(theirs: list[dict[str, np.ndarray]], ours: list[dict[str, np.ndarray]]) -> str:
-    """How many detections pair off: same label, box within 0.1 px, score within 1e-3, and mask at nearly all pixels.
+def compare_detections(
+    theirs: list[dict[str, np.ndarray]], ours: list[dict[str, np.ndarray]]
+) -> str:
+    """Counts the pairs of equal detections.
 
-    torchvision's batch has one canvas for all pictures, which moves its results; see docs/parity.md.
+    The detections of a pair have the same label, boxes within 0.1 px, scores within 1e-3, and equal
+    masks at nearly all pixels. A batch of torchvision's has one canvas for all images, which
+    changes the results; see docs/parity.md.
 
     Raises:
-        ValueError: Fewer than 99 % pair off in the first picture.
+        ValueError: Fewer than 99 % of the detections of a single image have a partner.
     """
-    counts = [(_num_pairs(a, b), len(a["labels"]), len(b["labels"])) for a, b in zip(theirs, ours, strict=True)]
+    counts = [
+        (_num_pairs(a, b), len(a["labels"]), len(b["labels"]))
+        for a, b in zip(theirs, ours, strict=True)
+    ]
     if len(counts) == 1 and counts[0][0] < 0.99 * max(counts[0][1:]):
-        raise ValueError(f"of {counts[0][1]} and {counts[0][2]} detections only {counts[0][0]} pair off")
+        found, first, second = counts[0]
+        raise ValueError(f"of {first} and {second} detections only {found} pair off")
     pairs, first, second = map(sum, zip(*counts, strict=True))
     return f"{pairs} of {first} and {second} detections pair off"
 
 
 def _num_pairs(theirs: dict[str, np.ndarray], ours: dict[str, np.ndarray]) -> int:
     count = 0
-    for i, (box, label, score) in enumerate(zip(theirs["boxes"], theirs["labels"], theirs["scores"], strict=True)):
-        near = (np.abs(ours["boxes"] - box).max(axis=1) < 0.1) & (np.abs(ours["scores"] - score) < 1e-3)
-        masks = ours["masks"][near & (ours["labels"] == label)]
-        count += any(np.mean(np.abs(mask - theirs["masks"][i]) > 1e-3) < 1e-3 for mask in masks)
+    for i, box in enumerate(theirs["boxes"]):
+        near = np.abs(ours["boxes"] - box).max(axis=1) < 0.1
+        near &= np.abs(ours["scores"] - theirs["scores"][i]) < 1e-3
+        masks = ours["masks"][near & (ours["labels"] == theirs["labels"][i])]
+        differ = [np.abs(mask - theirs["masks"][i]) > 1e-3 for mask in masks]
+        count += any(np.mean(pixels) < 1e-3 for pixels in differ)
     return count
 
 
 def training_step(batch_size: int) -> Run:
-    """Our step: forward, backward and SGD with momentum, on a batch that is in memory."""
+    """Prepares our step: forward, backward and SGD with momentum, on a batch in memory."""
     import jax
 
-    from maskrcnn_jax import cache, training
+    from maskrcnn_jax import execution, training
     from maskrcnn_jax.config import Config, DataConfig, OptimizerConfig
     from maskrcnn_jax.data import pipeline
     from maskrcnn_jax.model import MaskRCNN
+    from maskrcnn_jax.parity.training_replay import InMemory
 
-    cache.keep_compiled_programs()
     model_config, variables = _weights()
-    data = DataConfig(buckets=(pictures.TRAINING,), horizontal_flip=0.0)
+    data = DataConfig(buckets=(inputs.TRAINING,), horizontal_flip=0.0)
     rate = RATE * training.REFERENCE_BATCH / batch_size
     config = Config(
         model=model_config,
@@ -83,15 +94,17 @@ def training_step(batch_size: int) -> Run:
         data=data,
         optimizer=OptimizerConfig(learning_rate=rate, warmup_steps=0),
     )
-    examples = InMemory(pictures.examples(batch_size))
-    batch = jax.device_put(next(pipeline.train_batches(examples, data, batch_size=batch_size, seed=0)))
-    model, optimizer = MaskRCNN(config.model), training.make_optimizer(config, variables["params"])
+    examples = InMemory(inputs.examples(batch_size))
+    batches = pipeline.train_batches(examples, data, batch_size=batch_size, seed=0)
+    batch = jax.device_put(next(batches))
+    model = MaskRCNN(config.model, run=_prepare(execution.choose(config.execution)))
+    optimizer = training.make_optimizer(config, variables["params"])
     step = training.compile_step(model, optimizer, config)
     state, key = None, jax.random.key(0)
 
     def run() -> dict[str, float]:
         nonlocal state, variables
-        if state is None:  # Only now, so that what the optimizer keeps is counted, as it is for torchvision.
+        if state is None:  # Created here, so that its memory counts, as torchvision's does.
             state, variables = training.create_state(variables, optimizer), None
         state, metrics = step(state, batch, key)
         jax.block_until_ready(state)
@@ -101,7 +114,7 @@ def training_step(batch_size: int) -> Run:
 
 
 def torchvision_training_step(batch_size: int, channels_last: bool = False) -> Run:
-    """torchvision's step on the same pictures; they have the size that its transform resizes to."""
+    """Prepares torchvision's step on the same images, which its transform does not resize."""
     model = _torchvision_model(channels_last)
     from maskrcnn_jax.parity import training_reference
 
@@ -110,11 +123,11 @@ def torchvision_training_step(batch_size: int, channels_last: bool = False) -> R
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, RATE, momentum=0.9, weight_decay=1e-4)
-    inputs = training_reference.inputs(pictures.examples(batch_size))
+    arguments = training_reference.inputs(inputs.examples(batch_size))
 
     def run() -> dict[str, float]:
         optimizer.zero_grad()
-        losses = model(*inputs)
+        losses = model(*arguments)
         sum(losses.values()).backward()
         optimizer.step()
         return {name: value.item() for name, value in losses.items()}
@@ -123,10 +136,12 @@ def torchvision_training_step(batch_size: int, channels_last: bool = False) -> R
 
 
 def compare_losses(theirs: dict[str, float], ours: dict[str, float]) -> str:
-    """Both draw their own anchors and RoIs, so losses are only alike; docs/parity.md has them on the same draws.
+    """Compares the losses roughly, since each side samples its own anchors and RoIs.
+
+    docs/parity.md compares the losses on the same samples.
 
     Raises:
-        ValueError: One differs by more than a third.
+        ValueError: A loss differs by more than a third.
     """
     shares = {name: abs(ours[name] / loss - 1) for name, loss in theirs.items()}
     worst = max(shares, key=shares.get)
@@ -135,36 +150,34 @@ def compare_losses(theirs: dict[str, float], ours: dict[str, float]) -> str:
     return f"losses of own draws differ by at most {shares[worst]:.0%}"
 
 
-class InMemory:
-    """A list of examples as a data set."""
+def _prepare(run: Any) -> Any:
+    """Sets up this process as our commands do; returns the execution."""
+    from maskrcnn_jax.xla import cache, compiler
 
-    def __init__(self, examples: list[Any]) -> None:
-        self._examples = examples
-        self.sizes = np.array([example.image.shape[:2] for example in examples])
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._examples[index]
+    cache.keep_compiled_programs()
+    if run.small_on_cpu:
+        compiler.return_memory_after_compiling()
+    return run
 
 
 def _weights() -> tuple[Any, Any]:
-    """The configuration of `maskrcnn_resnet50_fpn`, and random weights of seed 0 on the device."""
+    """The config of `maskrcnn_resnet50_fpn`, and random weights on the device."""
     import jax
 
     from maskrcnn_jax.parity import recipe
     from maskrcnn_jax.weights import torchvision
 
     config = recipe.config("v1")
-    return config, jax.device_put(torchvision.from_state_dict(recipe.state_dict(config), config))
+    variables = torchvision.from_state_dict(recipe.state_dict(config), config)
+    return config, jax.device_put(variables)
 
 
 def _torchvision_model(channels_last: bool) -> Any:
+    from maskrcnn_jax.config import Config
     from maskrcnn_jax.parity import recipe, reference
 
     import torch  # isort: skip  (after the reference)
 
     config = recipe.config("v1")
-    model = reference.build(config, recipe.state_dict(config))
+    model = reference.build(Config(model=config), recipe.state_dict(config))
     return model.to(memory_format=torch.channels_last) if channels_last else model

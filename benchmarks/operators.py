@@ -1,26 +1,26 @@
-"""Single operators as contenders, over the pyramid of an 800x1088 image with 256 channels."""
+"""Contenders that run single operators on the pyramid of an 800x1088 image, 256 channels."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from benchmarks import pictures
+from benchmarks import inputs
 from benchmarks.contender import Run
 
 CHANNELS = 256
 
 
 def roi_align(count: int, resolution: int, sampling_ratio: int, backward: bool = False) -> Run:
-    """Our RoIAlign of P2 to P5; or its gradient by the pyramid, of ones times random numbers."""
+    """Our RoIAlign over P2 to P5, or the cotangent of the pyramid."""
     import jax
     import jax.numpy as jnp
 
-    from maskrcnn_jax.ops.roi_align import multilevel_roi_align
+    from maskrcnn_jax.ops.roi_pooling.align import multilevel_roi_align
 
-    canvas = jnp.array(pictures.TRAINING)
+    canvas = jnp.array(inputs.TRAINING)
     pyramid = {level: jnp.asarray(x) for level, x in _pyramid().items()}
-    rois = jnp.asarray(pictures.boxes(count, pictures.TRAINING))
+    rois = jnp.asarray(inputs.boxes(count, inputs.TRAINING))
 
     def align(pyramid: dict[int, Any], rois: Any) -> Any:
         settings = {"resolution": resolution, "sampling_ratio": sampling_ratio, "aligned": False}
@@ -29,38 +29,51 @@ def roi_align(count: int, resolution: int, sampling_ratio: int, backward: bool =
     if not backward:
         forward = jax.jit(align)
         return lambda: np.asarray(forward(pyramid, rois).block_until_ready())
-    transpose = jax.jit(lambda pyramid, rois, cotangent: jax.vjp(lambda x: align(x, rois), pyramid)[1](cotangent)[0])
+
+    @jax.jit
+    def transpose(pyramid: dict[int, Any], rois: Any, cotangent: Any) -> dict[int, Any]:
+        _, vjp = jax.vjp(lambda x: align(x, rois), pyramid)
+        return vjp(cotangent)[0]
+
     cotangent = jnp.asarray(_cotangent(count, resolution))
-    return lambda: [np.asarray(x) for x in jax.block_until_ready(transpose(pyramid, rois, cotangent)).values()]
+
+    def run() -> list[np.ndarray]:
+        gradients = jax.block_until_ready(transpose(pyramid, rois, cotangent))
+        return [np.asarray(x) for x in gradients.values()]
+
+    return run
 
 
-def torchvision_roi_align(count: int, resolution: int, sampling_ratio: int, backward: bool = False) -> Run:
-    """torchvision's `MultiScaleRoIAlign` of the same, channels last at the end for comparison only."""
+def torchvision_roi_align(
+    count: int, resolution: int, sampling_ratio: int, backward: bool = False
+) -> Run:
+    """torchvision's `MultiScaleRoIAlign` on the same inputs; the results have channels last."""
     from maskrcnn_jax.parity import reference
 
     import torch  # isort: skip  (after the reference)
 
     pool = reference.MultiScaleRoIAlign(list("0123"), resolution, sampling_ratio)
     pyramid = {
-        str(level - 2): torch.from_numpy(x).permute(2, 0, 1)[None].contiguous().requires_grad_(backward)
+        str(level - 2): torch.from_numpy(x).permute(2, 0, 1)[None].contiguous()
         for level, x in _pyramid().items()
     }
-    rois = [torch.from_numpy(pictures.boxes(count, pictures.TRAINING))]
-    sizes = [pictures.TRAINING]
+    rois = [torch.from_numpy(inputs.boxes(count, inputs.TRAINING))]
+    sizes = [inputs.TRAINING]
     if not backward:
         return lambda: pool(pyramid, rois, sizes).permute(0, 2, 3, 1).numpy()
+    leaves = [x.requires_grad_() for x in pyramid.values()]
     pooled = pool(pyramid, rois, sizes)
     cotangent = torch.from_numpy(_cotangent(count, resolution)).permute(0, 3, 1, 2).contiguous()
 
     def run() -> list[np.ndarray]:
-        gradients = torch.autograd.grad(pooled, list(pyramid.values()), cotangent, retain_graph=True)
+        gradients = torch.autograd.grad(pooled, leaves, cotangent, retain_graph=True)
         return [x[0].permute(1, 2, 0).numpy() for x in gradients]
 
     return run
 
 
 def proposals_nms(count: int) -> Run:
-    """Our suppression among the candidates of five levels, level by level, at an IoU of 0.7."""
+    """Our NMS of the candidates of five levels, within levels, at an IoU of 0.7."""
     import jax
     import jax.numpy as jnp
 
@@ -73,14 +86,14 @@ def proposals_nms(count: int) -> Run:
 
 
 def torchvision_proposals_nms(count: int) -> Run:
-    """torchvision's `batched_nms` of the same, whose result is made a mask afterwards."""
+    """torchvision's `batched_nms` on the same inputs, with its result converted to a mask."""
     boxes, scores = _level_boxes(count)
     levels = np.repeat(np.arange(5), count)
     return _torchvision_nms(boxes.reshape(-1, 4), scores.reshape(-1), levels, 0.7)
 
 
 def class_nms(count: int, num_classes: int) -> Run:
-    """Our suppression within classes at an IoU of 0.5, of boxes by descending score, for all survivors."""
+    """Our NMS within classes at an IoU of 0.5, for the best 100 boxes."""
     import jax
     import jax.numpy as jnp
 
@@ -98,7 +111,7 @@ def class_nms(count: int, num_classes: int) -> Run:
 
 
 def torchvision_class_nms(count: int, num_classes: int) -> Run:
-    """torchvision's `batched_nms` of the same, then the first 100."""
+    """torchvision's `batched_nms` on the same inputs, and the first 100 results."""
     from maskrcnn_jax.parity import reference
 
     import torch  # isort: skip  (after the reference)
@@ -107,16 +120,16 @@ def torchvision_class_nms(count: int, num_classes: int) -> Run:
     return lambda: reference.torchvision.ops.batched_nms(boxes, scores, classes, 0.5)[:100].numpy()
 
 
-def paste(size: pictures.Size) -> Run:
-    """Our 100 masks pasted into an image of this size."""
+def paste(size: inputs.Size) -> Run:
+    """Pastes 100 masks into an image of this size with our function."""
     from maskrcnn_jax import pasting
 
     masks, boxes = paste_inputs(size)
     return lambda: pasting.paste(masks, boxes, size)
 
 
-def torchvision_paste(size: pictures.Size) -> Run:
-    """torchvision's `paste_masks_in_image` of the same."""
+def torchvision_paste(size: inputs.Size) -> Run:
+    """torchvision's `paste_masks_in_image` on the same inputs."""
     from maskrcnn_jax.parity import reference  # noqa: F401  (loads torchvision)
 
     import torch  # isort: skip  (after the reference)
@@ -127,13 +140,13 @@ def torchvision_paste(size: pictures.Size) -> Run:
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
-    """By row of the first axis: some arrays are too large for copies of the whole."""
+    """The largest difference over the largest value, computed by rows to save memory."""
     largest = max(float(np.abs(row).max()) for row in a)
     return max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True)) / max(largest, 1e-12)
 
 
 def compare_arrays(tolerance: float) -> Callable[[Any, Any], str]:
-    """Compares arrays, or lists of them, to a tolerance relative to the largest value of each."""
+    """Compares arrays, or lists of arrays, within a tolerance relative to the largest value."""
 
     def compare(theirs: Any, ours: Any) -> str:
         pairs = zip(theirs, ours, strict=True) if isinstance(theirs, list) else [(theirs, ours)]
@@ -146,26 +159,31 @@ def compare_arrays(tolerance: float) -> Callable[[Any, Any], str]:
 
 
 def compare_indices(theirs: np.ndarray, ours: np.ndarray) -> str:
-    """Compares which boxes survive. Raises ValueError if any differs."""
+    """Compares the surviving boxes. Raises ValueError if they differ."""
     if not np.array_equal(theirs, ours):
-        raise ValueError(f"{np.sum(theirs != ours) if theirs.shape == ours.shape else 'many'} boxes differ")
+        number = np.sum(theirs != ours) if theirs.shape == ours.shape else "many"
+        raise ValueError(f"{number} boxes differ")
     return "the same boxes"
 
 
 def _pyramid() -> dict[int, np.ndarray]:
-    random, (height, width) = np.random.default_rng(0), pictures.TRAINING
-    shapes = {level: (-(-height // 2**level), -(-width // 2**level), CHANNELS) for level in range(2, 6)}
-    return {level: random.standard_normal(shape, np.float32) for level, shape in shapes.items()}
+    random, (height, width) = np.random.default_rng(0), inputs.TRAINING
+    found = {}
+    for level in range(2, 6):
+        shape = (-(-height // 2**level), -(-width // 2**level), CHANNELS)
+        found[level] = random.standard_normal(shape, np.float32)
+    return found
 
 
 def _cotangent(count: int, resolution: int) -> np.ndarray:
-    return np.random.default_rng(1).standard_normal((count, resolution, resolution, CHANNELS), np.float32)
+    shape = (count, resolution, resolution, CHANNELS)
+    return np.random.default_rng(1).standard_normal(shape, np.float32)
 
 
 def _level_boxes(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes of five levels, crowded round objects as proposals are, by descending score; distinct scores."""
+    """Boxes of five levels by descending score, which crowd around objects as proposals do."""
     random = np.random.default_rng(2)
-    objects = pictures.boxes(60, pictures.TRAINING, seed=3)
+    objects = inputs.boxes(60, inputs.TRAINING, seed=3)
     boxes = objects[random.integers(0, len(objects), (5, count))]
     sides = boxes[..., 2:] - boxes[..., :2]
     boxes = boxes + random.normal(0, 0.12, boxes.shape) * np.concatenate([sides, sides], axis=-1)
@@ -180,15 +198,17 @@ def _class_boxes(count: int, num_classes: int) -> tuple[np.ndarray, np.ndarray, 
     return boxes[0], scores, random.integers(1, num_classes + 1, count).astype(np.int32)
 
 
-def paste_inputs(size: pictures.Size) -> tuple[np.ndarray, np.ndarray]:
-    """100 masks of noise, and their boxes in an image of this size."""
+def paste_inputs(size: inputs.Size) -> tuple[np.ndarray, np.ndarray]:
+    """100 masks of noise, and boxes for the masks in an image of this size."""
     masks = np.random.default_rng(5).random((100, 28, 28), np.float32)
     scale = np.float32(min(size) / 800)
-    boxes = pictures.boxes(100, (int(size[0] / scale), int(size[1] / scale)), seed=6) * scale
+    boxes = inputs.boxes(100, (int(size[0] / scale), int(size[1] / scale)), seed=6) * scale
     return masks, boxes
 
 
-def _torchvision_nms(boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, threshold: float) -> Run:
+def _torchvision_nms(
+    boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, threshold: float
+) -> Run:
     from maskrcnn_jax.parity import reference
 
     import torch  # isort: skip  (after the reference)

@@ -1,4 +1,4 @@
-"""From the start of a process to the file of a picture with its detections drawn in, as contenders."""
+"""Contenders that start a process, detect objects in an image, and write a drawing."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks import pictures
+from benchmarks import inputs
 from benchmarks.contender import Run
 
 TORCHVISION = """
@@ -21,11 +21,11 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-weights, picture, output = sys.argv[1:]
+weights, path, output = sys.argv[1:]
 model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
 model.load_state_dict(torch.load(weights, weights_only=True))
 model.eval()
-image = pil_to_tensor(Image.open(picture).convert("RGB"))
+image = pil_to_tensor(Image.open(path).convert("RGB"))
 with torch.no_grad():
     found = model([image / 255])[0]
 drawn = draw_segmentation_masks(image, found["masks"][:, 0] > 0.5)
@@ -35,13 +35,15 @@ print(len(found["boxes"]))
 
 
 def ours() -> Run:
-    """`maskrcnn-jax predict` with an exported program."""
+    """Runs `maskrcnn-jax predict` with an exported artifact."""
     from maskrcnn_jax.cli.main import main
 
     folder = _inputs()
-    assert main(["export", "--weights", f"{folder}/weights.pth", "--size", "800x1088", f"{folder}/program.npz"]) == 0
-    command = [sys.executable, "-m", "maskrcnn_jax.cli.main", "predict", f"{folder}/picture.jpg"]
-    command += ["--artifact", f"{folder}/program.npz", "--score-threshold", "0.05", "--output", f"{folder}/out"]
+    program, output = f"{folder}/program.npz", f"{folder}/out"
+    export = ["export", "--weights", f"{folder}/weights.pth", "--size", "800x1088", program]
+    assert main(export) == 0
+    command = [sys.executable, "-m", "maskrcnn_jax.cli.main", "predict", f"{folder}/image.jpg"]
+    command += ["--artifact", program, "--score-threshold", "0.05", "--output", output]
 
     def run() -> int:
         subprocess.run(command, check=True, capture_output=True)
@@ -51,20 +53,26 @@ def ours() -> Run:
 
 
 def torchvision() -> Run:
-    """A script that does the same with torchvision."""
+    """Runs a script that does the same with torchvision."""
     folder = _inputs()
     script = Path(folder, "script.py")
     script.write_text(TORCHVISION)
-    command = [sys.executable, str(script), f"{folder}/weights.pth", f"{folder}/picture.jpg", f"{folder}/out.jpg"]
+    names = "weights.pth", "image.jpg", "out.jpg"
+    command = [sys.executable, str(script), *(f"{folder}/{name}" for name in names)]
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    return lambda: int(subprocess.run(command, check=True, capture_output=True, env=environment).stdout)
+
+    def run() -> int:
+        done = subprocess.run(command, check=True, capture_output=True, env=environment)
+        return int(done.stdout)
+
+    return run
 
 
 def compare(theirs: int, ours: int) -> str:
-    """Compares how many detections there are: both read the same JPEG, by decoders that need not agree to the bit.
+    """Compares the numbers of detections; JPEG decoders may differ in the last bit.
 
     Raises:
-        ValueError: The numbers differ much.
+        ValueError: The numbers differ by more than 5.
     """
     if abs(theirs - ours) > 5:
         raise ValueError(f"{theirs} and {ours} detections")
@@ -72,12 +80,13 @@ def compare(theirs: int, ours: int) -> str:
 
 
 def _inputs() -> str:
-    """A folder with random weights and a picture."""
+    """Makes a folder with random weights and an image."""
     from maskrcnn_jax.parity import recipe
     from maskrcnn_jax.weights import files
 
     folder = tempfile.mkdtemp()
     config = recipe.config("v1")
     files.write(Path(folder, "weights.pth"), recipe.state_dict(config))
-    Image.fromarray(pictures.pictures(pictures.ONE)[0]).save(f"{folder}/picture.jpg", quality=95)
+    (image,) = inputs.images(inputs.ONE)
+    Image.fromarray(image).save(f"{folder}/image.jpg", quality=95)
     return folder

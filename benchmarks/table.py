@@ -1,20 +1,22 @@
-"""The figures of a run as a table in Markdown."""
+"""Formats the figures of a run as a Markdown table."""
 
 import statistics
 from typing import Any
 
-HEADER = ("", "torchvision", "channels last", "ours", "faster", "must", "aim", "share", "peak memory", "agreement")
+HEADER = ("", "torchvision", "channels last", "ours", "faster", "must", "aim", "share")
+HEADER += ("peak memory", "agreement")
 
 
 def to_markdown(result: dict[str, Any]) -> str:
-    """What was measured, with the machine and its limits above."""
+    """A line about the machine and its rates, and a table of all rows."""
     limits = result["limits"]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines = [
-        f"{result['cpu']}, {result['cores']} cores; float32 matrix products {limits['matmul'] / 1e9:.0f} GFLOP/s, "
-        f"copies {limits['copy'] / 1e9:.1f} GB/s; Python {result['python']}, {versions}; load "
-        f"{result['load before']} before, {result['load after']} after (two threads work). A share is that of the "
-        "machine's own limit: matrix products, or copies of what has to be read and written.",
+        f"{result['cpu']}, {result['cores']} cores; float32 matrix products "
+        f"{limits['matmul'] / 1e9:.0f} GFLOP/s, copies {limits['copy'] / 1e9:.1f} GB/s; "
+        f"Python {result['python']}, {versions}; load {result['load before']} before, "
+        f"{result['load after']} after (two threads work). A share is that of the machine's own "
+        "limit: matrix products, or copies of what has to be read and written.",
         "",
         f"| {' | '.join(HEADER)} |",
         "|---" * len(HEADER) + "|",

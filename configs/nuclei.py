@@ -1,10 +1,13 @@
-"""Mask R-CNN R50-FPN on the nuclei of the 2018 Data Science Bowl (BBBC038): up to 313 objects in an image.
+r"""Mask R-CNN R50-FPN on the nuclei of the 2018 Data Science Bowl (BBBC038).
+
+An image has up to 313 nuclei.
 
 python -m maskrcnn_jax.weights.keras_resnet50 resnet50_imagenet_stem_to_c4.npz resnet50_keras.npz
-python train.py --config=configs/nuclei.py --workdir=runs/nuclei --config.model.backbone_weights=resnet50_keras.npz
+python train.py --config=configs/nuclei.py --workdir=runs/nuclei \
+    --config.backbone_weights=resnet50_keras.npz
 
-Result on the 102 validation images: box AP 0.567, mask AP 0.543, mask AP50 0.886, in 26 minutes of processor time on
-two cores.
+Result on the 102 validation images: box AP 0.567, mask AP 0.543, mask AP50 0.886, in 26 minutes of
+processor time on two cores.
 """
 
 from maskrcnn_jax.config import Config
@@ -20,8 +23,10 @@ def get_config() -> Config:
     config.test_batch_size = 1
 
     data = config.data
-    data.train_images, data.train_annotations = "data/nuclei/train", "data/nuclei/instances_train.json"
-    data.val_images, data.val_annotations = "data/nuclei/val", "data/nuclei/instances_val.json"
+    data.train_images = "data/nuclei/train"
+    data.train_annotations = "data/nuclei/instances_train.json"
+    data.val_images = "data/nuclei/val"
+    data.val_annotations = "data/nuclei/instances_val.json"
     data.short_sides, data.max_long_side = (320,), 640
     data.test_short_side, data.test_max_long_side = 320, 640
     data.buckets = data.test_buckets = ((320, 320), (320, 448))
@@ -30,16 +35,18 @@ def get_config() -> Config:
 
     model = config.model
     model.num_classes = 2
-    model.stride_in_1x1 = True  # As the ImageNet weights were trained: see maskrcnn_jax/weights/keras_resnet50.py.
-    model.norm_eps = 1.001e-5
+    # As in the network of the ImageNet weights, see maskrcnn_jax/weights/keras_resnet50.py.
+    model.backbone.stride_in_1x1 = True
+    model.backbone.norm_eps = 1.001e-5
     model.image_mean = (123.68 / 255, 116.779 / 255, 103.939 / 255)
     model.image_std = (1 / 255, 1 / 255, 1 / 255)
     model.rpn.anchor_sizes = (8, 16, 32, 64, 128)
-    model.rpn.train_num_candidates = model.rpn.test_num_candidates = 1000
-    model.rpn.train_num_proposals = model.rpn.test_num_proposals = 1000
+    model.rpn.num_candidates = config.detection.num_candidates = 1000
+    model.rpn.num_proposals = config.detection.num_proposals = 1000
     model.roi.num_samples = 256
-    model.roi.max_mask_samples = 12  # A CPU spends most of a step in the mask head; this share of it is enough.
-    model.detection.num_detections = 300
+    # A CPU spends most of a step in the mask head; fewer samples are enough.
+    model.mask_head.max_samples = 12
+    config.detection.num_detections = 300
 
     optimizer = config.optimizer
     optimizer.learning_rate = 0.05  # 0.0125 for 4 images.

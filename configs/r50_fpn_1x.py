@@ -2,10 +2,10 @@
 
     python train.py --config=configs/r50_fpn_1x.py --workdir=runs/r50_1x
 
-The backbone starts from torchvision's ImageNet weights, which are downloaded once.
+The backbone starts from torchvision's ImageNet weights, which a run downloads once.
 
-Not run: no machine at hand could. Shapes and parameter counts are tested at full size. Detectron2 reports box AP 38.6
-and mask AP 35.2 for this schedule.
+Not run. Tests check shapes and parameter counts at full size. Detectron2
+reports box AP 38.6 and mask AP 35.2 for this schedule.
 """
 
 from maskrcnn_jax.config import Config
@@ -13,5 +13,5 @@ from maskrcnn_jax.config import Config
 
 def get_config() -> Config:
     config = Config()  # The other defaults are this experiment.
-    config.model.backbone_weights = "IMAGENET1K_V1"
+    config.backbone_weights = "IMAGENET1K_V1"
     return config

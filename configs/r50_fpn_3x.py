@@ -1,9 +1,9 @@
-"""Mask R-CNN R50-FPN on COCO, 3x schedule with short sides from 640 to 800 pixels: 270,000 steps of 16 images.
+"""Mask R-CNN R50-FPN on COCO, 3x schedule: 270,000 steps of 16 images, short sides of 640 to 800.
 
     python train.py --config=configs/r50_fpn_3x.py --workdir=runs/r50_3x
 
-Not run: no machine at hand could. Shapes and parameter counts are tested at full size. Detectron2 reports box AP 41.0
-and mask AP 37.2 for this schedule.
+Not run. Tests check shapes and parameter counts at full size. Detectron2
+reports box AP 41.0 and mask AP 37.2 for this schedule.
 """
 
 from configs import r50_fpn_1x

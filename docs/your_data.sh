@@ -12,19 +12,19 @@ images=$1 annotations=$2 out=$3
 shift 3
 checkout=$(dirname "$0")/..
 
-# Look at the data, and hold some of it out; what was held out stays so.
+# Draw the data, and hold some of it out. An existing val.json stays.
 maskrcnn-jax data browse --images "$images" --annotations "$annotations" --output "$out/look"
 [ -e "$out/val.json" ] ||
   maskrcnn-jax data split --images "$images" --annotations "$annotations" --fraction 0.3 --output "$out"
 
-# Train. Started again, it goes on.
+# Train. A second start continues from the last checkpoint.
 python "$checkout/train.py" --config="$checkout/configs/your_data.py" --workdir="$out/run" \
   --config.data.train_images="$images" --config.data.train_annotations="$out/train.json" \
   --config.data.val_images="$images" --config.data.val_annotations="$out/val.json" "$@"
 
-# What is right, and what is wrong?
+# Measure the AP, and list the mistakes.
 maskrcnn-jax evaluate --weights "$out/run" --per-class --report "$out/evaluation.html"
 
-# Find objects in a photograph that was held out.
+# Detect objects in a held-out photograph.
 name=$(python -c "import json, sys; print(json.load(open(sys.argv[1]))['images'][0]['file_name'])" "$out/val.json")
 maskrcnn-jax predict "$images/$name" --weights "$out/run" --output "$out/predictions"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One machine with several GPUs: one process drives them all, and each gets its share of the images of a batch.
+# Trains on one machine with several GPUs: one process drives all GPUs, which share each batch.
 #
 #   launch/node.sh --config=configs/r50_fpn_1x.py --workdir=runs/r50 --config.batch_size=16
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Several processes on this machine, to try what a cluster does: on a CPU they share its cores.
+# Trains in several processes on this machine, to test a cluster. On a CPU they share the cores.
 #
 #   launch/processes.sh 2 --config=configs/shapes.py --workdir=runs/two
 set -uo pipefail
@@ -13,20 +13,22 @@ cd "$(dirname "$0")/.."
 count=$1
 shift
 python=${PYTHON:-.venv/bin/python}
-port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
+free_port='import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])'
+port=$("$python" -c "$free_port")
 
 pids=()
 for ((i = 0; i < count; i++)); do
-  "$python" train.py --coordinator="localhost:$port" --num_processes="$count" --process_id="$i" "$@" &
+  "$python" train.py --coordinator="localhost:$port" --num_processes="$count" \
+    --process_id="$i" "$@" &
   pids+=($!)
 done
-trap 'kill -TERM "${pids[@]}" 2>/dev/null' TERM INT # They save, and stop.
+trap 'kill -TERM "${pids[@]}" 2>/dev/null' TERM INT # The processes save and stop.
 
 code=0
 for pid in "${pids[@]}"; do
   wait "$pid" || code=$?
 done
-for pid in "${pids[@]}"; do # A signal ends the first round of waiting early.
+for pid in "${pids[@]}"; do # A signal ends the first loop of waits early.
   wait "$pid" || code=$?
 done
 exit "$code"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# All hosts of a TPU pod slice, from your own machine. The repository and its .venv are at the same place on each host,
-# see docs/pods.md.
+# Trains on all hosts of a TPU pod slice, from your own machine. The repository and its .venv must
+# be at the same place on each host, see docs/pods.md.
 #
-#   TPU=pod ZONE=us-west4-a launch/tpu_pod.sh --config=configs/r50_fpn_1x.py --workdir=/mnt/shared/runs/r50
+#   TPU=pod ZONE=us-west4-a launch/tpu_pod.sh --config=configs/r50_fpn_1x.py \
+#     --workdir=/mnt/shared/runs/r50
 set -euo pipefail
 : "${TPU:?the name of the TPU}" "${ZONE:?its zone}"
 

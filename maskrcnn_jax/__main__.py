@@ -1,4 +1,4 @@
-"""`python -m maskrcnn_jax`, which is `maskrcnn-jax`."""
+"""Runs the command `maskrcnn-jax` for `python -m maskrcnn_jax`."""
 
 import sys
 

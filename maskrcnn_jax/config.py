@@ -1,166 +1,204 @@
-"""Every number an experiment may change, as nested dataclasses.
+"""Every number an experiment may change, as nested dataclasses, one for each part of the network.
 
-The defaults are the paper's R50-FPN on COCO with torchvision's constants. A file in ``configs/`` changes what it needs,
-and the command line changes the rest (``--config.model.rpn.nms_threshold=0.6``). Settings can be assigned until they
-are frozen; `MaskRCNN` freezes its own copy, because a module has to be hashable and must not change after it was
-compiled.
+The defaults are the paper's R50-FPN on COCO with torchvision's constants. A file in ``configs/``
+sets what it needs, and the command line sets the rest (``--config.model.rpn.nms_threshold=0.6``).
+Settings can be assigned until they are frozen; `MaskRCNN` freezes its own copy, because a module
+must be hashable and must not change once it is compiled.
 """
 
-import copy
-import dataclasses
-import typing
 from dataclasses import field
-from typing import Any, TypeVar
+from typing import Annotated
 
-T = TypeVar("T")
+from maskrcnn_jax.settings import (
+    NOT_EMPTY,
+    Constraint,
+    above,
+    at_least,
+    between,
+    one_of,
+    settings,
+)
 
-
-def _setattr(self: Any, name: str, value: Any) -> None:
-    if name not in self.__dataclass_fields__:
-        fields = ", ".join(self.__dataclass_fields__)
-        raise AttributeError(f"{type(self).__name__} has no field {name!r}; its fields are {fields}")
-    if self.__dict__.get("_frozen"):
-        raise AttributeError(f"this {type(self).__name__} is frozen: set {name!r} before the model is built")
-    self.__dict__[name] = value
-
-
-def _hash(self: Any) -> int:
-    if not self.__dict__.get("_frozen"):
-        raise TypeError(f"a {type(self).__name__} can change, so it has no hash: pass it through config.freeze first")
-    return hash(tuple(getattr(self, name) for name in self.__dataclass_fields__))
-
-
-@typing.dataclass_transform(field_specifiers=(field,))
-def settings(cls: type[T]) -> type[T]:
-    """Makes a dataclass that refuses unknown fields and, once frozen, every assignment."""
-    cls.__setattr__, cls.__hash__ = _setattr, _hash
-    return dataclasses.dataclass(cls)
+Norm = Annotated[str, one_of("frozen_batch", "batch", "group")]
+NormOrNone = Annotated[str, one_of("none", "frozen_batch", "batch", "group")]
+# Limited because a config may come from a weight file of others: more layers take minutes to trace.
+NumLayers = Annotated[int, between(0, 100)]
+SHARE = Constraint("above 0 and at most 1", lambda x: 0 < x <= 1)
+FRACTION_BELOW_1 = Constraint("at least 0 and below 1", lambda x: 0 <= x < 1)
+SIDE = Constraint("pairs of multiples of 32", lambda x: x >= 32 and x % 32 == 0)
 
 
-def freeze(config: T) -> T:
-    """Returns a copy, nested settings included, that is hashable and refuses assignments."""
-    frozen = copy.copy(config)
-    for name in config.__dataclass_fields__:
-        value = getattr(config, name)
-        if dataclasses.is_dataclass(value):
-            value = freeze(value)
-        elif isinstance(value, list | tuple):
-            value = _as_tuple(value)
-        frozen.__dict__[name] = value
-    frozen.__dict__["_frozen"] = True
-    return frozen
+@settings
+class ResNetConfig:
+    """The backbone (He et al., 2015)."""
+
+    depth: Annotated[int, one_of(18, 34, 50, 101, 152)] = 50
+    stem_channels: Annotated[int, at_least(1)] = 64  # The stages have multiples of this number.
+    # True: a stage halves the resolution in its first 1x1 convolution. False: in the 3x3.
+    stride_in_1x1: bool = False
+    norm: Norm = "frozen_batch"
+    norm_eps: Annotated[float, at_least(0)] = 1e-5
+    # Stages that do not train: 0 none, 1 the stem, 2 the stem and C2, up to 5 for all.
+    frozen_stages: Annotated[int, between(0, 5)] = 2
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
+@settings
+class FPNConfig:
+    """The feature pyramid (Lin et al., 2017)."""
+
+    channels: Annotated[int, at_least(1)] = 256
+    norm: NormOrNone = "none"  # With "none" the convolutions have biases.
+    norm_eps: Annotated[float, at_least(0)] = 1e-5
 
 
 @settings
 class RPNConfig:
-    """Region proposal network: its anchors, which of them to train on, which proposals to keep."""
+    """Region proposal network: anchors, samples for its loss, selection of proposals."""
 
-    anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)  # Pixels; one for each of P2 to P6.
-    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # Height over width.
-    positive_iou: float = 0.7  # Anchors at least this close to an object are positive.
-    negative_iou: float = 0.3  # Anchors below this, to every object, are negative.
-    num_samples: int = 256  # Anchors per image in the loss.
-    positive_fraction: float = 0.5  # At most this share of the samples is positive.
-    box_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)  # Scale of the targets dx, dy, dw, dh.
-    smooth_l1_beta: float = 1 / 9  # Where the box loss turns from quadratic to linear.
-    train_num_candidates: int = 2000  # Best-scored anchors per level that enter non-maximum suppression.
-    train_num_proposals: int = 2000  # Proposals per image that leave it, over all levels.
-    test_num_candidates: int = 1000
-    test_num_proposals: int = 1000
-    score_threshold: float = 0.0  # Proposals below this probability are dropped.
-    nms_threshold: float = 0.7  # Of two boxes with a larger overlap, the better one stays.
-    min_box_size: float = 1e-3  # Pixels; narrower or lower proposals are dropped.
-    # How its gradient is computed, with the same result: through "windows" around the sampled anchors, through whole
-    # "maps", or "auto" for what suits the device: windows on CPUs.
-    gradient_form: str = "auto"
+    num_convs: NumLayers = 1
+    # The size of the anchors of each level, P2 to P6, in pixels.
+    anchor_sizes: Annotated[tuple[float, ...], above(0)] = (32, 64, 128, 256, 512)
+    # Height over width.
+    aspect_ratios: Annotated[tuple[float, ...], NOT_EMPTY, above(0)] = (0.5, 1.0, 2.0)
+    # Anchors with at least the first overlap with an object are positive, anchors with less than
+    # the second are negative.
+    positive_iou: Annotated[float, between(0, 1)] = 0.7
+    negative_iou: Annotated[float, between(0, 1)] = 0.3
+    num_samples: Annotated[int, at_least(1)] = 256  # Anchors per image in the loss.
+    positive_fraction: Annotated[float, SHARE] = 0.5  # At most this share of them is positive.
+    # Scale of the targets dx, dy, dw, dh.
+    box_weights: Annotated[tuple[float, float, float, float], above(0)] = (1.0, 1.0, 1.0, 1.0)
+    # The box loss turns from quadratic to linear here; 0 is plain L1.
+    smooth_l1_beta: Annotated[float, at_least(0)] = 1 / 9
+    # In training, the best-scored anchors per level that enter non-maximum suppression, and the
+    # proposals per image that leave it, over all levels. See `DetectionConfig` for detection.
+    num_candidates: Annotated[int, at_least(1)] = 2000
+    num_proposals: Annotated[int, at_least(1)] = 2000
+    score_threshold: Annotated[float, between(0, 1)] = 0.0  # Less probable proposals are dropped.
+    # Suppresses the worse of two proposals whose IoU is larger.
+    nms_threshold: Annotated[float, between(0, 1)] = 0.7
+    min_box_size: Annotated[float, at_least(0)] = 1e-3  # Pixels; smaller proposals are dropped.
 
 
 @settings
 class RoIConfig:
-    """Regions of interest: which proposals to train the heads on, and how features are pooled from them."""
+    """Regions of interest: samples for the losses of the heads, and pooling of their features."""
 
-    positive_iou: float = 0.5  # Proposals at least this close to an object are positive, all others background.
-    num_samples: int = 512  # RoIs per image in the loss.
-    positive_fraction: float = 0.25  # At most this share of the samples is positive.
-    max_mask_samples: int | None = None  # At most this many of the positives train the mask head; None for all.
-    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)  # Scale of the targets dx, dy, dw, dh.
-    smooth_l1_beta: float = 1 / 9
-    box_resolution: int = 7  # Side of the features pooled for the box head.
-    mask_resolution: int = 14  # The same for the mask head; its masks have twice this side.
-    # "align" (RoIAlign: means of bilinear samples), or "pool" (RoIPool: maxima of whole cells, to compare with).
-    pooling: str = "align"
-    sampling_ratio: int = 2  # RoIAlign averages this many samples per axis in each bin.
+    # Proposals with at least this overlap with an object are positive; all others are background.
+    positive_iou: Annotated[float, between(0, 1)] = 0.5
+    num_samples: Annotated[int, at_least(1)] = 512  # RoIs per image in the loss.
+    positive_fraction: Annotated[float, SHARE] = 0.25  # At most this share of them is positive.
+    # Scale of the targets dx, dy, dw, dh.
+    box_weights: Annotated[tuple[float, float, float, float], above(0)] = (10.0, 10.0, 5.0, 5.0)
+    # The box loss turns from quadratic to linear here; 0 is plain L1.
+    smooth_l1_beta: Annotated[float, at_least(0)] = 1 / 9
+    # "align": RoIAlign, means of bilinear samples. "pool": RoIPool, maxima of whole cells.
+    pooling: Annotated[str, one_of("align", "pool")] = "align"
+    # RoIAlign averages this many samples per axis in each bin; 0 adapts to the size of the RoI.
+    sampling_ratio: Annotated[int, between(0, 8)] = 2
     aligned: bool = False  # True shifts RoIs by half a feature cell, as Detectron2 does.
-    # How RoIAlign is computed, with the same result: "gather", "einsum", or "auto" for what suits the device.
-    align_form: str = "auto"
 
 
 @settings
-class DetectionConfig:
-    """From class scores to the final detections."""
+class BoxHeadConfig:
+    """Class scores and box refinement: 3x3 convolutions, then fully connected layers."""
 
-    score_threshold: float = 0.05  # Detections must score above this.
-    nms_threshold: float = 0.5  # Of two boxes of one class with a larger overlap, the better one stays.
-    num_detections: int = 100  # Slots per image.
-    min_box_size: float = 1e-2  # Pixels; narrower or lower detections are dropped.
+    resolution: Annotated[int, at_least(1)] = 7  # Side of the features pooled for each RoI.
+    num_convs: NumLayers = 0
+    channels: Annotated[int, at_least(1)] = 256  # Of the convolutions.
+    norm: NormOrNone = "none"
+    norm_eps: Annotated[float, at_least(0)] = 1e-5
+    num_layers: NumLayers = 2  # Fully connected layers.
+    features: Annotated[int, at_least(1)] = 1024  # Of the fully connected layers.
+
+
+@settings
+class MaskHeadConfig:
+    """A mask for each RoI: 3x3 convolutions, upsampling by two, a 1x1 convolution."""
+
+    # Side of the features pooled for each RoI; masks have twice this side.
+    resolution: Annotated[int, at_least(1)] = 14
+    num_convs: NumLayers = 4
+    channels: Annotated[int, at_least(1)] = 256
+    norm: NormOrNone = "none"
+    norm_eps: Annotated[float, at_least(0)] = 1e-5
+    # At most this many of the positive RoIs of an image train the head; None for all.
+    max_samples: Annotated[int | None, at_least(1)] = None
 
 
 @settings
 class ModelConfig:
-    """Mask R-CNN with a ResNet-FPN backbone."""
+    """The network and its training rules: everything a checkpoint depends on."""
 
-    num_classes: int = 81  # Background included: COCO's 80 categories as contiguous labels.
-    image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # RGB in [0, 1].
-    image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    depth: int = 50  # ResNet 18, 34, 50, 101 or 152.
-    stem_channels: int = 64  # Width of the backbone: its stages have multiples of it.
-    stride_in_1x1: bool = False  # Where a stage halves the resolution: its first 1x1 convolution, or the 3x3.
-    norm: str = "frozen_batch"  # Of the backbone: "frozen_batch", "batch" or "group".
-    norm_eps: float = 1e-5
-    frozen_stages: int = 2  # Parts of the backbone that do not train: 0 none, 1 the stem, 2 also C2, ... 5 all.
-    backbone_weights: str | None = None  # Path, "IMAGENET1K_V1" or "IMAGENET1K_V2": where the backbone starts from.
-    fpn_channels: int = 256
-    fpn_norm: str = "none"  # "none" (the convolutions have biases), or any norm of the backbone.
-    rpn_head_convs: int = 1
-    box_head_convs: int = 0  # 3x3 convolutions before the fully connected layers.
-    box_head_channels: int = 256
-    box_head_norm: str = "none"
-    box_head_layers: int = 2  # Fully connected layers.
-    box_head_features: int = 1024  # Their width.
-    mask_head_channels: int = 256
-    mask_head_convs: int = 4
-    mask_head_norm: str = "none"
-    dtype: str = "float32"  # Of the network's activations; "bfloat16" leaves boxes and losses in float32.
-    rematerialise: bool = False  # Compute activations of the backbone's blocks again in the backward pass: less memory.
-    deterministic: bool = False  # The same bits in every run on a GPU too, as on a CPU: slower.
+    num_classes: Annotated[int, at_least(2)] = 81  # COCO's 80 categories and the background.
+    # Mean and standard deviation per channel, of pixels in [0, 1]. The length of the mean is the
+    # number of channels.
+    image_mean: Annotated[tuple[float, ...], NOT_EMPTY] = (0.485, 0.456, 0.406)
+    image_std: Annotated[tuple[float, ...], above(0)] = (0.229, 0.224, 0.225)
+    dtype: Annotated[str, one_of("float32", "bfloat16")] = "float32"  # Of activations only.
+    backbone: ResNetConfig = field(default_factory=ResNetConfig)
+    fpn: FPNConfig = field(default_factory=FPNConfig)
     rpn: RPNConfig = field(default_factory=RPNConfig)
     roi: RoIConfig = field(default_factory=RoIConfig)
-    detection: DetectionConfig = field(default_factory=DetectionConfig)
+    box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
+    mask_head: MaskHeadConfig | None = field(default_factory=MaskHeadConfig)  # None: Faster R-CNN.
+
+
+@settings
+class DetectionConfig:
+    """Settings that only detection reads; they may change at any time."""
+
+    num_candidates: Annotated[int, at_least(1)] = 1000  # As in `RPNConfig`.
+    num_proposals: Annotated[int, at_least(1)] = 1000
+    score_threshold: Annotated[float, between(0, 1)] = 0.05  # Detections score above this.
+    # Suppresses the worse of two detections of a class whose IoU is larger.
+    nms_threshold: Annotated[float, between(0, 1)] = 0.5
+    num_detections: Annotated[int, at_least(1)] = 100  # Slots per image.
+    min_box_size: Annotated[float, at_least(0)] = 1e-2  # Pixels; smaller detections are dropped.
+
+
+@settings
+class ExecutionConfig:
+    """How the network is computed. No field changes a result beyond rounding.
+
+    The one exception: batch norms take the statistics of each micro-batch.
+    `execution.choose` resolves "auto" to what suits the devices.
+    """
+
+    num_devices: Annotated[int | None, at_least(1)] = None  # Devices to use; None for all.
+    # Devices that share the rows of each image. Heights of buckets must be multiples of 32 times
+    # this number.
+    space: Annotated[int, at_least(1)] = 1
+    num_microbatches: Annotated[int, at_least(1)] = 1  # Parts of a batch, one after the other.
+    rematerialise: bool = False  # Rematerialise the blocks of the backbone, to save memory.
+    deterministic: bool = False  # The same bits in every run on a GPU too; slower there.
+    align_form: Annotated[str, one_of("auto", "gather", "einsum")] = "auto"  # Of RoIAlign.
+    # The gradient of the RPN flows through "windows" around the sampled anchors, or whole "maps".
+    rpn_gradient: Annotated[str, one_of("auto", "windows", "maps")] = "auto"
 
 
 @settings
 class DataConfig:
-    """Where images come from, and how they are resized, varied and padded."""
+    """The source of the images, and how they are resized, augmented and padded."""
 
-    # "coco" (json files in COCO's format), "tfds" (what `maskrcnn-jax data prepare` made of them) or "shapes"
-    # (synthetic, made on the fly).
-    source: str = "coco"
+    # "coco": json files in COCO's format. "tfds": files written by `maskrcnn-jax data prepare`.
+    # "shapes": synthetic images, made on the fly.
+    source: Annotated[str, one_of("coco", "tfds", "shapes")] = "coco"
     train_images: str = "data/coco/train2017"  # Folder.
     train_annotations: str = "data/coco/annotations/instances_train2017.json"
     val_images: str = "data/coco/val2017"
     val_annotations: str = "data/coco/annotations/instances_val2017.json"
-    tfds_dir: str = "data/tfds"  # The directory that was prepared.
+    tfds_dir: str = "data/tfds"  # Directory written by `data prepare`.
     keep_empty: bool = False  # Train on images without objects too.
-    short_sides: tuple[int, ...] = (800,)  # Training resizes the short side to one of these, drawn for each image ...
-    max_long_side: int = 1333  # ... unless the long side would grow beyond this.
-    test_short_side: int = 800
-    test_max_long_side: int = 1333
-    buckets: tuple[tuple[int, int], ...] = ((800, 1344), (1344, 800))  # Padded (height, width), multiples of 32.
-    test_buckets: tuple[tuple[int, int], ...] = (
+    # Training resizes the short side of each image to one of these, drawn at random, unless the
+    # long side would exceed its maximum.
+    short_sides: Annotated[tuple[int, ...], NOT_EMPTY, at_least(1)] = (800,)
+    max_long_side: Annotated[int, at_least(1)] = 1333
+    test_short_side: Annotated[int, at_least(1)] = 800
+    test_max_long_side: Annotated[int, at_least(1)] = 1333
+    # Height and width of padded images, multiples of 32.
+    buckets: Annotated[tuple[tuple[int, int], ...], NOT_EMPTY, SIDE] = ((800, 1344), (1344, 800))
+    test_buckets: Annotated[tuple[tuple[int, int], ...], NOT_EMPTY, SIDE] = (
         (800, 1088),
         (800, 1216),
         (800, 1344),
@@ -168,36 +206,44 @@ class DataConfig:
         (1216, 800),
         (1344, 800),
     )
-    horizontal_flip: float = 0.5  # Probability.
-    vertical_flip: float = 0.0
-    crop_size: int | None = None  # Training crops what is larger than this square, at random, before resizing.
-    max_instances: int = 100  # Ground-truth slots per image; objects beyond them are counted and reported.
-    # How ground-truth masks travel: "crop" (each resampled to its own box) or "full" (bitmaps of the whole image, for
-    # torchvision's exact mask targets at a hundred times the memory).
-    mask_store: str = "crop"
-    mask_size: int = 112  # Side of a cropped mask; no multiple of 32, since that may be a side of a whole one.
-    num_threads: int = 4  # Threads that read and prepare images.
-    shapes_image_size: int = 128  # Of the synthetic set: largest side, pixels.
-    shapes_num_train: int = 2000
-    shapes_num_val: int = 100
+    horizontal_flip: Annotated[float, between(0, 1)] = 0.5  # Probability.
+    vertical_flip: Annotated[float, between(0, 1)] = 0.0
+    # Training crops larger images to a square of this side, at random, before resizing.
+    crop_size: Annotated[int | None, at_least(1)] = None
+    # Ground-truth slots per image; objects beyond them are counted and reported.
+    max_instances: Annotated[int, at_least(1)] = 100
+    # Storage of ground-truth masks. "crop": each resampled to its own box. "full": bitmaps of the
+    # whole image, for torchvision's exact mask targets at a hundred times the memory.
+    mask_store: Annotated[str, one_of("crop", "full")] = "crop"
+    mask_size: Annotated[int, at_least(1)] = 112  # Side of a cropped mask.
+    num_threads: Annotated[int, at_least(1)] = 4  # Threads that read and prepare images.
+    # Largest side of the synthetic images, in pixels.
+    shapes_image_size: Annotated[int, at_least(32)] = 128
+    shapes_num_train: Annotated[int, at_least(1)] = 2000
+    shapes_num_val: Annotated[int, at_least(1)] = 100
 
 
 @settings
 class OptimizerConfig:
-    """SGD with momentum, as all reference detectors train, or AdamW, which needs fewer steps from scratch."""
+    """SGD with momentum, as in all reference detectors, or AdamW: fewer steps from scratch."""
 
-    name: str = "sgd"  # "sgd" or "adamw".
-    learning_rate: float = 0.02  # For 16 images; scaled to the global batch.
-    momentum: float = 0.9  # Of SGD; AdamW averages gradients with the same weight.
-    weight_decay: float = 1e-4
+    name: Annotated[str, one_of("sgd", "adamw")] = "sgd"
+    learning_rate: Annotated[float, at_least(0)] = 0.02  # For 16 images; scaled with the batch.
+    momentum: Annotated[float, FRACTION_BELOW_1] = 0.9  # Of SGD, and AdamW's b1.
+    weight_decay: Annotated[float, at_least(0)] = 1e-4
     decay_norms_and_biases: bool = True  # torchvision decays everything that trains.
-    warmup_steps: int = 1000
-    warmup_factor: float = 1e-3  # The rate starts at this fraction and grows linearly.
-    schedule: str = "steps"  # After the warm-up: "steps", or "cosine", which falls to zero at the last step.
-    decay_steps: tuple[int, ...] = (60_000, 80_000)  # The rate is multiplied by decay_factor at each of these.
-    decay_factor: float = 0.1
-    max_gradient_norm: float | None = None  # Gradients with a larger global norm are scaled down to it.
-    average_decay: float | None = None  # Keep a moving average of the parameters (0.9998, say), and evaluate with it.
+    warmup_steps: Annotated[int, at_least(0)] = 1000
+    # The rate starts at this fraction and grows linearly.
+    warmup_factor: Annotated[float, between(0, 1)] = 1e-3
+    # After the warm-up: "steps", or "cosine", which falls to zero at the last step.
+    schedule: Annotated[str, one_of("steps", "cosine")] = "steps"
+    # The rate is multiplied by decay_factor at each of these steps.
+    decay_steps: Annotated[tuple[int, ...], at_least(0)] = (60_000, 80_000)
+    decay_factor: Annotated[float, at_least(0)] = 0.1
+    # Gradients with a larger global norm are scaled down to it.
+    max_gradient_norm: Annotated[float | None, above(0)] = None
+    # Decay of a moving average of the parameters, such as 0.9998; evaluation uses the average.
+    average_decay: Annotated[float | None, between(0, 1)] = None
 
 
 @settings
@@ -205,53 +251,19 @@ class Config:
     """A whole experiment."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     weights: str | None = None  # Path or "COCO_V1": pretrained weights of the whole detector.
-    seed: int = 0
-    batch_size: int = 16  # Images per step, over all devices.
-    num_devices: int | None = None  # Devices that share a batch; all by default.
-    space: int = 1  # Devices that share each image, by its rows: heights of buckets must be multiples of 32 times this.
-    num_microbatches: int = 1  # Parts the batch is worked through in, to save memory; the gradient is the same.
-    num_steps: int = 90_000
-    log_every: int = 20  # Steps.
-    evaluate_every: int = 5_000  # Steps; 0 evaluates at the end only.
-    save_every: int = 5_000
-    keep_checkpoints: int = 3  # The newest so many ...
-    keep_best: int = 1  # ... and as many of the best by mask AP, of those that were evaluated.
-    test_batch_size: int = 8
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Settings as nested dictionaries of plain values, ready for JSON."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(cls: type[T], values: dict[str, Any]) -> T:
-    """The inverse of `to_dict`; fields that are absent keep their defaults.
-
-    Raises:
-        ValueError: An unknown field, named with the settings it was found in, or no dictionary.
-    """
-    if not isinstance(values, dict):
-        raise ValueError(f"{cls.__name__} must be an object with names and values, got {values!r}")
-    config = cls()
-    for name, value in values.items():
-        if name not in cls.__dataclass_fields__:
-            raise ValueError(f"{cls.__name__} has no field {name!r}")
-        default = getattr(config, name)
-        value = from_dict(type(default), value) if dataclasses.is_dataclass(default) else _as_tuple(value)
-        setattr(config, name, value)
-    return config
-
-
-def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
-    """Fields in which two settings of one type differ, each as ``name: value of a -> value of b``."""
-    found = []
-    for name in a.__dataclass_fields__:
-        x, y = _as_tuple(getattr(a, name)), _as_tuple(getattr(b, name))
-        if dataclasses.is_dataclass(x):
-            found += differences(x, y, f"{prefix}{name}.")
-        elif x != y:
-            found.append(f"{prefix}{name}: {x} -> {y}")
-    return found
+    # Path, "IMAGENET1K_V1" or "IMAGENET1K_V2": pretrained weights of the backbone alone.
+    backbone_weights: str | None = None
+    seed: Annotated[int, at_least(0)] = 0
+    batch_size: Annotated[int, at_least(1)] = 16  # Images per step, over all devices.
+    test_batch_size: Annotated[int, at_least(1)] = 8
+    num_steps: Annotated[int, at_least(0)] = 90_000
+    log_every: Annotated[int, at_least(0)] = 20  # Steps.
+    evaluate_every: Annotated[int, at_least(0)] = 5_000  # Steps; 0 evaluates at the end only.
+    save_every: Annotated[int, at_least(0)] = 5_000
+    keep_checkpoints: Annotated[int, at_least(1)] = 3  # Number of newest checkpoints kept.
+    keep_best: Annotated[int, at_least(0)] = 1  # Number kept with the best AP.

@@ -1,4 +1,4 @@
-"""From class scores and box deltas to the final boxes of one image."""
+"""Class logits and box deltas to the final boxes of one image."""
 
 import jax
 import jax.numpy as jnp
@@ -20,23 +20,44 @@ def detect(
     config: DetectionConfig,
     box_weights: tuple[float, ...],
 ) -> Detections:
-    """Every proposal may become a detection of each class; of overlapping boxes of a class the best stays.
+    """Turns each proposal into one candidate per class, and keeps the best; without masks.
 
-    Boxes are clipped to the picture of ``size`` (height, width), small and badly scored ones dropped, duplicates
-    removed per class, and the best over all classes returned, without masks yet. Exact for any number of candidates.
+    The result is exact for any number of candidates.
+
+    Args:
+        logits: Class logits of each proposal, background first.
+        deltas: Per class, from the proposal to its object.
+        proposals: The boxes that the logits and deltas belong to.
+        size: Height and width of the image in pixels; boxes are clipped to it.
+        score_threshold: Candidates must score above it.
+        config: Thresholds and the number of detections.
+        box_weights: Scale of the deltas.
     """
+    boxes = decode(deltas, proposals, size, box_weights)
+    scores = jax.nn.softmax(logits)
     num_proposals, num_classes = logits.shape
-    decoded = box_ops.decode(deltas, jnp.expand_dims(proposals.boxes, 1), box_weights)
-    decoded = box_ops.clip(decoded, size)[:, 1:].reshape(-1, 4)  # Class 0 is background.
-    scores = jax.nn.softmax(logits)[:, 1:].reshape(-1)
     classes = jnp.tile(jnp.arange(1, num_classes, dtype=jnp.int32), num_proposals)
-
+    boxes, scores = boxes[:, 1:].reshape(-1, 4), scores[:, 1:].reshape(-1)  # Without background.
     valid = jnp.repeat(proposals.valid, num_classes - 1)
-    valid &= (scores > score_threshold) & box_ops.at_least(decoded, config.min_box_size)
-    return best(decoded, classes, scores, valid, config=config)
+    valid &= (scores > score_threshold) & box_ops.has_min_side(boxes, config.min_box_size)
+    return keep_best(boxes, classes, scores, valid, config=config)
 
 
-def best(
+def decode(
+    deltas: Float[Array, "p k 4"],
+    proposals: Proposals,
+    size: Int[Array, "2"],
+    box_weights: tuple[float, ...],
+) -> Float[Array, "p k 4"]:
+    """Moves each proposal by its deltas and clips it to the image.
+
+    ``size`` is the height and width of the image in pixels.
+    """
+    decoded = box_ops.decode(deltas, jnp.expand_dims(proposals.boxes, 1), box_weights)
+    return box_ops.clip(decoded, size)
+
+
+def keep_best(
     boxes: Float[Array, "n 4"],
     classes: Int[Array, " n"],
     scores: Float[Array, " n"],
@@ -44,11 +65,21 @@ def best(
     *,
     config: DetectionConfig,
 ) -> Detections:
-    """The detections that remain where boxes of a class overlap, by descending score, as many as there are slots."""
+    """Suppresses overlapping boxes of each class and returns the best of the rest.
+
+    Args:
+        boxes: Candidates, in pixels.
+        classes: Their classes; boxes of different classes do not suppress each other.
+        scores: Their scores.
+        valid: The candidates that take part.
+        config: The threshold and the number of detections.
+    """
     order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), stable=True)
     boxes, scores, classes, valid = boxes[order], scores[order], classes[order], valid[order]
 
-    selected, found = nms.select(boxes, valid, classes, config.nms_threshold, num_selected=config.num_detections)
+    selected, found = nms.select(
+        boxes, valid, classes, config.nms_threshold, num_selected=config.num_detections
+    )
     return Detections(
         boxes=jnp.where(found.reshape(-1, 1), boxes[selected], 0),
         classes=jnp.where(found, classes[selected], 0),

@@ -1,4 +1,4 @@
-"""From pictures of any size to boxes, labels, scores and masks in their own pixels."""
+"""Detects objects in images of any size; boxes and masks are in pixels of the original image."""
 
 import itertools
 import os
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from maskrcnn_jax import compiler, images, pasting
+from maskrcnn_jax import execution, images, pasting
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.structures import Detections
@@ -20,25 +20,28 @@ if TYPE_CHECKING:
     from maskrcnn_jax.weights.loading import LoadedModel
 
 MaskForm = Literal["pasted", "cropped", "rle"]
+AnyImage = images.AnyImage
 
 
 class Detector:
-    """A model with all that surrounds it: resizing, padding, and masks pasted back into the picture.
+    """Wraps a model with its pre- and postprocessing: resizing, padding, and pasting of masks.
 
-    Each picture is padded to the smallest bucket that holds it, and the model is compiled once for each bucket. A
-    picture that fits none, because it is unusually long or wide, is padded to multiples of 32, and the model is
-    compiled for that size.
+    Each image is padded to the smallest bucket that holds it, and the model is compiled once for
+    each bucket. An image that fits no bucket, because it is unusually long or wide, is padded to
+    multiples of 32, and the model is compiled for that size.
 
     Args:
-        model: A `MaskRCNN`.
-        variables: Its parameters and constants.
-        categories: What its labels mean.
-        data: How to resize (``test_short_side``, ``test_max_long_side``), and the ``test_buckets``. The default is
+        model: A `MaskRCNN`, or a stand-in such as `artifact.ExportedModel`.
+        variables: The variables of the model.
+        categories: The map from labels to categories.
+        data: Gives ``test_short_side``, ``test_max_long_side`` and ``test_buckets``. The default is
             torchvision's rule for COCO.
-        batch_size: Pictures that go through the model at once, if they share a bucket. A GPU is busy with several.
-        dtype: Of the pictures the model is given: "float32", or "uint8", which rounds resized pictures to grey levels.
-            That moves most boxes by more than 0.05 pixels.
-        only_buckets: There is no model of other sizes: pictures that fit no bucket are made smaller until they do.
+        batch_size: Number of images of one bucket that the model processes at once. A GPU needs
+            several to be busy.
+        dtype: The dtype of the model's input images: "float32", or "uint8", which rounds resized
+            images to 8 bits and moves most boxes by more than 0.05 pixels.
+        only_buckets: Whether images that fit no bucket are made smaller until they fit, because the
+            model exists for the sizes of the buckets only.
 
     Raises:
         ValueError: The batch size is below 1.
@@ -60,36 +63,41 @@ class Detector:
         self.model, self.variables, self.categories = model, variables, categories
         self.data = data or DataConfig()
         self.batch_size, self.dtype, self.only_buckets = batch_size, np.dtype(dtype), only_buckets
-        self._apply = compiler.jit(model.config.deterministic)(model.apply)
+        self._apply = model.run.jit(model.apply)
 
     @classmethod
     def from_run(cls, directory: str | Path) -> "Detector":
-        """Loads the last checkpoint of a training run, with the sizes and categories it was trained for.
+        """Loads the last checkpoint of a training run, with its config and categories.
 
         Raises:
-            FileNotFoundError: No run directory, or one without a checkpoint.
-            ValueError: A file in it is broken.
+            FileNotFoundError: The run directory does not exist or has no checkpoint.
+            ValueError: A file in the run directory is broken.
         """
-        # Only runs need Orbax and the training code.
-        from maskrcnn_jax import checkpoints
+        # These imports load Orbax and the training code, which only runs need.
         from maskrcnn_jax.model import MaskRCNN
+        from maskrcnn_jax.runs import checkpoints
 
         run = checkpoints.load_run(directory)
-        return cls(MaskRCNN(run.config.model), run.variables, run.categories, run.config.data)
+        model = MaskRCNN(
+            run.config.model, run.config.detection, execution.choose(run.config.execution)
+        )
+        return cls(model, run.variables, run.categories, run.config.data)
 
     @classmethod
     def from_weights(cls, weights: str | Path) -> "Detector":
-        """Loads a weight file of torchvision's or of ours, a run directory, or released weights by their name.
+        """Loads a weight file of torchvision or of this package, a run directory, or a release.
 
-        The architecture is that which a file of ours carries; else it follows from names and shapes.
+        The architecture comes from the config in the file, or else from the names and shapes of the
+        arrays. A file without a mask head is a Faster R-CNN, whose detections have no masks.
 
         Args:
-            weights: A path, "COCO_V1" or "V2_COCO_V1": torchvision's `maskrcnn_resnet50_fpn` and
-                `maskrcnn_resnet50_fpn_v2`, downloaded once.
+            weights: A path; or "COCO_V1" or "V2_COCO_V1", torchvision's weights of
+                `maskrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn_v2`, which are downloaded once.
 
         Raises:
-            OSError: No such file, or it cannot be downloaded.
-            ValueError: The file is broken, or not of a Mask R-CNN; the message names it and all that is wrong.
+            OSError: The file does not exist or cannot be downloaded.
+            ValueError: The file is broken or holds no such detector; the message names the file and
+                every error.
         """
         from maskrcnn_jax.weights import loading
 
@@ -97,102 +105,140 @@ class Detector:
 
     @classmethod
     def from_loaded(cls, loaded: "LoadedModel") -> "Detector":
-        """The detector of a model that `loading.load` returned; labels without a meaning are numbered."""
+        """Makes a detector of a model that `loading.load` returned.
+
+        If the categories are unknown, they are numbered; see `Categories.numbered`.
+        """
         from maskrcnn_jax.model import MaskRCNN
 
         config = loaded.config
         categories = loaded.categories or Categories.numbered(config.model.num_classes - 1)
-        variables = jax.device_put(loaded.variables)  # Once, instead of for each picture.
-        return cls(MaskRCNN(config.model), variables, categories, config.data)
+        variables = jax.device_put(loaded.variables)  # Transfer once instead of for each image.
+        model = MaskRCNN(config.model, config.detection, execution.choose())
+        return cls(model, variables, categories, config.data)
 
     @classmethod
     def from_artifact(cls, path: str | Path) -> "Detector":
-        """Runs a file that `export.export` or `maskrcnn-jax export` wrote, without flax or the code of the model.
+        """Loads a file that `export.export` or `maskrcnn-jax export` wrote, without flax.
 
-        Pictures that fit none of its sizes are made smaller until they do.
+        Images that fit none of the exported sizes are made smaller until they fit.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is something else, or damaged; the message names it.
+            FileNotFoundError: The file does not exist.
+            ValueError: The file is damaged or not an artifact; the message names it.
         """
-        from maskrcnn_jax import artifact  # Only artifacts need jax.export.
+        from maskrcnn_jax.artifacts import artifact  # Only artifacts need jax.export.
 
         found = artifact.read(path)
-        settings = {"batch_size": found.about.batch_size, "dtype": found.about.dtype, "only_buckets": True}
-        weights = jax.device_put(found.weights)
-        return cls(artifact.ExportedModel(found), weights, found.categories, found.data, **settings)
+        model = artifact.ExportedModel(found)
+        return cls(
+            model,
+            jax.device_put(found.weights),
+            found.categories,
+            found.data,
+            batch_size=found.about.batch_size,
+            dtype=found.about.dtype,
+            only_buckets=True,
+        )
 
     def __call__(
         self,
-        pictures: images.Picture | Iterable[images.Picture],
+        images: AnyImage | Iterable[AnyImage],
         score_threshold: float | int | None = None,
         top_k: int | None = None,
         *,
         masks: MaskForm = "pasted",
     ) -> list[dict[str, Any]]:
-        """Detects objects, and returns for each picture what torchvision returns, as NumPy arrays.
+        """Detects objects and returns torchvision's outputs for each image, as NumPy arrays.
 
-        Neither another threshold nor another number compiles the model again, and several threads may call at once.
+        A new threshold or ``top_k`` does not recompile the model. Calls from several threads are
+        safe.
 
         Args:
-            pictures: One or several of any sizes: RGB arrays (H, W, 3), uint8 or float in [0, 1], and what else
-                `images.as_rgb` takes; paths; or Pillow's images. An array (N, H, W, 3) is N pictures.
-            score_threshold: Detections must score above it; the model's own by default. It may be lower than that.
-            top_k: At most this many detections, the best; as many as the model has slots for by default.
-            masks: "pasted": (N, 1, H, W) float32, probabilities, zero outside the boxes. "cropped": for each
-                detection the part of that inside its box, (h, w), and the (y, x) where it starts. "rle": for each
-                detection the pixels above 0.5 as COCO's compressed run lengths, ready for JSON. The last two never
-                make an image for each detection, which large pictures have no memory for.
+            images: One image or several, of any sizes. An image is an RGB array (H, W, 3), uint8 or
+                float in [0, 1], or another array that `images.as_rgb` accepts; a path; or a Pillow
+                image. An array (N, H, W, 3) is N images. A model with another number of channels
+                takes only arrays (H, W, channels), uint8 or float in [0, 1].
+            score_threshold: Keep detections that score above this number; the default is that of
+                the model's config. It may be lower than the default.
+            top_k: Keep at most this many detections, those of highest score; by default all slots
+                of the model.
+            masks: The form of the masks. "pasted": (N, 1, H, W) float32 probabilities, zero outside
+                the boxes. "cropped": for each detection the part (h, w) of its pasted mask inside
+                the box, and the (y, x) of its first pixel. "rle": for each detection the pixels
+                above 0.5 as COCO's compressed run lengths, ready for JSON. "cropped" and "rle"
+                need much less memory on large images.
 
         Returns:
-            A list, of one for a single picture. For each picture a dictionary, its N detections by descending score:
-            ``boxes`` (N, 4) float32, x0 y0 x1 y1 in pixels of the picture; ``labels`` (N,) int64; ``scores`` (N,)
-            float32; ``masks`` as asked for.
+            A list with a dictionary for each image, with N detections by descending score:
+            ``boxes`` (N, 4) float32, x0 y0 x1 y1 in pixels of the image; ``labels`` (N,) int64;
+            ``scores`` (N,) float32; and ``masks`` in the given form, unless the model has no mask
+            head.
 
         Raises:
-            OSError: A path cannot be read as a picture. The message names it.
-            ValueError: A picture has another shape, type or range, or another argument is wrong. The message says what
-                was given and what to do.
-            MemoryError: There is no room for pasted masks.
+            OSError: A path cannot be read as an image. The message names the path.
+            ValueError: An image has another shape, type or range, or another argument is wrong. The
+                message says what was given and how to correct it.
+            MemoryError: Memory does not suffice for pasted masks.
         """
         if masks not in typing.get_args(MaskForm):
             raise ValueError(f'masks must be "pasted", "cropped" or "rle", got {masks!r}')
         predictions = []
-        for batch in _batches(_loaded(pictures), self.batch_size):
-            for rgb, found in zip(batch, self._detect(batch, score_threshold, top_k), strict=True):
-                prediction = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
-                predictions.append(prediction | {"masks": _masks(found.patches, rgb.shape[:2], masks)})
+        for batch in _batches(_loaded(images, self.num_channels), self.batch_size):
+            found = self._detect(batch, score_threshold, top_k)
+            for image, (boxes, labels, scores, patches) in zip(batch, found, strict=True):
+                prediction = {"boxes": boxes, "labels": labels, "scores": scores}
+                if patches is not None:
+                    prediction["masks"] = _masks(patches, image.shape[:2], masks)
+                predictions.append(prediction)
         return predictions
 
     def detect(
-        self, picture: images.Picture, score_threshold: float | int | None = None, top_k: int | None = None
+        self, image: AnyImage, score_threshold: float | int | None = None, top_k: int | None = None
     ) -> pasting.ImageDetections:
-        """Detects the objects of one picture; each mask is a patch inside its box, which is all that is not zero.
+        """Detects the objects of one image; each mask is a patch inside its box.
 
-        Arguments and errors as in `__call__`.
+        Arguments and errors as in `__call__`. Without a mask head, ``patches`` is None.
         """
-        return self._detect([images.load(picture)], score_threshold, top_k)[0]
+        return self._detect([_load(image, self.num_channels)], score_threshold, top_k)[0]
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels of the model's input images."""
+        return len(self.model.config.image_mean)
 
     def _detect(
-        self, pictures: Sequence[np.ndarray], score_threshold: float | int | None, top_k: int | None
+        self, batch: Sequence[np.ndarray], score_threshold: float | int | None, top_k: int | None
     ) -> list[pasting.ImageDetections]:
-        """Detects the objects of as many pictures as go through the model at once, or fewer."""
-        detection = self.model.config.detection
-        threshold = checked_threshold(detection.score_threshold if score_threshold is None else score_threshold)
-        top_k = checked_top_k(top_k, detection.num_detections)
-        placed = [self.place(picture.shape[:2]) for picture in pictures]
+        """Detects the objects of at most ``batch_size`` images."""
+        threshold, top_k = self._checked(score_threshold, top_k)
+        placed = [self.place(image.shape[:2]) for image in batch]
         found = {}
         for bucket in dict.fromkeys(bucket for _, bucket in placed):
-            members = [i for i, (_, its_bucket) in enumerate(placed) if its_bucket == bucket]
+            members = [i for i, (_, other) in enumerate(placed) if other == bucket]
             sizes = [placed[i][0] for i in members]
-            detections = self._run([pictures[i] for i in members], sizes, bucket, threshold)
+            detections = self._run([batch[i] for i in members], sizes, bucket, threshold)
             for row, i in enumerate(members):
-                best = Detections(*(array[row, :top_k] for array in detections))  # They come by descending score.
-                found[i] = pasting.to_original(best, sizes[row], pictures[i].shape[:2])
-        return [found[i] for i in range(len(pictures))]
+                # Detections come by descending score.
+                best = jax.tree.map(lambda x, row=row: x[row, :top_k], detections)
+                found[i] = pasting.to_original(best, sizes[row], batch[i].shape[:2])
+        return [found[i] for i in range(len(batch))]
+
+    def _checked(
+        self, score_threshold: float | int | None, top_k: int | None
+    ) -> tuple[np.float32, int]:
+        """Returns the checked arguments, with the model's defaults. Errors as in `__call__`."""
+        detection = self.model.detection
+        if score_threshold is None:
+            score_threshold = detection.score_threshold
+        return checked_threshold(score_threshold), checked_top_k(top_k, detection.num_detections)
 
     def place(self, size: images.Size) -> tuple[images.Size, images.Size]:
-        """The size a picture is resized to, and the bucket it is padded to."""
+        """Returns the size that an image is resized to, and the bucket that it is padded to.
+
+        Args:
+            size: Height and width of the original image.
+        """
         resized = images.resized_size(size, self.data.test_short_side, self.data.test_max_long_side)
         try:
             return resized, images.bucket_for(resized, self.data.test_buckets)
@@ -202,52 +248,89 @@ class Detector:
             return resized, images.ceil32(resized)
 
     def _run(
-        self, pictures: Sequence[np.ndarray], sizes: Sequence[images.Size], bucket: images.Size, threshold: np.float32
+        self,
+        batch: Sequence[np.ndarray],
+        sizes: Sequence[images.Size],
+        bucket: images.Size,
+        threshold: np.float32,
     ) -> Detections:
-        """What the model finds in pictures of one bucket, in resized pixels, as NumPy arrays."""
-        # Numbers as arrays: a new size or threshold must not compile the model again.
-        return jax.device_get(self._apply(self.variables, *self.pad(pictures, sizes, bucket), threshold))
+        """Runs the model on images of one bucket. Boxes are in pixels of the resized images."""
+        # Pass numbers as arrays, so that a new size or threshold does not recompile the model.
+        inputs = self.pad(batch, sizes, bucket)
+        return jax.device_get(self._apply(self.variables, *inputs, threshold))
 
     def pad(
-        self, pictures: Sequence[np.ndarray], sizes: Sequence[images.Size], bucket: images.Size
+        self, batch: Sequence[np.ndarray], sizes: Sequence[images.Size], bucket: images.Size
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What the model is given for pictures of one bucket: images, sizes and canvas; black ones fill up."""
-        padded = np.zeros((self.batch_size, *bucket, 3), self.dtype)
-        for place, picture, (height, width) in zip(padded, pictures, sizes, strict=False):
-            resized = images.resize(picture, (height, width))
-            rounded = np.rint(resized * np.float32(255)) if self.dtype == np.uint8 else resized
-            place[:height, :width] = rounded
+        """Resizes and pads images to one bucket, and fills the batch with black images.
+
+        Args:
+            batch: Images (H, W, channels), uint8 or float32 in [0, 1].
+            sizes: The height and width to resize each image to.
+            bucket: The height and width to pad to.
+
+        Returns:
+            The inputs of the model: images [b, h, w, c], sizes [b, 2] and canvas [b, 2].
+        """
+        padded = np.zeros((self.batch_size, *bucket, self.num_channels), self.dtype)
+        for slot, image, (height, width) in zip(padded, batch, sizes, strict=False):
+            resized = images.resize(image, (height, width))
+            if self.dtype == np.uint8:
+                resized = np.rint(resized * np.float32(255))
+            slot[:height, :width] = resized
         numbers = np.array([*sizes, *[bucket] * (self.batch_size - len(sizes))], np.int32)
         canvas = np.array([images.ceil32(size) for size in numbers], np.int32)
         return padded, numbers, canvas
 
 
-def _loaded(pictures: Any) -> Iterator[np.ndarray]:
-    for position, picture in enumerate(_as_several(pictures)):
+def _loaded(several: Any, num_channels: int) -> Iterator[np.ndarray]:
+    for position, image in enumerate(_as_several(several)):
         try:
-            yield images.load(picture)
+            yield _load(image, num_channels)
         except ValueError as error:
-            raise ValueError(f"picture {position}: {error}") from error
+            raise ValueError(f"image {position}: {error}") from error
 
 
-def _batches(pictures: Iterator[np.ndarray], count: int) -> Iterator[list[np.ndarray]]:
-    while batch := list(itertools.islice(pictures, count)):
+def _load(image: AnyImage, num_channels: int) -> np.ndarray:
+    """Converts an image to an array (H, W, channels), uint8 or float32 in [0, 1].
+
+    Errors as in `Detector.__call__`.
+    """
+    if num_channels == 3:
+        return images.load(image)
+    array = np.asarray(image)
+    is_uint8 = array.dtype == np.uint8
+    if array.ndim != 3 or array.shape[2] != num_channels or 0 in array.shape:
+        expected = f"expected an image of shape (H, W, {num_channels}), as the model's image_mean"
+        raise ValueError(f"{expected} says, got {array.shape}")
+    if not is_uint8 and not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"expected an image of dtype uint8 or floating point, got {array.dtype}")
+    if not is_uint8 and not (array.min() >= 0 and array.max() <= 1):  # NaN fails this too.
+        bounds = f"{array.min()} to {array.max()}"
+        raise ValueError(f"expected floating-point pixels in [0, 1], got {bounds}")
+    return array if is_uint8 else array.astype(np.float32)
+
+
+def _batches(several: Iterator[np.ndarray], count: int) -> Iterator[list[np.ndarray]]:
+    while batch := list(itertools.islice(several, count)):
         yield batch
 
 
-def _as_several(pictures: Any) -> Iterable[Any]:
-    single = isinstance(pictures, str | os.PathLike | Image.Image | bytes | bytearray | Mapping)  # Some are refused.
-    if single or getattr(pictures, "ndim", 4) < 4:
-        return [pictures]
-    if not hasattr(pictures, "__iter__"):
+def _as_several(several: Any) -> Iterable[Any]:
+    # Some of these types raise an error later, when they are loaded.
+    kinds = str | os.PathLike | Image.Image | bytes | bytearray | Mapping
+    if isinstance(several, kinds) or getattr(several, "ndim", 4) < 4:
+        return [several]
+    if not hasattr(several, "__iter__"):
         raise ValueError(
-            f"expected an array, a path, a Pillow image, or a list of these, got {type(pictures).__name__}"
+            "expected an array, a path, a Pillow image, or a list of these, "
+            f"got {type(several).__name__}"
         )
-    return pictures
+    return several
 
 
 def checked_threshold(threshold: float | int) -> np.float32:
-    """A threshold as the model takes it. Raises ValueError if it is no number."""
+    """Converts a threshold to the dtype that the model takes. Raises ValueError if not a number."""
     if not _is_scalar(threshold, "iuf"):
         raise ValueError(f"score_threshold must be a number, got {threshold!r}")
     if not threshold == threshold:
@@ -256,7 +339,10 @@ def checked_threshold(threshold: float | int) -> np.float32:
 
 
 def checked_top_k(top_k: int | None, slots: int) -> int:
-    """How many detections to keep, all slots by default. Raises ValueError for more than there are, or none."""
+    """Returns the number of detections to keep, by default all slots.
+
+    Raises ValueError unless ``top_k`` is a whole number from 1 to ``slots``.
+    """
     if top_k is not None and not _is_scalar(top_k, "iu"):
         raise ValueError(f"top_k must be a whole number, got {top_k!r}")
     if top_k is not None and not 1 <= top_k <= slots:
@@ -268,13 +354,15 @@ def checked_top_k(top_k: int | None, slots: int) -> int:
 
 
 def _is_scalar(value: Any, kinds: str) -> bool:
-    """Whether it is one number, of Python, NumPy or jax, of the kinds that NumPy's dtypes name by these letters."""
+    """Tells whether a value is a single number of Python, NumPy or JAX, with a NumPy dtype kind."""
     array = np.asarray(value)
     return array.ndim == 0 and array.dtype.kind in kinds
 
 
-def _masks(patches: list[tuple[np.ndarray, tuple[int, int]]], size: tuple[int, int], form: MaskForm) -> Any:
-    """The masks of a picture of ``size`` (height, width) in the form that was asked for."""
+def _masks(
+    patches: list[tuple[np.ndarray, tuple[int, int]]], size: tuple[int, int], form: MaskForm
+) -> Any:
+    """Converts the patches of an image of ``size`` (height, width) to the given mask form."""
     if form == "cropped":
         return patches
     if form == "rle":
@@ -283,8 +371,10 @@ def _masks(patches: list[tuple[np.ndarray, tuple[int, int]]], size: tuple[int, i
         pasted = np.zeros((len(patches), 1, *size), np.float32)
     except MemoryError as error:
         gigabytes = len(patches) * size[0] * size[1] * 4 / 1e9
-        message = f'{len(patches)} masks of {size[0]}x{size[1]} take {gigabytes:.0f} GB: ask for masks="rle" or fewer'
-        raise MemoryError(message) from error
+        raise MemoryError(
+            f"{len(patches)} masks of {size[0]}x{size[1]} take {gigabytes:.0f} GB: "
+            'ask for masks="rle" or fewer'
+        ) from error
     for mask, (patch, (y, x)) in zip(pasted, patches, strict=True):
         mask[0, y : y + patch.shape[0], x : x + patch.shape[1]] = patch
     return pasted

@@ -1,6 +1,7 @@
-"""What to watch while the losses fall: how many samples there are of each kind, and how many the heads get right.
+"""Diagnostics of training: how many samples there are of each kind, and how accurate the heads are.
 
-As sums and counts, like the losses: they add up over devices and micro-batches. Nobody learns from them.
+They are sums and counts, like the losses, and are added over devices and micro-batches. They have
+no influence on training.
 """
 
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ from jaxtyping import Array, Bool, Float, Int
 from maskrcnn_jax.structures import AnchorTargets, RoITargets, SumAndCount
 
 
-def counts(anchors: AnchorTargets, rois: RoITargets, num_surplus: Int[Array, " b"]) -> dict[str, SumAndCount]:
-    """Per image: anchors and RoIs in the losses that match an object or none, and objects that found no slot."""
+def sample_counts(
+    anchors: AnchorTargets, rois: RoITargets, num_surplus: Int[Array, " b"]
+) -> dict[str, SumAndCount]:
+    """Per image: positive and negative anchors and RoIs, and objects without a slot."""
     num_images = jnp.float32(len(num_surplus))
     sums = {
         "positive_anchors": _count(anchors.positive),
@@ -23,7 +26,10 @@ def counts(anchors: AnchorTargets, rois: RoITargets, num_surplus: Int[Array, " b
 
 
 def box_accuracy(logits: Float[Array, "b r k"], targets: RoITargets) -> dict[str, SumAndCount]:
-    """The share of RoIs that get their class, of positive ones that do, and of these that are taken for background."""
+    """The accuracy of the classes, over all RoIs and over positive ones.
+
+    ``false_negatives`` is the share of positive RoIs that are classified as background.
+    """
     found = logits.argmax(-1)
     right = found == targets.classes
     num_positive = _count(targets.positive)
@@ -37,10 +43,10 @@ def box_accuracy(logits: Float[Array, "b r k"], targets: RoITargets) -> dict[str
 def mask_accuracy(
     logits: Float[Array, "b r m m"], masks: Float[Array, "b r m m"], targets: RoITargets
 ) -> dict[str, SumAndCount]:
-    """The share of mask cells that are right, and the wrong ones of those outside and of those inside of objects.
+    """The share of correct mask cells, and the shares of wrong ones outside and inside objects.
 
-    Cells are those of positive RoIs and their class. A cell is inside if at least half of it is, and found to be if its
-    probability is above a half.
+    The masks are those of the true class of positive RoIs. A cell counts as inside an object if at
+    least half of it is, and as predicted inside if its probability is above 0.5.
     """
     found = logits > 0
     positive = targets.positive.reshape(*targets.positive.shape, 1, 1)

@@ -1,7 +1,8 @@
-"""Several processes that train together, one for each host or GPU: how they find each other, share results and stop.
+"""Processes that train together, one for each host or GPU.
 
-Each runs the same program, over the devices of all of them. Process 0 alone prints and writes logs; every process takes
-part in saving checkpoints, so all see one run directory.
+The processes find each other, share results and stop together. Each runs the same program over the
+devices of all processes. Only process 0 prints and writes logs. All processes save checkpoints
+together, so all must see the same run directory.
 """
 
 import contextlib
@@ -15,31 +16,42 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# After so many seconds without a sign of life a process is taken for dead, and the others stop.
+# After this many seconds without a heartbeat a process counts as dead, and the others stop.
 HEARTBEAT_SECONDS = 60
-EXIT_PREEMPTED = 128 + signal.SIGTERM  # What a shell reports of a process that SIGTERM ended.
+EXIT_PREEMPTED = 128 + signal.SIGTERM  # The code that shells give for SIGTERM.
 EXIT_LOST = 1  # Another process has died.
 
 
-def initialize(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Joins the other processes; must come before anything that uses a device.
+def initialize(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Joins the other processes. Must be called before any device is used.
+
+    TPU pods, Slurm, Open MPI and GKE provide all three arguments; elsewhere they must be given.
 
     Args:
-        coordinator: ``HOST:PORT`` of process 0. All three are found out on TPU pods, under Slurm and Open MPI, and in
-            GKE; elsewhere they must be given.
+        coordinator: ``HOST:PORT`` of process 0.
+        num_processes: The number of processes.
+        process_id: The index of this process, from 0.
 
     Raises:
-        ValueError: They were not given, and nothing says what they are.
+        ValueError: The arguments were not given, and the environment does not provide them.
         ConnectionError: The processes did not come together within five minutes.
     """
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
     except jax.errors.JaxRuntimeError as error:
-        raise ConnectionError(f"the {num_processes or ''} processes did not come together: {error}") from error
+        message = f"the {num_processes or ''} processes did not come together: {error}"
+        raise ConnectionError(message) from error
 
 
 def is_first() -> bool:
-    """Whether this process is the one that prints and writes logs."""
+    """Whether this is process 0, which prints and writes logs."""
     return jax.process_index() == 0
 
 
@@ -50,7 +62,7 @@ def started() -> bool:
 
 @contextlib.contextmanager
 def first_goes_first(what: str) -> Iterator[None]:
-    """The first process runs the block before the others do, who find on disk what it left there."""
+    """Runs the block in process 0 first, so that the other processes find its files on disk."""
     if not is_first():
         wait_for_all(what)
     yield
@@ -59,7 +71,7 @@ def first_goes_first(what: str) -> Iterator[None]:
 
 
 def gather(records: list[Any]) -> list[Any]:
-    """The records of all processes, each process's after those of the one before; values that JSON can hold."""
+    """Concatenates the records of all processes in their order. Records must be JSON values."""
     if jax.process_count() == 1:
         return records
     text = np.frombuffer(json.dumps(records).encode(), np.uint8)
@@ -67,35 +79,41 @@ def gather(records: list[Any]) -> list[Any]:
     padded = np.zeros(lengths.max(), np.uint8)
     padded[: text.size] = text
     rows = multihost_utils.process_allgather(padded)
-    parts = [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
+    pairs = zip(rows, lengths, strict=True)
+    parts = [json.loads(row[:length].tobytes()) for row, length in pairs]
     return [record for part in parts for record in part]
 
 
 def wait_for_all(where: str) -> None:
-    """Returns when every process has come to this point, which all must name alike."""
+    """A barrier: returns when all processes have called it with the same name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(where)
 
 
 class Preempted(Exception):
-    """The machine is about to be taken away; everything is saved up to some step."""
+    """SIGTERM came, and the state of the last step is saved."""
 
 
 class Preemption:
-    """Notices SIGTERM, which schedulers send some time before they take a machine away."""
+    """Notices SIGTERM, which schedulers send before they stop a machine."""
 
     def __init__(self) -> None:
-        self.noticed = False  # Of a run with one process; several agree on a step instead.
-        self._previous = signal.signal(signal.SIGTERM, self._notice) if jax.process_count() == 1 else None
+        self.noticed = False  # Set in a single process only; several processes agree on a step.
+        self._previous = None
+        if jax.process_count() == 1:
+            self._previous = signal.signal(signal.SIGTERM, self._notice)
 
     def reached(self, step: int) -> bool:
-        """Whether to save after this step and stop; all processes must ask after every step, and all hear the same."""
+        """Whether the run should save and stop after this step.
+
+        All processes must call this after every step; all get the same answer.
+        """
         if jax.process_count() == 1:
             return self.noticed
         return multihost_utils.reached_preemption_sync_point(step)
 
     def close(self) -> None:
-        """Leaves SIGTERM as it was."""
+        """Restores the previous handler of SIGTERM."""
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
 

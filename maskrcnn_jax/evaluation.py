@@ -1,7 +1,8 @@
 """COCO box and mask average precision, and the losses on held-out images.
 
-Detections become COCO results: category ids instead of labels, boxes as x, y, width, height and masks as run lengths,
-in pixels of the original images. An undefined number, such as the AP of small objects where there are none, is -1.
+Detections become COCO results: category ids instead of labels, boxes as (x, y, width, height), and
+masks as run lengths, all in pixels of the original images. Undefined numbers are -1, such as the AP
+of small objects in a set without any. A model without a mask head is evaluated by its boxes.
 """
 
 import contextlib
@@ -26,21 +27,37 @@ try:
 except ImportError:
     faster_coco_eval = None
 
-from maskrcnn_jax import compiler, distributed, pasting, sharding
+from maskrcnn_jax import distributed, execution, pasting, sharding
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.data.dataset import Dataset
 from maskrcnn_jax.structures import Batch, Detections
 
 
 class Evaluation(NamedTuple):
-    """Everything one pass over a validation set says."""
+    """The results of one pass over a validation set."""
 
-    bbox: dict[str, float]  # The twelve COCO numbers of the boxes, as fractions.
-    segm: dict[str, float]  # The same of the masks.
-    losses: dict[str, float]  # The five losses over the whole set, and "loss", their sum; or none.
-    bbox_per_class: dict[str, float]  # AP of each category, by its name in `class_names`.
-    segm_per_class: dict[str, float]
-    detections: list[dict]  # COCO results, with "bbox" and "segmentation".
+    bbox: dict[str, float]  # The twelve COCO numbers of boxes, as fractions; see `coco_summary`.
+    segm: dict[str, float] | None  # Those of masks; None without a mask head.
+    losses: dict[str, float]  # Means over the whole set, and their sum as "loss"; may be empty.
+    bbox_per_class: dict[str, float]  # AP by the name in `class_names`.
+    segm_per_class: dict[str, float] | None
+    detections: list[dict]  # COCO results with "bbox" and, with a mask head, "segmentation".
+
+    @property
+    def ap(self) -> float:
+        """The number that ranks models: mask AP, or box AP without a mask head."""
+        return main_ap(self.numbers)
+
+    @property
+    def numbers(self) -> dict[str, dict[str, float]]:
+        """The COCO numbers by kind: "bbox" and, with a mask head, "segm"."""
+        return {"bbox": self.bbox} | ({} if self.segm is None else {"segm": self.segm})
+
+
+def main_ap(numbers: dict[str, Any]) -> float:
+    """Mask AP of `Evaluation.numbers`, or box AP without a mask head."""
+    return numbers["segm" if "segm" in numbers else "bbox"]["AP"]
 
 
 def evaluate(
@@ -53,24 +70,30 @@ def evaluate(
     *,
     advance: Callable[[int], object] = lambda num_images: None,
 ) -> Evaluation:
-    """Runs the model over a validation set, on the devices of this process, and adds what other processes found.
+    """Runs the model over a validation set, on the devices of this process.
 
-    The random draws of the losses depend on the image only, so the numbers are repeatable.
+    The results include those of all other processes. The random draws of the losses depend on the
+    image only, so the numbers are reproducible.
 
     Args:
-      model: the `MaskRCNN` to evaluate.
-      variables: its parameters and constants.
-      batches: `EvalBatch`es of `config.test_batch_size` images, once over this process's share of the set; entries that
-        are not `real` count for nothing.
-      annotations: the ground truth of the whole set in COCO's format.
-      categories: names, and ids as in `annotations`, of the labels 1, 2, ...
-      config: the experiment; AP and the AR of sizes are at `config.model.detection.num_detections` per image.
-      advance: called with the number of images after each batch.
+        model: The `MaskRCNN` to evaluate; `Config.execution` says how it is computed here.
+        variables: Its parameters and constants.
+        batches: `EvalBatch`es of `Config.test_batch_size` images: one pass over this process's
+            share of the set. Entries that are not `real` are padding and do not count.
+        annotations: The ground truth of the whole set in COCO's format.
+        categories: The names and the ids, as in ``annotations``, of the labels 1, 2, ...
+        config: The experiment. AP and the AR of object sizes take
+            `DetectionConfig.num_detections` detections per image.
+        advance: Called with the number of images after each batch.
     """
     num_devices = math.gcd(config.test_batch_size, jax.local_device_count())
     mesh = sharding.make_mesh(num_devices, config.test_batch_size, jax.local_devices())
     variables = sharding.replicate(variables, mesh)
-    detect, losses_of = _programs(model, mesh, config.model.deterministic)
+    # `sharding.per_device` has no communication, so stages map over the images of one device.
+    run = execution.choose(config.execution, mesh)._replace(
+        per_image=jax.vmap, per_pyramid=jax.vmap
+    )
+    detect, losses_of = _programs(model.clone(run=run), run, mesh)
     records = []
     for batch, original_sizes, real in batches:
         detections = jax.device_get(detect(variables, batch.images, batch.sizes, batch.canvas))
@@ -80,50 +103,62 @@ def evaluate(
             found = pasting.to_original(_slice(detections, i), size, original_size)
             image_id = int(batch.image_id[i])
             results = coco_results(found, original_size, image_id, categories.ids)
-            records.append((image_id, results, {name: [float(x[i]) for x in pair] for name, pair in losses.items()}))
+            pairs = {name: (float(total[i]), float(n[i])) for name, (total, n) in losses.items()}
+            records.append((image_id, results, pairs))
         advance(int(np.sum(real)))
-    return _summarise(distributed.gather(records), annotations, config.model.detection.num_detections)
+    records = distributed.gather(records)
+    has_masks = config.model.mask_head is not None
+    return _summarise(records, annotations, config.detection.num_detections, masks=has_masks)
 
 
-def evaluate_pictures(
+def evaluate_images(
     detect: Callable[[np.ndarray], pasting.ImageDetections],
-    dataset: Any,
+    dataset: Dataset,
     annotations: dict,
     categories: Categories,
     max_detections: int,
     *,
+    masks: bool = True,
     advance: Callable[[int], object] = lambda num_images: None,
 ) -> Evaluation:
-    """The same of anything that detects, picture by picture in this process; without the losses.
+    """Evaluates any detection function on single images in this process, without losses.
 
     Args:
-      detect: an image, uint8 (H, W, 3), to its detections, with the labels of the categories.
-      dataset: the validation images: `CocoDataset` and its like.
-      annotations: as in `evaluate`, and so are the others.
+        detect: Maps an image, uint8 [h, w, 3], to its detections, labelled by the categories.
+        dataset: The validation images.
+        annotations: As in `evaluate`.
+        categories: As in `evaluate`.
+        max_detections: The number of best detections that count in each image.
+        masks: Whether the detections have masks.
+        advance: Called with 1 after each image.
     """
     records = []
     for index in range(len(dataset)):
         example = dataset[index]
-        results = coco_results(detect(example.image), example.image.shape[:2], example.image_id, categories.ids)
+        found, size = detect(example.image), example.image.shape[:2]
+        results = coco_results(found, size, example.image_id, categories.ids)
         records.append((example.image_id, results, {}))
         advance(1)
-    return _summarise(records, annotations, max_detections)
+    return _summarise(records, annotations, max_detections, masks=masks)
 
 
 @functools.lru_cache(maxsize=8)
-def _programs(model: Any, mesh: Mesh, deterministic: bool) -> tuple[Callable[..., Detections], Callable[..., dict]]:
-    """Programs for detections, and for sum and count of each loss; kept, for training evaluates many times.
+def _programs(
+    model: Any, run: execution.Execution, mesh: Mesh
+) -> tuple[Callable[..., Detections], Callable[..., dict]]:
+    """Compiles the functions for detections, and for the sum and count of each loss per image.
 
-    Losses are those of each image: one that is not real would count in those of its batch.
+    The cache serves training, which evaluates many times. Losses are computed for single images,
+    because padding images would count in the losses of their batch.
     """
 
     def losses_of(variables: Any, image: Batch) -> dict:
         alone = jax.tree.map(lambda x: x[None], image)
         return model.apply(variables, alone, jax.random.key(0), method="losses")[0]
 
-    jit = compiler.jit(deterministic, mesh)
     losses_of_each = jax.vmap(losses_of, in_axes=(None, 0))
-    return tuple(jit(sharding.separately(function, mesh)) for function in (model.apply, losses_of_each))
+    functions = model.apply, losses_of_each
+    return tuple(run.jit(sharding.per_device(function, mesh)) for function in functions)
 
 
 def _slice(tree: Any, index: Any) -> Any:
@@ -135,40 +170,56 @@ def _pair(size: Any) -> tuple[int, int]:
     return height, width
 
 
-def _summarise(records: list[Any], annotations: dict, max_detections: int) -> Evaluation:
-    # In the order of the images, so that neither ties nor rounding depend on who found what, and when.
+def _summarise(
+    records: list[Any], annotations: dict, max_detections: int, *, masks: bool
+) -> Evaluation:
+    # Sort by image, so that ties and rounding do not depend on the order of the processes.
     order = {image["id"]: i for i, image in enumerate(annotations["images"])}
     records = sorted(records, key=lambda record: order[record[0]])
     results = [result for _, results, _ in records for result in results]
-    totals: dict[str, np.ndarray] = {}
-    for _, _, losses in records:
-        for name, pair in losses.items():
-            totals[name] = totals.get(name, 0) + np.array(pair, np.float64)
-    bbox, segm = (run_coco(annotations, results, iou_type, max_detections) for iou_type in ("bbox", "segm"))
-    losses = {name: float(total / max(count, 1)) for name, (total, count) in totals.items()}
+    losses = _mean_losses([pairs for _, _, pairs in records])
+    bbox = run_coco(annotations, results, "bbox", max_detections)
+    segm = run_coco(annotations, results, "segm", max_detections) if masks else None
     return Evaluation(
         bbox=twelve_numbers(bbox, max_detections),
-        segm=twelve_numbers(segm, max_detections),
-        losses=losses | ({"loss": sum(losses.values())} if losses else {}),
+        segm=None if segm is None else twelve_numbers(segm, max_detections),
+        losses=losses,
         bbox_per_class=_per_class(bbox, max_detections),
-        segm_per_class=_per_class(segm, max_detections),
+        segm_per_class=None if segm is None else _per_class(segm, max_detections),
         detections=results,
     )
 
 
+def _mean_losses(pairs_of_images: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Sums over counts of each loss, and the sum of all losses as "loss"; empty without losses."""
+    totals: dict[str, np.ndarray] = {}
+    for pairs in pairs_of_images:
+        for name, pair in pairs.items():
+            totals[name] = totals.get(name, 0) + np.array(pair, np.float64)
+    losses = {name: float(total / max(count, 1)) for name, (total, count) in totals.items()}
+    if not losses:
+        return {}
+    return losses | {"loss": sum(losses.values())}
+
+
 def coco_results(
-    found: pasting.ImageDetections, size: tuple[int, int], image_id: int | str, category_ids: Sequence[int]
+    found: pasting.ImageDetections,
+    size: tuple[int, int],
+    image_id: int | str,
+    category_ids: Sequence[int],
 ) -> list[dict]:
-    """One image's detections as COCO results; masks are thresholded at 0.5, boxes are rounded to 0.001 pixels.
+    """One image's detections as COCO results.
+
+    Boxes are rounded to 0.001 pixels; masks, if there are any, are thresholded at 0.5.
 
     Args:
-      found: the detections in original pixels.
-      size: height and width of the original image.
-      image_id: of the image, as in the ground truth.
-      category_ids: of the labels 1, 2, ...
+        found: The detections in original pixels.
+        size: Height and width of the original image.
+        image_id: The id of the image in the ground truth.
+        category_ids: The category ids of the labels 1, 2, ...
     """
     results = []
-    for box, label, score, (patch, offset) in zip(*found, strict=True):
+    for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True):
         x0, y0, x1, y1 = box.tolist()
         results.append(
             {
@@ -176,26 +227,29 @@ def coco_results(
                 "category_id": category_ids[label - 1],
                 "bbox": [round(x, 3) for x in (x0, y0, x1 - x0, y1 - y0)],
                 "score": round(score.item(), 6),
-                "segmentation": pasting.encode(patch, offset, size),
             }
         )
+    if found.patches is not None:
+        for result, (patch, offset) in zip(results, found.patches, strict=True):
+            result["segmentation"] = pasting.encode(patch, offset, size)
     return results
 
 
 def coco_summary(
     annotations: dict, results: Sequence[dict], iou_type: str, max_detections: int = 100
 ) -> dict[str, float]:
-    """The twelve COCO numbers by name, as fractions; -1 where undefined.
+    """The twelve COCO numbers by name, as fractions; -1 if undefined.
 
-    `AP*` and the AR of object sizes (`ARs`, `ARm`, `ARl`) are at `max_detections` per image, `AR1`, `AR10` and `AR100`
-    at what they say. At 100 they equal pycocotools' own. The size of a detected mask is its area, as in the papers,
-    which pycocotools does only for results without a "bbox".
+    `AP*` and the AR of object sizes (`ARs`, `ARm`, `ARl`) take the best `max_detections` of each
+    image; `AR1`, `AR10` and `AR100` take the number in their name. With `max_detections` of 100 all
+    numbers equal pycocotools'. The size of a detected mask is its area, as in the COCO papers;
+    pycocotools would use the area of "bbox" where a result has one.
 
     Args:
-      annotations: ground truth in COCO's format.
-      results: detections in COCO's results format, possibly none.
-      iou_type: "bbox" or "segm".
-      max_detections: per image, best first.
+        annotations: Ground truth in COCO's format.
+        results: Detections in COCO's results format; may be empty.
+        iou_type: "bbox" or "segm".
+        max_detections: The number of best detections that count in each image.
     """
     return twelve_numbers(run_coco(annotations, results, iou_type, max_detections), max_detections)
 
@@ -203,30 +257,39 @@ def coco_summary(
 def per_class_ap(
     annotations: dict, results: Sequence[dict], iou_type: str, max_detections: int = 100
 ) -> dict[str, float]:
-    """AP of each category, by `class_names`; -1 where there is no object of it. Arguments as in `coco_summary`."""
+    """AP by category, named as in `class_names`; -1 for a category without objects.
+
+    The arguments are those of `coco_summary`.
+    """
     return _per_class(run_coco(annotations, results, iou_type, max_detections), max_detections)
 
 
 def run_coco(
-    annotations: dict, results: Sequence[dict], iou_type: str, max_detections: int, *, keep_matches: bool = False
+    annotations: dict,
+    results: Sequence[dict],
+    iou_type: str,
+    max_detections: int,
+    *,
+    keep_matches: bool = False,
 ) -> Any:
-    """Matches detections with the ground truth, image by image. Arguments as in `coco_summary`.
+    """Matches detections with the ground truth of each image.
 
-    By faster-coco-eval where it is installed (extra ``fast``), by pycocotools where it is not, where the matches of
-    each image are wanted too, or where an id of an image is negative; the numbers are the same but for the last bit.
+    Uses faster-coco-eval if it is installed (extra ``fast``), and pycocotools otherwise, for
+    `keep_matches`, and for negative image ids. The numbers of the two differ by at most the last
+    bit. The arguments are those of `coco_summary`.
 
     Returns:
-        The evaluator, with ``eval`` and ``params``, and with ``evalImgs`` if `keep_matches`.
+        The evaluator with its fields ``eval`` and ``params``, and ``evalImgs`` if `keep_matches`.
     """
     negative = any(image["id"] < 0 for image in annotations["images"])
     fast = faster_coco_eval is not None and not keep_matches and not negative
     api = faster_coco_eval.COCO if fast else COCO
     evaluator_of = faster_coco_eval.COCOeval_faster if fast else COCOeval
-    with contextlib.redirect_stdout(io.StringIO()):  # Both report by printing.
+    with contextlib.redirect_stdout(io.StringIO()):  # Both libraries print their progress.
         truth = _index(api, annotations, annotations["annotations"])
-        # A mask's size would be that of its box if it had one.
-        dropped = {"bbox"} if iou_type == "segm" else {"segmentation"}
-        results = [{key: value for key, value in result.items() if key not in dropped} for result in results]
+        # pycocotools would take the size of a mask from its "bbox".
+        dropped = "bbox" if iou_type == "segm" else "segmentation"
+        results = [{k: v for k, v in result.items() if k != dropped} for result in results]
         detected = truth.loadRes(results) if results else _index(api, annotations, [])
         evaluator = evaluator_of(truth, detected, iou_type)
         evaluator.params.maxDets = sorted({1, 10, 100, max_detections})
@@ -236,16 +299,17 @@ def run_coco(
 
 
 def _index(api: Callable[[], Any], annotations: dict, objects: Sequence[dict]) -> Any:
-    """Objects looked up by image and category; numbered anew from 1, for the id 0 means "not matched" here."""
+    """Indexes objects by image and category. Ids start at 1, because 0 means "not matched"."""
     coco = api()
-    # Copies, because the objects are written into.
-    coco.dataset = annotations | {"annotations": [entry | {"id": i} for i, entry in enumerate(objects, start=1)]}
+    # The evaluator writes into the objects, so it gets copies.
+    numbered = [entry | {"id": i} for i, entry in enumerate(objects, start=1)]
+    coco.dataset = annotations | {"annotations": numbered}
     coco.createIndex()
     return coco
 
 
 def twelve_numbers(evaluator: Any, max_detections: int) -> dict[str, float]:
-    """The numbers of `coco_summary`, of what `run_coco` found."""
+    """The numbers of `coco_summary` from an evaluator of `run_coco`."""
 
     def mean(values: np.ndarray, area: str, limit: int) -> float:
         params = evaluator.params
@@ -275,11 +339,15 @@ def _per_class(evaluator: Any, max_detections: int) -> dict[str, float]:
     limit = evaluator.params.maxDets.index(max_detections)
     precision = evaluator.eval["precision"][:, :, :, 0, limit]
     names = class_names(evaluator.cocoGt.dataset)
-    return {names[category_id]: _mean(precision[:, :, i]) for i, category_id in enumerate(evaluator.params.catIds)}
+    ids = evaluator.params.catIds
+    return {names[category_id]: _mean(precision[:, :, i]) for i, category_id in enumerate(ids)}
 
 
 def class_names(annotations: dict) -> dict[int, str]:
-    """The name of every category by its id, which is added where several have the same name: "mouse (id 74)"."""
+    """The unique name of each category, by category id.
+
+    Categories that share a name get their id added: "mouse (id 74)".
+    """
     names = {category["id"]: category["name"] for category in annotations["categories"]}
     shared = {name for name, number in Counter(names.values()).items() if number > 1}
     return {i: f"{name} (id {i})" if name in shared else name for i, name in names.items()}
@@ -291,18 +359,17 @@ def _mean(values: Float[np.ndarray, "..."]) -> float:
 
 
 def headline(evaluation: Evaluation) -> str:
-    """The numbers to look at first, in one line."""
-    bbox, segm = evaluation.bbox, evaluation.segm
-    return (
-        f"box AP {bbox['AP']:.3f}, AP50 {bbox['AP50']:.3f}, mask AP {segm['AP']:.3f}, AP50 {segm['AP50']:.3f}, "
-        f"loss {evaluation.losses['loss']:.3f}"
-    )
+    """One line with AP, AP50 and the loss."""
+    words = {"bbox": "box", "segm": "mask"}
+    numbers = evaluation.numbers.items()
+    parts = [f"{words[kind]} AP {x['AP']:.3f}, AP50 {x['AP50']:.3f}" for kind, x in numbers]
+    return ", ".join([*parts, f"loss {evaluation.losses['loss']:.3f}"])
 
 
 def write(directory: str | Path, evaluation: Evaluation) -> None:
-    """Writes `evaluation.json` (the COCO numbers and the losses) and `detections.json` (COCO results)."""
+    """Writes `evaluation.json` (COCO numbers and losses) and `detections.json` (COCO results)."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    numbers = {"bbox": evaluation.bbox, "segm": evaluation.segm, "losses": evaluation.losses}
+    numbers = evaluation.numbers | {"losses": evaluation.losses}
     (directory / "evaluation.json").write_text(json.dumps(numbers, indent=2) + "\n")
     (directory / "detections.json").write_text(json.dumps(evaluation.detections))

@@ -1,7 +1,7 @@
-"""The five losses, over a batch, each as a sum and the count to divide it by.
+"""The five losses over a batch, each as a sum and the count to divide it by.
 
-Sums and counts add up over devices and micro-batches, and are divided once: the mean of means is another number where
-the counts differ. Padded slots add to neither.
+Sums and counts are added over devices and micro-batches and divided once: a mean of means is
+another number if the counts differ. Padded slots add to neither.
 """
 
 import jax.numpy as jnp
@@ -12,10 +12,24 @@ from maskrcnn_jax.structures import AnchorTargets, RoITargets, SumAndCount
 
 
 def rpn_loss(
-    logits: Float[Array, "b s"], deltas: Float[Array, "b s 4"], targets: AnchorTargets, *, beta: float
+    logits: Float[Array, "b s"],
+    deltas: Float[Array, "b s 4"],
+    targets: AnchorTargets,
+    *,
+    beta: float,
 ) -> dict[str, SumAndCount]:
-    """Is there an object at each sampled anchor, and where exactly (Eq. 1 of Faster R-CNN); both per sampled anchor."""
-    objectness = optax.sigmoid_binary_cross_entropy(logits, targets.positive.astype(jnp.float32))
+    """Objectness and box regression of the sampled anchors (Eq. 1 of Faster R-CNN).
+
+    Both losses are divided by the number of sampled anchors.
+
+    Args:
+        logits: Objectness logits of the sampled anchors.
+        deltas: Their deltas.
+        targets: Their labels and target deltas.
+        beta: Where the box loss turns from quadratic to linear; 0 is plain L1.
+    """
+    positive = targets.positive.astype(jnp.float32)
+    objectness = optax.sigmoid_binary_cross_entropy(logits, positive)
     count = targets.valid.sum(dtype=jnp.float32)
     return {
         "loss_objectness": (jnp.where(targets.valid, objectness, 0).sum(), count),
@@ -24,11 +38,25 @@ def rpn_loss(
 
 
 def box_loss(
-    logits: Float[Array, "b r k"], deltas: Float[Array, "b r k 4"], targets: RoITargets, *, beta: float
+    logits: Float[Array, "b r k"],
+    deltas: Float[Array, "b r k 4"],
+    targets: RoITargets,
+    *,
+    beta: float,
 ) -> dict[str, SumAndCount]:
-    """Which class is each RoI, and where exactly is an object of that class (Eq. 1 of Fast R-CNN); both per RoI."""
-    classification = optax.softmax_cross_entropy_with_integer_labels(logits, targets.classes)
-    deltas = jnp.take_along_axis(deltas, targets.classes.reshape(*targets.classes.shape, 1, 1), axis=2).squeeze(2)
+    """Classification and box regression of the sampled RoIs (Eq. 1 of Fast R-CNN).
+
+    Both losses are divided by the number of sampled RoIs.
+
+    Args:
+        logits: Class logits, background first.
+        deltas: Deltas of each class; the loss reads those of the true class.
+        targets: Classes and target deltas.
+        beta: Where the box loss turns from quadratic to linear; 0 is plain L1.
+    """
+    classes = targets.classes
+    classification = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+    deltas = jnp.take_along_axis(deltas, jnp.expand_dims(classes, (2, 3)), axis=2).squeeze(2)
     count = targets.valid.sum(dtype=jnp.float32)
     return {
         "loss_classifier": (jnp.where(targets.valid, classification, 0).sum(), count),
@@ -39,7 +67,15 @@ def box_loss(
 def mask_loss(
     logits: Float[Array, "b r m m"], masks: Float[Array, "b r m m"], targets: RoITargets
 ) -> dict[str, SumAndCount]:
-    """Binary cross-entropy per cell of the mask of the true class, over positive RoIs (section 3 of Mask R-CNN)."""
+    """Binary cross-entropy of the mask of the true class (section 3 of Mask R-CNN).
+
+    It is the mean over the mask cells of all positive RoIs.
+
+    Args:
+        logits: Mask logits of the true class of each RoI.
+        masks: Target masks in [0, 1].
+        targets: The RoIs.
+    """
     cells = optax.sigmoid_binary_cross_entropy(logits, masks)
     positive = targets.positive.reshape(*targets.positive.shape, 1, 1)
     count = targets.positive.sum(dtype=jnp.float32) * masks.shape[-1] * masks.shape[-2]
@@ -53,7 +89,14 @@ def mean(sum_and_count: SumAndCount) -> Float[Array, ""]:
 
 
 def _smooth_l1(deltas: Array, targets: Array, positive: Array, beta: float) -> Float[Array, ""]:
-    """Quadratic below ``beta``, linear above, summed over the positives."""
+    """The smooth L1 loss summed over the positives: quadratic below ``beta``, linear above.
+
+    With a ``beta`` of 0 it is plain L1.
+    """
     error = jnp.abs(deltas - targets)
-    loss = jnp.where(error < beta, 0.5 * error**2 / beta, error - 0.5 * beta)
+    if beta == 0:
+        # The gradient at 0 is 0, as in PyTorch; that of jnp.abs is not.
+        loss = jnp.maximum(deltas - targets, targets - deltas)
+    else:
+        loss = jnp.where(error < beta, 0.5 * error**2 / beta, error - 0.5 * beta)
     return jnp.where(jnp.expand_dims(positive, -1), loss, 0).sum()

@@ -1,7 +1,8 @@
-"""From what the model sees to pixels of the original image: boxes scaled, masks pasted inside their box, on the host.
+"""Maps detections to the original image, on the host: scales boxes and pastes masks.
 
-A patch is the part of a pasted mask that lies inside both its box and the image; its offset is the (y, x) of its first
-pixel. Everything outside a patch is zero, so that hundreds of instances never need hundreds of full images.
+A patch is the part of a pasted mask inside its box and the image; its offset is the (y, x) of its
+first pixel. The mask is zero outside the patch, so hundreds of detections do not need hundreds of
+full-size masks.
 """
 
 import functools
@@ -13,27 +14,38 @@ from pycocotools import mask as rle_codec
 
 from maskrcnn_jax.structures import Detections
 
-ONE_THREAD = 2**18  # Multiplications of a product for which OpenBLAS starts no other thread.
+ONE_THREAD = 2**18  # OpenBLAS uses one thread for a product of at most this many multiplications.
 
 
 class ImageDetections(NamedTuple):
-    """What was found in one image, in its original pixels, by descending score; no padding."""
+    """The detections of one image, in its original pixels, by descending score; no padding."""
 
     boxes: Float32[np.ndarray, "n 4"]  # x0, y0, x1, y1.
     labels: Int[np.ndarray, " n"]
     scores: Float32[np.ndarray, " n"]
-    patches: list[tuple[np.ndarray, tuple[int, int]]]  # Probabilities, and the (y, x) where they start.
+    # For each detection probabilities (y, x) and their offset; None without a mask head.
+    patches: list[tuple[np.ndarray, tuple[int, int]]] | None
 
 
-def to_original(detections: Detections, size: tuple[int, int], original_size: tuple[int, int]) -> ImageDetections:
-    """Brings one image's detections (NumPy arrays) from resized to original pixels, sizes being (height, width).
+def to_original(
+    detections: Detections, size: tuple[int, int], original_size: tuple[int, int]
+) -> ImageDetections:
+    """Maps the detections of one image from resized to original pixels.
 
-    Each axis has its own factor, the quotient of the two whole-numbered sizes, as in torchvision.
+    As in torchvision, each axis has its own factor, the quotient of the two sizes.
+
+    Args:
+        detections: NumPy arrays without the axis b, in pixels of the resized image.
+        size: Height and width of the resized image.
+        original_size: Height and width of the original image.
     """
     valid = np.asarray(detections.valid)
     factor = np.array(original_size, np.float32) / np.array(size, np.float32)
     boxes = detections.boxes[valid] * factor[[1, 0, 1, 0]]
-    patches = [paste_in_box(mask, box, original_size) for mask, box in zip(detections.masks[valid], boxes, strict=True)]
+    patches = None
+    if detections.masks is not None:
+        pairs = zip(detections.masks[valid], boxes, strict=True)
+        patches = [paste_in_box(mask, box, original_size) for mask, box in pairs]
     labels = detections.classes[valid].astype(np.int64)
     return ImageDetections(boxes, labels, detections.scores[valid], patches)
 
@@ -41,18 +53,19 @@ def to_original(detections: Detections, size: tuple[int, int], original_size: tu
 def paste_in_box(
     mask: Num[np.ndarray, "m m"], box: Num[np.ndarray, " 4"], size: tuple[int, int]
 ) -> tuple[Float32[np.ndarray, "y x"], tuple[int, int]]:
-    """Resamples a mask to the pixels of its box, as torchvision's `paste_masks_in_image` does.
+    """Resamples a mask to the pixels of its box, like torchvision's `paste_masks_in_image`.
 
-    The mask gets a border of one zero cell, the box grows with it about its centre and is truncated to whole pixels,
-    and the result is bilinear with half-pixel centres.
+    The mask is padded by one zero cell on each side, the box grows by the same factor about its
+    centre, and its corners are truncated to whole pixels. The interpolation is bilinear with
+    half-pixel centres.
 
     Args:
-      mask: probabilities on a grid that covers the box.
-      box: x0, y0, x1, y1 in pixels of the image.
-      size: height and width of the image.
+        mask: Probabilities on a grid that covers the box.
+        box: x0, y0, x1, y1 in pixels of the image.
+        size: Height and width of the image.
 
     Returns:
-      The patch and its offset (y, x); the patch is empty where the box lies outside the image.
+        The patch and its offset (y, x). The patch is empty if the box lies outside the image.
     """
     num_cells = len(mask) + 2
     padded = np.zeros((num_cells, num_cells), np.float32)
@@ -64,14 +77,19 @@ def paste_in_box(
 
 
 def _expand(box: Num[np.ndarray, " 4"], scale: float) -> tuple[list[int], list[int]]:
-    """Grows a box about its centre and truncates its corners, (x, y) each, toward zero."""
+    """Scales a box about its centre and truncates its corners (x, y) toward zero."""
     low, high = np.asarray(box, np.float32).reshape(2, 2)
     centre, half = (high + low) * 0.5, (high - low) * (0.5 * scale)
     return (centre - half).astype(int).tolist(), (centre + half).astype(int).tolist()
 
 
-def _multiply(a: Float32[np.ndarray, "m k"], b: Float32[np.ndarray, "k n"]) -> Float32[np.ndarray, "m n"]:
-    """``a @ b`` in strips so small that OpenBLAS keeps to one thread: to start others takes longer than the product."""
+def _multiply(
+    a: Float32[np.ndarray, "m k"], b: Float32[np.ndarray, "k n"]
+) -> Float32[np.ndarray, "m n"]:
+    """Computes ``a @ b`` in strips that OpenBLAS multiplies in one thread.
+
+    Starting more threads would take longer than the product.
+    """
     product = np.empty((len(a), b.shape[1]), np.float32)
     height = max(ONE_THREAD // max(b.size, 1), 1)
     for top in range(0, len(a), height):
@@ -79,18 +97,31 @@ def _multiply(a: Float32[np.ndarray, "m k"], b: Float32[np.ndarray, "k n"]) -> F
     return product
 
 
-def _axis_weights(start: int, end: int, length: int, num_cells: int) -> tuple[Float32[np.ndarray, "n cells"], int]:
-    """Bilinear weights of the cells for those pixels start..end, both included, that the image has; the first one."""
+def _axis_weights(
+    start: int, end: int, length: int, num_cells: int
+) -> tuple[Float32[np.ndarray, "n cells"], int]:
+    """Returns the bilinear weights of the cells for the pixels of one axis of a box.
+
+    Args:
+        start: First pixel of the box, possibly outside the image.
+        end: Last pixel of the box, inclusive.
+        length: Number of pixels of the image.
+        num_cells: Number of cells of the mask.
+
+    Returns:
+        The weights of the pixels inside the image, and the first of these pixels.
+    """
     first = max(start, 0)
     stop = max(min(end + 1, length), first)
-    return _interpolation(max(end - start + 1, 1), num_cells)[first - start : stop - start], first
+    weights = _interpolation(max(end - start + 1, 1), num_cells)
+    return weights[first - start : stop - start], first
 
 
-@functools.lru_cache(maxsize=256)  # Small objects share few sizes.
+@functools.lru_cache(maxsize=256)  # Small objects have few different sizes.
 def _interpolation(num_pixels: int, num_cells: int) -> Float32[np.ndarray, "pixels cells"]:
-    """Weights that resample cells to pixels, bilinear, half-pixel: the centre of pixel i is at i + 0.5."""
+    """Returns bilinear weights from cells to pixels; the centre of pixel i is at i + 0.5."""
     pixels = np.arange(num_pixels, dtype=np.float32)
-    # Before the centre of the first cell, and beyond that of the last, the cell itself continues.
+    # Clamp positions before the first and after the last cell centre to that cell.
     position = np.maximum((pixels + 0.5) * (num_cells / num_pixels) - 0.5, 0)
     lower = np.minimum(position.astype(int), num_cells - 1)
     upper = np.minimum(lower + 1, num_cells - 1)
@@ -104,28 +135,50 @@ def _interpolation(num_pixels: int, num_cells: int) -> Float32[np.ndarray, "pixe
 def paste(
     masks: Num[np.ndarray, "n m m"], boxes: Num[np.ndarray, "n 4"], size: tuple[int, int]
 ) -> Float32[np.ndarray, "n h w"]:
-    """Pastes every mask into its own full image, as torchvision returns them: probabilities, zero outside the box."""
-    images = np.zeros((len(masks), *size), np.float32)
-    for image, mask, box in zip(images, masks, boxes, strict=True):
+    """Pastes every mask into a full-size mask, as torchvision does.
+
+    Args:
+        masks: Probabilities on grids that cover the boxes.
+        boxes: x0, y0, x1, y1 in pixels of the image.
+        size: Height and width of the image.
+
+    Returns:
+        Probabilities, zero outside the boxes.
+    """
+    pasted = np.zeros((len(masks), *size), np.float32)
+    for full, mask, box in zip(pasted, masks, boxes, strict=True):
         patch, (y, x) = paste_in_box(mask, box, size)
-        image[y : y + patch.shape[0], x : x + patch.shape[1]] = patch
-    return images
+        full[y : y + patch.shape[0], x : x + patch.shape[1]] = patch
+    return pasted
 
 
 def encode(
-    patch: Float32[np.ndarray, "y x"], offset: tuple[int, int], size: tuple[int, int], threshold: float = 0.5
+    patch: Float32[np.ndarray, "y x"],
+    offset: tuple[int, int],
+    size: tuple[int, int],
+    threshold: float = 0.5,
 ) -> dict:
-    """Compressed COCO run lengths of the pixels above the threshold; `counts` is text, ready for JSON.
+    """Encodes the pixels of a patch above the threshold as COCO's compressed run lengths.
 
-    Equal to encoding the full image, but only the columns of the patch are looked at.
+    The result equals the encoding of the full-size mask, but only the columns of the patch are
+    read.
+
+    Args:
+        patch: Probabilities inside the box.
+        offset: (y, x) of the first pixel of the patch.
+        size: Height and width of the image.
+        threshold: Pixels above this probability are inside.
+
+    Returns:
+        A dictionary with "size" and "counts"; the counts are a string, ready for JSON.
     """
     (top, left), (height, width) = offset, size
-    # Runs go down the columns, so the columns are laid out one after the other.
+    # COCO's runs are column-major.
     columns = np.zeros((patch.shape[1], height), bool)
     columns[:, top : top + patch.shape[0]] = patch.T > threshold
     edges = np.flatnonzero(np.diff(columns.ravel(), prepend=False, append=False))
     counts = np.diff(edges + left * height, prepend=0, append=height * width).tolist()
-    if len(counts) > 1 and counts[-1] == 0:  # A mask that reaches the last pixel ends with its own run.
+    if len(counts) > 1 and counts[-1] == 0:  # A mask that reaches the last pixel ends with a run.
         counts.pop()
     rle = rle_codec.frPyObjects({"counts": counts, "size": [height, width]}, height, width)
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}

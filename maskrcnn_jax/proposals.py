@@ -1,4 +1,6 @@
-"""From scored anchors to the best boxes that do not overlap much: the proposals of one image."""
+"""Scored anchors to the proposals of one image: the best boxes that do not overlap much."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,32 +22,33 @@ def propose(
     num_candidates: int,
     num_proposals: int,
 ) -> Proposals:
-    """Keeps the best anchors of each level, moves them, removes duplicates within the level, then merges the levels.
+    """Decodes the best anchors of each level, suppresses duplicates per level, merges the levels.
+
+    No gradient flows through proposals: the heads take them as constants (section 3.2 of Faster
+    R-CNN).
 
     Args:
-        logits: Per level, the objectness of its anchors.
-        deltas: Per level, how to move them.
-        size: Height and width of the picture; boxes are clipped to it.
-        canvas: Height and width of the padded picture; anchors beyond it do not exist.
+        logits: Per level, the objectness logits of its anchors.
+        deltas: Per level, the deltas of its anchors.
+        size: Height and width of the image in pixels; boxes are clipped to it.
+        canvas: Height and width of the padded image in pixels; anchors beyond it are ignored.
         shapes: Per level, height and width of the feature map.
-        num_candidates: Anchors per level that are looked at.
-        num_proposals: Proposals at most, over all levels.
-
-    No gradient flows through proposals: the heads learn on them as they are (section 3.2 of Faster R-CNN).
+        config: Anchors and thresholds.
+        num_candidates: Anchors per level that enter non-maximum suppression.
+        num_proposals: Slots of the result, over all levels.
     """
     grids = anchors.pyramid_anchors(shapes, canvas, config.anchor_sizes, config.aspect_ratios)
-    candidates = [
-        _level_candidates(logits[level], deltas[level], *grids[level], num_candidates, config.box_weights)
-        for level in sorted(grids)
-    ]
+    decode = partial(_level_candidates, count=num_candidates, box_weights=config.box_weights)
+    candidates = [decode(logits[level], deltas[level], *grids[level]) for level in sorted(grids)]
     scores, candidate_boxes = map(jnp.stack, zip(*candidates, strict=True))  # [l, n], [l, n, 4]
 
     candidate_boxes = boxes.clip(candidate_boxes, size)
-    large = boxes.at_least(candidate_boxes, config.min_box_size)
+    large = boxes.has_min_side(candidate_boxes, config.min_box_size)
     valid = large & (scores >= max(config.score_threshold, 0.0))
-    keep = jax.vmap(lambda b, v: nms.suppress(b, v, config.nms_threshold))(candidate_boxes, valid)
+    suppress = partial(nms.suppress, threshold=config.nms_threshold)
+    keep = jax.vmap(suppress)(candidate_boxes, valid)
 
-    # top_k takes the first of equals: ties go to the finer level, then to the larger logit.
+    # Ties go to the finer level, then to the larger logit: top_k takes the first of equal scores.
     scores = jnp.where(keep, scores, -1.0).reshape(-1)
     scores, order = ranking.top_k(scores, min(num_proposals, scores.size))
     selected = jnp.where((scores >= 0).reshape(-1, 1), candidate_boxes.reshape(-1, 4)[order], 0)
@@ -57,12 +60,17 @@ def _level_candidates(
     deltas: Float[Array, "n 4"],
     grid: Float[Array, "n 4"],
     inside: Bool[Array, " n"],
+    *,
     count: int,
     box_weights: tuple[float, ...],
 ) -> tuple[Float[Array, " m"], Float[Array, "m 4"]]:
-    """Probabilities and decoded boxes of the best anchors of a level, padded with -1 to ``count``."""
+    """Probabilities and decoded boxes of the ``count`` best anchors of a level.
+
+    Slots without an anchor have a probability of -1.
+    """
     logits, best = ranking.top_k(jnp.where(inside, logits, -jnp.inf), min(count, len(logits)))
     scores = jnp.where(inside[best], jax.nn.sigmoid(logits), -1.0)
     decoded = boxes.decode(deltas[best], grid[best], box_weights)
     padding = count - len(best)
-    return jnp.pad(scores, (0, padding), constant_values=-1.0), jnp.pad(decoded, ((0, padding), (0, 0)))
+    scores = jnp.pad(scores, (0, padding), constant_values=-1.0)
+    return scores, jnp.pad(decoded, ((0, padding), (0, 0)))

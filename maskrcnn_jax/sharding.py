@@ -1,17 +1,20 @@
-"""Training on several devices: the images of a batch are spread over them, everything else is on each of them.
+"""Shards batches of images over devices, and replicates everything else.
 
-Devices form a mesh of two axes. Those along ``data`` have different images; those along ``space`` share the same
-images, each with some of the rows, for images that are too large, or batches that are too small, for one device each.
+Devices form a mesh of two axes. Devices along ``data`` have different images. Devices along
+``space`` share the rows of the same images, which helps if an image is too large for one device, or
+if a batch has fewer images than there are devices.
 
-The step is one program for all devices. XLA adds the sums over the batch, of losses, counts, gradients and the
-statistics of batch norms, where arrays are sharded so, and exchanges the rows at the seams of images; the stages of one
-image are mapped inside a `shard_map` over ``data``, lest XLA gather the batch for what it cannot divide, such as
-sorting. These stages need all rows of the objectness, so every device along ``space`` does the same work there.
+The step is one program for all devices. XLA inserts the all-reduces over the batch (of losses,
+counts, gradients and batch-norm statistics) and exchanges the border rows of the shards. The stages
+of one image are mapped inside a `shard_map` over ``data``; otherwise XLA would gather the batch for
+operations that it cannot shard, such as sorting. These stages need all rows of the objectness, so
+every device along ``space`` repeats the same work there.
 
-A program that is mapped over devices by hand, by `jax.pmap` or `jax.shard_map`, takes `MaskRCNN.losses`: the counts are
-added with `jax.lax.psum` before sums are divided by them and differentiated, then losses and gradients are added. The
-mean of the losses of devices is another number. A `shard_map` with ``check_vma``, the default, adds the gradients of
-what all devices share by itself: added again, they would be too large by the number of devices.
+A program that users map over devices themselves, with `jax.pmap` or `jax.shard_map`, calls
+`MaskRCNN.losses`. It must sum the counts with `jax.lax.psum` before it divides the sums by the
+counts and differentiates; then it sums losses and gradients. The mean of the per-device losses is
+another number. A `shard_map` with ``check_vma``, the default, already sums the gradients of
+replicated parameters; a second sum would multiply them by the number of devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,74 +25,85 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from maskrcnn_jax.structures import Batch, Instances
+from maskrcnn_jax.structures import Batch
 
-STRIDE = 32  # Of the coarsest feature map with convolutions.
-MIN_HEIGHT = 128  # Four of its rows.
+STRIDE = 32  # Pixels of a cell of C5 and P5, the coarsest maps with convolutions.
+MIN_HEIGHT = 128  # Pixels: each device then has four rows of P5.
 
 T = TypeVar("T")
 
 
 def make_mesh(
-    num_devices: int | None, batch_size: int, devices: Sequence[jax.Device] | None = None, *, space: int = 1
+    num_devices: int | None,
+    batch_size: int,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    space: int = 1,
 ) -> Mesh:
-    """The first of the devices, all by default, along two axes, ``data`` and ``space``.
+    """Makes a mesh of the first devices with the axes ``data`` and ``space``.
 
     Args:
-        devices: To choose from; those of all processes by default.
-        space: Devices that share the rows of each image; they belong to one process.
+        num_devices: The number of devices; None for all.
+        batch_size: The number of images that the devices share.
+        devices: The devices to choose from; by default those of all processes.
+        space: The number of devices that share the rows of an image. They belong to one process.
 
     Raises:
-        ValueError: There are fewer devices, or they cannot be divided so, or the batch cannot be divided among them; or
-            devices are left over where there are several processes, which all have to take part.
+        ValueError: There are fewer devices; ``space`` does not divide the devices; the devices
+            cannot share the batch equally; or devices of one of several processes would be idle.
     """
-    devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
+    devices = jax.devices() if devices is None else devices
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     count = len(devices) if num_devices is None else num_devices
+    asked = f"execution.num_devices={num_devices}"
     if not 1 <= count <= len(devices):
-        raise ValueError(f"num_devices={num_devices}, but there are {len(devices)}")
+        raise ValueError(f"{asked}, but there are {len(devices)}")
     if count < len(devices) and devices[0].process_index != devices[-1].process_index:
-        raise ValueError(f"num_devices={num_devices}, but several processes use all of their {len(devices)} devices")
+        raise ValueError(f"{asked}, but several processes use all of their {len(devices)} devices")
+    advice = "change it, or set execution.num_devices"
     if space < 1 or count % space:
-        raise ValueError(f"space={space} does not divide the number of devices, {count}: change it, or set num_devices")
+        raise ValueError(
+            f"execution.space={space} does not divide the number of devices, {count}: {advice}"
+        )
     if batch_size % (count // space):
-        among = f"{count} devices" if space == 1 else f"{count // space} groups of {space} devices"
-        raise ValueError(f"batch_size={batch_size} cannot be divided among {among}: change it, or set num_devices")
+        groups = f"{count // space} groups of {space} devices"
+        among = f"{count} devices" if space == 1 else groups
+        raise ValueError(f"batch_size={batch_size} cannot be divided among {among}: {advice}")
     grid = np.array(devices[:count]).reshape(-1, space)
     if any(row[0].process_index != row[-1].process_index for row in grid):
-        raise ValueError(f"space={space} must divide the number of devices of each process")
+        raise ValueError(
+            f"execution.space={space} must divide the number of devices of each process"
+        )
     return Mesh(grid, ("data", "space"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def check_buckets(buckets: Sequence[tuple[int, ...]], mesh: Mesh) -> None:
-    """Sees to it that devices that share an image have as many of its rows each, on all maps with convolutions.
+def check_buckets(buckets: Sequence[tuple[int, ...]], space: int) -> None:
+    """Checks that ``space`` devices hold equal numbers of rows of all convolved feature maps.
 
-    Where they have not, or on maps with fewer rows than a kernel, XLA's gradients of convolutions are silently wrong:
-    multiples of the right ones, in jaxlib 0.10.2.
+    With unequal shards, or shards of fewer rows than a kernel, XLA's gradients of convolutions are
+    silently wrong: in jaxlib 0.10.2 they are multiples of the right ones.
 
     Raises:
-        ValueError: A bucket (height, width) whose height cannot be divided so.
+        ValueError: The height of a bucket (height, width) cannot be divided so.
     """
-    space = mesh.shape["space"]
     for height, width in buckets:
         if space > 1 and (height % (STRIDE * space) or height < MIN_HEIGHT):
             raise ValueError(
-                f"data.buckets: with space={space}, heights must be multiples of {STRIDE * space} and at least "
-                f"{MIN_HEIGHT}; got {height}x{width}"
+                f"data.buckets: with execution.space={space}, heights must be multiples of "
+                f"{STRIDE * space} and at least {MIN_HEIGHT}; got {height}x{width}"
             )
 
 
-def whole_images(x: Float[Array, "b ..."], mesh: Mesh | None) -> Float[Array, "b ..."]:
-    """An array of a batch with all of an image on each of the devices that share it.
+def gather_rows(x: Float[Array, "b ..."], mesh: Mesh) -> Float[Array, "b ..."]:
+    """Gathers all rows of each image on the devices that share the image.
 
-    For what has too few rows to be divided: see `check_buckets`. Left alone, XLA divides it nevertheless.
+    For maps with too few rows to shard, see `check_buckets`; XLA would shard them nevertheless.
     """
-    if mesh is None or mesh.shape["space"] == 1:
-        return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec("data")))
 
 
 def per_image(mesh: Mesh) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """What `MaskRCNN.per_image` is on a mesh."""
+    """`jax.vmap` on a mesh: each device maps a stage of one image over its own images."""
     if mesh.size == 1:
         return jax.vmap
     split = PartitionSpec("data")
@@ -101,34 +115,34 @@ def per_image(mesh: Mesh) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
-    """Rows of the batch that the devices of this process hold, and that it therefore has to load."""
+    """Indices in the batch of the images on this process's devices, which the process loads."""
     split = NamedSharding(mesh, PartitionSpec("data"))
     slices = split.addressable_devices_indices_map((batch_size,)).values()
     return sorted({row for (rows,) in slices for row in range(batch_size)[rows]})
 
 
-def batch_shardings(mesh: Mesh) -> Batch:
-    """Where each array of a batch lies: images by rows too, all else whole with the devices that have its image."""
+def batch_shardings(batch: Batch, mesh: Mesh) -> Batch:
+    """The sharding of each array of a batch: ``images`` by image and row, all others by image."""
     whole = NamedSharding(mesh, PartitionSpec("data"))
-    instances = Instances(boxes=whole, classes=whole, masks=whole, valid=whole)
-    divided = NamedSharding(mesh, PartitionSpec("data", "space"))
-    return Batch(divided, sizes=whole, canvas=whole, image_id=whole, instances=instances, num_surplus=whole)
+    shardings = jax.tree.map(lambda _: whole, batch)
+    return shardings._replace(images=NamedSharding(mesh, PartitionSpec("data", "space")))
 
 
-def spread(batch: Batch, mesh: Mesh) -> Batch:
-    """Puts a batch onto the devices, each its share of the images.
+def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
+    """Puts each device's share of a batch onto the device.
 
     Args:
-        batch: NumPy arrays with the images that `local_rows` names; all of them, where there is one process.
+        batch: NumPy arrays with the images of `local_rows`. A single process has all images.
     """
-    return jax.tree.map(jax.make_array_from_process_local_data, batch_shardings(mesh), batch)
+    shardings = batch_shardings(batch, mesh)
+    return jax.tree.map(jax.make_array_from_process_local_data, shardings, batch)
 
 
 def replicate(tree: T, mesh: Mesh) -> T:
-    """Puts a copy onto each device of the mesh.
+    """Puts a copy of each array onto each device of the mesh.
 
     Args:
-        tree: Arrays that are the same, and whole, on all devices of all processes.
+        tree: Arrays that are unsharded, and equal in all processes.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
 
@@ -139,17 +153,21 @@ def replicate(tree: T, mesh: Mesh) -> T:
     return jax.tree.map(copy, tree)
 
 
-def separately(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Lets each device work on its share of a batch by itself: nothing is exchanged, and nothing depends on others.
+def per_device(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Maps a function over devices without communication: each computes its share of the batch.
 
     Args:
-        function: Of variables, which each device has, and arrays with a leading batch axis, to such arrays.
+        function: Maps variables, which are replicated, and arrays with a leading batch axis to
+            arrays with a leading batch axis.
     """
     whole, split = PartitionSpec(), PartitionSpec("data")
 
     def mapped(variables: Any, *arrays: Any) -> Any:
-        specs = (whole, *(split for _ in arrays))
-        # No gradient is taken through it, which without the check would miss a sum over devices.
-        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(variables, *arrays)
+        in_specs = whole, *(split for _ in arrays)
+        # Without the check a gradient would lack its sum over devices, but nothing here needs one.
+        sharded = jax.shard_map(
+            function, mesh=mesh, in_specs=in_specs, out_specs=split, check_vma=False
+        )
+        return sharded(variables, *arrays)
 
     return function if mesh.size == 1 else mapped

@@ -1,12 +1,12 @@
-"""What to learn from: which anchors and RoIs of one image enter the losses, and what they should predict."""
+"""Training targets of one image: the anchors and RoIs in the losses, and their predictions."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from maskrcnn_jax.config import RoIConfig, RPNConfig
 from maskrcnn_jax.ops import anchors, boxes, masks, matching, sampling
-from maskrcnn_jax.structures import AnchorTargets, Instances, Proposals, RoITargets
+from maskrcnn_jax.structures import AnchorTargets, Bitmaps, Crops, Instances, Proposals, RoITargets
 
 
 def anchor_targets(
@@ -17,14 +17,21 @@ def anchor_targets(
     shapes: dict[int, tuple[int, int]],
     config: RPNConfig,
 ) -> AnchorTargets:
-    """Samples anchors, half of them close to an object if there are enough (section 3.1.3 of Faster R-CNN).
+    """Samples anchors, up to half of them positive (section 3.1.3 of Faster R-CNN).
 
-    Anchors in the padding of the canvas take part, as background. The draw of an anchor depends on its level, row,
-    column and ratio, not on the size of the bucket.
+    Anchors in the padding of the canvas take part as background. The draw of an anchor depends on
+    its level, row, column and ratio, not on the size of the bucket.
+
+    Args:
+        key: For the draws of this image.
+        instances: Ground truth.
+        canvas: Height and width of the padded image in pixels; anchors beyond it are ignored.
+        shapes: Per level, height and width of the feature map.
+        config: Anchors, thresholds and numbers of samples.
     """
     grids = anchors.pyramid_anchors(shapes, canvas, config.anchor_sizes, config.aspect_ratios)
     grid, inside = (jnp.concatenate(parts) for parts in zip(*grids.values(), strict=True))
-    # Anchors beyond the canvas, which only a larger bucket has, must not be the closest to an object.
+    # Anchors beyond the canvas, which only a larger bucket has, must not be the best of an object.
     iou = jnp.where(inside.reshape(1, -1), boxes.pairwise_iou(instances.boxes, grid), -1.0)
     matched, labels = matching.match(
         iou,
@@ -44,17 +51,30 @@ def anchor_targets(
     return AnchorTargets(indices, positive, jnp.where(positive.reshape(-1, 1), deltas, 0), valid)
 
 
-def roi_targets(key: sampling.Key, proposals: Proposals, instances: Instances, *, config: RoIConfig) -> RoITargets:
-    """Samples proposals and ground-truth boxes, at most a quarter of them objects (section 2.3 of Fast R-CNN).
+def roi_targets(
+    key: sampling.Key, proposals: Proposals, instances: Instances, *, config: RoIConfig
+) -> RoITargets:
+    """Samples proposals and ground-truth boxes (section 2.3 of Fast R-CNN).
 
-    The objects themselves are candidates too, so that the heads see perfect boxes from the first step on.
+    At most ``config.positive_fraction`` of them match an object. The ground-truth boxes are
+    candidates too, so that the heads see perfect boxes from the first step on.
+
+    Args:
+        key: For the draws of this image.
+        proposals: The other candidates.
+        instances: Ground truth.
+        config: The threshold and the numbers of samples.
     """
     candidates = jnp.concatenate([proposals.boxes, instances.boxes])
     present = _with_area(instances)
     exists = jnp.concatenate([proposals.valid, present])
     iou = boxes.pairwise_iou(instances.boxes, candidates)
     matched, labels = matching.match(
-        iou, present, positive_iou=config.positive_iou, negative_iou=config.positive_iou, low_quality=False
+        iou,
+        present,
+        positive_iou=config.positive_iou,
+        negative_iou=config.positive_iou,
+        low_quality=False,
     )
     # Separate keys, so that neither draw depends on the number of slots of the other.
     proposal_key, instance_key = jax.random.split(key)
@@ -84,41 +104,61 @@ def roi_targets(key: sampling.Key, proposals: Proposals, instances: Instances, *
 
 
 def max_positives(config: RoIConfig) -> int:
-    """Positives that `roi_targets` samples at most: its first slots, the only ones with something for the mask head."""
+    """The most positives that `roi_targets` samples: they lie in its first slots."""
     return int(config.num_samples * config.positive_fraction)
 
 
 def mask_targets(
-    rois: RoITargets, instances: Instances, size: Int[Array, "2"], *, bucket: tuple[int, int], resolution: int
+    rois: RoITargets, instances: Instances, size: Int[Array, "2"], *, resolution: int
 ) -> Float[Array, "r m m"]:
-    """The share of each cell of each RoI that the matched object covers, in [0, 1]; zero unless positive.
+    """The share of each cell of each RoI that the matched object covers, in [0, 1].
+
+    The share is exact for `Crops`. For `Bitmaps` it is the mean of samples, as in torchvision's
+    ``project_masks_on_boxes``. RoIs that are not positive get zeros.
 
     Args:
-        size: Height and width of the image.
-        bucket: Height and width of its array. Masks of this shape are bitmaps of the whole image, and the targets are
-            torchvision's; others are crops of their boxes, see `Instances`.
+        rois: RoIs with the objects they match.
+        instances: Ground truth.
+        size: Height and width of the image, in pixels.
+        resolution: Cells per side.
+
+    Raises:
+        ValueError: The instances have no masks.
     """
     positive = rois.positive.reshape(-1, 1)
-    if instances.masks.shape[1:] == tuple(bucket):
-        boxes_to_cut = jnp.where(positive, rois.boxes, 0)  # The largest RoI sets the pace for its neighbours.
-        target = masks.project(instances.masks, rois.instances, boxes_to_cut, size, resolution)
-    else:
-        matched = rois.instances
-        target = masks.crop_and_resize(instances.masks[matched], instances.boxes[matched], rois.boxes, resolution)
+    match instances.masks:
+        case Bitmaps(bitmaps):
+            # Empty boxes for the others: the largest RoI sets the number of steps of its group.
+            boxes_to_cut = jnp.where(positive, rois.boxes, 0)
+            target = masks.project(bitmaps, rois.instances, boxes_to_cut, size, resolution)
+        case Crops(crops):
+            matched = rois.instances
+            object_boxes = instances.boxes[matched]
+            target = masks.crop_and_resize(crops[matched], object_boxes, rois.boxes, resolution)
+        case _:
+            raise ValueError("the mask head learns from masks, but the batch has none")
     return jnp.where(positive[..., None], target, 0)
 
 
 def _with_area(instances: Instances) -> Bool[Array, " g"]:
-    """Whether a slot holds an object that a box can match; one without area would make every anchor its best."""
+    """Whether a slot holds an object with an area.
+
+    Without one, every anchor would have the same overlap of zero and be the best of the object.
+    """
     return instances.valid & (boxes.area(instances.boxes) > 0)
 
 
-def _grid_priorities(key: sampling.Key, shapes: dict[int, tuple[int, int]], num_ratios: int) -> Array:
+def _grid_priorities(
+    key: sampling.Key, shapes: dict[int, tuple[int, int]], num_ratios: int
+) -> UInt32[Array, " n"]:
     """Random priorities of the anchors of all levels, in the order of `anchors.pyramid_anchors`."""
     levels = []
     for level in sorted(shapes):
         height, width = shapes[level]
-        row, column, ratio = jnp.meshgrid(*map(jnp.arange, (height, width, num_ratios)), indexing="ij")
-        position = ((row << 14) + column) * num_ratios + ratio  # Any numbering will do that ignores the map's size.
-        levels.append(sampling.priorities(jax.random.fold_in(key, level), position.reshape(-1)))
+        axes = map(jnp.arange, (height, width, num_ratios))
+        row, column, ratio = jnp.meshgrid(*axes, indexing="ij")
+        # The number of an anchor must not depend on the size of the map.
+        position = ((row << 14) + column) * num_ratios + ratio
+        level_key = jax.random.fold_in(key, level)
+        levels.append(sampling.priorities(level_key, position.reshape(-1)))
     return jnp.concatenate(levels)

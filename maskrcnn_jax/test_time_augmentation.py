@@ -1,7 +1,8 @@
-"""Test-time augmentation: a picture is looked at in several sizes and mirrored, and what is found is put together.
+"""Test-time augmentation: detects objects in rescaled and mirrored views and merges them.
 
-The rule is that of Detectron2. The boxes of all views are pooled, and where those of a class overlap, the best stays.
-Every view then draws a mask in each box that stayed, and the probabilities are averaged.
+The rule is that of Detectron2. Non-maximum suppression for each class merges the boxes of all
+views. Every view then predicts a mask in each remaining box, and the probabilities are averaged. A
+model without a mask head gives boxes only.
 """
 
 import dataclasses
@@ -13,103 +14,119 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float32
 
-from maskrcnn_jax import compiler, detections, images, pasting
+from maskrcnn_jax import detections, images, pasting
 from maskrcnn_jax.config import DataConfig
-from maskrcnn_jax.detector import Detector, checked_threshold, checked_top_k
+from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.structures import Detections
 
 SCALES = (0.75, 1.0, 1.25)
 
 
 class AugmentedDetector(Detector):
-    """A detector that looks at every picture several times, and takes about as many times longer.
+    """A detector that runs on several views of every image and merges the results.
 
-    It is called as any other. A score is the best that a view gives, so more detections than without exceed a
-    threshold. The features of all views are kept until their masks are drawn: 0.1 GB for each of an 800x1344 ResNet-50.
+    The interface is that of `Detector`; the time grows with the number of views. A score is the
+    highest of all views, so more detections exceed a threshold than without augmentation. The
+    features of all views stay in memory until the masks are predicted: 0.1 GB for each view of
+    800x1344 pixels with a ResNet-50.
 
     Args:
-        detector: What to look with; all its settings are kept, but views go through the model one by one, whatever its
-            batch size. It needs a model, which artifacts do not have.
-        scales: How large the views are, as multiples of the detector's own sizes.
-        flip: Whether each is looked at mirrored, too.
+        detector: The detector to augment. Its settings are kept, but views pass through the model
+            one at a time, whatever the batch size. Detectors of exported artifacts are not
+            supported.
+        scales: Scales of the views, relative to the detector's own sizes.
+        flip: Whether each view is also mirrored.
 
     Raises:
-        ValueError: The detector has no model, or the scales are no positive numbers.
+        ValueError: The detector comes from an artifact, or a scale is not positive.
     """
 
-    def __init__(self, detector: Detector, scales: Sequence[float | int] = SCALES, flip: bool = True) -> None:
-        if not hasattr(detector.model, "draw_masks"):
-            raise ValueError("an exported artifact cannot be asked for masks of given boxes: augment with --weights")
+    def __init__(
+        self, detector: Detector, scales: Sequence[float | int] = SCALES, flip: bool = True
+    ) -> None:
+        model = detector.model
+        if not hasattr(model, "draw_masks"):
+            raise ValueError(
+                "an exported artifact cannot draw masks in given boxes: augment with --weights"
+            )
         if not scales or not min(scales) > 0:
             raise ValueError(f"scales must be one or more positive numbers, got {scales}")
-        model, parts = detector.model, (detector.model, detector.variables, detector.categories)
+        parts = model, detector.variables, detector.categories
         settings = {"dtype": detector.dtype.name, "only_buckets": detector.only_buckets}
         super().__init__(*parts, detector.data, batch_size=detector.batch_size, **settings)
         sized = [Detector(*parts, _scaled(detector.data, scale), **settings) for scale in scales]
-        self._views = [(view, mirrored) for view in sized for mirrored in ((False, True) if flip else (False,))]
-        jit = compiler.jit(model.config.deterministic)
-        self._find_boxes = jit(partial(_find_boxes, model))
-        self._draw_masks = jit(partial(model.apply, method="draw_masks"))
-        self._merge = jit(partial(detections.best, config=model.config.detection))
+        directions = (False, True) if flip else (False,)
+        self._views = [(view, mirrored) for view in sized for mirrored in directions]
+        self._find_boxes = model.run.jit(partial(_find_boxes, model))
+        self._draw_masks = model.run.jit(partial(model.apply, method="draw_masks"))
+        self._merge = model.run.jit(partial(detections.keep_best, config=model.detection))
 
     def _detect(
-        self, pictures: Sequence[np.ndarray], score_threshold: float | int | None, top_k: int | None
+        self, batch: Sequence[np.ndarray], score_threshold: float | int | None, top_k: int | None
     ) -> list[pasting.ImageDetections]:
-        """As that of `Detector`, one picture after the other."""
-        detection = self.model.config.detection
-        threshold = checked_threshold(detection.score_threshold if score_threshold is None else score_threshold)
-        top_k = checked_top_k(top_k, detection.num_detections)
+        """Detects the objects of each image separately."""
+        threshold, top_k = self._checked(score_threshold, top_k)
         results = []
-        for picture in pictures:
-            best = Detections(*(array[:top_k] for array in self._look(picture, threshold)))
-            results.append(pasting.to_original(best, picture.shape[:2], picture.shape[:2]))
+        for image in batch:
+            best = jax.tree.map(lambda x: x[:top_k], self._look(image, threshold))
+            results.append(pasting.to_original(best, image.shape[:2], image.shape[:2]))
         return results
 
-    def _look(self, picture: np.ndarray, threshold: np.float32) -> Detections:
-        """What all views together find, in pixels of the picture."""
-        views = [_view(picture, view, mirrored) for view, mirrored in self._views]
-        looks = [self._find_boxes(self.variables, *view.inputs, threshold) for view in views]
-        found = jax.device_get([boxes for _, boxes in looks])
-        boxes = [view.to_picture(its.boxes[0]) for view, its in zip(views, found, strict=True)]
-        fields = [np.concatenate([getattr(its, name)[0] for its in found]) for name in ("classes", "scores", "valid")]
-        merged = jax.device_get(self._merge(np.concatenate(boxes), *fields))
-        masks = [
-            self._masks_of(view, pyramid, merged) for view, (pyramid, _) in zip(views, looks, strict=True)
-        ]  # [views, d, m, m]
+    def _look(self, image: np.ndarray, threshold: np.float32) -> Detections:
+        """Returns the merged detections of all views, in pixels of the image."""
+        views = [_view(image, view, mirrored) for view, mirrored in self._views]
+        outputs = [self._find_boxes(self.variables, *view.inputs, threshold) for view in views]
+        pyramids = [pyramid for pyramid, _ in outputs]
+        found = jax.device_get([boxes for _, boxes in outputs])
+        boxes = [view.to_image(one.boxes[0]) for view, one in zip(views, found, strict=True)]
+        classes = np.concatenate([one.classes[0] for one in found])
+        scores = np.concatenate([one.scores[0] for one in found])
+        valid = np.concatenate([one.valid[0] for one in found])
+        merged = jax.device_get(self._merge(np.concatenate(boxes), classes, scores, valid))
+        if self.model.config.mask_head is None:
+            return merged
+        masks = []
+        for view, pyramid in zip(views, pyramids, strict=True):
+            masks.append(self._masks_of(view, pyramid, merged))
         return merged._replace(masks=np.mean(masks, axis=0))
 
-    def _masks_of(self, view: "_View", pyramid: Any, merged: Detections) -> Float32[np.ndarray, "d m m"]:
-        """What one view sees inside the boxes that stayed."""
-        given = merged._replace(boxes=view.from_picture(merged.boxes))
+    def _masks_of(
+        self, view: "_View", pyramid: Any, merged: Detections
+    ) -> Float32[np.ndarray, "d m m"]:
+        """Predicts the masks of the merged boxes from the features of one view."""
+        given = merged._replace(boxes=view.from_image(merged.boxes))
         given = jax.tree.map(lambda x: x[None], given)
         masks = np.asarray(self._draw_masks(self.variables, pyramid, given, view.inputs[2]))[0]
         return masks[:, :, ::-1] if view.mirrored else masks
 
 
 class _View(NamedTuple):
-    """A picture as the model sees it."""
+    """A resized, possibly mirrored image."""
 
-    inputs: tuple[np.ndarray, np.ndarray, np.ndarray]  # Of the model: images, sizes, canvas.
-    factor: Float32[np.ndarray, " 4"]  # From boxes of the view to boxes of the picture.
-    width: int  # Of the view, in pixels.
+    inputs: tuple[np.ndarray, np.ndarray, np.ndarray]  # Model inputs: images, sizes, canvas.
+    factor: Float32[np.ndarray, " 4"]  # Scale from boxes of the view to boxes of the image.
+    width: int  # Width of the view, in pixels.
     mirrored: bool
 
-    def to_picture(self, boxes: Float32[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:
-        """Boxes of the view in pixels of the picture."""
-        return (_mirror(boxes, self.width) if self.mirrored else boxes) * self.factor.reshape(1, 4)
+    def to_image(self, boxes: Float32[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:
+        """Maps boxes from pixels of the view to pixels of the image."""
+        boxes = _mirror(boxes, self.width) if self.mirrored else boxes
+        return boxes * self.factor.reshape(1, 4)
 
-    def from_picture(self, boxes: Float32[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:
-        """The inverse."""
+    def from_image(self, boxes: Float32[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:
+        """The inverse of `to_image`."""
         boxes = boxes / self.factor.reshape(1, 4)
         return _mirror(boxes, self.width) if self.mirrored else boxes
 
 
-def _view(picture: np.ndarray, detector: Detector, mirrored: bool) -> _View:
-    size, bucket = detector.place(picture.shape[:2])
-    padded, sizes, canvas = detector.pad([picture], [size], bucket)
-    if mirrored:  # After resizing, so that the mirror image of a picture is seen as the mirror image of what is seen.
+def _view(image: np.ndarray, detector: Detector, mirrored: bool) -> _View:
+    size, bucket = detector.place(image.shape[:2])
+    padded, sizes, canvas = detector.pad([image], [size], bucket)
+    if (
+        mirrored
+    ):  # Mirror after resizing, so that the inputs of both views mirror each other exactly.
         padded[0, : size[0], : size[1]] = images.mirror(padded[0, : size[0], : size[1]])
-    factor = np.array(picture.shape[:2], np.float32) / np.array(size, np.float32)
+    factor = np.array(image.shape[:2], np.float32) / np.array(size, np.float32)
     return _View((padded, sizes, canvas), factor[[1, 0, 1, 0]], size[1], mirrored)
 
 
@@ -119,14 +136,26 @@ def _mirror(boxes: Float32[np.ndarray, "n 4"], width: int) -> Float32[np.ndarray
 
 
 def _scaled(data: DataConfig, scale: float | int) -> DataConfig:
-    """Sizes and buckets ``scale`` times as large."""
-    buckets = tuple(images.ceil32((round(height * scale), round(width * scale))) for height, width in data.test_buckets)
-    sides = {name: max(round(getattr(data, name) * scale), 1) for name in ("test_short_side", "test_max_long_side")}
-    return dataclasses.replace(data, test_buckets=buckets, **sides)
+    """Multiplies the sizes and buckets of a config by ``scale``."""
+    buckets = []
+    for height, width in data.test_buckets:
+        buckets.append(images.ceil32((round(height * scale), round(width * scale))))
+    return dataclasses.replace(
+        data,
+        test_short_side=max(round(data.test_short_side * scale), 1),
+        test_max_long_side=max(round(data.test_max_long_side * scale), 1),
+        test_buckets=tuple(buckets),
+    )
 
 
-def _find_boxes(model: Any, variables: Any, pictures: Array, *numbers: Array) -> tuple[Any, Detections]:
-    """The pyramid of a view, and boxes without masks. Numbers are sizes, canvas and score threshold."""
+def _find_boxes(
+    model: Any, variables: Any, images: Array, *numbers: Array
+) -> tuple[Any, Detections]:
+    """Returns the feature pyramid of a view, and its detections without masks.
+
+    ``numbers`` are sizes, canvas and score threshold.
+    """
     sizes, canvas, threshold = numbers
-    pyramid = model.apply(variables, pictures, sizes, canvas, method="features")
-    return pyramid, model.apply(variables, pyramid, sizes, canvas, threshold, method="detect_boxes")
+    pyramid = model.apply(variables, images, sizes, canvas, method="features")
+    found = model.apply(variables, pyramid, sizes, canvas, threshold, method="detect_boxes")
+    return pyramid, found

@@ -1,4 +1,4 @@
-"""Videos: their frames as RGB arrays, and arrays as an .mp4. PyAV does it, which comes with the extra ``video``."""
+"""Reads videos as RGB arrays and writes arrays to an .mp4, with PyAV from the extra ``video``."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -11,57 +11,66 @@ import numpy as np
 from jaxtyping import UInt8
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
-_USUAL_RATE = Fraction(25)  # Frames per second, of files that do not say.
+_USUAL_RATE = Fraction(25)  # Frames per second, assumed for files without a frame rate.
 
 
 class Properties(NamedTuple):
-    """What a video says of itself."""
+    """The properties in the header of a video."""
 
-    rate: Fraction  # Frames per second, on average.
-    num_frames: int  # Of some formats an estimate; 0 if nothing says.
+    rate: Fraction  # Average number of frames per second.
+    num_frames: int  # An estimate for some formats; 0 if unknown.
 
 
 class Frame(NamedTuple):
-    """A picture of a video, the way it is to be shown."""
+    """A frame of a video, with the rotation of the video applied."""
 
     image: UInt8[np.ndarray, "h w 3"]
-    seconds: float | None  # From the start of the video.
+    seconds: float | None  # Time since the start of the video.
 
 
 def check_installed() -> None:
-    """Raises ValueError, with the command that installs it, if PyAV is not there."""
+    """Raises ValueError if PyAV is not installed; the message gives the command to install it."""
     _pyav()
 
 
 def properties(path: Path) -> Properties:
-    """Reads the head of a video. Raises OSError, which names the file, if it is no video."""
+    """Reads the header of a video. Raises OSError, which names the file, if it is not a video."""
     with _opened(path) as container:
         stream = container.streams.video[0]
-        average = stream.average_rate  # A fraction of PyAV's own since version 19.
-        rate = Fraction(average.numerator, average.denominator) if average and average.numerator else _USUAL_RATE
+        rate, average = _USUAL_RATE, stream.average_rate
+        if average and average.numerator:
+            # PyAV has its own type of fraction since version 19.
+            rate = Fraction(average.numerator, average.denominator)
         microseconds = container.duration or 0
         return Properties(rate, stream.frames or round(float(rate) * microseconds / 1e6))
 
 
 def read(path: Path) -> Iterator[Frame]:
-    """The frames one after the other, turned as the video says, which those of phones do.
+    """Yields the frames in order, with the rotation of the video applied.
+
+    Videos of phones are often stored rotated.
 
     Raises:
-        OSError: It is no video, or broken from the next frame on. The message names the file.
+        OSError: The file is not a video, or the next frame is broken. The message names the file.
     """
     with _opened(path) as container:
         for frame in container.decode(video=0):
             image = frame.to_ndarray(format="rgb24")
-            # Counterclockwise, both of them.
-            yield Frame(np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))), frame.time)
+            # Both PyAV and NumPy count rotations counterclockwise.
+            rotated = np.rot90(image, round(frame.rotation / 90))
+            yield Frame(np.ascontiguousarray(rotated), frame.time)
 
 
 @contextlib.contextmanager
 def write(path: Path, rate: Fraction) -> Iterator[Callable[[UInt8[np.ndarray, "h w 3"]], None]]:
-    """Yields the function that appends a frame to an .mp4 (H.264), which any browser shows.
+    """Yields a function that appends a frame to an .mp4 (H.264), a format that any browser plays.
 
-    All frames have the size of the first one. An odd side loses its last pixel, because colours have half the
-    resolution; a single pixel is shown twice instead.
+    All frames must have the size of the first one. An odd side loses its last pixel, because the
+    format stores colours at half resolution; a side of one pixel is doubled instead.
+
+    Args:
+        path: The file to write.
+        rate: Frames per second.
 
     Raises:
         OSError: The file cannot be written.
@@ -80,7 +89,7 @@ def write(path: Path, rate: Fraction) -> Iterator[Callable[[UInt8[np.ndarray, "h
 
         try:
             yield append
-        finally:  # What there is of a broken video is kept.
+        finally:  # After an error, keep the frames written so far.
             if stream.codec_context.is_open:
                 container.mux(stream.encode())
 
@@ -91,7 +100,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise OSError(f"cannot read the video {path}: it has no pictures")
+                raise OSError(f"cannot read the video {path}: it has no images")
             yield container
     except av.FFmpegError as error:
         raise OSError(f"cannot read the video {path}: {error.strerror}") from error

@@ -7,25 +7,34 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
-os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # Commands leave nothing in the user's cache folder.
+# Keeps the tests out of the user's cache folder.
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 import flax.linen as nn  # noqa: E402  (flags must be set before jax starts)
 import jax  # noqa: E402
 import jax.monitoring  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from maskrcnn_jax.config import ModelConfig, RPNConfig  # noqa: E402
-from maskrcnn_jax.model import MaskRCNN  # noqa: E402
-from maskrcnn_jax.modules import heads, resnet  # noqa: E402
+from maskrcnn_jax.config import (  # noqa: E402
+    BoxHeadConfig,
+    DetectionConfig,
+    FPNConfig,
+    MaskHeadConfig,
+    ModelConfig,
+    ResNetConfig,
+    RoIConfig,
+    RPNConfig,
+)
+from maskrcnn_jax.model import MaskRCNN, example_inputs  # noqa: E402
+from maskrcnn_jax.modules import box_head, layers, mask_head, resnet, rpn  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder with the reference data, or a skip where there is none."""
+    """The folder with the reference data; skips the test if there is none."""
     path = os.environ.get("MASKRCNN_JAX_SHARED")
     if not path:
         pytest.skip("MASKRCNN_JAX_SHARED does not name the folder with the reference data")
@@ -34,7 +43,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def compilations() -> Iterator[list[float]]:
-    """Grows by an entry for each program that jax compiles."""
+    """A list that gets an entry for each program that JAX compiles."""
     found: list[float] = []
 
     def count(event: str, seconds: float, **_: object) -> None:
@@ -47,13 +56,13 @@ def compilations() -> Iterator[list[float]]:
 
 
 def smooth_activations(patch: pytest.MonkeyPatch) -> None:
-    """Activations without a kink, in all layers: rounding lets single ReLUs flip."""
-    for module in (heads, resnet):
+    """Replaces all ReLUs with a smooth function: rounding can flip a ReLU, and so a gradient."""
+    for module in (box_head, layers, mask_head, resnet, rpn):
         patch.setattr(module, "relu", nn.silu)
 
 
 class TinyModel(NamedTuple):
-    """A whole model small enough to compile in seconds, with random weights that find objects in noise."""
+    """A whole model that compiles in seconds, with random weights that detect objects in noise."""
 
     model: MaskRCNN
     variables: dict
@@ -62,20 +71,28 @@ class TinyModel(NamedTuple):
     gradient: Callable  # (variables, batch, key) -> (loss, metrics), gradient by the parameters.
 
 
-# Tests of a few images compile for longer than they run: code that is less optimised is ready in half the time.
+# Tests of a few images compile for longer than they run; less optimised code halves their time.
 QUICK_COMPILE = {"xla_backend_optimization_level": 0}
 
 
 @pytest.fixture(scope="session")
 def tiny() -> TinyModel:
-    config = ModelConfig(num_classes=4, depth=18, norm="group", fpn_channels=32, box_head_features=64)
-    config.mask_head_channels, config.mask_head_convs = 16, 1
-    config.rpn = RPNConfig(anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), num_samples=32)
-    config.rpn.train_num_candidates = config.rpn.train_num_proposals = 64
-    config.rpn.test_num_candidates = config.rpn.test_num_proposals = 48
-    config.roi.num_samples = 16
-    config.detection.num_detections = 20
-    model = MaskRCNN(config)
+    config = ModelConfig(
+        num_classes=4,
+        backbone=ResNetConfig(depth=18, norm="group"),
+        fpn=FPNConfig(channels=32),
+        rpn=RPNConfig(
+            anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
+            num_samples=32,
+            num_candidates=64,
+            num_proposals=64,
+        ),
+        roi=RoIConfig(num_samples=16),
+        box_head=BoxHeadConfig(features=64),
+        mask_head=MaskHeadConfig(channels=16, num_convs=1),
+    )
+    detection = DetectionConfig(num_candidates=48, num_proposals=48, num_detections=20)
+    model = MaskRCNN(config, detection)
 
     def gradient(variables, batch, key):
         def loss(params):
@@ -89,7 +106,7 @@ def tiny() -> TinyModel:
 
 
 def random_variables(model: MaskRCNN) -> dict:
-    """Activations of order one in every layer, drawn by NumPy: initialisers would have to be compiled."""
+    """Variables that give activations of order one; NumPy draws them without compilation."""
     rng = np.random.default_rng(0)
 
     def fill(path, x):
@@ -99,5 +116,5 @@ def random_variables(model: MaskRCNN) -> dict:
         deviation = 0.1 if name == "bias" else (2 / np.prod(x.shape[:-1])) ** 0.5
         return (deviation * rng.normal(size=x.shape)).astype(np.float32)
 
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)), jnp.full((1, 2), 32))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model.config))
     return jax.tree_util.tree_map_with_path(fill, shapes)

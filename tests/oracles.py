@@ -1,4 +1,4 @@
-"""Slow references in NumPy: plain loops that follow the published rules word by word."""
+"""Slow references in NumPy: plain loops that follow the published rules step by step."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def nms(boxes, valid, threshold, groups=None):
-    """Greedy non-maximum suppression of boxes given best first; bool ``[n]``, the survivors."""
+    """Greedy non-maximum suppression of boxes by descending score; survivors as bool ``[n]``."""
     boxes, keep = np.asarray(boxes, np.float32), np.array(valid, bool)
     groups = np.zeros(len(boxes), int) if groups is None else np.asarray(groups)
     for i in range(len(boxes)):
@@ -18,7 +18,7 @@ def nms(boxes, valid, threshold, groups=None):
 
 
 def iou(box, others):
-    """Intersection over union of a float32 box with each of ``others``; 0 where neither has an area."""
+    """Intersection over union of a float32 box with ``others``; 0 for boxes without area."""
     x0, y0, x1, y1 = others.T
     width = np.maximum(np.minimum(box[2], x1) - np.maximum(box[0], x0), 0)
     height = np.maximum(np.minimum(box[3], y1) - np.maximum(box[1], y0), 0)
@@ -30,8 +30,8 @@ def iou(box, others):
 def roi_align(features, boxes, scale, resolution, sampling_ratio, aligned):
     """RoIAlign of a map ``[h, w, c]`` by the rule of the C++ kernels, in float64: ``[r, p, p, c]``.
 
-    A ratio of 0 or less stands for as many samples per bin and axis as the bin has cells, rounded up; the rounding is
-    that of float32, which decides whether 7 bins on 7 cells have one sample each.
+    With a ratio of 0, a bin has as many samples per axis as cells, rounded up. The division is in
+    float32, which decides whether 7 bins on 7 cells have one sample each.
     """
     features = np.asarray(features, np.float64)
     pooled = np.zeros((len(boxes), resolution, resolution, features.shape[2]))
@@ -40,7 +40,9 @@ def roi_align(features, boxes, scale, resolution, sampling_ratio, aligned):
         width, height = x1 - x0, y1 - y0
         if not aligned:
             width, height = max(width, 1.0), max(height, 1.0)
-        rows, columns = (samples_per_bin(side, resolution, sampling_ratio) for side in (height, width))
+        rows, columns = (
+            samples_per_bin(side, resolution, sampling_ratio) for side in (height, width)
+        )
         for i in range(resolution):
             for j in range(resolution):
                 for k in range(rows):
@@ -52,14 +54,14 @@ def roi_align(features, boxes, scale, resolution, sampling_ratio, aligned):
 
 
 def samples_per_bin(length, resolution, sampling_ratio):
-    """Samples of a bin along one axis; none where a negative length makes the count negative."""
+    """Samples of a bin along one axis; not positive, hence none, if the length is negative."""
     if sampling_ratio > 0:
         return sampling_ratio
     return math.ceil(np.float32(length) / np.float32(resolution))
 
 
 def bilinear(features, y, x):
-    """The map at one point: zero further than a cell outside, the nearest border value up to there."""
+    """The map at one point: zero over a cell outside, the nearest border value within a cell."""
     height, width, channels = features.shape
     if not (-1 <= y <= height and -1 <= x <= width):
         return np.zeros(channels)
@@ -71,7 +73,7 @@ def bilinear(features, y, x):
 
 
 def neighbours(position, size):
-    """The two cells a position lies between, and its distance to the first."""
+    """The two cells around a position, and its distance to the first."""
     position = max(position, 0.0)
     low = math.floor(position)
     if low >= size - 1:
@@ -80,7 +82,7 @@ def neighbours(position, size):
 
 
 def roi_pool(features, boxes, scale, resolution):
-    """RoIPool of a map ``[h, w, c]`` by the rule of the C++ kernels: values, and which cell each comes from.
+    """RoIPool of a map ``[h, w, c]`` by the rule of the C++ kernels: values and their cells.
 
     Both are ``[r, p, p, c]``. Cells are counted row by row; -1 stands for none.
     """
@@ -101,13 +103,13 @@ def roi_pool(features, boxes, scale, resolution):
 
 
 def bin_bounds(i, first, last, resolution, size):
-    """Of bin i: its first cell and the one behind its last; the products are rounded to float32."""
+    """The first cell of bin i and the one after its last; products are rounded to float32."""
     length = np.float32(max(last - first + 1, 1)) / np.float32(resolution)
     start, stop = (math.floor(np.float32(i) * length), math.ceil(np.float32(i + 1) * length))
     return [min(max(bound + first, 0), size) for bound in (start, stop)]
 
 
 def round_half_away(x):
-    """As C's round, which Python's is not: halves away from zero."""
+    """Rounds halves away from zero, as C does and Python does not."""
     whole = math.floor(abs(float(x)) + 0.5)
     return whole if x > 0 else -whole

@@ -1,4 +1,4 @@
-"""Checks commands that pages show: that they exist, and take the arguments they are shown with."""
+"""Checks that the commands on pages exist, and accept the shown arguments."""
 
 import argparse
 import ast
@@ -19,22 +19,31 @@ from maskrcnn_jax.config import Config
 from tests.markdown import ROOT
 
 FOLDERS = ("benchmarks/", "configs/", "docs/", "launch/", "maskrcnn_jax/", "tests/")
-STAND_INS = {"C": "configs/shapes.py", "N": "2", "I": "1"}  # What pages write for values that train.py looks at.
+# Values for the placeholders on pages that train.py checks.
+STAND_INS = {
+    "C": "configs/shapes.py",
+    "N": "2",
+    "I": "1",
+}
 
 
 class WrongCommand(AssertionError):
-    """What a page shows would not work."""
+    """A command on a page would not work."""
 
 
 def check(line: str, complete: bool = True) -> bool:
-    """Returns whether a line has a command of this repository; those in running text need not be complete.
+    """Checks the commands of this repository in a line; returns whether there are any.
+
+    Args:
+        line: A line of a shell.
+        complete: Whether commands need all their arguments; in running text they need not.
 
     Raises:
-        WrongCommand: It does not exist, does not take these arguments, or names a file that is not there.
+        WrongCommand: A command does not exist, refuses its arguments, or names a missing file.
     """
     try:
         words = shlex.split(line, comments=True)
-    except ValueError:  # A quotation that goes on in the next line: no command of ours.
+    except ValueError:  # A quotation over several lines is no command of ours.
         return False
     try:
         return any([_check_command(*command, complete=complete) for command in _commands(words)])
@@ -43,7 +52,7 @@ def check(line: str, complete: bool = True) -> bool:
 
 
 def _commands(words: Sequence[str]) -> Iterator[list[str]]:
-    """The words of each command, without variables set for it and the folder of the program."""
+    """The words of each command, without assignments of variables and the program's folder."""
     command: list[str] = []
     for word in [*words, "&&"]:
         if word in ("&&", "||", "|", ";", "&"):
@@ -70,7 +79,9 @@ def _check_command(program: str, *arguments: str, complete: bool) -> bool:
     elif program == "pip":
         _check_extras(arguments)
     elif program == "sbatch" or program.startswith("launch/"):
-        _check_train([x for x in arguments if x.startswith(("--config", "--workdir"))], complete=False)
+        _check_train(
+            [x for x in arguments if x.startswith(("--config", "--workdir"))], complete=False
+        )
     else:
         return False
     return True
@@ -92,8 +103,10 @@ def _check_cli(arguments: Sequence[str], complete: bool) -> None:
             raise WrongCommand(f"there is no option {option}")
 
 
-def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, str]:
-    """What was parsed, and what was printed."""
+def _parse(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, str]:
+    """The parsed arguments, and the printed text."""
     output = io.StringIO()
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
@@ -124,29 +137,41 @@ def _check_python(arguments: Sequence[str], complete: bool) -> bool:
 
 
 def _parser_of(path: Path) -> argparse.ArgumentParser:
-    """A parser of the same arguments as the program's, which is not run: it may need what is not installed."""
+    """Rebuilds the parser of a program from its source; running it may need missing packages."""
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     parser = argparse.ArgumentParser(path.name)
     for call in sorted(calls, key=lambda call: call.lineno):
-        if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument":
-            known = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
+        name = getattr(call.func, "attr", getattr(call.func, "id", None))
+        # Some programs write ``add = parser.add_argument``; sets have an ``add`` too.
+        is_short = name == "add" and isinstance(call.func, ast.Name)
+        if name == "add_argument" or is_short:
+            known = {
+                k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)
+            }
             knobs = {name: known[name] for name in ("action", "nargs", "required") if name in known}
             parser.add_argument(*map(ast.literal_eval, call.args), **knobs)
     return parser
 
 
 def _check_train(arguments: Sequence[str], complete: bool) -> None:
-    """Reads the flags as train.py does, and forgets them again."""
+    """Parses the flags as train.py does, and resets them."""
     names = [argument.partition("=")[0] for argument in arguments]
     if complete and not {"--config", "--workdir"} <= set(names):
         raise WrongCommand("train.py needs --config and --workdir")
-    arguments = [re.sub(r"=([A-Z])$", lambda match: f"={STAND_INS.get(match[1], match[1])}", x) for x in arguments]
+    arguments = [
+        re.sub(r"=([A-Z])$", lambda match: f"={STAND_INS.get(match[1], match[1])}", x)
+        for x in arguments
+    ]
     if "--config" not in names:
         arguments = ["--config=configs/shapes.py", *arguments]
     argv, output = sys.argv, io.StringIO()
-    sys.argv = ["train.py", *arguments]  # Where ml_collections looks for the fields of the config.
+    sys.argv = ["train.py", *arguments]  # ml_collections reads the changed fields from there.
     try:
-        with contextlib.chdir(ROOT), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        with (
+            contextlib.chdir(ROOT),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(output),
+        ):
             rest = train.parse(sys.argv)[1:]
     except SystemExit as error:
         raise WrongCommand(output.getvalue().strip()) from error
@@ -167,7 +192,9 @@ def _check_make(arguments: Sequence[str]) -> None:
 
 
 def _check_extras(arguments: Sequence[str]) -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     for argument in arguments:
         match = re.fullmatch(r"(?:\.|maskrcnn-jax)\[([\w,-]+)\]", argument)
         for name in match[1].split(",") if match else []:

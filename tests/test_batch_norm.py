@@ -1,6 +1,6 @@
-"""A model with batch norm in every part, as torchvision's second version: its statistics move in training alone."""
+"""A model with batch norm in all parts, as in torchvision's v2: only training moves statistics."""
 
-import dataclasses
+import copy
 from functools import partial
 
 import jax
@@ -9,7 +9,9 @@ import optax
 import pytest
 
 from maskrcnn_jax import training
+from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.settings import from_dict, to_dict
 from tests.conftest import QUICK_COMPILE, random_variables
 from tests.test_model import make_batch
 
@@ -18,9 +20,12 @@ KEY = jax.random.key(7)
 
 @pytest.fixture(scope="module")
 def model(tiny):
-    norms = dict.fromkeys(("norm", "fpn_norm", "box_head_norm", "mask_head_norm"), "batch")
-    convs = {"rpn_head_convs": 2, "box_head_convs": 1, "box_head_channels": 16, "box_head_layers": 1}
-    return MaskRCNN(dataclasses.replace(tiny.model.config, frozen_stages=2, **norms, **convs))
+    config = copy.deepcopy(to_dict(tiny.model.config))
+    for part in ("backbone", "fpn", "box_head", "mask_head"):
+        config[part]["norm"] = "batch"
+    config["backbone"]["frozen_stages"] = config["rpn"]["num_convs"] = 2
+    config["box_head"] |= {"num_convs": 1, "channels": 16, "num_layers": 1}
+    return MaskRCNN(from_dict(ModelConfig, config))
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +41,27 @@ def losses(model):
 
 
 def as_dict(tree):
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
-@pytest.mark.slow  # The recorded steps of torchvision's models hold most of this.
+@pytest.mark.slow  # The golden steps of torchvision's models cover most of this.
 def test_a_step_moves_all_statistics_and_what_is_not_frozen(model, variables):
     optimizer = optax.sgd(0.1)
     state = training.create_state(variables, optimizer)
-    step = jax.jit(partial(training.train_step, model=model, optimizer=optimizer), compiler_options=QUICK_COMPILE)
+    step = jax.jit(
+        partial(training.train_step, model=model, optimizer=optimizer),
+        compiler_options=QUICK_COMPILE,
+    )
     after, metrics = step(state, make_batch(), KEY)
     assert np.isfinite(metrics["loss"])
     for name, before in as_dict(state.batch_stats).items():
         moved = as_dict(after.batch_stats)[name]
-        assert np.isfinite(moved).all() and (moved != before).any(), name  # Those of frozen stages too.
-    frozen = as_dict(training.frozen_mask(state.params, 2))
+        # Frozen stages too.
+        assert np.isfinite(moved).all() and (moved != before).any(), name
+    frozen = as_dict(training.frozen_mask(state.params, model.config.backbone))
     for name, before in as_dict(state.params).items():
         moved = as_dict(after.params)[name]
         assert np.isfinite(moved).all(), name
@@ -59,14 +71,16 @@ def test_a_step_moves_all_statistics_and_what_is_not_frozen(model, variables):
 
 @pytest.mark.slow
 def test_padding_moves_no_statistic(variables, losses):
-    """Neither pixels nor slots that hold nothing; the images of a batch share their statistics, so all are the same."""
+    """Padded pixels and empty slots do not count. Images share statistics, so they are equal."""
     (expected, _), statistics = losses(variables, make_batch(), KEY)
     (found, _), padded = losses(variables, make_batch((96, 128), num_slots=6), KEY)
     for name, (total, count) in expected.items():
         np.testing.assert_allclose(found[name][0], total, rtol=1e-3, err_msg=name)
         np.testing.assert_allclose(found[name][1], count, err_msg=name)
     for name, leaf in as_dict(statistics).items():
-        np.testing.assert_allclose(as_dict(padded)[name], leaf, rtol=1e-3, atol=1e-4 * abs(leaf).max(), err_msg=name)
+        np.testing.assert_allclose(
+            as_dict(padded)[name], leaf, rtol=1e-3, atol=1e-4 * abs(leaf).max(), err_msg=name
+        )
 
 
 def test_a_batch_without_objects_leaves_the_statistics_of_the_mask_head_alone(variables, losses):

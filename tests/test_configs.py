@@ -1,4 +1,4 @@
-"""Every experiment in configs/, at full size, without computing anything."""
+"""All experiments in configs/ at full size, by shapes only."""
 
 import importlib
 from pathlib import Path
@@ -8,36 +8,28 @@ import jax.numpy as jnp
 import pytest
 
 from maskrcnn_jax import training
-from maskrcnn_jax.config import Config, differences, freeze, from_dict, to_dict
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.data.pack import batch_shapes
 from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.structures import Batch, Instances
+from maskrcnn_jax.settings import differences, freeze, from_dict, to_dict
 
 NAMES = sorted(path.stem for path in Path("configs").glob("*.py") if path.stem != "__init__")
 
-# Longer schedules of others: tracing their steps takes as long again.
-QUICK = [pytest.param(name, marks=pytest.mark.slow) if name.endswith("_3x") else name for name in NAMES]
+# The other configs differ in their schedules, and would take as long to trace.
+QUICK = [
+    pytest.param(name, marks=pytest.mark.slow) if name.endswith("_3x") else name for name in NAMES
+]
 
 
 def get_config(name) -> Config:
     return importlib.import_module(f"configs.{name}").get_config()
 
 
-def abstract_batch(config: Config, bucket: tuple[int, int]) -> Batch:
-    b, g, m = config.batch_size, config.data.max_instances, config.data.mask_size
-
-    def array(dtype, *shape):
-        return jax.ShapeDtypeStruct((b, *shape), dtype)
-
-    instances = Instances(array("float32", g, 4), array("int32", g), array("uint8", g, m, m), array("bool", g))
-    image = array("uint8", *bucket, 3)
-    return Batch(image, array("int32", 2), array("int32", 2), array("int32"), instances, array("int32"))
-
-
 @pytest.mark.parametrize("name", QUICK)
 def test_losses_gradients_and_detections_have_the_right_shapes(name):
     config = get_config(name)
-    model = MaskRCNN(config.model)
-    batch = abstract_batch(config, config.data.buckets[-1])
+    model = MaskRCNN(config.model, config.detection)
+    batch = batch_shapes(config, config.data.buckets[-1], config.batch_size)
     variables = jax.eval_shape(model.init, jax.random.key(0), batch.images, batch.sizes)
     optimizer = training.make_optimizer(config, variables["params"])
     state = jax.eval_shape(lambda v: training.create_state(v, optimizer), variables)
@@ -49,7 +41,7 @@ def test_losses_gradients_and_detections_have_the_right_shapes(name):
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
     assert sum(name.startswith("loss_") for name in metrics) == 5
     detections = jax.eval_shape(model.apply, variables, batch.images, batch.sizes)
-    slots = config.model.detection.num_detections
+    slots = config.detection.num_detections
     assert detections.boxes.shape == (config.batch_size, slots, 4)
     assert detections.masks.shape == (config.batch_size, slots, 28, 28)
 
@@ -66,9 +58,13 @@ def test_coco_schedules_are_the_reference_ones():
     one, three, deep = (get_config(name) for name in ("r50_fpn_1x", "r50_fpn_3x", "r101_fpn_3x"))
     assert (one.num_steps, one.optimizer.decay_steps) == (90_000, (60_000, 80_000))
     assert (three.num_steps, three.optimizer.decay_steps) == (270_000, (210_000, 250_000))
-    assert differences(three, deep) == ["model.depth: 50 -> 101"]
+    assert differences(three, deep) == ["model.backbone.depth: 50 -> 101"]
     for config in (one, three, deep):
-        assert (config.batch_size, config.optimizer.learning_rate, config.model.num_classes) == (16, 0.02, 81)
+        assert (config.batch_size, config.optimizer.learning_rate, config.model.num_classes) == (
+            16,
+            0.02,
+            81,
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)

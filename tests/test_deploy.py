@@ -1,4 +1,4 @@
-"""The Python that `docs/deploy.md` shows, run with a stand-in for the released model."""
+"""Runs the Python code of `docs/deploy.md` with a stand-in for the released model."""
 
 import json
 import os
@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn_jax import export
+from maskrcnn_jax.artifacts import export
 from maskrcnn_jax.detector import Detector
 from tests import markdown
-from tests.test_export import picture, red_detector
+from tests.artifacts.test_export import red_detector, red_image
 
 PAGE = markdown.ROOT / "docs" / "deploy.md"
 BOX = [60, 90, 300, 240]
@@ -24,13 +24,15 @@ BOX = [60, 90, 300, 240]
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    Image.fromarray(picture(480, 640, BOX)).save(tmp_path / "photo.jpg", quality=100)
+    Image.fromarray(red_image(480, 640, BOX)).save(tmp_path / "photo.jpg", quality=100)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def python_blocks():
-    blocks = [block.code for block in markdown.blocks(PAGE.read_text()) if block.language == "python"]
+    blocks = [
+        block.code for block in markdown.blocks(PAGE.read_text()) if block.language == "python"
+    ]
     assert len(blocks) == 3
     return blocks
 
@@ -54,25 +56,35 @@ def test_the_server(folder):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = python_blocks()[1].replace("8000", str(port))
-    assert len([line for line in code.splitlines() if line.strip()]) <= 10 and max(map(len, code.splitlines())) <= 120
-    command, environment = [sys.executable, "-W", "error", "-c", code], os.environ | {"XLA_FLAGS": ""}
+    assert (
+        len([line for line in code.splitlines() if line.strip()]) <= 11
+        and max(map(len, code.splitlines())) <= 120
+    )
+    command = [sys.executable, "-W", "error", "-c", code]
+    environment = os.environ | {"XLA_FLAGS": ""}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as server:
         try:
             answer = json.loads(post(port, (folder / "photo.jpg").read_bytes(), server))
         finally:
             server.kill()
-    np.testing.assert_allclose(answer["boxes"], [BOX], atol=8)  # The image was small.
-    assert answer["names"] == ["dog"] and answer["labels"] == [2] and answer["masks"][0]["size"] == [480, 640]
+    np.testing.assert_allclose(answer["boxes"], [BOX], atol=8)  # Small images give coarse boxes.
+    assert (
+        answer["names"] == ["dog"]
+        and answer["labels"] == [2]
+        and answer["masks"][0]["size"] == [480, 640]
+    )
 
 
 def post(port, content, server):
-    """The answer of the server, once it is there."""
+    """Returns the answer of the server, after waiting for its start."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and server.poll() is None:
         try:
             with opener.open(f"http://127.0.0.1:{port}", content, timeout=120) as response:
                 return response.read()
-        except urllib.error.URLError:  # It is not listening yet.
+        except urllib.error.URLError:  # The server is not listening yet.
             time.sleep(0.1)
-    raise AssertionError(f"the server does not answer: {server.stderr.read() if server.poll() is not None else ''}")
+    raise AssertionError(
+        f"the server does not answer: {server.stderr.read() if server.poll() is not None else ''}"
+    )

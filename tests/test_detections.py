@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import detections
-from maskrcnn_jax.config import DetectionConfig, freeze
+from maskrcnn_jax.config import DetectionConfig
 from maskrcnn_jax.detections import detect
+from maskrcnn_jax.settings import freeze
 from maskrcnn_jax.structures import Proposals
 from tests import oracles
 
@@ -25,14 +26,19 @@ def run(logits, deltas, proposals, size, threshold, config=CONFIG):
 def case(seed, num_proposals=40, num_classes=4, spread=2.0):
     rng = np.random.default_rng(seed)
     corner = rng.uniform(-10, 70, (num_proposals, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(5, 50, (num_proposals, 2))], axis=1).astype("f")
+    boxes = np.concatenate(
+        [corner, corner + rng.uniform(5, 50, (num_proposals, 2))], axis=1
+    ).astype("f")
     logits = (spread * rng.normal(size=(num_proposals, num_classes))).astype("f")
     deltas = rng.normal(size=(num_proposals, num_classes, 4)).astype("f")
     return logits, deltas, Proposals(boxes, np.arange(num_proposals) < num_proposals - 5)
 
 
 def detect_slowly(logits, deltas, proposals, threshold=0.05, config=CONFIG):
-    """Rows (x0, y0, x1, y1, class, score): softmax, decode, clip, drop background, filter, suppress per class, cut."""
+    """Rows ``(x0, y0, x1, y1, class, score)``, by torchvision's steps.
+
+    Softmax, decode, clip, drop background, filter, suppress per class, take the best.
+    """
     rows = []
     for r in np.flatnonzero(proposals.valid):
         exponentials = np.exp(logits[r] - logits[r].max())
@@ -83,14 +89,16 @@ def test_nothing_above_the_threshold():
 
 
 def test_threshold_is_strict():
-    logits, deltas, proposals = case(1, num_classes=4, spread=0.0)  # All scores are a quarter exactly.
+    # All scores are exactly 1/4.
+    logits, deltas, proposals = case(1, num_classes=4, spread=0.0)
     check(run(logits, deltas, proposals, SIZE, 0.25), np.zeros((0, 6)))
     assert run(logits, deltas, proposals, SIZE, 0.2499).valid.any()
 
 
 def test_ties_keep_the_order_of_proposals_and_classes():
     logits, deltas, proposals = case(2)
-    rows = np.float32([[0, 2, 2, 1], [1, 3, 3, 0]])  # Few distinct rows: other orders of equal terms sum differently.
+    # Few distinct rows: the same terms in another order would have another sum.
+    rows = np.float32([[0, 2, 2, 1], [1, 3, 3, 0]])
     logits = rows[np.arange(len(logits)) % 2]
     check(run(logits, deltas, proposals, SIZE, 0.05), detect_slowly(logits, deltas, proposals))
 
@@ -103,20 +111,25 @@ def test_no_valid_proposal():
 
 def test_boxes_outside_the_image_are_dropped():
     logits, deltas, proposals = case(4)
-    check(run(logits, deltas, proposals._replace(boxes=proposals.boxes + 500), SIZE, 0.05), np.zeros((0, 6)))
+    check(
+        run(logits, deltas, proposals._replace(boxes=proposals.boxes + 500), SIZE, 0.05),
+        np.zeros((0, 6)),
+    )
 
 
 def test_padded_proposals_change_nothing():
     logits, deltas, proposals = case(5)
     expected = run(logits, deltas, proposals, SIZE, 0.05)
     padding = (~proposals.valid).reshape(-1, 1)
-    noisy = Proposals(np.where(padding, np.float32([0, 0, 90, 70]), proposals.boxes), proposals.valid)
+    noisy = Proposals(
+        np.where(padding, np.float32([0, 0, 90, 70]), proposals.boxes), proposals.valid
+    )
     found = run(np.where(padding, 9 * logits, logits), deltas, noisy, SIZE, 0.05)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_more_candidates_than_one_block_of_suppression():
-    """400 proposals of 3 classes at threshold 0 are 1185 candidates, all of which the last detections may need."""
+    """400 proposals of 3 classes at threshold 0 give 1185 candidates; all of them may be needed."""
     config = freeze(DetectionConfig(num_detections=1000, nms_threshold=0.3))
     given = case(6, num_proposals=400)
     rows = detect_slowly(*given, threshold=0.0, config=config)
@@ -125,19 +138,21 @@ def test_more_candidates_than_one_block_of_suppression():
 
 
 def nineteen_thousand(side):
-    """1000 proposals of 19 classes, on whole pixels and without deltas, so that no rounding decides an overlap."""
+    """1000 proposals of 19 classes, on whole pixels and without deltas: no IoU is rounded."""
     rng = np.random.default_rng(7)
     corner = rng.integers(0, 60, (1000, 2))
     boxes = np.concatenate([corner, corner + rng.integers(1, side, (1000, 2))], axis=1).astype("f")
-    proposals = Proposals(np.minimum(boxes, [SIZE[1], SIZE[0]] * 2).astype("f"), np.full(1000, True))
+    proposals = Proposals(
+        np.minimum(boxes, [SIZE[1], SIZE[0]] * 2).astype("f"), np.full(1000, True)
+    )
     return np.zeros((1000, 20), "f"), np.zeros((1000, 20, 4), "f"), proposals
 
 
 @pytest.mark.parametrize("side, num_survivors", [(20, 1653), (80, 532)])
 def test_nineteen_thousand_candidates(side, num_survivors):
-    """All score the same, so every one of them enters suppression, in the order of proposals and classes.
+    """All candidates have one score, so they enter suppression by proposal and class.
 
-    There are 1000 slots: small boxes fill them, and the larger ones make it look at the last candidate.
+    There are 1000 slots. Small boxes fill them; with large boxes, the last candidate is visited.
     """
     config = freeze(DetectionConfig(num_detections=1000, nms_threshold=0.02))
     proposals = nineteen_thousand(side)[2]
@@ -148,13 +163,13 @@ def test_nineteen_thousand_candidates(side, num_survivors):
 
 
 def test_the_last_of_nineteen_thousand_candidates_may_be_the_second_detection():
-    """All others suppress each other: what only looks at the best few thousand misses it."""
+    """All better boxes suppress each other: a limit of a few thousand candidates would miss it."""
     boxes = np.tile(np.float32([10, 10, 50, 50]), (19_000, 1))
     boxes[-1] = [60, 60, 90, 70]
     scores = np.linspace(1, 0.1, 19_000, dtype="f")
     classes, valid = np.ones(19_000, np.int32), np.full(19_000, True)
     order = np.random.default_rng(0).permutation(19_000)
-    best = jax.jit(partial(detections.best, config=CONFIG))
+    best = jax.jit(partial(detections.keep_best, config=CONFIG))
     found = best(*(x[order] for x in (boxes, classes, scores, valid)))
     np.testing.assert_array_equal(found.boxes[:2], boxes[[0, -1]])
     np.testing.assert_array_equal(found.scores[:2], scores[[0, -1]])

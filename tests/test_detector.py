@@ -1,4 +1,4 @@
-"""The detector around a stand-in for the model, which finds the red rectangle of a picture."""
+"""The detector with a stand-in for the model, which detects the red rectangle of an image."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -12,33 +12,37 @@ from PIL import Image
 from pycocotools import mask as rle_codec
 
 from maskrcnn_jax import images, visualize
-from maskrcnn_jax.config import DataConfig, ModelConfig
+from maskrcnn_jax.config import DataConfig, DetectionConfig, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
+from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.structures import Detections
 
 
 class FindsRed:
-    """Detects the pixels with red as an object of class 2, and once more half as surely; notes what it was given."""
+    """Detects the red pixels as class 2, and again with half the score; records input shapes."""
 
-    def __init__(self, config=None):
-        self.config = config or ModelConfig()
-        self.shapes = []
+    def __init__(self, run=None, masks=True):
+        self.config, self.detection = ModelConfig(), DetectionConfig()
+        self.run, self.masks, self.shapes = run or Execution(), masks, []
 
-    def apply(self, variables, pictures, sizes, canvas, score_threshold):
-        self.shapes.append(pictures.shape)
-        red = pictures[..., 0] > 0.5
+    def apply(self, variables, images, sizes, canvas, score_threshold):
+        self.shapes.append(images.shape)
+        red = images[..., 0] > 0.5
         x0, y0 = jnp.argmax(red.any(1), 1), jnp.argmax(red.any(2), 1)
         box = jnp.stack([x0, y0, x0 + red.any(1).sum(1), y0 + red.any(2).sum(1)], 1)
         boxes = jnp.repeat(box[:, None], 3, 1).astype(jnp.float32)
         scores = jnp.broadcast_to(variables["score"] * jnp.array([[1, 0.5, 0]]), boxes.shape[:2])
         valid = scores > score_threshold
-        return Detections(boxes, jnp.full(scores.shape, 2), scores, jnp.ones((*scores.shape, 28, 28)), valid)
+        masks = jnp.ones((*scores.shape, 28, 28)) if self.masks else None
+        return Detections(boxes, jnp.full(scores.shape, 2), scores, masks, valid)
 
 
-def make_detector(config=None):
+def make_detector(*settings):
     data = DataConfig(test_short_side=64, test_max_long_side=96, test_buckets=((64, 96), (96, 64)))
-    return Detector(FindsRed(config), {"score": jnp.float32(0.8)}, Categories((5, 9), ("a", "b")), data)
+    return Detector(
+        FindsRed(*settings), {"score": jnp.float32(0.8)}, Categories((5, 9), ("a", "b")), data
+    )
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def detector():
     return make_detector()
 
 
-def picture(height, width, box):
+def red_image(height, width, box):
     x0, y0, x1, y1 = box
     image = np.zeros((height, width, 3), np.uint8)
     image[y0:y1, x0:x1, 0] = 255
@@ -54,7 +58,7 @@ def picture(height, width, box):
 
 
 def test_results_look_like_torchvisions(detector):
-    (result,) = detector([picture(128, 160, (20, 40, 100, 80))])
+    (result,) = detector([red_image(128, 160, (20, 40, 100, 80))])
     assert {name: (array.shape, array.dtype.name) for name, array in result.items()} == {
         "boxes": ((2, 4), "float32"),
         "labels": ((2,), "int64"),
@@ -64,72 +68,78 @@ def test_results_look_like_torchvisions(detector):
     np.testing.assert_allclose(result["boxes"][0], [20, 40, 100, 80])
     np.testing.assert_allclose(result["scores"], [0.8, 0.4])
     assert result["labels"].tolist() == [2, 2]
-    # A mask of ones covers its box and fades within the cell around it.
+    # A mask of ones covers its box and fades to zero within one cell around the box.
     np.testing.assert_allclose(result["masks"][0, 0, 42:78, 23:97], 1)
     assert not result["masks"][0, 0, :37].any() and not result["masks"][0, 0, :, 105:].any()
 
 
 def test_nothing_above_the_threshold(detector):
-    (result,) = detector([picture(128, 160, (20, 40, 100, 80))], score_threshold=0.9)
+    (result,) = detector([red_image(128, 160, (20, 40, 100, 80))], score_threshold=0.9)
     assert result["boxes"].shape == (0, 4) and result["masks"].shape == (0, 1, 128, 160)
 
 
 def test_the_threshold_is_the_models_unless_given(detector):
-    image = picture(128, 160, (20, 40, 100, 80))
+    image = red_image(128, 160, (20, 40, 100, 80))
     assert len(detector.detect(image).boxes) == 2
-    detector.model.config.detection.score_threshold = 0.45
+    detector.model.detection.score_threshold = 0.45
     assert len(detector.detect(image).boxes) == 1
     assert len(detector.detect(image, 0.1).boxes) == 2
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_one_compilation_for_each_bucket(deterministic, compilations):
-    detector = make_detector(ModelConfig(deterministic=deterministic))
+    detector = make_detector(Execution(deterministic=deterministic))
     sizes = [(128, 160), (100, 130), (160, 128), (64, 64), (70, 90), (300, 200)]
-    detector([picture(*size, (10, 10, 40, 40)) for size in sizes])
+    detector([red_image(*size, (10, 10, 40, 40)) for size in sizes])
     assert sorted(detector.model.shapes) == [(1, 64, 96, 3), (1, 96, 64, 3)]
     assert len(compilations) == 2
 
 
-def test_a_picture_that_fits_no_bucket_has_its_own_size():
+def test_an_image_that_fits_no_bucket_has_its_own_size():
     data = DataConfig(test_short_side=64, test_max_long_side=200, test_buckets=((64, 96),))
-    detector = Detector(FindsRed(), {"score": jnp.float32(0.8)}, Categories((5, 9), ("a", "b")), data)
-    (result,) = detector([picture(64, 180, (100, 20, 160, 60))])
+    detector = Detector(
+        FindsRed(), {"score": jnp.float32(0.8)}, Categories((5, 9), ("a", "b")), data
+    )
+    (result,) = detector([red_image(64, 180, (100, 20, 160, 60))])
     assert detector.model.shapes == [(1, 64, 192, 3)]
     np.testing.assert_allclose(result["boxes"][0], [100, 20, 160, 60])
 
 
-def test_float_and_uint8_pictures_agree(detector):
-    image = picture(100, 130, (20, 40, 100, 80))
+def test_float_and_uint8_images_agree(detector):
+    image = red_image(100, 130, (20, 40, 100, 80))
     expected = detector.detect(image)
     found = detector.detect(image.astype(np.float32) / 255)
     np.testing.assert_allclose(found.boxes, expected.boxes)
 
 
-def test_what_the_model_sees_is_the_resized_picture(detector):
+def test_what_the_model_sees_is_the_resized_red_image(detector):
     seen = {}
 
-    def apply(variables, pictures, sizes, canvas, score_threshold):
-        seen.update(pictures=pictures, sizes=sizes, canvas=canvas)
-        return FindsRed().apply(variables, pictures, sizes, canvas, score_threshold)
+    def apply(variables, batch, sizes, canvas, score_threshold):
+        seen.update(images=batch, sizes=sizes, canvas=canvas)
+        return FindsRed().apply(variables, batch, sizes, canvas, score_threshold)
 
     detector._apply = apply
     image = np.random.default_rng(0).integers(0, 256, (97, 120, 3)).astype(np.uint8)
     detector.detect(image)
     size = images.resized_size((97, 120), 64, 96)
     assert seen["sizes"].tolist() == [list(size)] and seen["canvas"].tolist() == [[64, 96]]
-    np.testing.assert_array_equal(seen["pictures"][0, : size[0], : size[1]], images.resize(image, size))
-    assert not seen["pictures"][0, size[0] :].any() and not seen["pictures"][0, :, size[1] :].any()
+    np.testing.assert_array_equal(
+        seen["images"][0, : size[0], : size[1]], images.resize(image, size)
+    )
+    assert not seen["images"][0, size[0] :].any() and not seen["images"][0, :, size[1] :].any()
 
 
 def test_rounded_to_grey_levels_on_request(detector):
     seen = []
 
-    def apply(variables, pictures, *numbers):
-        seen.append(pictures)
-        return FindsRed().apply(variables, pictures, *numbers)
+    def apply(variables, batch, *numbers):
+        seen.append(batch)
+        return FindsRed().apply(variables, batch, *numbers)
 
-    rounded = Detector(FindsRed(), detector.variables, detector.categories, detector.data, dtype="uint8")
+    rounded = Detector(
+        FindsRed(), detector.variables, detector.categories, detector.data, dtype="uint8"
+    )
     rounded._apply = detector._apply = apply
     image = np.random.default_rng(0).random((50, 70, 3))
     for each in (detector, rounded):
@@ -138,48 +148,62 @@ def test_rounded_to_grey_levels_on_request(detector):
     np.testing.assert_allclose(seen[1], seen[0] * 255.0, atol=0.5 + 1e-4)
 
 
-def test_batches_are_of_pictures_in_one_bucket_and_keep_the_order(detector):
-    batched = Detector(FindsRed(), detector.variables, detector.categories, detector.data, batch_size=3)
+def test_batches_are_of_images_in_one_bucket_and_keep_the_order(detector):
+    batched = Detector(
+        FindsRed(), detector.variables, detector.categories, detector.data, batch_size=3
+    )
     sizes = [(128, 160), (160, 128), (100, 130), (64, 64), (70, 90)]
-    pictures = [picture(*size, (5, 10, 30 + i, 60)) for i, size in enumerate(sizes)]
-    expected = detector(pictures)
-    found = batched(iter(pictures))
+    several = [red_image(*size, (5, 10, 30 + i, 60)) for i, size in enumerate(sizes)]
+    expected = detector(several)
+    found = batched(iter(several))
     for a, b in zip(found, expected, strict=True):
         for name in ("boxes", "labels", "scores", "masks"):
             np.testing.assert_array_equal(a[name], b[name])
     assert sorted(batched.model.shapes) == [(3, 64, 96, 3), (3, 96, 64, 3)]
-    np.testing.assert_array_equal(batched.detect(pictures[1]).boxes, expected[1]["boxes"])
+    np.testing.assert_array_equal(batched.detect(several[1]).boxes, expected[1]["boxes"])
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])
-def test_batches_of_no_pictures_are_refused(detector, batch_size):
+def test_batches_of_no_images_are_refused(detector, batch_size):
     with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {batch_size}"):
-        Detector(FindsRed(), detector.variables, detector.categories, detector.data, batch_size=batch_size)
+        Detector(
+            FindsRed(),
+            detector.variables,
+            detector.categories,
+            detector.data,
+            batch_size=batch_size,
+        )
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "I", "RGBA"])
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
-def test_a_picture_without_pixels_is_refused(detector, mode, size):
-    with pytest.raises(ValueError, match=f"picture 0: .*at least 1x1 pixels, got {size[1]}x{size[0]}"):
+def test_an_image_without_pixels_is_refused(detector, mode, size):
+    with pytest.raises(
+        ValueError, match=f"image 0: .*at least 1x1 pixels, got {size[1]}x{size[0]}"
+    ):
         detector(Image.new(mode, size))
 
 
-def test_without_a_model_of_their_size_pictures_are_made_smaller(detector):
+def test_without_a_model_of_their_size_images_are_made_smaller(detector):
     data = DataConfig(test_buckets=((64, 96),))
     small = Detector(FindsRed(), detector.variables, detector.categories, data, only_buckets=True)
-    (found,) = small(picture(128, 96, (24, 32, 72, 96)))
+    (found,) = small(red_image(128, 96, (24, 32, 72, 96)))
     assert small.model.shapes == [(1, 64, 96, 3)]
     np.testing.assert_allclose(found["boxes"][0], [24, 32, 72, 96], atol=2)
 
 
 def test_masks_in_three_forms_are_the_same_masks(detector):
-    image = picture(128, 160, (20, 40, 100, 80))
-    (pasted,), (cropped,), (encoded,) = (detector(image, masks=form) for form in ("pasted", "cropped", "rle"))
+    image = red_image(128, 160, (20, 40, 100, 80))
+    (pasted,), (cropped,), (encoded,) = (
+        detector(image, masks=form) for form in ("pasted", "cropped", "rle")
+    )
     for name in ("boxes", "labels", "scores"):
         np.testing.assert_array_equal(pasted[name], cropped[name])
         np.testing.assert_array_equal(pasted[name], encoded[name])
     assert len(pasted["masks"]) == len(cropped["masks"]) == len(encoded["masks"]) == 2
-    for mask, (patch, (y, x)), rle in zip(pasted["masks"][:, 0], cropped["masks"], encoded["masks"], strict=True):
+    for mask, (patch, (y, x)), rle in zip(
+        pasted["masks"][:, 0], cropped["masks"], encoded["masks"], strict=True
+    ):
         assert patch.size < mask.size
         np.testing.assert_array_equal(mask[y : y + patch.shape[0], x : x + patch.shape[1]], patch)
         assert np.count_nonzero(mask) == np.count_nonzero(patch)
@@ -190,8 +214,8 @@ def test_masks_in_three_forms_are_the_same_masks(detector):
     np.testing.assert_array_equal(drawn, visualize.draw(image, **pasted, names=names))
 
 
-def test_run_lengths_of_a_huge_picture_need_no_huge_masks(detector, monkeypatch):
-    image = picture(12_000, 900, (100, 3000, 800, 9000))
+def test_run_lengths_of_a_huge_image_need_no_huge_masks(detector, monkeypatch):
+    image = red_image(12_000, 900, (100, 3000, 800, 9000))
 
     def zeros(shape, *arguments):
         assert np.prod(shape) < image.size, f"an array of {shape} was made"
@@ -203,7 +227,7 @@ def test_run_lengths_of_a_huge_picture_need_no_huge_masks(detector, monkeypatch)
 
 
 def test_no_memory_for_pasted_masks_says_what_to_do(detector, monkeypatch):
-    image = picture(128, 160, (20, 40, 100, 80))
+    image = red_image(128, 160, (20, 40, 100, 80))
 
     def zeros(shape, *arguments):
         if np.prod(shape) >= 128 * 160:
@@ -215,15 +239,22 @@ def test_no_memory_for_pasted_masks_says_what_to_do(detector, monkeypatch):
         detector(image)
 
 
-def test_one_picture_or_many_of_any_kind(detector, tmp_path):
-    image = picture(128, 160, (20, 40, 100, 80))
+def test_one_image_or_many_of_any_kind(detector, tmp_path):
+    image = red_image(128, 160, (20, 40, 100, 80))
     Image.fromarray(image).save(tmp_path / "a.png")
     (expected,) = detector([image])
     many = np.stack([image, image])
-    kinds = [image, str(tmp_path / "a.png"), tmp_path / "a.png", Image.fromarray(image), jnp.asarray(image)]
-    for pictures in [*kinds, kinds, tuple(kinds), (kind for kind in kinds), many]:
-        count = 2 if pictures is many else 1 if any(pictures is kind for kind in kinds) else len(kinds)
-        predictions = detector(pictures)
+    kinds = [
+        image,
+        str(tmp_path / "a.png"),
+        tmp_path / "a.png",
+        Image.fromarray(image),
+        jnp.asarray(image),
+    ]
+    given = [(kind, 1) for kind in kinds]
+    given += [(kinds, len(kinds)), (tuple(kinds), len(kinds)), (iter(kinds), len(kinds)), (many, 2)]
+    for several, count in given:
+        predictions = detector(several)
         assert len(predictions) == count
         for prediction in predictions:
             np.testing.assert_array_equal(prediction["boxes"], expected["boxes"])
@@ -231,15 +262,12 @@ def test_one_picture_or_many_of_any_kind(detector, tmp_path):
 
 
 def test_thresholds_and_numbers_do_not_compile_again(detector):
-    image = picture(128, 160, (20, 40, 100, 80))
-    assert [len(detector.detect(image, threshold).boxes) for threshold in (0, 0.5, np.float64(0.3), -1, 1)] == [
-        2,
-        1,
-        2,
-        3,  # The empty slot scores 0.
-        0,
-    ]
-    assert [len(detector.detect(image, -1, top_k).boxes) for top_k in (1, 2, 3, 100)] == [1, 2, 3, 3]
+    image = red_image(128, 160, (20, 40, 100, 80))
+    # The empty slot has the score 0, which exceeds the threshold -1.
+    for threshold, count in ((0, 2), (0.5, 1), (np.float64(0.3), 2), (-1, 3), (1, 0)):
+        assert len(detector.detect(image, threshold).boxes) == count
+    for top_k, count in ((1, 1), (2, 2), (3, 3), (100, 3)):
+        assert len(detector.detect(image, -1, top_k).boxes) == count
     np.testing.assert_allclose(detector(image, top_k=1)[0]["scores"], [0.8])
     detector(image, masks="rle")
     assert len(detector.model.shapes) == 1
@@ -247,15 +275,17 @@ def test_thresholds_and_numbers_do_not_compile_again(detector):
 
 def test_threads_share_a_detector(detector):
     boxes = [(8 * i, 4 * i, 8 * i + 60, 4 * i + 40) for i in range(8)]
-    pictures = [picture(128, 160, box) for box in boxes]
-    barrier = Barrier(len(pictures), timeout=60)
+    several = [red_image(128, 160, box) for box in boxes]
+    barrier = Barrier(len(several), timeout=60)
 
     def detect(image):
-        barrier.wait()  # All at once, the first call of all included.
-        return [detector(image, score_threshold, masks="rle")[0] for score_threshold in (0.1, 0.6) * 5]
+        barrier.wait()  # All threads make their first call at once.
+        return [
+            detector(image, score_threshold, masks="rle")[0] for score_threshold in (0.1, 0.6) * 5
+        ]
 
-    with ThreadPoolExecutor(len(pictures)) as threads:
-        results = list(threads.map(detect, pictures))
+    with ThreadPoolExecutor(len(several)) as threads:
+        results = list(threads.map(detect, several))
     for box, predictions in zip(boxes, results, strict=True):
         assert [len(prediction["boxes"]) for prediction in predictions] == [2, 1] * 5
         for prediction in predictions:
@@ -286,24 +316,28 @@ COLOR = np.repeat(GREY[:, :, None], 3, 2)
         Image.fromarray(GREY.astype(np.uint16) * 257),
         Image.fromarray(np.dstack([COLOR, GREY])),
     ],
-    ids=lambda image: f"{type(image).__name__}-{getattr(image, 'mode', getattr(image, 'dtype', ''))}",
+    ids=lambda image: (
+        f"{type(image).__name__}-{getattr(image, 'mode', getattr(image, 'dtype', ''))}"
+    ),
 )
-def test_every_kind_of_picture_is_seen_alike(detector, image):
+def test_every_kind_of_image_is_seen_alike(detector, image):
     seen = []
 
-    def apply(variables, pictures, *numbers):
-        seen.append(pictures)
-        return FindsRed().apply(variables, pictures, *numbers)
+    def apply(variables, batch, *numbers):
+        seen.append(batch)
+        return FindsRed().apply(variables, batch, *numbers)
 
     detector._apply = apply
     detector([COLOR, image])
     np.testing.assert_allclose(seen[1], seen[0], atol=3e-4)
 
 
-def test_tiny_and_long_pictures(detector):
+def test_tiny_and_long_images(detector):
     for size in [(1, 1), (10, 10), (2, 12_000), (12_000, 100), (100, 12_000), (3, 3)]:
         for masks in ("pasted", "cropped", "rle"):
-            (prediction,) = detector(np.full((*size, 3), 255, np.uint8), score_threshold=0.1, masks=masks)
+            (prediction,) = detector(
+                np.full((*size, 3), 255, np.uint8), score_threshold=0.1, masks=masks
+            )
             assert len(prediction["boxes"]) == len(prediction["masks"]) == 2
             np.testing.assert_allclose(prediction["boxes"], [[0, 0, *size[::-1]]] * 2, rtol=1e-6)
 
@@ -317,7 +351,10 @@ def broken(dtype, value):
 @pytest.mark.parametrize(
     "image, message",
     [
-        (np.zeros((3, 50, 60), np.uint8), r"got \(3, 50, 60\): if that is \(C, H, W\), give image.transpose"),
+        (
+            np.zeros((3, 50, 60), np.uint8),
+            r"got \(3, 50, 60\): if that is \(C, H, W\), give image.transpose",
+        ),
         (np.zeros((1, 50, 60), np.float32), r"\(1, 50, 60\): if that is \(C, H, W\)"),
         (np.zeros((10, 10, 2), np.uint8), r"expected .* \(H, W, 3\) .* got \(10, 10, 2\)"),
         (np.zeros(12, np.uint8), r"got \(12,\)"),
@@ -344,19 +381,23 @@ def broken(dtype, value):
         (5, "a list of these, got int"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_advice(detector, image, message):
+def test_what_is_no_image_is_refused_with_advice(detector, image, message):
     with pytest.raises(ValueError, match=message):
         detector(image)
 
 
-def test_a_wrong_picture_among_others_is_counted(detector):
-    with pytest.raises(ValueError, match="picture 2: expected .* got int32"):
+def test_a_wrong_image_among_others_is_counted(detector):
+    with pytest.raises(ValueError, match="image 2: expected .* got int32"):
         detector([COLOR, GREY, GREY.astype(np.int32)])
 
 
 def test_unreadable_paths_are_named(detector, tmp_path):
-    (tmp_path / "text.png").write_text("no picture")
-    for path, message in [("text.png", "no format"), ("none.png", "No such file"), (".", "directory")]:
+    (tmp_path / "text.png").write_text("no image")
+    for path, message in [
+        ("text.png", "no format"),
+        ("none.png", "No such file"),
+        (".", "directory"),
+    ]:
         with pytest.raises(OSError, match=message) as error:
             detector([COLOR, tmp_path / path])
         assert str(tmp_path / path) in str(error.value)
@@ -376,6 +417,50 @@ def test_unreadable_paths_are_named(detector, tmp_path):
     ],
 )
 def test_wrong_arguments_are_refused(detector, monkeypatch, arguments, message):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # Only tests check annotations.
+    # Annotations are only checked in tests.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=message):
         detector([COLOR], **arguments)
+
+
+def test_without_a_mask_head_there_are_no_masks():
+    """As torchvision's Faster R-CNN returns it; what draws takes the prediction as it is."""
+    detector, image = make_detector(None, False), red_image(128, 160, (20, 40, 100, 80))
+    for form in ("pasted", "cropped", "rle"):
+        (prediction,) = detector(image, masks=form)
+        assert list(prediction) == ["boxes", "labels", "scores"]
+        np.testing.assert_allclose(prediction["boxes"][0], [20, 40, 100, 80])
+    assert detector.detect(image).patches is None
+    drawn = visualize.draw(image, **prediction, names=detector.categories.names)
+    assert (drawn != image).any()
+
+
+class TestFourChannels:
+    """A model with another number of channels takes plain arrays."""
+
+    @pytest.fixture
+    def detector(self):
+        detector = make_detector()
+        detector.model.config = ModelConfig(image_mean=(0.5,) * 4, image_std=(1.0,) * 4)
+        return detector
+
+    def test_arrays_with_as_many_channels_are_detected_in(self, detector):
+        image = np.dstack([red_image(128, 160, (20, 40, 100, 80)), np.zeros((128, 160), np.uint8)])
+        (expected,) = detector(image)
+        np.testing.assert_allclose(expected["boxes"][0], [20, 40, 100, 80])
+        assert detector.model.shapes == [(1, 64, 96, 4)]
+        np.testing.assert_allclose(detector.detect(image / 255).boxes, expected["boxes"])
+
+    @pytest.mark.parametrize(
+        "image, message",
+        [
+            (np.zeros((9, 9, 3), np.uint8), r"image 0: .*\(H, W, 4\).* got \(9, 9, 3\)"),
+            (np.zeros((0, 9, 4), np.uint8), r"got \(0, 9, 4\)"),
+            (np.zeros((9, 9, 4), np.int32), "got int32"),
+            (np.full((9, 9, 4), 2.0), r"in \[0, 1\], got 2.0 to 2.0"),
+            (np.full((9, 9, 4), np.nan), "got nan to nan"),
+        ],
+    )
+    def test_others_are_refused(self, detector, image, message):
+        with pytest.raises(ValueError, match=message):
+            detector(image)

@@ -30,7 +30,7 @@ ROIS = roi_targets([[2, 1, 0, 0], [3, 0, 0, 0]], [[1, 1, 1, 0], [1, 1, 0, 0]])
 
 def test_counts_are_per_image_and_leave_empty_slots_out():
     anchors = anchor_targets([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0]], [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])
-    assert as_floats(diagnostics.counts(anchors, ROIS, jnp.array([0, 7]))) == {
+    assert as_floats(diagnostics.sample_counts(anchors, ROIS, jnp.array([0, 7]))) == {
         "positive_anchors": (3, 2),
         "negative_anchors": (6, 2),
         "positive_rois": (3, 2),
@@ -40,7 +40,7 @@ def test_counts_are_per_image_and_leave_empty_slots_out():
 
 
 def test_classes_by_hand():
-    """Of three objects one is called right, one is called another, one background; of two backgrounds one is right."""
+    """One of three objects is right, and one is missed; one of two backgrounds is right."""
     found = jnp.array([[2, 3, 0, 0], [0, 1, 0, 0]])
     logits = 5.0 * (jnp.expand_dims(found, 2) == jnp.arange(4).reshape(1, 1, 4))
     assert as_floats(diagnostics.box_accuracy(logits, ROIS)) == {
@@ -51,14 +51,17 @@ def test_classes_by_hand():
 
 
 def test_masks_by_hand():
-    """The first object covers its left half, which the mask misses half of; the second nothing, and one cell is found.
+    """The mask misses half of the first object and has one surplus cell in the second, empty one.
 
-    The background RoI finds everything, and does not count.
+    The background RoI predicts all cells inside and does not count.
     """
     targets = roi_targets([[2, 1, 0]], [[1, 1, 1]])
-    masks = jnp.array([[[1.0, 0.2], [0.5, 0.49]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    masks = jnp.array(
+        [[[1.0, 0.2], [0.5, 0.49]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]
+    )
     logits = jnp.full((1, 3, 2, 2), 9.0)
-    logits = logits.at[0, 0].set(jnp.array([[3.0, -3.0], [0.0, -3.0]]))  # 0 is a probability of a half.
+    # A logit of 0 is a probability of 0.5.
+    logits = logits.at[0, 0].set(jnp.array([[3.0, -3.0], [0.0, -3.0]]))
     logits = logits.at[0, 1].set(jnp.array([[-3.0, -3.0], [-3.0, 0.1]]))
     assert as_floats(diagnostics.mask_accuracy(logits, jnp.expand_dims(masks, 0), targets)) == {
         "mask_accuracy": (6, 8),

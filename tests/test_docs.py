@@ -1,4 +1,4 @@
-"""The pages of documentation: links lead somewhere, commands take the options shown, files that are named are there."""
+"""Links, commands and file names on the pages of documentation are right."""
 
 import re
 import shlex
@@ -8,7 +8,7 @@ import pytest
 from tests import markdown, shown_commands
 from tests.markdown import PAGES, ROOT
 
-# ml_collections reads config files that way.
+# ml_collections reads config files by this deprecated method.
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -20,7 +20,7 @@ def test_links_lead_somewhere(page):
 
 
 def broken(link, page):
-    """Whether a link into the repository leads nowhere."""
+    """Whether a link into the repository has no target."""
     if re.match(r"\w+:", link):
         return False
     path, _, anchor = link.partition("#")
@@ -44,8 +44,12 @@ def test_commands_exist_with_their_options(page):
 
 
 def test_the_readme_shows_commands():
-    """Lest the test above find none."""
-    shown = [c for block in markdown.blocks((ROOT / "README.md").read_text()) for c in markdown.commands(block.code)]
+    """Otherwise the test above could pass without finding commands."""
+    shown = [
+        c
+        for block in markdown.blocks((ROOT / "README.md").read_text())
+        for c in markdown.commands(block.code)
+    ]
     assert sum(shown_commands.check(command) for command in shown) >= 15
 
 
@@ -57,14 +61,14 @@ def test_files_that_are_named_are_there(page):
 
 
 def test_the_manifest_for_gke_starts_a_training():
-    """A mistake in it would show on a pod only."""
+    """Otherwise a mistake in the manifest would show on a pod only."""
     text = (ROOT / "launch" / "gke.yaml").read_text()
     arguments = re.findall(r"^ +- (--.*?)(?: #.*)?$", text, re.M)
     assert len(arguments) > 5
     assert shown_commands.check(shlex.join(["python", "train.py", "--distributed", *arguments]))
 
 
-# What the tests above would not let pass.
+# The tests above can fail.
 
 
 @pytest.mark.parametrize(
@@ -72,9 +76,18 @@ def test_the_manifest_for_gke_starts_a_training():
     [
         ("maskrcnn-jax predikt photo.jpg", "invalid choice: 'predikt'"),
         ("maskrcnn-jax predict photo.jpg --weights COCO_V1 --outptu out", "--output"),
-        ("maskrcnn-jax data prepare --split test --images i --annotations a --output o", "invalid choice: 'test'"),
-        ("maskrcnn-jax plan --config configs/shapes.py --devices 8 --set model.dtpye=bfloat16", "names no field"),
-        ("maskrcnn-jax plan --config configs/absent.py --devices 8", "there is no configs/absent.py"),
+        (
+            "maskrcnn-jax data prepare --split test --images i --annotations a --output o",
+            "invalid choice: 'test'",
+        ),
+        (
+            "maskrcnn-jax plan --config configs/shapes.py --devices 8 --set model.dtpye=bfloat16",
+            "names no field",
+        ),
+        (
+            "maskrcnn-jax plan --config configs/absent.py --devices 8",
+            "there is no configs/absent.py",
+        ),
         ("python train.py --config=configs/shapes.py", "--workdir"),
         ("python train.py --config=configs/shapes.py --workdir=w --config.model.dpeth=18", "dpeth"),
         ("python train.py --config=configs/shapes.py --workdir=w --config.num_steps=many", "many"),
@@ -84,7 +97,10 @@ def test_the_manifest_for_gke_starts_a_training():
         (".venv/bin/python -m maskrcnn_jax.absent", "there is no maskrcnn_jax/absent.py"),
         ("python -m maskrcnn_jax.weights.keras_resnet50 one.npz", "required: output"),
         ("python -m tests.golden.write_torchvision v2", "unrecognized arguments: v2"),
-        ("python benchmarks/input_pipeline.py --images i --annotations a --batchsize 4", "--batchsize"),
+        (
+            "python benchmarks/input_pipeline.py --images i --annotations a --batchsize 4",
+            "--batchsize",
+        ),
         ("cd x && make dmeo", "no target dmeo"),
         ("pip install -e '.[fats]'", "no extra fats"),
     ],
@@ -94,7 +110,9 @@ def test_wrong_commands_are_found(command, complaint):
         shown_commands.check(command)
 
 
-@pytest.mark.parametrize("span", ["maskrcnn-jax data brouse", "maskrcnn-jax evaluate --report-file", "make tset"])
+@pytest.mark.parametrize(
+    "span", ["maskrcnn-jax data brouse", "maskrcnn-jax evaluate --report-file", "make tset"]
+)
 def test_wrong_beginnings_of_commands_are_found(span):
     with pytest.raises(shown_commands.WrongCommand):
         shown_commands.check(span, complete=False)
@@ -103,8 +121,14 @@ def test_wrong_beginnings_of_commands_are_found(span):
 
 def test_broken_links_are_found(tmp_path):
     page = ROOT / "docs" / "scaling.md"
-    assert not broken("../README.md#detect-in-ten-lines", page) and not broken("https://jax.dev", page)
-    assert broken("README.md", page) and broken("../README.md#no-such-heading", page) and broken("#absent", page)
+    assert not broken("../README.md#detect-in-ten-lines", page) and not broken(
+        "https://jax.dev", page
+    )
+    assert (
+        broken("README.md", page)
+        and broken("../README.md#no-such-heading", page)
+        and broken("#absent", page)
+    )
 
 
 def test_a_page_is_taken_apart():

@@ -1,10 +1,11 @@
-"""The Python that pages show, run as it is written, from the top of a page to its end.
+"""Runs the Python code of each page from top to bottom, as written.
 
-Released weights are a file of small random ones that a server on this machine gives out under their name. A block that
-needs more than that, `photo.jpg` and `image` (what was read from it), says so in a comment above it, which is not
-rendered: ``<!-- not run: REASON -->``.
+A local server gives out small random weights under the names of the released weights. Blocks may
+use these, `photo.jpg`, and `image`, the pixels of the photo. A block that needs more has a hidden
+comment above, ``<!-- not run: REASON -->``.
 """
 
+import dataclasses
 import hashlib
 import threading
 from functools import partial
@@ -15,10 +16,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn_jax.weights import architecture, download, files, torchvision
+from maskrcnn_jax import (
+    model,
+    presets,
+    torchvision_models,  # noqa: F401  Its annotations need `MaskRCNN` as it is.
+)
+from maskrcnn_jax.config import DetectionConfig
+from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.weights import download, files, torchvision
 from tests import markdown
 from tests.conftest import QUICK_COMPILE
 from tests.markdown import PAGES, ROOT
+from tests.weights.states import small
 
 README = ROOT / "README.md"
 FUNCTION = "maskrcnn_resnet50_fpn"
@@ -31,7 +41,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def serve(tmp_path, monkeypatch):
-    """Serves a file of random weights under the address and name of the released one."""
+    """Serves a file of random weights under the address and the name of the released file."""
     folder = tmp_path / "server"
     folder.mkdir()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as server:
@@ -54,7 +64,7 @@ def serve(tmp_path, monkeypatch):
 
 
 def random_state(config):
-    """Small random weights, and the scores of all classes but the background high enough for detections."""
+    """Small random weights, with a bias for scores high enough for detections."""
     random = np.random.default_rng(0)
     state = {}
     for entry in torchvision.entries(config):
@@ -66,18 +76,20 @@ def random_state(config):
 
 
 def python_blocks(page):
-    return [block for block in markdown.blocks(page.read_text()) if block.language in ("python", "py")]
+    return [
+        block for block in markdown.blocks(page.read_text()) if block.language in ("python", "py")
+    ]
 
 
 def run_page(page, folder, monkeypatch):
-    """Runs what can be run, with the picture it reads beside it, and returns what it defines."""
+    """Runs the code of a page beside the image that it reads; returns the defined names."""
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
     Image.fromarray(image).save(folder / "photo.jpg")
     monkeypatch.chdir(folder)
     names: dict = {"image": image}
     for block in python_blocks(page):
         if block.reason is None:
-            code = "\n" * block.line + block.code  # Errors are reported with the line of the page.
+            code = "\n" * block.line + block.code  # Makes errors report the line of the page.
             exec(compile(code, str(page), "exec"), names)
     return names
 
@@ -86,30 +98,37 @@ def check_readme(names, cache):
     for prediction in names["prediction"], names["predictions"][0]:
         num_found = len(prediction["boxes"])
         assert num_found > 0 and prediction["masks"].shape == (num_found, 1, 60, 80)
-        assert prediction["masks"].dtype == np.float32 and (np.diff(prediction["scores"]) <= 0).all()
+        assert (
+            prediction["masks"].dtype == np.float32 and (np.diff(prediction["scores"]) <= 0).all()
+        )
         assert set(prediction["labels"].tolist()) <= set(range(1, 7))
-    assert names["picture"].shape == (60, 80, 3) and (names["picture"] != names["image"]).any()
+    assert names["drawn"].shape == (60, 80, 3) and (names["drawn"] != names["image"]).any()
     detector = names["detector"]
     assert detector.categories.name(6) == "bus" and len(detector.categories) == 90
-    assert detector.model.config.norm_eps == 0  # As of the released file, which the name table says this is.
+    # The eps of the released file, whose name this file has.
+    assert detector.model.config.backbone.norm_eps == 0
     (path,) = cache.glob("*.pth")
     assert hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem[-8:])
 
 
 @pytest.fixture
 def small_model(serve, monkeypatch):
-    v1 = architecture.v1
+    build = presets.maskrcnn_resnet50_fpn
 
-    def small(num_classes):
-        config = v1(num_classes)
-        config.depth, config.stem_channels, config.fpn_channels, config.box_head_features = 18, 4, 8, 16
-        config.mask_head_channels, config.detection.num_detections = 8, 10
-        config.rpn.test_num_candidates = config.rpn.test_num_proposals = 20
+    def make(num_classes=91):
+        config = small(build(num_classes))
+        config.mask_head.channels = 8
         return config
 
-    monkeypatch.setitem(architecture.BUILDERS, FUNCTION, small)
-    monkeypatch.setattr(jax, "jit", partial(jax.jit, compiler_options=QUICK_COMPILE))
-    serve(random_state(small(91)))
+    def few_slots(config, detection=None, run=Execution()):  # noqa: B008
+        slots = {"num_candidates": 20, "num_proposals": 20, "num_detections": 10}
+        return MaskRCNN(config, dataclasses.replace(detection or DetectionConfig(), **slots), run)
+
+    monkeypatch.setitem(presets.PRESETS, FUNCTION, make)
+    monkeypatch.setattr(model, "MaskRCNN", few_slots)
+    quick = partial(jax.jit, compiler_options=QUICK_COMPILE)
+    monkeypatch.setattr(Execution, "jit", lambda self, function: quick(function))
+    serve(random_state(make()))
 
 
 def test_the_readme_on_a_small_model(small_model, tmp_path, monkeypatch):
@@ -118,7 +137,11 @@ def test_the_readme_on_a_small_model(small_model, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if page != README and any(block.reason is None for block in python_blocks(page))],
+    [
+        page
+        for page in PAGES
+        if page != README and any(block.reason is None for block in python_blocks(page))
+    ],
     ids=lambda page: page.stem,
 )
 def test_other_pages_on_a_small_model(page, small_model, tmp_path, monkeypatch):
@@ -127,5 +150,5 @@ def test_other_pages_on_a_small_model(page, small_model, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_readme_as_it_is(serve, tmp_path, monkeypatch):
-    serve(random_state(architecture.v1(91)))
+    serve(random_state(presets.maskrcnn_resnet50_fpn()))
     check_readme(run_page(README, tmp_path, monkeypatch), tmp_path / "cache")

@@ -1,7 +1,8 @@
-"""COCO numbers against pycocotools and by hand, and the pass over a validation set with a stand-in for the model."""
+"""COCO numbers against pycocotools and by hand, and evaluations with a stand-in model."""
 
 import copy
 import json
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -12,16 +13,16 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from maskrcnn_jax import evaluation, pasting
-from maskrcnn_jax.config import Config
+from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.structures import Batch, Detections, Instances
+from maskrcnn_jax.structures import Batch, Crops, Detections, Instances
 
 NAMES = "AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split()
 CATEGORY_IDS = (3, 7, 12)
 
 
 def ellipse(box, size):
-    """Run lengths of the ellipse inside a box, so that its area is not that of the box."""
+    """Run lengths of the ellipse inside a box, whose area differs from the box's."""
     y, x = np.mgrid[: size[0], : size[1]] + 0.5
     x0, y0, x1, y1 = box
     inside = ((2 * x - x0 - x1) / (x1 - x0)) ** 2 + ((2 * y - y0 - y1) / (y1 - y0)) ** 2 < 1
@@ -30,7 +31,7 @@ def ellipse(box, size):
 
 
 def random_set(seed, *, num_images=6, num_objects=8, num_results=14, size=(160, 200)):
-    """Ground truth with crowds and all sizes, and detections that are jittered objects or wrong."""
+    """Random ground truth with crowds and all sizes, and detections near and far from objects."""
     rng = np.random.default_rng(seed)
 
     def random_box():
@@ -46,16 +47,24 @@ def random_set(seed, *, num_images=6, num_objects=8, num_results=14, size=(160, 
     for image_id in range(1, num_images + 1):
         boxes = [random_box() for _ in range(num_objects)]
         for box in boxes:
-            fields = {"id": len(objects) + 1, "image_id": image_id, "iscrowd": int(rng.random() < 0.15)}
+            fields = {
+                "id": len(objects) + 1,
+                "image_id": image_id,
+                "iscrowd": int(rng.random() < 0.15),
+            }
             objects.append(entry(box, category_id=int(rng.choice(CATEGORY_IDS)), **fields))
             objects[-1]["area"] = int(rle_codec.area(objects[-1]["segmentation"]))
         for i in range(num_results):
             box = boxes[i] + rng.normal(0, 2, 4) if i < num_objects else random_box()
             near = objects[i - num_objects]["category_id"] if i < num_objects else CATEGORY_IDS[0]
             category_id = near if rng.random() < 0.8 else int(rng.choice(CATEGORY_IDS))
-            results.append(entry(box, image_id=image_id, category_id=category_id, score=float(rng.random())))
+            results.append(
+                entry(box, image_id=image_id, category_id=category_id, score=float(rng.random()))
+            )
     annotations = {
-        "images": [{"id": i, "height": size[0], "width": size[1]} for i in range(1, num_images + 1)],
+        "images": [
+            {"id": i, "height": size[0], "width": size[1]} for i in range(1, num_images + 1)
+        ],
         "categories": [{"id": i, "name": f"class {i}"} for i in CATEGORY_IDS],
         "annotations": objects,
     }
@@ -64,7 +73,7 @@ def random_set(seed, *, num_images=6, num_objects=8, num_results=14, size=(160, 
 
 @pytest.fixture(params=["faster-coco-eval", "pycocotools"], autouse=True)
 def evaluator(request, monkeypatch):
-    """Each test with both evaluators."""
+    """Runs each test with both evaluators."""
     if request.param == "pycocotools":
         monkeypatch.setattr(evaluation, "faster_coco_eval", None)
     else:
@@ -72,7 +81,7 @@ def evaluator(request, monkeypatch):
 
 
 def summarize(annotations, results, iou_type):
-    """pycocotools' own twelve numbers, its results read from the fields that belong to the type."""
+    """pycocotools' own twelve numbers, from results with only the field of the IoU type."""
     truth = COCO()
     truth.dataset = copy.deepcopy(annotations)
     truth.createIndex()
@@ -92,30 +101,39 @@ def test_summary_equals_pycocotools_at_100(iou_type, seed, capsys):
     before = copy.deepcopy((annotations, results))
     expected = summarize(annotations, results, iou_type)
     capsys.readouterr()
-    assert evaluation.coco_summary(annotations, results, iou_type, 100) == pytest.approx(expected, rel=1e-12)
+    assert evaluation.coco_summary(annotations, results, iou_type, 100) == pytest.approx(
+        expected, rel=1e-12
+    )
     assert 0.05 < expected["AP"] < 0.95
     assert capsys.readouterr().out == ""
     assert (annotations, results) == before
 
 
 def squares(num_objects):
-    """One image with a row of 10x10 objects, all found, the first with the lowest score."""
+    """One image with a row of 10x10 objects, all detected, with ascending scores."""
     boxes = [[12 * i, 0, 10, 10] for i in range(num_objects)]
     objects = [
         {"id": i + 1, "image_id": 1, "category_id": 1, "bbox": box, "area": 100, "iscrowd": 0}
         for i, box in enumerate(boxes)
     ]
     results = [
-        {"image_id": 1, "category_id": 1, "bbox": box, "score": (i + 1) / num_objects} for i, box in enumerate(boxes)
+        {"image_id": 1, "category_id": 1, "bbox": box, "score": (i + 1) / num_objects}
+        for i, box in enumerate(boxes)
     ]
     images = [{"id": 1, "height": 10, "width": 12 * num_objects}]
-    return {"images": images, "categories": [{"id": 1, "name": "square"}], "annotations": objects}, results
+    return {
+        "images": images,
+        "categories": [{"id": 1, "name": "square"}],
+        "annotations": objects,
+    }, results
 
 
-@pytest.mark.parametrize("limit, recall", [(300, 1.0), (100, 0.5), (40, 0.2), (10, 0.05), (1, 0.005)])
+@pytest.mark.parametrize(
+    "limit, recall", [(300, 1.0), (100, 0.5), (40, 0.2), (10, 0.05), (1, 0.005)]
+)
 def test_summary_honours_the_number_of_detections(limit, recall):
     numbers = evaluation.coco_summary(*squares(200), "bbox", limit)
-    # Precision is 1 up to the recall that so many detections reach, at 101 points of recall.
+    # Precision is 1 up to the recall of so many detections, sampled at 101 recalls.
     reached = np.floor(recall * 100 + 1e-9) + 1
     assert [numbers[name] for name in ("AP", "AP50", "APs")] == pytest.approx([reached / 101] * 3)
     assert numbers["ARs"] == pytest.approx(recall)
@@ -141,7 +159,9 @@ def test_summary_without_objects_is_undefined(iou_type):
 
 def test_the_size_of_a_mask_is_its_area_even_beside_a_box():
     annotations, results = random_set(1)
-    without_box = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
+    without_box = [
+        {key: value for key, value in result.items() if key != "bbox"} for result in results
+    ]
     assert evaluation.coco_summary(annotations, results, "segm") == evaluation.coco_summary(
         annotations, without_box, "segm"
     )
@@ -164,14 +184,20 @@ def test_an_image_may_have_a_negative_id(iou_type):
         image["id"] -= 1000
     for entry in [*annotations["annotations"], *results]:
         entry["image_id"] -= 1000
-    assert evaluation.coco_summary(annotations, results, iou_type) == pytest.approx(expected, abs=1e-12)
+    assert evaluation.coco_summary(annotations, results, iou_type) == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 def test_per_class_ap():
     annotations, results = squares(4)
     annotations["categories"] += [{"id": 2, "name": "circle"}, {"id": 5, "name": "star"}]
     annotations["annotations"].append(annotations["annotations"][0] | {"id": 5, "category_id": 2})
-    assert evaluation.per_class_ap(annotations, results, "bbox") == {"square": 1.0, "circle": 0.0, "star": -1.0}
+    assert evaluation.per_class_ap(annotations, results, "bbox") == {
+        "square": 1.0,
+        "circle": 0.0,
+        "star": -1.0,
+    }
 
 
 def test_categories_of_one_name_each_have_their_ap():
@@ -210,42 +236,61 @@ class EvalBatch(NamedTuple):
 
 
 class Oracle:
-    """Stands in for the model: finds the squares painted into the red channel, and counts its images as losses."""
+    """Stands in for the model: detects the squares in the red channel.
+
+    The losses count images.
+    """
 
     num_traces = 0
+
+    def __init__(self, masks=True):
+        self.masks = masks
+
+    def clone(self, run):
+        return self
 
     def apply(self, variables, *arrays, method=None):
         Oracle.num_traces += 1
         if method == "losses":
             batch, _ = arrays
             ones = jnp.ones(len(batch.images))
-            return {"mask": (batch.image_id.sum() * 1.0, ones.sum()), "box": (ones.sum(), 0 * ones.sum())}, {}
+            return {
+                "mask": (batch.image_id.sum() * 1.0, ones.sum()),
+                "box": (ones.sum(), 0 * ones.sum()),
+            }, {}
         images, sizes, canvas = arrays
         red = images[..., 0] > 0
         rows, columns = red.any(2), red.any(1)
         first = [jnp.argmax(axis, 1) for axis in (columns, rows)]
-        boxes = jnp.stack(first + [f + a.sum(1) for f, a in zip(first, (columns, rows), strict=True)], 1)
+        boxes = jnp.stack(
+            first + [f + a.sum(1) for f, a in zip(first, (columns, rows), strict=True)], 1
+        )
         boxes = jnp.stack([boxes, 0 * boxes], 1).astype(jnp.float32)
-        masks = jnp.ones((*boxes.shape[:2], 28, 28))
+        masks = jnp.ones((*boxes.shape[:2], 28, 28)) if self.masks else None
         valid = jnp.array([[True, False]] * len(images))
         return Detections(boxes, jnp.full(valid.shape, 2), variables["score"] * valid, masks, valid)
 
 
 def eval_batches(num_images):
-    """Images of 20x20 at twice their size in batches of two, the last one padded; one square in each."""
+    """Images of 20x20 with a square each, at twice their size, in batches of two with padding."""
     images = np.zeros((num_images, 64, 64, 3), np.uint8)
     images[:, 8:24, 4:36, 0] = 1
     for start in range(0, num_images, 2):
         index = np.minimum(np.arange(start, start + 2), num_images - 1)
         g = np.zeros((2, 1, 4), np.float32)
-        instances = Instances(g, np.ones((2, 1), int), np.zeros((2, 1, 4, 4), np.uint8), np.ones((2, 1), bool))
+        instances = Instances(
+            g, np.ones((2, 1), int), Crops(np.zeros((2, 1, 4, 4), np.uint8)), np.ones((2, 1), bool)
+        )
         sizes = np.full((2, 2), 40)
-        batch = Batch(images[index], sizes, np.full((2, 2), 64), index + 1, instances, np.zeros(2, int))
+        batch = Batch(
+            images[index], sizes, np.full((2, 2), 64), index + 1, instances, np.zeros(2, int)
+        )
         yield EvalBatch(batch, np.full((2, 2), 20), np.arange(start, start + 2) < num_images)
 
 
 def squares_truth(num_images):
-    # The pixels of the box [2, 4, 18, 12]: a pasted mask of ones is half a cell wider than its box on each side.
+    # The pixels of the box [2, 4, 18, 12]. A pasted mask of ones is wider than its box by half a
+    # cell on each side.
     objects = [
         {
             "id": i,
@@ -301,7 +346,7 @@ def test_evaluate_traces_each_function_once(evaluated):
 
 
 def test_one_compilation_of_each_function_for_each_bucket(compilations):
-    """However many images of whatever sizes, and however often training evaluates."""
+    """More images, other original sizes and further evaluations compile nothing."""
 
     def run(model, width):
         batches = list(eval_batches(5))
@@ -310,13 +355,78 @@ def test_one_compilation_of_each_function_for_each_bucket(compilations):
             sizes = np.array([[40, 40 + i]] * 2)
             batches[i] = batch._replace(batch=batch.batch._replace(images=images, sizes=sizes))
         before = len(compilations)
-        categories, variables = Categories(CATEGORY_IDS, ("a", "b", "c")), {"score": jnp.asarray(np.float32(0.9))}
-        evaluation.evaluate(model, variables, batches, squares_truth(5), categories, Config(test_batch_size=2))
+        categories, variables = (
+            Categories(CATEGORY_IDS, ("a", "b", "c")),
+            {"score": jnp.asarray(np.float32(0.9))},
+        )
+        evaluation.evaluate(
+            model, variables, batches, squares_truth(5), categories, Config(test_batch_size=2)
+        )
         return len(compilations) - before
 
-    run(Oracle(), 0)  # What surrounds the model is compiled, too.
+    run(Oracle(), 0)  # Compiles the code around the model.
     model = Oracle()
     assert [run(model, width) for width in (0, 0, 32, 32)] == [2, 0, 2, 0]
+
+
+@pytest.fixture(scope="module")
+def evaluated_boxes():
+    """The evaluation of a model without a mask head on annotations without masks."""
+    annotations = squares_truth(5)
+    for entry in annotations["annotations"]:
+        del entry["segmentation"]
+    config = Config(model=ModelConfig(mask_head=None), test_batch_size=2)
+    return evaluation.evaluate(
+        Oracle(masks=False),
+        {"score": jnp.float32(0.9)},
+        eval_batches(5),
+        annotations,
+        Categories(CATEGORY_IDS, ("a", "b", "c")),
+        config,
+    )
+
+
+def test_boxes_alone_are_evaluated_by_their_boxes(evaluated, evaluated_boxes):
+    with_masks, result = evaluated[0], evaluated_boxes
+    assert result.bbox == with_masks.bbox
+    assert result.segm is result.segm_per_class is None
+    assert list(result.numbers) == ["bbox"] and list(with_masks.numbers) == ["bbox", "segm"]
+    assert not any("segmentation" in found for found in result.detections)
+    assert result.ap == result.bbox["AP"] and with_masks.ap == with_masks.segm["AP"] != result.ap
+
+
+def test_boxes_alone_have_a_headline_and_files(evaluated_boxes, tmp_path):
+    assert evaluation.headline(evaluated_boxes) == "box AP 1.000, AP50 1.000, loss 8.000"
+    evaluation.write(tmp_path, evaluated_boxes)
+    assert list(json.loads((tmp_path / "evaluation.json").read_text())) == ["bbox", "losses"]
+
+
+class BlackImages:
+    """A data set of two images, with the members that `Dataset` asks for."""
+
+    categories = sizes = labels = None
+    image_ids = (1, 2)
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return SimpleNamespace(image=np.zeros((20, 20, 3), np.uint8), image_id=index + 1)
+
+
+def test_any_function_that_detects_is_evaluated_image_by_image():
+    truth, counted = squares_truth(2), []
+
+    def detect(image):
+        boxes = np.array([[2, 4, 18, 12]], np.float32)
+        return pasting.ImageDetections(boxes, np.array([2]), np.array([0.5], np.float32), None)
+
+    categories = Categories(CATEGORY_IDS, ("a", "b", "c"))
+    result = evaluation.evaluate_images(
+        detect, BlackImages(), truth, categories, 10, masks=False, advance=counted.append
+    )
+    assert result.bbox["AP"] == 1.0 and result.segm is None and result.losses == {}
+    assert counted == [1, 1]
 
 
 def test_headline(evaluated):

@@ -16,13 +16,13 @@ def save(path, array, **options):
 
 
 def slow_resize(image, size):
-    """The bilinear rule pixel by pixel, coordinates in float32 as torch has them."""
+    """Applies the bilinear rule pixel by pixel, with float32 coordinates as in PyTorch."""
     values = image / 255 if image.dtype == np.uint8 else image.astype(np.float64)
     out = np.zeros((*size, image.shape[2]))
 
     def neighbours(i, num_inputs, num_outputs):
         ratio = np.float64(np.float32(num_inputs / num_outputs))
-        source = max(np.float32((i + 0.5) * ratio - 0.5), np.float32(0))  # Rounded once.
+        source = max(np.float32((i + 0.5) * ratio - 0.5), np.float32(0))  # Round only once.
         first = min(int(source), num_inputs - 1)
         return first, min(first + 1, num_inputs - 1), float(source) - first
 
@@ -40,7 +40,9 @@ def test_reads_rgb_and_drops_alpha_without_blending(tmp_path):
     rgba = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
     rgba[0, 0, 3] = 0
     np.testing.assert_array_equal(images.read_image(save(tmp_path / "a.png", rgba)), rgba[:, :, :3])
-    np.testing.assert_array_equal(images.read_image(str(save(tmp_path / "b.png", rgba[:, :, :3]))), rgba[:, :, :3])
+    np.testing.assert_array_equal(
+        images.read_image(str(save(tmp_path / "b.png", rgba[:, :, :3]))), rgba[:, :, :3]
+    )
 
 
 def test_reads_grey_with_and_without_alpha(tmp_path):
@@ -53,11 +55,13 @@ def test_reads_grey_with_and_without_alpha(tmp_path):
     np.testing.assert_array_equal(images.read_image(tmp_path / "c.png"), 255 * (expected > 100))
 
 
-@pytest.mark.parametrize("options", [{}, {"transparency": 1}, {"transparency": bytes([0, 128, 255])}])
+@pytest.mark.parametrize(
+    "options", [{}, {"transparency": 1}, {"transparency": bytes([0, 128, 255])}]
+)
 def test_reads_palettes_without_a_warning(tmp_path, options):
-    picture = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8))
-    picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    picture.save(tmp_path / "p.png", **options)
+    image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.save(tmp_path / "p.png", **options)
     expected = [[[10, 20, 30], [40, 50, 60]], [[70, 80, 90], [40, 50, 60]]]
     np.testing.assert_array_equal(images.read_image(tmp_path / "p.png"), expected)
 
@@ -75,7 +79,7 @@ def test_applies_the_exif_rotation(tmp_path):
     array = np.zeros((2, 3, 3), np.uint8)
     array[0, 0] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # To be turned clockwise: the first row becomes the last column.
+    exif[0x0112] = 6  # Rotate clockwise: the first row becomes the last column.
     image = images.read_image(save(tmp_path / "a.png", array, exif=exif))
     assert image.shape == (3, 2, 3)
     assert image[0, 1].tolist() == [255, 255, 255] and image.sum() == 3 * 255
@@ -84,7 +88,7 @@ def test_applies_the_exif_rotation(tmp_path):
 def test_a_missing_file_and_a_broken_one_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.png"):
         images.read_image(tmp_path / "nowhere.png")
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     with pytest.raises(OSError, match="text.png"):
         images.read_image(tmp_path / "text.png")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -100,51 +104,81 @@ import sys
 import numpy as np
 from PIL import Image
 from maskrcnn_jax import images
-from tests.test_export import red_detector
+from tests.artifacts.test_export import red_detector
 
-Image.new("1", (12_000, 12_000)).save(sys.argv[1])
-with Image.open(sys.argv[1]) as picture:
-    picture.paste(1, (3000, 6000, 9000, 12_000))
-    picture.save(sys.argv[1])
-picture = images.load(sys.argv[1])
-assert picture.shape == (12_000, 12_000, 3) and picture.dtype == np.uint8
-found = red_detector()(picture, masks="rle")[0]
+square = Image.new("1", (12_000, 12_000))
+square.paste(1, (3000, 6000, 9000, 12_000))
+square.save(sys.argv[1])
+image = images.load(sys.argv[1])
+assert image.shape == (12_000, 12_000, 3) and image.dtype == np.uint8
+found = red_detector()(image, masks="rle")[0]
 np.testing.assert_allclose(found["boxes"][0], [3000, 6000, 9000, 12_000], atol=200)
 assert found["masks"][0]["size"] == [12_000, 12_000]
 """
 
 
-def test_a_picture_of_12000_by_12000_goes_through_without_a_warning(tmp_path):
-    """In a process of its own, since pytest has filters of warnings for each test."""
+def test_an_image_of_12000_by_12000_goes_through_without_a_warning(tmp_path):
+    """This needs its own process, because pytest sets warning filters for each test."""
     command = [sys.executable, "-c", LARGE, tmp_path / "large.png"]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "", done.stderr
 
 
+IMPORT = """
+import warnings
+import cv2
+
+cv2.setNumThreads(5)
+before = list(warnings.filters)
+from maskrcnn_jax import images
+from maskrcnn_jax.data import pipeline
+assert cv2.getNumThreads() == 5, cv2.getNumThreads()
+assert warnings.filters == before, set(warnings.filters) - set(before)
+images.decode_image(open("{}", "rb").read())
+assert warnings.filters == before
+images.use_one_thread()
+assert cv2.getNumThreads() == 1
+"""
+
+
+def test_importing_sets_nothing_for_the_whole_process(tmp_path):
+    pytest.importorskip("cv2")
+    path = save(tmp_path / "a.png", np.zeros((4, 5), np.uint8))
+    command = [sys.executable, "-c", IMPORT.format(path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_pillow_takes_for_a_bomb_is_refused_with_advice(tmp_path):
     Image.new("1", (14_000, 14_000)).save(tmp_path / "huge.png")
-    message = r"huge\.png: Image size \(196000000 pixels\) exceeds limit of 178956970 pixels: cut it into parts"
+    message = (
+        r"huge\.png: Image size \(196000000 pixels\) exceeds limit of 178956970 pixels: "
+        "cut it into parts"
+    )
     with pytest.raises(OSError, match=message):
         images.read_image(tmp_path / "huge.png")
 
 
-def test_a_picture_that_memory_cannot_hold_is_named(tmp_path, monkeypatch):
-    def no_memory(picture):
+def test_an_image_that_memory_cannot_hold_is_named(tmp_path, monkeypatch):
+    def no_memory(image):
         raise MemoryError
 
     monkeypatch.setattr(images, "_to_rgb", no_memory)
-    with pytest.raises(OSError, match=r"a\.png: there is not enough memory for its pixels: cut it into parts"):
+    with pytest.raises(
+        OSError, match=r"a\.png: there is not enough memory for its pixels: cut it into parts"
+    ):
         images.read_image(save(tmp_path / "a.png", np.zeros((4, 5), np.uint8)))
 
 
 def jpeg_kinds():
-    """Contents of JPEG files that decoders treat in different ways, and pictures of odd sizes for them."""
+    """Yields JPEG files that decoders treat differently, with images of odd sizes."""
     rng = np.random.default_rng(0)
-    colors, grey = rng.integers(0, 256, (37, 51, 3), np.uint8), rng.integers(0, 256, (37, 51), np.uint8)
+    colors = rng.integers(0, 256, (37, 51, 3), np.uint8)
+    grey = rng.integers(0, 256, (37, 51), np.uint8)
     smooth = np.linspace(0, 255, 61 * 43 * 3).reshape(61, 43, 3).astype(np.uint8)
     turned = Image.Exif()
     turned[0x0112] = 8
-    pictures = [
+    kinds = [
         (Image.fromarray(colors), {"subsampling": 0}),
         (Image.fromarray(colors), {"subsampling": 1}),
         (Image.fromarray(smooth), {"subsampling": 2, "quality": 30}),
@@ -155,16 +189,16 @@ def jpeg_kinds():
         (Image.fromarray(grey), {}),
         (Image.fromarray(colors).convert("CMYK"), {}),
     ]
-    for picture, options in pictures:
+    for image, options in kinds:
         file = io.BytesIO()
-        picture.save(file, "JPEG", **options)
+        image.save(file, "JPEG", **options)
         yield file.getvalue()
 
 
 def test_opencv_decodes_to_the_same_pixels(monkeypatch):
     cv2 = pytest.importorskip("cv2")
     contents = list(jpeg_kinds())
-    contents.append(contents[0] + b"something behind the picture")
+    contents.append(contents[0] + b"something behind the image")
     fast = [images.decode_image(content) for content in contents]
     for content in contents:
         with pytest.raises(OSError, match="(?i)truncated"):
@@ -176,7 +210,8 @@ def test_opencv_decodes_to_the_same_pixels(monkeypatch):
     monkeypatch.setattr(images, "cv2", cv2)
     monkeypatch.setattr(cv2, "imdecode", lambda *arguments: decoded.append(arguments))
     for content, pixels in zip(contents, fast, strict=True):
-        np.testing.assert_array_equal(images.decode_image(content), pixels)  # Pillow is asked where OpenCV fails.
+        # Pillow decodes the files that OpenCV cannot read.
+        np.testing.assert_array_equal(images.decode_image(content), pixels)
     assert len(decoded) == 7
 
 
@@ -189,8 +224,8 @@ def test_opencv_and_pillow_read_the_same_photographs(shared, monkeypatch):
         np.testing.assert_array_equal(pixels, images.read_image(path))
 
 
-def test_content_that_is_no_picture():
-    for content in (b"", b"no picture"):
+def test_content_that_is_no_image():
+    for content in (b"", b"no image"):
         with pytest.raises(OSError, match="no format that Pillow knows"):
             images.decode_image(content)
 
@@ -212,12 +247,14 @@ def test_an_image_of_pillows_without_pixels_is_refused(mode):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float64])
 def test_as_rgb(shape, dtype):
     values = np.random.default_rng(0).integers(0, 256, shape)
-    image = {np.uint8: values, np.uint16: values * 257, np.float64: values / 255}[dtype].astype(dtype)
-    rgb = images.as_rgb(image)
+    image = {np.uint8: values, np.uint16: values * 257, np.float64: values / 255}[dtype]
+    rgb = images.as_rgb(image.astype(dtype))
     assert rgb.shape == (4, 5, 3)
     assert rgb.dtype == (np.float32 if dtype is np.float64 else np.uint8)
-    plane = values if values.ndim == 2 else values[:, :, -1] if shape[2] == 1 else values[:, :, 2]
-    np.testing.assert_allclose(rgb[:, :, 2], plane / 255 if dtype is np.float64 else plane, rtol=1e-6)
+    planes = values.reshape(4, 5, -1)
+    blue = planes[:, :, 0] if planes.shape[2] == 1 else planes[:, :, 2]
+    expected = blue / 255 if dtype is np.float64 else blue
+    np.testing.assert_allclose(rgb[:, :, 2], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +300,8 @@ def test_resize_by_hand():
     image = np.array([[[0.0], [1.0]]], np.float32)
     np.testing.assert_allclose(images.resize(image, (1, 4))[0, :, 0], [0, 0.25, 0.75, 1], atol=1e-7)
     ramp = np.arange(8, dtype=np.float32).reshape(1, 8, 1) / 8
-    np.testing.assert_allclose(images.resize(ramp, (1, 2))[0, :, 0] * 8, [1.5, 5.5], atol=1e-6)  # No antialiasing.
+    # Without antialiasing.
+    np.testing.assert_allclose(images.resize(ramp, (1, 2))[0, :, 0] * 8, [1.5, 5.5], atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -285,7 +323,9 @@ def test_resize_stays_in_the_unit_interval_and_keeps_what_has_the_size():
     np.testing.assert_array_equal(images.resize(noise, (9, 8)), noise)
 
 
-@pytest.mark.parametrize("size, target", [((48, 64), (80, 106)), ((120, 90), (40, 33)), ((30, 30), (30, 30))])
+@pytest.mark.parametrize(
+    "size, target", [((48, 64), (80, 106)), ((120, 90), (40, 33)), ((30, 30), (30, 30))]
+)
 @pytest.mark.parametrize("with_opencv", [True, False])
 def test_resize_uint8_is_within_one_grey_level(monkeypatch, size, target, with_opencv):
     if with_opencv:
@@ -293,9 +333,23 @@ def test_resize_uint8_is_within_one_grey_level(monkeypatch, size, target, with_o
     else:
         monkeypatch.setattr(images, "cv2", None)
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    resized = images.resize_uint8(image[:, ::-1], target)  # A flipped view is no contiguous array.
+    resized = images.resize_uint8(image[:, ::-1], target)  # A flipped view is not contiguous.
     assert resized.dtype == np.uint8
     assert np.abs(resized - 255 * slow_resize(image[:, ::-1], target)).max() <= 1
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 4, 6])
+@pytest.mark.parametrize("with_opencv", [True, False])
+def test_resize_uint8_takes_any_number_of_channels(monkeypatch, num_channels, with_opencv):
+    if with_opencv:
+        pytest.importorskip("cv2")
+    else:
+        monkeypatch.setattr(images, "cv2", None)
+    image = np.random.default_rng(0).integers(0, 256, (12, 10, num_channels), dtype=np.uint8)
+    for size in ((18, 30), (7, 5)):
+        resized = images.resize_uint8(image, size)
+        assert resized.shape == (*size, num_channels)
+        assert np.abs(resized - 255 * slow_resize(image, size)).max() <= 1
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -327,7 +381,8 @@ def test_bucket_for_takes_the_smallest_that_holds_the_image():
     ("size", "buckets", "expected"),
     [
         ((100, 200), [(64, 64), (64, 96)], ((48, 96), (64, 96))),
-        ((200, 100), [(64, 64), (64, 96)], ((64, 32), (64, 64))),  # Both limit the height: the smaller one will do.
+        # The height limits both fits, so the smaller bucket is chosen.
+        ((200, 100), [(64, 64), (64, 96)], ((64, 32), (64, 64))),
         ((32, 16), [(64, 96)], ((64, 32), (64, 96))),
         ((1000, 1), [(64, 64)], ((64, 1), (64, 64))),
     ],

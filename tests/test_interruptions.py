@@ -1,4 +1,4 @@
-"""A run that is stopped, by whatever it is, goes on and ends with the very bits of a run that was not."""
+"""An interrupted run resumes, and ends with the same bits as an uninterrupted run."""
 
 import os
 import random
@@ -10,13 +10,22 @@ import jax
 import numpy as np
 import pytest
 
-from maskrcnn_jax import checkpoints, distributed
+from maskrcnn_jax import distributed
+from maskrcnn_jax.runs import checkpoints
 from tests.train_process import finish, log_of, start
 
 pytestmark = pytest.mark.slow
 
-# Entries of the log at steps 2, 3, 4, 6 and 7; checkpoints and evaluations elsewhere than entries alone would be.
-RUN = {"num_steps": 7, "log_every": 2, "save_every": 3, "evaluate_every": 4, "keep_best": 1, "keep_checkpoints": 2}
+# The log has entries at steps 2, 3, 4, 6 and 7: checkpoints and evaluations add to those of
+# `log_every`.
+RUN = {
+    "num_steps": 7,
+    "log_every": 2,
+    "save_every": 3,
+    "evaluate_every": 4,
+    "keep_best": 1,
+    "keep_checkpoints": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +35,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, cache):
-    """The run that is not interrupted."""
+    """The uninterrupted run."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     result = finish(start(workdir, cache, **RUN))
     assert result.returncode == 0, result.stderr
@@ -51,7 +60,7 @@ def assert_same_results(workdir: Path, whole: Path) -> None:
 
 
 def assert_same_end(workdir: Path, whole: Path) -> None:
-    """The same results, and each step once in the log."""
+    """Checks the results, and that the log has each step once."""
     assert_same_results(workdir, whole)
     assert log_of(workdir) == log_of(whole)
 
@@ -62,7 +71,7 @@ def wait_for(condition, process) -> None:
 
 
 def kill_when_saved(step: int, workdir: Path, cache: Path) -> int:
-    """Starts the run and kills it when a step is saved; returns the newest step that is."""
+    """Starts the run, and kills it when a step is saved; returns the newest saved step."""
     process = start(workdir, cache, **RUN)
     wait_for((workdir / "checkpoints" / str(step)).is_dir, process)
     process.kill()
@@ -104,7 +113,9 @@ def test_sigterm_saves_and_says_so(whole, cache, tmp_path, lines):
     assert result.returncode == distributed.EXIT_PREEMPTED == 143, result.stderr
     assert "SIGTERM: saved after step" in result.stdout
     stopped = log_of(workdir)[-1]["step"]
-    assert f"after step {stopped}" in result.stdout and checkpoints.load_run(workdir).step == stopped
+    assert (
+        f"after step {stopped}" in result.stdout and checkpoints.load_run(workdir).step == stopped
+    )
     result = finish(start(workdir, cache, **RUN))
     assert result.returncode == 0, result.stderr
     assert_same_results(workdir, whole)
@@ -119,7 +130,8 @@ def test_no_space_left_for_a_checkpoint(whole, cache, tmp_path, seed):
     saved = kill_when_saved(random.Random(seed).choice([3, 4, 6]), workdir, cache)
     result = finish(start(workdir, cache, largest_file=1000, **RUN))
     assert result.returncode == 2, result.stdout
-    message = f"train.py: cannot save a checkpoint in {workdir / 'checkpoints'}: "  # Beside what Orbax has to say.
+    # Orbax's own message follows.
+    message = f"train.py: cannot save a checkpoint in {workdir / 'checkpoints'}: "
     assert any(line.startswith(message) for line in result.stderr.splitlines()), result.stderr
     assert checkpoints.load_run(workdir).step == saved
     result = finish(start(workdir, cache, **RUN))

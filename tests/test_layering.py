@@ -1,62 +1,149 @@
-"""Imports run one way: ops know nothing, stages know ops, modules own parameters, the model knows all three."""
+"""Imports run one way.
+
+``xla < ops < modules, stages < model < training, detector < cli, train.py``; `MAY_IMPORT` says who
+may import whom. A part is a file or a folder directly under the package.
+"""
 
 import ast
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "maskrcnn_jax"
-OPS = sorted(PACKAGE.glob("ops/*.py"))
-MODULES = sorted(PACKAGE.glob("modules/*.py"))
-STAGES = [PACKAGE / f"{name}.py" for name in ("proposals", "detections", "targets", "losses", "diagnostics")]
-STAGE_NAMES = {f"maskrcnn_jax.{path.stem}" for path in STAGES}
-GROUND = [PACKAGE / "config.py", PACKAGE / "structures.py"]
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "maskrcnn_jax"
+
+GROUND = {"config", "settings", "structures"}
+STAGES = {"proposals", "detections", "targets", "losses", "diagnostics"}
+NETWORK = GROUND | STAGES | {"model", "modules/", "ops/", "poolers"}
+COMPUTED = NETWORK | {"execution", "sharding", "xla/"}
+INPUTS = {"data/", "images", "pasting", "distributed", "config_check"}
+# These need each other: a detector reads weights and artifacts, and is exported to an artifact.
+DETECTOR = {"artifacts/", "detector", "weights/", "presets"}
+DRAWING = {"drawing/", "visualize"}
+TOOLS = {"parity/", "planning/", "report/", "test_time_augmentation", "torchvision_models", "video"}
+
+MAY_IMPORT = {
+    # Part: the other parts that it may import.
+    "xla/": set(),
+    "settings": set(),
+    "structures": set(),
+    "config": {"settings"},
+    "sharding": {"structures"},
+    "execution": {"config", "sharding", "xla/"},
+    # The network.
+    "ops/": {"structures", "xla/"},
+    "modules/": GROUND | {"execution", "ops/", "xla/"},
+    "proposals": GROUND | {"ops/"},
+    "detections": GROUND | {"ops/"},
+    "targets": GROUND | {"ops/"},
+    "losses": GROUND | {"ops/"},
+    "diagnostics": GROUND | {"ops/"},
+    "poolers": GROUND | {"ops/", "execution"},
+    "model": GROUND | STAGES | {"modules/", "ops/", "poolers", "execution", "sharding"},
+    "presets": {"config"},
+    # Images, ground truth and processes; none of it knows the network.
+    "images": {"ops/"},
+    "video": set(),
+    "distributed": set(),
+    "pasting": {"structures"},
+    "config_check": {"config", "settings"},
+    "data/": GROUND | {"images"},
+    "drawing/": GROUND | INPUTS | {"visualize"},
+    "visualize": {"drawing/", "images"},
+    # What runs the network.
+    "training": COMPUTED,
+    "evaluation": COMPUTED | INPUTS,
+    "runs/": COMPUTED | INPUTS | {"training", "evaluation"},
+    "artifacts/": COMPUTED | INPUTS | DETECTOR,
+    "detector": COMPUTED | INPUTS | DETECTOR | {"runs/"},
+    "weights/": COMPUTED | INPUTS | DETECTOR | {"runs/"},
+    "planning/": COMPUTED | INPUTS | {"training"},
+    "report/": COMPUTED | INPUTS | DRAWING | {"evaluation", "runs/"},
+    "parity/": COMPUTED | INPUTS | {"training", "weights/", "presets"},
+    "test_time_augmentation": COMPUTED | INPUTS | {"detector"},
+    "torchvision_models": COMPUTED | INPUTS | DETECTOR | {"training"},
+    # What starts it all.
+    "cli/": COMPUTED | INPUTS | DETECTOR | DRAWING | TOOLS | {"training", "evaluation", "runs/"},
+    "__init__": {"xla/"},  # Public names are imported when they are first used.
+    "__main__": {"cli/"},
+}
+# Only the modules and the model own parameters. Of optax the network takes its losses alone.
+WITHOUT = {
+    "flax": {"xla/", "ops/", "poolers", "execution", "sharding"} | GROUND | STAGES,
+    "optax": COMPUTED - {"losses"},
+}
 
 
-def imports(path):
-    """Every module a file imports, by full name; names imported from a package count as its modules too."""
+def part_of(path):
+    """``ops/`` for a path below that folder, ``model`` for the file."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return f"{first}/" if (PACKAGE / first).is_dir() else first.removesuffix(".py")
+
+
+def imported_names(path):
+    """The full name of everything that a file imports; imports in functions count too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-def imports_any(path, names):
-    return {found for found in imports(path) for name in names if found == name or found.startswith(f"{name}.")}
+def imported_path(name):
+    """The file or folder of the package that a name comes from, or None if it has no such file."""
+    words = name.split(".")[1:]
+    for count in range(len(words), 0, -1):
+        path = PACKAGE.joinpath(*words[:count])
+        if path.with_suffix(".py").is_file():
+            return path.with_suffix(".py")
+        if path.is_dir():
+            return path if count == len(words) else None
+    return None
 
 
-def test_the_files_are_there():
-    assert len(OPS) > 5 and len(MODULES) > 4 and all(path.exists() for path in STAGES + GROUND)
+def imported_parts(path):
+    """The parts of the package that a file imports."""
+    ours = {name for name in imported_names(path) if name.startswith("maskrcnn_jax.")}
+    return {part_of(imported_path(name)) for name in ours if "__version__" not in name}
 
 
-@pytest.mark.parametrize("path", OPS, ids=lambda path: path.stem)
-def test_ops_know_only_ops(path):
-    ours = imports_any(path, ["maskrcnn_jax"])
-    assert {name for name in ours if not name.startswith("maskrcnn_jax.ops")} == set()
-    assert not imports_any(path, ["flax", "optax"])
+def files_of(part):
+    return (
+        sorted((PACKAGE / part).rglob("*.py")) if part.endswith("/") else [PACKAGE / f"{part}.py"]
+    )
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_modules_know_only_modules(path):
-    ours = imports_any(path, ["maskrcnn_jax"])
-    assert {name for name in ours if not name.startswith("maskrcnn_jax.modules")} == set()
+FILES = sorted(PACKAGE.rglob("*.py"))
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 
-@pytest.mark.parametrize("path", STAGES, ids=lambda path: path.stem)
-def test_stages_know_neither_each_other_nor_the_network(path):
-    others = STAGE_NAMES - {f"maskrcnn_jax.{path.stem}"}
-    assert not imports_any(path, [*others, "flax", "maskrcnn_jax.model", "maskrcnn_jax.modules"])
+def test_the_table_has_every_part():
+    assert {part_of(path) for path in FILES} == set(MAY_IMPORT)
 
 
-@pytest.mark.parametrize("path", GROUND, ids=lambda path: path.stem)
-def test_config_and_structures_stand_on_nothing_of_ours(path):
-    assert not imports_any(path, ["maskrcnn_jax", "flax", "optax"])
+@every_file
+def test_imports_name_files_that_exist(path):
+    public = {"maskrcnn_jax.__version__"}
+    ours = {name for name in imported_names(path) if name.startswith("maskrcnn_jax.")} - public
+    assert {name for name in ours if imported_path(name) is None} == set()
 
 
-def test_the_model_knows_no_training():
-    above = ["training", "checkpoints", "evaluation", "detector", "data", "cli", "images", "visualize", "weights"]
-    assert not imports_any(PACKAGE / "model.py", [f"maskrcnn_jax.{name}" for name in above])
+@every_file
+def test_imports_run_one_way(path):
+    part = part_of(path)
+    assert imported_parts(path) - {part} - MAY_IMPORT[part] == set()
+
+
+@pytest.mark.parametrize("package", WITHOUT)
+def test_who_does_without(package):
+    for part in WITHOUT[package]:
+        for path in files_of(part):
+            assert package not in {name.partition(".")[0] for name in imported_names(path)}, path
+
+
+def test_only_train_imports_the_command_line():
+    assert {part for part, others in MAY_IMPORT.items() if "cli/" in others} == {"__main__"}
+    assert "cli/" in imported_parts(ROOT / "train.py")

@@ -1,13 +1,13 @@
-"""A model learns two images by heart: every object is found, with its class and its mask, and nothing else."""
+"""A model overfits two images: it finds all objects with class and mask, and nothing else."""
 
 import jax
 import numpy as np
 import optax
 import pytest
 
-from maskrcnn_jax import pasting, training
+from maskrcnn_jax import execution, pasting, training
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.data import coco
+from maskrcnn_jax.data import rle
 from maskrcnn_jax.data.pipeline import eval_batches
 from maskrcnn_jax.data.shapes import ShapesDataset
 from maskrcnn_jax.model import MaskRCNN
@@ -20,20 +20,21 @@ def small_config():
     data.test_short_side = data.test_max_long_side = 96
     data.test_buckets = ((96, 96),)
     data.max_instances = 8
-    model.num_classes, model.depth, model.stem_channels = 6, 18, 32
-    model.norm = model.fpn_norm = "group"
-    model.frozen_stages, model.fpn_channels, model.box_head_features, model.mask_head_channels = 0, 32, 64, 32
+    model.num_classes, model.backbone.depth, model.backbone.stem_channels = 6, 18, 32
+    model.backbone.norm = model.fpn.norm = "group"
+    model.backbone.frozen_stages, model.fpn.channels = 0, 32
+    model.box_head.features, model.mask_head.channels = 64, 32
     model.rpn.anchor_sizes = (16.0, 32.0, 48.0, 64.0, 96.0)
-    model.rpn.train_num_proposals = model.rpn.test_num_proposals = 64
+    model.rpn.num_proposals = config.detection.num_proposals = 64
     model.roi.num_samples = 64
-    model.detection.num_detections = 10
+    config.detection.num_detections = 10
     return config
 
 
 @pytest.mark.slow
 def test_two_images_are_learnt_by_heart():
     config = small_config()
-    model = MaskRCNN(config.model)
+    model = MaskRCNN(config.model, config.detection, execution.choose(config.execution))
     dataset = ShapesDataset(2, 96, seed=3)
     (batch, _, _) = next(eval_batches(dataset, config.data, batch_size=2))
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, 300))
@@ -43,17 +44,21 @@ def test_two_images_are_learnt_by_heart():
         state, metrics = step(state, batch, jax.random.key(0))
     assert metrics["loss"] < 0.4
 
-    found = jax.device_get(jax.jit(model.apply)(state.variables, batch.images, batch.sizes, batch.canvas, 0.5))
+    found = jax.device_get(
+        jax.jit(model.apply)(state.variables, batch.images, batch.sizes, batch.canvas, 0.5)
+    )
     for i in range(2):
         example = dataset[i]
         size = example.image.shape[:2]
-        one = pasting.to_original(jax.tree.map(lambda x, i=i: x[i], found), tuple(batch.sizes[i].tolist()), size)
+        one = pasting.to_original(
+            jax.tree.map(lambda x, i=i: x[i], found), tuple(batch.sizes[i].tolist()), size
+        )
         assert len(one.labels) == len(example.classes)
         for box, label, mask in zip(example.boxes, example.classes, example.masks, strict=True):
             overlaps = oracles.iou(box, one.boxes)
             best = int(np.argmax(overlaps))
             assert overlaps[best] > 0.8 and one.labels[best] == label
-            truth, pasted = coco.decode_mask(mask, *size) > 0, np.zeros(size, bool)
+            truth, pasted = rle.decode(mask, *size) > 0, np.zeros(size, bool)
             patch, (y, x) = one.patches[best]
             pasted[y : y + patch.shape[0], x : x + patch.shape[1]] = patch > 0.5
             assert (truth & pasted).sum() / (truth | pasted).sum() > 0.7

@@ -1,4 +1,4 @@
-"""The losses against NumPy, and what must not change them."""
+"""The losses against NumPy, and their independence of padding."""
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +22,19 @@ def binary_cross_entropy(logits, targets):
 
 
 def slots(rng, b, s, counts):
-    """Which of s slots are positive and valid, given (positives, valid) per image; positives first."""
-    positive, valid = (np.arange(s) < np.array([count[i] for count in counts])[:, None] for i in range(2))
+    """Masks of positive and valid slots, from their numbers per image; positives come first."""
+    positive, valid = (
+        np.arange(s) < np.array([count[i] for count in counts])[:, None] for i in range(2)
+    )
     return positive, valid
 
 
 def anchor_case(rng, counts):
     b, s = len(counts), 8
     positive, valid = slots(rng, b, s, counts)
-    targets = AnchorTargets(np.zeros((b, s), int), positive, rng.normal(size=(b, s, 4)).astype("f"), valid)
+    targets = AnchorTargets(
+        np.zeros((b, s), int), positive, rng.normal(size=(b, s, 4)).astype("f"), valid
+    )
     return rng.normal(size=(b, s)).astype("f"), rng.normal(size=(b, s, 4)).astype("f"), targets
 
 
@@ -64,7 +68,8 @@ def test_rpn_loss_equals_numpy():
         box += smooth_l1(deltas[i][positive] - targets.deltas[i][positive])
     result = rpn_loss(logits, deltas, targets, beta=BETA)
     np.testing.assert_allclose(result["loss_objectness"], (objectness, 18), rtol=1e-5)
-    np.testing.assert_allclose(result["loss_rpn_box_reg"], (box, 18), rtol=1e-5)  # Per sample, not per positive.
+    # The count is that of all samples, not of positives.
+    np.testing.assert_allclose(result["loss_rpn_box_reg"], (box, 18), rtol=1e-5)
     assert set(result) == {"loss_objectness", "loss_rpn_box_reg"}
 
 
@@ -89,19 +94,41 @@ def test_mask_loss_equals_numpy():
     logits = rng.normal(size=(3, 8, 4, 4)).astype("f")
     masks = rng.uniform(size=(3, 8, 4, 4)).astype("f")
     total = sum(
-        binary_cross_entropy(logits[i, r], masks[i, r]) for i in range(3) for r in np.flatnonzero(targets.positive[i])
+        binary_cross_entropy(logits[i, r], masks[i, r])
+        for i in range(3)
+        for r in np.flatnonzero(targets.positive[i])
     )
-    np.testing.assert_allclose(mask_loss(logits, masks, targets)["loss_mask"], (total, 5 * 16), rtol=1e-5)
+    np.testing.assert_allclose(
+        mask_loss(logits, masks, targets)["loss_mask"], (total, 5 * 16), rtol=1e-5
+    )
 
 
 def test_smooth_l1_by_hand():
     """0.5 * 0.1**2 / beta = 0.045 below the threshold of 1 / 9, 0.5 - beta / 2 = 0.444444 above."""
     targets = AnchorTargets(
-        np.zeros((1, 1), int), np.ones((1, 1), bool), np.zeros((1, 1, 4), "f"), np.ones((1, 1), bool)
+        np.zeros((1, 1), int),
+        np.ones((1, 1), bool),
+        np.zeros((1, 1, 4), "f"),
+        np.ones((1, 1), bool),
     )
     deltas = np.array([[[0.1, -0.5, 0, 0]]], "f")
     total, count = rpn_loss(np.zeros((1, 1), "f"), deltas, targets, beta=BETA)["loss_rpn_box_reg"]
     np.testing.assert_allclose((total, count), (0.045 + 0.5 - 0.5 / 9, 1), rtol=1e-5)
+
+
+def test_beta_zero_is_plain_l1_with_a_finite_gradient():
+    """Detectron2's default; the gradient of an exact prediction is 0."""
+    ones = np.ones((1, 1), bool)
+    targets = AnchorTargets(np.zeros((1, 1), int), ones, np.zeros((1, 1, 4), "f"), ones)
+    deltas = np.array([[[0.1, -0.5, 0, 2e-5]]], "f")
+
+    def box_loss(deltas):
+        found = rpn_loss(np.zeros((1, 1), "f"), deltas, targets, beta=0.0)
+        return found["loss_rpn_box_reg"][0]
+
+    loss, gradient = jax.value_and_grad(box_loss)(deltas)
+    np.testing.assert_allclose(loss, np.abs(deltas).sum(), rtol=1e-6)
+    np.testing.assert_array_equal(gradient, np.sign(deltas))
 
 
 @jax.jit
@@ -126,7 +153,9 @@ def all_losses(counts):
     return (logits, deltas, class_logits, class_deltas, mask_logits), anchors, masks, rois
 
 
-@pytest.mark.parametrize("counts", [[(0, 0), (0, 0)], [(0, 8), (0, 8)]], ids=["nothing", "background"])
+@pytest.mark.parametrize(
+    "counts", [[(0, 0), (0, 0)], [(0, 8), (0, 8)]], ids=["nothing", "background"]
+)
 def test_without_positives_values_and_gradients_are_finite(counts):
     (_, means), gradients = means_and_gradients(*all_losses(counts))
     for name in ("loss_rpn_box_reg", "loss_box_reg", "loss_mask"):
@@ -165,7 +194,10 @@ def test_padded_slots_change_nothing():
 def test_sums_and_counts_add_up_over_parts_of_a_batch():
     predictions = anchor_case(np.random.default_rng(4), COUNTS)
     whole = rpn_loss(*predictions, beta=BETA)
-    parts = [rpn_loss(*jax.tree.map(lambda x, i=i: x[i : i + 1], predictions), beta=BETA) for i in range(3)]
+    parts = [
+        rpn_loss(*jax.tree.map(lambda x, i=i: x[i : i + 1], predictions), beta=BETA)
+        for i in range(3)
+    ]
     for name, loss in whole.items():
         np.testing.assert_allclose(np.sum([part[name] for part in parts], axis=0), loss, rtol=1e-5)
 

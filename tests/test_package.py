@@ -1,4 +1,4 @@
-"""The names a user imports."""
+"""The public names, and the declared dependencies."""
 
 import re
 import subprocess
@@ -9,9 +9,9 @@ import pytest
 
 import maskrcnn_jax
 from tests.markdown import ROOT
-from tests.test_layering import imports
+from tests.test_layering import imported_names
 
-# Packages whose names are not those of their modules.
+# The packages of modules with other names.
 PACKAGES = {
     "PIL": "pillow",
     "absl": "absl-py",
@@ -21,7 +21,7 @@ PACKAGES = {
     "orbax": "orbax-checkpoint",
     "tensorflow_datasets": "tensorflow-datasets",
 }
-NEEDED_BY_OTHERS = {"flatbuffers", "importlib_resources"}  # As pyproject.toml explains.
+NEEDED_BY_OTHERS = {"flatbuffers", "importlib_resources"}  # See pyproject.toml.
 
 
 def test_every_public_name_can_be_imported():
@@ -35,7 +35,10 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_importing_the_package_alone_imports_neither_jax_nor_flax():
-    code = "import sys, maskrcnn_jax; assert not {'jax', 'flax'} & set(sys.modules), sorted(sys.modules)"
+    code = (
+        "import sys, maskrcnn_jax; "
+        "assert not {'jax', 'flax'} & set(sys.modules), sorted(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -52,12 +55,12 @@ def test_the_version_is_the_one_to_be_cited():
 
 
 def test_packages_that_are_imported_are_declared_and_no_others():
-    """Some come with others today, which may drop them tomorrow."""
+    """Packages that others install today may be missing tomorrow."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = (project["optional-dependencies"][name] for name in ("fast", "parity", "video"))
     needed, optional = names(project["dependencies"]), names(sum(extras, []))
     files = [ROOT / "train.py", *(ROOT / "maskrcnn_jax").rglob("*.py")]
-    modules = {name.partition(".")[0] for path in files for name in imports(path)}
+    modules = {name.partition(".")[0] for path in files for name in imported_names(path)}
     packages = {PACKAGES.get(m, m) for m in modules - {"maskrcnn_jax"} - sys.stdlib_module_names}
     assert packages - optional == needed - NEEDED_BY_OTHERS
 

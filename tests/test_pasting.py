@@ -1,4 +1,4 @@
-"""Mask pasting against hand-computed values and a pixel-by-pixel oracle."""
+"""Pasted masks equal hand-computed values and a pixel-by-pixel oracle."""
 
 import math
 
@@ -10,7 +10,7 @@ from maskrcnn_jax import pasting
 
 
 def paste_slowly(mask, box, size):
-    """Every pixel of the image on its own, in float64 except for the corners of the box."""
+    """Computes each pixel separately, in float64 except for the corners of the box."""
     num_cells = len(mask) + 2
     padded = np.pad(mask.astype(np.float64), 1)
     x0, y0, x1, y1 = np.asarray(box, np.float32)
@@ -37,8 +37,8 @@ def paste_slowly(mask, box, size):
 
 
 def test_paste_hand_computed_small():
-    # The 4x4 mask becomes 6x6, the box [2.3, 1.2, 7.9, 6.6] becomes [0.9, -0.15, 9.3, 7.95], in whole pixels
-    # [0, 0, 9, 7]: ten columns and eight rows for six cells.
+    # The 4x4 mask is padded to 6x6, and the box [2.3, 1.2, 7.9, 6.6] grows to [0.9, -0.15, 9.3,
+    # 7.95]. Truncated, it is [0, 0, 9, 7]: ten columns and eight rows for six cells.
     image = pasting.paste(np.ones((1, 4, 4)), np.array([[2.3, 1.2, 7.9, 6.6]]), (9, 10))[0]
     assert np.flatnonzero(image.any(1)).tolist() == list(range(1, 7))
     np.testing.assert_allclose(image[1], [0, 0.25, *[0.625] * 6, 0.25, 0], atol=1e-6)
@@ -94,7 +94,10 @@ def test_encode_equals_encoding_the_full_image(box):
         patch, offset = pasting.paste_in_box(mask, np.array(box), (30, 40))
         full = pasting.paste(mask[None], np.array([box]), (30, 40))[0] > 0.5
         expected = rle_codec.encode(np.asfortranarray(full))
-        assert pasting.encode(patch, offset, (30, 40)) == {"size": [30, 40], "counts": expected["counts"].decode()}
+        assert pasting.encode(patch, offset, (30, 40)) == {
+            "size": [30, 40],
+            "counts": expected["counts"].decode(),
+        }
 
 
 def test_encode_excludes_the_threshold():
@@ -103,6 +106,8 @@ def test_encode_excludes_the_threshold():
 
 
 def test_a_patch_is_no_larger_than_its_box_and_a_margin():
-    """Hundreds of small objects in a large image take little memory."""
-    patch, _ = pasting.paste_in_box(np.ones((28, 28), np.float32), np.array([100, 50, 120, 64], np.float32), (520, 696))
+    """Patches of hundreds of small objects in a large image take little memory."""
+    patch, _ = pasting.paste_in_box(
+        np.ones((28, 28), np.float32), np.array([100, 50, 120, 64], np.float32), (520, 696)
+    )
     assert patch.shape[0] <= 14 + 4 and patch.shape[1] <= 20 + 4

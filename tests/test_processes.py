@@ -1,4 +1,4 @@
-"""Several real processes that train one model, over gloo."""
+"""Real processes train one model together over gloo."""
 
 import json
 import os
@@ -11,15 +11,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn_jax import checkpoints, distributed
+from maskrcnn_jax import distributed
 from maskrcnn_jax.data.shapes import ShapesDataset
 from maskrcnn_jax.data.sources import VAL_SEED
+from maskrcnn_jax.runs import checkpoints
 from tests.train_process import SMALL, finish, log_of, start, start_command, start_together
 
 pytestmark = pytest.mark.slow
 
-RUN = {"num_steps": 4, "batch_size": 4, "evaluate_every": 2, "save_every": 2, "data__shapes_num_val": 5}
-# Until the others stop: connections of a process that dies break at once, one that is frozen falls silent.
+RUN = {
+    "num_steps": 4,
+    "batch_size": 4,
+    "evaluate_every": 2,
+    "save_every": 2,
+    "data__shapes_num_val": 5,
+}
+# The time until the other processes stop. The connections of a dead process break at once; a frozen
+# process misses its heartbeat.
 SECONDS_AFTER_DEATH, SECONDS_AFTER_SILENCE = 30, distributed.HEARTBEAT_SECONDS + 30
 
 
@@ -53,7 +61,7 @@ def train_together(count, workdir, cache):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, cache):
-    """The run of two processes that nothing interrupts."""
+    """The uninterrupted run of two processes."""
     return train_together(2, tmp_path_factory.mktemp("runs") / "two", cache)
 
 
@@ -77,7 +85,7 @@ def read(path):
 
 
 def test_two_processes_are_two_devices_to_the_bit(two, cache, tmp_path):
-    """Two numbers have one sum: only of more devices does the order of adding, and so the last bit, vary."""
+    """The sum of two numbers does not depend on their order; with more devices it does."""
     workdir = tmp_path / "run"
     finish_all([start(workdir, cache, devices=2, **RUN)])
     ours, theirs = (checkpoints.load_run(run).variables for run in (workdir, two))
@@ -92,7 +100,7 @@ def test_two_processes_are_two_devices_to_the_bit(two, cache, tmp_path):
 
 @pytest.fixture(scope="module")
 def found_as_truth(alone, tmp_path_factory):
-    """The validation images of the run as files, of which a third of what it detects is the truth: its AP is not 0."""
+    """The validation images of the run with a third of its detections as truth, so AP is not 0."""
     folder = tmp_path_factory.mktemp("found")
     shapes = ShapesDataset(RUN["data__shapes_num_val"], SMALL["data.shapes_image_size"], VAL_SEED)
     content = shapes.annotations()
@@ -104,12 +112,14 @@ def found_as_truth(alone, tmp_path_factory):
     truth = [detection | {"id": i, "iscrowd": 0, "area": 1} for i, detection in found]
     (folder / "val.json").write_text(json.dumps(content | {"annotations": truth}))
     overrides = {f"data__{split}_images": folder for split in ("train", "val")}
-    overrides |= {f"data__{split}_annotations": folder / f"{split}.json" for split in ("train", "val")}
+    overrides |= {
+        f"data__{split}_annotations": folder / f"{split}.json" for split in ("train", "val")
+    }
     return {"data__source": "coco", **overrides}
 
 
 def evaluate_again(count, run, workdir, cache, data):
-    """Starts a finished run with other data, for its last evaluation."""
+    """Starts a finished run with other data, so that it only evaluates."""
     shutil.copytree(run, workdir)
     for name in ("evaluation.json", "detections.json"):
         (workdir / name).unlink()
@@ -131,16 +141,30 @@ def test_processes_evaluate_the_same_parameters_alike(alone, cache, tmp_path, fo
     assert 0.2 < expected["bbox"]["AP"] < 0.9 and 0.2 < expected["segm"]["AP"] < 0.9
     assert_same_detections(expected_detections, read(alone / "detections.json"))
     for count in (2, 4):
-        numbers, detections = evaluate_again(count, alone, tmp_path / str(count), cache, found_as_truth)
+        numbers, detections = evaluate_again(
+            count, alone, tmp_path / str(count), cache, found_as_truth
+        )
         assert_same_detections(detections, expected_detections)
         for kind in ("bbox", "segm", "losses"):
             assert numbers[kind] == pytest.approx(expected[kind], abs=1e-4)
 
 
-# The moves of SGD are sums of gradients, which other numbers of devices add in another order: they differ by 1e-5 of
-# the move. With ReLU some differ by a tenth, as an input that rounds to the other side of zero turns a gradient on.
-SUMS = {"num_steps": 3, "batch_size": 8, "evaluate_every": 0, "keep_checkpoints": 3, "data__shapes_num_val": 5}
-SUMS |= {"optimizer__name": "sgd", "optimizer__learning_rate": 0.02, "optimizer__warmup_factor": 1.0, "smooth": True}
+# Updates of SGD are sums of gradients. Other numbers of devices add in another order, which changes
+# the updates by 1e-5 of their size. With ReLU some change by a tenth, because an input that rounds
+# to the other side of zero switches a gradient.
+SUMS = {
+    "num_steps": 3,
+    "batch_size": 8,
+    "evaluate_every": 0,
+    "keep_checkpoints": 3,
+    "data__shapes_num_val": 5,
+}
+SUMS |= {
+    "optimizer__name": "sgd",
+    "optimizer__learning_rate": 0.02,
+    "optimizer__warmup_factor": 1.0,
+    "smooth": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +177,7 @@ def one_device(tmp_path_factory, cache):
 
 @pytest.fixture(scope="module", params=["eight devices", "two processes"])
 def one_step(request, tmp_path_factory, cache):
-    """A run with one step, taken by many."""
+    """A run with one step by several devices or processes."""
     workdir, run = tmp_path_factory.mktemp("runs") / request.param, SUMS | {"num_steps": 1}
     many = {
         "eight devices": lambda: [start(workdir, cache, devices=8, **run)],
@@ -164,14 +188,18 @@ def one_step(request, tmp_path_factory, cache):
 
 
 def parameters(workdir, step):
-    return jax.tree.leaves(checkpoints.load_run(workdir / "checkpoints" / str(step)).variables["params"])
+    return jax.tree.leaves(
+        checkpoints.load_run(workdir / "checkpoints" / str(step)).variables["params"]
+    )
 
 
 def assert_same_moves(workdir, other, first, last):
     for before, x, y in zip(
         parameters(other, first), *(parameters(run, last) for run in (workdir, other)), strict=True
     ):
-        allowed = 1e-4 * np.linalg.norm(y - before) + 3 * np.finfo(np.float32).eps * np.linalg.norm(before)
+        allowed = 1e-4 * np.linalg.norm(y - before) + 3 * np.finfo(np.float32).eps * np.linalg.norm(
+            before
+        )
         assert np.linalg.norm(x - y) <= allowed
 
 
@@ -183,7 +211,7 @@ def test_a_run_goes_on_with_fewer_devices_and_processes(one_device, one_step, ca
 
 
 def detect(weights, folder, cache):
-    """What the commands find on one device with a checkpoint: all images, one image, and one image without our code."""
+    """The detections of the commands on one device: `evaluate`, `predict`, and an artifact."""
     folder.mkdir()
     Image.fromarray(ShapesDataset(1, 64, VAL_SEED)[0].image).save(folder / "image.png")
     predict = ["predict", folder / "image.png", "--score-threshold", "0.1", "--output"]
@@ -194,12 +222,17 @@ def detect(weights, folder, cache):
         [*predict, folder / "artifact", "--artifact", folder / "model.npz"],
     ):
         finish_all([start_command(cache, *arguments)])
-    return {name: read(folder / name / "detections.json") for name in ("evaluate", "predict", "artifact")}
+    return {
+        name: read(folder / name / "detections.json")
+        for name in ("evaluate", "predict", "artifact")
+    }
 
 
 @pytest.fixture(scope="module")
 def detected_by_one(one_device, tmp_path_factory, cache):
-    return detect(one_device / "checkpoints" / "1", tmp_path_factory.mktemp("detected") / "one", cache)
+    return detect(
+        one_device / "checkpoints" / "1", tmp_path_factory.mktemp("detected") / "one", cache
+    )
 
 
 def test_commands_detect_with_a_checkpoint_of_many(detected_by_one, one_step, cache, tmp_path):
@@ -216,11 +249,15 @@ def train_until_logged(processes, workdir, steps):
 
 def test_sigterm_to_one_stops_all_at_the_same_step(cache, tmp_path):
     workdir = tmp_path / "run"
-    processes = start_together(2, workdir, cache, **RUN | {"num_steps": 1000, "save_every": 0, "evaluate_every": 0})
+    processes = start_together(
+        2, workdir, cache, **RUN | {"num_steps": 1000, "save_every": 0, "evaluate_every": 0}
+    )
     train_until_logged(processes, workdir, 2)
     processes[1].terminate()
     results = [finish(process) for process in processes]
-    assert [result.returncode for result in results] == [distributed.EXIT_PREEMPTED] * 2, results[0].stderr
+    assert [result.returncode for result in results] == [distributed.EXIT_PREEMPTED] * 2, results[
+        0
+    ].stderr
     stopped = log_of(workdir)[-1]["step"]
     assert f"SIGTERM: saved after step {stopped}" in results[0].stdout
     assert checkpoints.load_run(workdir).step == stopped
@@ -241,14 +278,16 @@ def test_two_processes_go_on_after_sigterm_with_the_same_bits(two, cache, tmp_pa
     train_until_logged(processes, workdir, 1)
     processes[1].terminate()
     results = [finish(process) for process in processes]
-    assert [result.returncode for result in results] == [distributed.EXIT_PREEMPTED] * 2, results[0].stderr
+    assert [result.returncode for result in results] == [distributed.EXIT_PREEMPTED] * 2, results[
+        0
+    ].stderr
     finish_all(start_together(2, workdir, cache, **RUN))
     assert_same_bits(workdir, two)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_two_processes_go_on_after_one_was_killed_with_the_same_bits(two, cache, tmp_path, victim):
-    """The newest checkpoint is damaged besides: both have to go back to the one before."""
+    """The newest checkpoint is damaged too, so both processes resume from the one before."""
     workdir = tmp_path / "run"
     processes = start_together(2, workdir, cache, **RUN)
     while not (workdir / "checkpoints" / "4").is_dir():
@@ -267,11 +306,14 @@ def test_two_processes_go_on_after_one_was_killed_with_the_same_bits(two, cache,
 
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize(
-    "harm, seconds", [(signal.SIGKILL, SECONDS_AFTER_DEATH), (signal.SIGSTOP, SECONDS_AFTER_SILENCE)]
+    "harm, seconds",
+    [(signal.SIGKILL, SECONDS_AFTER_DEATH), (signal.SIGSTOP, SECONDS_AFTER_SILENCE)],
 )
 def test_the_others_stop_when_one_dies_or_freezes(cache, tmp_path, victim, harm, seconds):
     workdir = tmp_path / "run"
-    processes = start_together(2, workdir, cache, **RUN | {"num_steps": 1000, "save_every": 0, "evaluate_every": 0})
+    processes = start_together(
+        2, workdir, cache, **RUN | {"num_steps": 1000, "save_every": 0, "evaluate_every": 0}
+    )
     train_until_logged(processes, workdir, 2)
     processes[victim].send_signal(harm)
     begin = time.monotonic()

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskrcnn_jax.config import RPNConfig, freeze
+from maskrcnn_jax.config import RPNConfig
 from maskrcnn_jax.ops import anchors
 from maskrcnn_jax.proposals import propose
+from maskrcnn_jax.settings import freeze
 from tests import oracles
 
 SHAPES = {2: (16, 24), 3: (8, 12), 4: (4, 6), 5: (2, 3), 6: (1, 2)}
@@ -32,8 +33,14 @@ def scored_anchors(seed, scale=1.0):
 
 
 def propose_slowly(logits, deltas, size, num_candidates, num_proposals, config=CONFIG):
-    """Boxes ``[n, 4]``: decode all, best of each level, clip, drop small, suppress per level, best over all."""
-    grids = anchors.pyramid_anchors(SHAPES, jnp.array(CANVAS), config.anchor_sizes, config.aspect_ratios)
+    """Boxes ``[n, 4]``, by torchvision's steps.
+
+    Decode all, take the best of each level, clip, drop small ones, suppress per level, take the
+    best of all levels.
+    """
+    grids = anchors.pyramid_anchors(
+        SHAPES, jnp.array(CANVAS), config.anchor_sizes, config.aspect_ratios
+    )
     found, scores = [], []
     for level in sorted(SHAPES):
         grid = np.asarray(grids[level][0])
@@ -99,20 +106,29 @@ def test_boxes_outside_the_image_leave_no_proposal():
 
 def test_score_threshold_is_inclusive():
     logits, deltas = scored_anchors(4, scale=0)
-    logits = {level: np.where(np.arange(len(x)) % 97 == 0, 0, -5).astype("f") for level, x in logits.items()}
-    half = freeze(RPNConfig(anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), nms_threshold=0.5, score_threshold=0.5))
+    logits = {
+        level: np.where(np.arange(len(x)) % 97 == 0, 0, -5).astype("f")
+        for level, x in logits.items()
+    }
+    half = freeze(
+        RPNConfig(
+            anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), nms_threshold=0.5, score_threshold=0.5
+        )
+    )
     expected = propose_slowly(logits, deltas, SIZE, 40, 50, half)
     assert 0 < len(expected) < len(propose_slowly(logits, deltas, SIZE, 40, 50))
     check(run(logits, deltas, SIZE, CANVAS, config=half), expected, 50)
 
 
 def test_anchors_beyond_the_canvas_do_not_exist():
-    """On a canvas of 32x48 in the same bucket, wherever the best scores lie."""
+    """A canvas of 32x48 in the same bucket: no proposal comes from an anchor beyond it."""
     logits, deltas = scored_anchors(5, scale=0.1)
     outside = {level: np.ones(shape, bool) for level, shape in SHAPES.items()}
     for level, mask in outside.items():
         mask[: -(-32 // 2**level), : -(-48 // 2**level)] = False
-    noisy = {level: x + 100 * np.repeat(outside[level].reshape(-1), 3) for level, x in logits.items()}
+    noisy = {
+        level: x + 100 * np.repeat(outside[level].reshape(-1), 3) for level, x in logits.items()
+    }
     noisy = {level: x.astype("f") for level, x in noisy.items()}
     size, canvas = np.array([30, 40]), np.array([32, 48])
     expected, proposals = run(logits, deltas, size, canvas), run(noisy, deltas, size, canvas)
@@ -122,5 +138,7 @@ def test_anchors_beyond_the_canvas_do_not_exist():
 
 def test_no_gradient_flows_through_proposals():
     logits, deltas = scored_anchors(6)
-    gradient = jax.jit(jax.grad(lambda deltas: run(logits, deltas, SIZE, CANVAS).boxes.sum()))(deltas)
+    gradient = jax.jit(jax.grad(lambda deltas: run(logits, deltas, SIZE, CANVAS).boxes.sum()))(
+        deltas
+    )
     assert all((x == 0).all() for x in gradient.values())

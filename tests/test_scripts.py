@@ -1,4 +1,4 @@
-"""The shell scripts: what they say when they are called without what they need."""
+"""The shell scripts print their usage if arguments are missing."""
 
 import subprocess
 

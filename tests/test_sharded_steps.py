@@ -1,4 +1,4 @@
-"""Training on a mesh of eight devices is training on one: the same losses, gradients, states and random draws."""
+"""Training on meshes has the losses, gradients, states and random draws of one device."""
 
 import re
 from contextlib import contextmanager
@@ -11,34 +11,58 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from maskrcnn_jax import losses, sharding, training
-from maskrcnn_jax.config import Config, ModelConfig, RPNConfig
-from maskrcnn_jax.model import MaskRCNN, ceil32
-from maskrcnn_jax.structures import AnchorTargets, RoITargets
+from maskrcnn_jax import execution, losses, sharding, training
+from maskrcnn_jax.config import (
+    BoxHeadConfig,
+    Config,
+    ExecutionConfig,
+    FPNConfig,
+    MaskHeadConfig,
+    ModelConfig,
+    ResNetConfig,
+    RoIConfig,
+    RPNConfig,
+)
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.ops.rounding import ceil32
+from maskrcnn_jax.structures import AnchorTargets, Bitmaps, RoITargets
 from tests.conftest import QUICK_COMPILE, random_variables, smooth_activations
-from tests.test_model import make_batch, picture
+from tests.test_model import make_batch, noise_image
 
 KEY = jax.random.key(7)
-BUCKET = (128, 96)  # The lowest that can be divided among devices.
+BUCKET = (128, 96)  # The least height that devices can share.
 OPTIMIZER = optax.sgd(0.001, momentum=0.9)
 COLLECTIVE = re.compile(
-    r"= \w+\[([\d,]*)\]\S* (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+    r"= \w+\[([\d,]*)\]\S* "
+    r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
     r"|= \(.*?\) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 )
 
 
 def small(norm="frozen_batch", sampling_ratio=2):
-    """The smallest model that has every part."""
-    config = ModelConfig(num_classes=4, depth=18, norm=norm, stem_channels=8, fpn_channels=8, box_head_features=16)
-    config.mask_head_channels, config.mask_head_convs = 8, 1
-    config.rpn = RPNConfig(anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), num_samples=32)
-    config.rpn.train_num_candidates = config.rpn.train_num_proposals = 64
-    config.roi.num_samples, config.roi.sampling_ratio = 16, sampling_ratio
-    return config
+    """The config of a smallest model with all parts."""
+    return ModelConfig(
+        num_classes=4,
+        backbone=ResNetConfig(depth=18, norm=norm, stem_channels=8),
+        fpn=FPNConfig(channels=8),
+        rpn=RPNConfig(
+            anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
+            num_samples=32,
+            num_candidates=64,
+            num_proposals=64,
+        ),
+        roi=RoIConfig(num_samples=16, sampling_ratio=sampling_ratio),
+        box_head=BoxHeadConfig(features=16),
+        mask_head=MaskHeadConfig(channels=8, num_convs=1),
+    )
+
+
+def sharded_model(mesh, config=None):
+    return MaskRCNN(config or small(), run=execution.choose(mesh=mesh))
 
 
 def variables(config):
-    """Random, with norms that are harmless."""
+    """Random variables with norms near the identity."""
     fixed = {"scale": 0.5, "bias": 0.0, "mean": 0.0, "var": 1.0}
     random = random_variables(MaskRCNN(config))
     for name in random.keys() - {"params"}:
@@ -49,31 +73,39 @@ def variables(config):
 
 
 def batch(mask_store="crop"):
-    """Eight images that fill all rows of the bucket, or two thirds, or half of them."""
+    """Eight images that fill all, two thirds or half of the rows of the bucket."""
     batch = make_batch(BUCKET)
-    sizes = np.array([(128, 90), (128, 96), (60, 90), (120, 60), (65, 65), (128, 33), (100, 96), (128, 64)])
+    sizes = np.array(
+        [(128, 90), (128, 96), (60, 90), (120, 60), (65, 65), (128, 33), (100, 96), (128, 64)]
+    )
     stretch = np.tile(sizes / batch.sizes, 2)[:, None, ::-1].astype(np.float32)
     boxes = batch.instances.boxes * stretch
-    masks = batch.instances.masks if mask_store == "crop" else np.stack([whole_masks(image) for image in boxes])
-    images = np.stack([picture(i, tuple(size), BUCKET) for i, size in enumerate(sizes)])
+    masks = batch.instances.masks
+    if mask_store == "full":
+        masks = Bitmaps(np.stack([whole_masks(image) for image in boxes]))
+    images = np.stack([noise_image(i, tuple(size), BUCKET) for i, size in enumerate(sizes)])
     instances = batch.instances._replace(boxes=boxes, masks=masks)
-    return batch._replace(images=images, sizes=sizes, canvas=np.array(ceil32(jnp.asarray(sizes))), instances=instances)
+    return batch._replace(
+        images=images, sizes=sizes, canvas=np.array(ceil32(jnp.asarray(sizes))), instances=instances
+    )
 
 
 def whole_masks(boxes):
     rows, columns = np.mgrid[: BUCKET[0], : BUCKET[1]]
-    inside = [(rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1) for x0, y0, x1, y1 in boxes]
+    inside = [
+        (rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1) for x0, y0, x1, y1 in boxes
+    ]
     return np.stack(inside).astype(np.uint8) * 255
 
 
 def compiled_step(data, space, config=None, mask_store="crop", num_microbatches=1):
-    """The program of a step on a mesh, and its first arguments: the state and the batch on their devices."""
+    """The compiled step on a mesh, and the state and the batch on the devices."""
     config = small() if config is None else config
     mesh = sharding.make_mesh(data * space, 8, space=space)
     state = sharding.replicate(training.create_state(variables(config), OPTIMIZER), mesh)
-    images = sharding.spread(batch(mask_store), mesh)
-    settings = Config(num_microbatches=num_microbatches)
-    step = training.compile_step(MaskRCNN(config, sharding.per_image(mesh), mesh), OPTIMIZER, settings)
+    images = sharding.shard_batch(batch(mask_store), mesh)
+    settings = Config(execution=ExecutionConfig(num_microbatches=num_microbatches))
+    step = training.compile_step(sharded_model(mesh, config), OPTIMIZER, settings)
     return step.lower(state, images, KEY).compile(QUICK_COMPILE), state, images
 
 
@@ -86,7 +118,7 @@ def after_three_steps(step, state, images):
 
 
 def assert_same_training(actual, expected):
-    """Losses and norms of gradients at each of three steps, the gradients they sum to, and where parameters end."""
+    """Compares the metrics of three steps, the momentum, and the final parameters."""
     (state, metrics), (expected_state, expected_metrics) = actual, expected
     for ours, theirs in zip(metrics, expected_metrics, strict=True):
         for name in ours:
@@ -97,15 +129,16 @@ def assert_same_training(actual, expected):
     start = variables(small())["params"]
     moves = zip(*map(jax.tree.leaves, (start, state.params, expected_state.params)), strict=True)
     for before, ours, theirs in moves:
-        # Three small moves of a large parameter are themselves rounded.
-        allowed = 1e-4 * np.linalg.norm(theirs - before) + 3 * np.finfo(np.float32).eps * np.linalg.norm(before)
+        # Three small updates of a large parameter are rounded themselves.
+        rounding = 3 * np.finfo(np.float32).eps * np.linalg.norm(before)
+        allowed = 1e-4 * np.linalg.norm(theirs - before) + rounding
         assert np.linalg.norm(ours - theirs) <= allowed
 
 
 def gradient_of_features(data, space):
-    """RoIs pooled from the pyramid, its coarsest level, and the gradient by the parameters that made them."""
+    """Pooled RoIs, P6, and their gradient by the parameters of backbone and pyramid."""
     mesh = sharding.make_mesh(data * space, 8, space=space)
-    model = MaskRCNN(small(), sharding.per_image(mesh), mesh)
+    model = sharded_model(mesh)
 
     def total(params, fixed, images):
         def pool(model):
@@ -116,13 +149,15 @@ def gradient_of_features(data, space):
         return sum(jnp.sin(x).sum() for x in results), results
 
     fixed = sharding.replicate(variables(small()), mesh)
-    arguments = fixed.pop("params"), fixed, sharding.spread(batch(), mesh)
-    program = jax.jit(jax.value_and_grad(total, has_aux=True)).lower(*arguments).compile(QUICK_COMPILE)
+    arguments = fixed.pop("params"), fixed, sharding.shard_batch(batch(), mesh)
+    program = (
+        jax.jit(jax.value_and_grad(total, has_aux=True)).lower(*arguments).compile(QUICK_COMPILE)
+    )
     return jax.device_get(program(*arguments))
 
 
 def test_devices_that_share_images_find_the_features_and_gradients_of_one():
-    """XLA divides convolutions by rows, right only if all maps are divided as they are."""
+    """XLA shards convolutions by rows, correctly only for the shards of `check_buckets`."""
     results, expected = gradient_of_features(2, 4), gradient_of_features(1, 1)
     for ours, theirs in zip(*map(jax.tree.leaves, (results, expected)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * abs(theirs).max())
@@ -130,10 +165,10 @@ def test_devices_that_share_images_find_the_features_and_gradients_of_one():
 
 @contextmanager
 def smooth_steps():
-    """Steps with smooth activations.
+    """Makes steps with smooth activations.
 
-    Where one of ReLU's inputs is 1e-7 on one mesh and -1e-8 on the other, a gradient comes or goes: seen in the second
-    step of two devices by four, where it moved one kernel's gradient by a sixtieth.
+    An input of a ReLU may be 1e-7 on one mesh and -1e-8 on another, which switches a gradient: in
+    the second step of 2 x 4 devices this changed the gradient of a kernel by a sixtieth.
     """
     with pytest.MonkeyPatch.context() as patch:
         smooth_activations(patch)
@@ -153,17 +188,21 @@ def one():
 
 
 def collectives(program):
-    """What devices exchange: kinds, and the shapes of what is gathered."""
+    """The kinds of collectives in a program, and the shapes of all-gathers."""
     found = COLLECTIVE.findall(program.as_text())
     kinds = {kind or combined for _, kind, combined in found}
-    gathered = {tuple(map(int, shape.split(","))) for shape, kind, _ in found if kind == "all-gather"}
+    gathered = {
+        tuple(map(int, shape.split(","))) for shape, kind, _ in found if kind == "all-gather"
+    }
     return kinds, gathered
 
 
 def allowed_gathers(data, channels=8, num_ratios=3):
-    """Of images that devices share: P5, and the scores and deltas of the anchors."""
+    """The allowed shapes of all-gathers along rows: P5, and the scores and deltas of anchors."""
     shapes = [(8 // data, BUCKET[0] >> level, BUCKET[1] >> level) for level in range(2, 6)]
-    return {(*shapes[-1], channels)} | {(*shape, n * num_ratios) for shape in shapes for n in (1, 4)}
+    return {(*shapes[-1], channels)} | {
+        (*shape, n * num_ratios) for shape in shapes for n in (1, 4)
+    }
 
 
 @pytest.mark.slow
@@ -180,7 +219,7 @@ def test_devices_that_share_images_take_the_steps_of_one(one, data, space):
 @pytest.mark.slow
 @pytest.mark.usefixtures("smooth")
 def test_one_image_per_device_takes_the_steps_of_one(one):
-    """Nothing but sums is exchanged."""
+    """The only collectives are all-reduces."""
     program, state, images = compiled_step(8, 1)
     assert collectives(program) == ({"all-reduce"}, set())
     everywhere = NamedSharding(sharding.make_mesh(8, 8), PartitionSpec())
@@ -203,7 +242,9 @@ def test_micro_batches_of_several_devices_take_the_steps_of_one(one):
 def test_adaptive_pooling_and_whole_masks_gather_no_more(data, space):
     program, _, _ = compiled_step(data, space, small(sampling_ratio=0), mask_store="full")
     kinds, gathered = collectives(program)
-    assert kinds == ({"all-reduce"} if space == 1 else {"all-reduce", "collective-permute", "all-gather"})
+    assert kinds == (
+        {"all-reduce"} if space == 1 else {"all-reduce", "collective-permute", "all-gather"}
+    )
     assert gathered <= (set() if space == 1 else allowed_gathers(data))
 
 
@@ -223,24 +264,28 @@ def test_norms_take_their_statistics_over_all_rows_and_images(norm):
 
 def group_norms():
     config = small("group")
-    config.stem_channels = 32  # In as many groups.
+    config.backbone.stem_channels = 32  # One channel for each group.
     return config
 
 
-# Programs that are mapped over devices by hand.
+# Programs that users map over devices.
 
 
 def step_by_hand(state, images, key, *, model, gradients_are_added=False):
-    """A step of one device with its share of a batch: counts are added over devices before sums are divided by them.
+    """A step of one device on its share of a batch.
 
-    Then losses and gradients are added; unless, as in a `shard_map` that keeps track of what varies, the gradients of
-    parameters that all devices share are added already.
+    Sums the counts over devices before the division, and then the losses and the gradients. A
+    `shard_map` with `check_vma` has already summed the gradients of replicated parameters.
     """
     step_key = jax.random.fold_in(key, state.step)
 
     def loss(params):
-        sums, _ = model.apply({"params": params, "constants": state.constants}, images, step_key, method="losses")
-        return sum(losses.mean((total, jax.lax.psum(count, "data"))) for total, count in sums.values())
+        sums, _ = model.apply(
+            {"params": params, "constants": state.constants}, images, step_key, method="losses"
+        )
+        return sum(
+            losses.mean((total, jax.lax.psum(count, "data"))) for total, count in sums.values()
+        )
 
     value, gradients = jax.value_and_grad(loss)(state.params)
     gradients = gradients if gradients_are_added else jax.lax.psum(gradients, "data")
@@ -267,7 +312,9 @@ def by_pmap():
 @pytest.mark.slow
 @pytest.mark.usefixtures("smooth")
 @pytest.mark.parametrize(
-    "make", [by_pmap, partial(by_shard_map, False), partial(by_shard_map, True)], ids=["pmap", "shard_map", "check_vma"]
+    "make",
+    [by_pmap, partial(by_shard_map, False), partial(by_shard_map, True)],
+    ids=["pmap", "shard_map", "check_vma"],
 )
 def test_a_step_mapped_by_hand_is_the_same(one, make):
     step, images = make()
@@ -280,13 +327,14 @@ def test_a_step_mapped_by_hand_is_the_same(one, make):
 
 
 def draws(data, space):
-    """The anchors and RoIs that are sampled for the losses."""
+    """The anchors and RoIs that the losses sample."""
     mesh = sharding.make_mesh(data * space, 8, space=space)
+    chosen = execution.choose(mesh=mesh)
     kept = []
 
     def per_image(stage):
         def keep(*arguments):
-            result = sharding.per_image(mesh)(stage)(*arguments)
+            result = chosen.per_image(stage)(*arguments)
             kept.extend([result] if isinstance(result, AnchorTargets | RoITargets) else [])
             return result
 
@@ -297,14 +345,18 @@ def draws(data, space):
         model.apply(variables, images, key, method="losses")
         return tuple(kept)
 
-    model = MaskRCNN(small(), per_image, mesh)
-    arguments = sharding.replicate(variables(small()), mesh), sharding.spread(batch(), mesh), KEY
+    model = MaskRCNN(small(), run=chosen._replace(per_image=per_image))
+    arguments = (
+        sharding.replicate(variables(small()), mesh),
+        sharding.shard_batch(batch(), mesh),
+        KEY,
+    )
     return jax.device_get(jax.jit(run).lower(*arguments).compile(QUICK_COMPILE)(*arguments))
 
 
 @pytest.mark.slow
 def test_draws_depend_on_seed_and_image_only():
-    """RoIs are told by their boxes: two that tie in score within rounding could change places, but none do here."""
+    """Boxes identify RoIs. RoIs whose scores tie within rounding could swap, but none do here."""
     anchors, rois = draws(1, 1)
     assert anchors.valid.any() and rois.positive.any() and not rois.positive.all()
     for data, space in [(2, 1), (8, 1), (2, 4)]:

@@ -1,4 +1,4 @@
-"""What is learnt from: the sampled anchors and RoIs, whatever the padding."""
+"""Training targets: the sampled anchors and RoIs do not depend on the padding."""
 
 from functools import partial
 
@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import targets
-from maskrcnn_jax.config import RoIConfig, RPNConfig, freeze
+from maskrcnn_jax.config import RoIConfig, RPNConfig
 from maskrcnn_jax.ops import anchors, boxes
-from maskrcnn_jax.structures import Instances, Proposals
+from maskrcnn_jax.settings import freeze
+from maskrcnn_jax.structures import Bitmaps, Crops, Instances, Proposals
 from tests import oracles
 from tests.conftest import QUICK_COMPILE
 
@@ -28,11 +29,11 @@ OBJECTS = np.float32([[10, 10, 40, 40], [50, 5, 90, 60], [3, 40, 13, 48]])
 
 
 def instances(objects=OBJECTS, num_slots=6, padding=0.0):
-    """Objects of classes 1, 2, 3 and so on in the first slots; ``padding`` fills the boxes of the others."""
+    """Objects of classes 1, 2, 3, ... in the first slots; ``padding`` fills the other boxes."""
     slots = np.full((num_slots, 4), padding, np.float32)
     slots[: len(objects)] = objects
     valid = np.arange(num_slots) < len(objects)
-    masks = np.full((num_slots, 8, 8), 255, np.uint8)
+    masks = Crops(np.full((num_slots, 8, 8), 255, np.uint8))
     return Instances(slots, np.where(valid, np.arange(1, num_slots + 1), 0), masks, valid)
 
 
@@ -41,9 +42,9 @@ def anchor_targets(key, instances, canvas=CANVAS, shapes=NARROW, config=RPN):
     return targets.anchor_targets(key, instances, canvas, shapes=dict(shapes), config=config)
 
 
-@partial(jax.jit, static_argnames="bucket", compiler_options=QUICK_COMPILE)
-def mask_targets(rois, instances, size=CANVAS, bucket=(64, 96)):
-    return targets.mask_targets(rois, instances, size, bucket=bucket, resolution=28)
+@partial(jax.jit, compiler_options=QUICK_COMPILE)
+def mask_targets(rois, instances, size=CANVAS):
+    return targets.mask_targets(rois, instances, size, resolution=28)
 
 
 @partial(jax.jit, static_argnames="config")
@@ -57,7 +58,7 @@ def grid(shapes):
 
 
 def positions(indices, shapes):
-    """(level, row, column, ratio) of anchors, undoing the order by which they are concatenated."""
+    """``(level, row, column, ratio)`` of anchors, from their indices."""
     found = []
     for index in np.asarray(indices):
         for level, (height, width) in shapes:
@@ -81,7 +82,9 @@ def test_sampled_anchors_are_what_they_are_said_to_be():
     assert expected[sampled.indices[sampled.positive]].all()
     assert (iou.max(axis=0)[sampled.indices[~sampled.positive]] < 0.3).all()
     np.testing.assert_array_equal(sampled.deltas[~sampled.positive], 0)
-    decoded = boxes.decode(jnp.asarray(sampled.deltas), jnp.asarray(grid(NARROW)[sampled.indices]), RPN.box_weights)
+    decoded = boxes.decode(
+        jnp.asarray(sampled.deltas), jnp.asarray(grid(NARROW)[sampled.indices]), RPN.box_weights
+    )
     closest = OBJECTS[iou.argmax(axis=0)[sampled.indices]]
     np.testing.assert_allclose(decoded[sampled.positive], closest[sampled.positive], atol=1e-2)
 
@@ -93,11 +96,13 @@ def test_anchors_are_drawn_by_position_in_any_bucket(seed):
     assert positions(narrow.indices, NARROW) == positions(wide.indices, WIDE)
     for name in ("positive", "deltas", "valid"):
         np.testing.assert_array_equal(getattr(narrow, name), getattr(wide, name))
-    assert positions(narrow.indices, NARROW) != positions(anchor_targets(jax.random.key(9), instances())[0], NARROW)
+    assert positions(narrow.indices, NARROW) != positions(
+        anchor_targets(jax.random.key(9), instances())[0], NARROW
+    )
 
 
 def test_no_anchor_beyond_the_canvas_takes_an_object():
-    """Thin objects at the right border are closest to anchors whose centre would lie behind it."""
+    """Thin objects at the right border are closest to anchors with a centre beyond it."""
     key = jax.random.key(2)
     for left in np.arange(93, 96, 0.5):
         objects = instances(np.float32([[left, 20, 96, 30]]), num_slots=3)
@@ -111,11 +116,15 @@ def test_no_anchor_beyond_the_canvas_takes_an_object():
 def test_empty_slots_change_no_anchor(padding):
     key = jax.random.key(1)
     expected = anchor_targets(key, instances(num_slots=3))
-    jax.tree.map(np.testing.assert_array_equal, anchor_targets(key, instances(padding=padding)), expected)
+    jax.tree.map(
+        np.testing.assert_array_equal, anchor_targets(key, instances(padding=padding)), expected
+    )
 
 
 def test_an_object_without_area_makes_no_anchor_positive():
-    sampled = anchor_targets(jax.random.key(0), instances(np.float32([[20, 20, 20, 30]]), num_slots=3))
+    sampled = anchor_targets(
+        jax.random.key(0), instances(np.float32([[20, 20, 20, 30]]), num_slots=3)
+    )
     assert not sampled.positive.any() and sampled.valid.all()
     assert np.isfinite(sampled.deltas).all()
 
@@ -127,7 +136,7 @@ def test_without_objects_all_samples_are_background():
 
 
 def proposals(seed, num_slots=60, num_valid=50):
-    """Half of them near an object, the others anywhere."""
+    """Half of the proposals are near an object, the others anywhere."""
     rng = np.random.default_rng(seed)
     near = OBJECTS[rng.integers(0, 3, num_slots)] + rng.uniform(-2, 2, (num_slots, 4))
     corner = rng.uniform(0, 60, (num_slots, 2))
@@ -147,8 +156,12 @@ def test_sampled_rois_are_what_they_are_said_to_be(seed):
     assert sampled.positive.sum() == min(8, available) and sampled.valid.all()
     np.testing.assert_array_equal(sampled.positive, np.arange(32) < sampled.positive.sum())
     np.testing.assert_array_equal(sampled.positive, iou.max(axis=0) >= 0.5)
-    np.testing.assert_array_equal(sampled.classes, np.where(sampled.positive, iou.argmax(axis=0) + 1, 0))
-    np.testing.assert_array_equal(sampled.instances[sampled.positive], iou.argmax(axis=0)[sampled.positive])
+    np.testing.assert_array_equal(
+        sampled.classes, np.where(sampled.positive, iou.argmax(axis=0) + 1, 0)
+    )
+    np.testing.assert_array_equal(
+        sampled.instances[sampled.positive], iou.argmax(axis=0)[sampled.positive]
+    )
     np.testing.assert_array_equal(sampled.deltas[~sampled.positive], 0)
     decoded = boxes.decode(jnp.asarray(sampled.deltas), jnp.asarray(sampled.boxes), ROI.box_weights)
     closest = OBJECTS[sampled.instances]
@@ -166,10 +179,13 @@ def test_objects_themselves_are_candidates():
 
 @pytest.mark.parametrize("padding", [0.0, np.nan, 33.0])
 def test_empty_slots_change_no_roi(padding):
-    """Neither those of proposals nor those of objects, whatever they contain and however many they are."""
+    """Neither the number nor the content of empty slots changes the samples."""
     key, given = jax.random.key(2), proposals(0)
     expected = roi_targets(key, given, instances(num_slots=3))
-    more = Proposals(np.concatenate([given.boxes, np.full((9, 4), 33, "f")]), np.append(given.valid, np.zeros(9, bool)))
+    more = Proposals(
+        np.concatenate([given.boxes, np.full((9, 4), 33, "f")]),
+        np.append(given.valid, np.zeros(9, bool)),
+    )
     sampled = roi_targets(key, more, instances(padding=padding))
     jax.tree.map(np.testing.assert_array_equal, sampled, expected)
 
@@ -193,7 +209,7 @@ def test_mask_targets_show_the_matched_object_inside_the_roi():
     given = instances()
     half = np.zeros((8, 8), np.uint8)
     half[:, :4] = 255  # The left half of the first object: x from 10 to 25.
-    given.masks[0] = half
+    given.masks.values[0] = half
     sampled = roi_targets(jax.random.key(0), proposals(3), given)
     masks = np.asarray(mask_targets(sampled, given))
     assert masks.shape == (32, 28, 28)
@@ -216,12 +232,12 @@ def test_mask_targets_show_the_matched_object_inside_the_roi():
 
 
 def bitmaps(bucket, num_slots=6):
-    """Masks of the whole image: the left half of each object, and nonsense beyond the image of 60 x 90 pixels."""
+    """The left half of each object as masks of a 60 x 90 image, with noise beyond the image."""
     masks = np.zeros((num_slots, *bucket), np.uint8)
     for mask, (x0, y0, x1, y1) in zip(masks, OBJECTS.astype(int), strict=False):
         mask[y0:y1, x0 : (x0 + x1) // 2] = 255
     masks[:, 60:], masks[:, :, 90:] = 255, 255
-    return masks
+    return Bitmaps(masks)
 
 
 def test_mask_targets_of_whole_masks_are_samples_of_the_image():
@@ -231,16 +247,45 @@ def test_mask_targets_of_whole_masks_are_samples_of_the_image():
     positive = np.asarray(sampled.positive)
     assert masks.shape == (32, 28, 28) and positive.any() and not positive.all()
     np.testing.assert_array_equal(masks[~positive], 0)
-    for mask, box, i in zip(masks[positive], sampled.boxes[positive], sampled.instances[positive], strict=True):
-        image = given.masks[i, :60, :90, None] / 255
+    for mask, box, i in zip(
+        masks[positive], sampled.boxes[positive], sampled.instances[positive], strict=True
+    ):
+        image = given.masks.values[i, :60, :90, None] / 255
         expected = oracles.roi_align(image, np.asarray(box)[None], 1.0, 28, 0, False)[0, :, :, 0]
         assert 0.2 < expected.mean() < 0.8
         np.testing.assert_allclose(mask, expected, atol=1e-5)
 
 
 def test_mask_targets_of_whole_masks_are_the_same_in_a_larger_bucket():
-    narrow, wide = (instances()._replace(masks=bitmaps(bucket)) for bucket in ((64, 96), (128, 160)))
+    narrow, wide = (
+        instances()._replace(masks=bitmaps(bucket)) for bucket in ((64, 96), (128, 160))
+    )
     sampled, size = roi_targets(jax.random.key(0), proposals(3), narrow), jnp.array([60, 90])
     expected = mask_targets(sampled, narrow, size)
     assert 0 < expected.mean() < 1
-    np.testing.assert_array_equal(mask_targets(sampled, wide, size, bucket=(128, 160)), expected)
+    np.testing.assert_array_equal(mask_targets(sampled, wide, size), expected)
+
+
+def test_a_crop_of_the_shape_of_the_image_is_a_crop():
+    """The type of the masks, not their shape, says which part of the image they cover."""
+    full = np.full((6, 64, 64), 255, np.uint8)
+    full[:, :, 48:] = 0
+    given, size = instances(), jnp.array([64, 64])
+    # Without proposals, all objects are sampled.
+    none = proposals(3, num_valid=0)
+    sampled = roi_targets(jax.random.key(0), none, given)
+    (first,) = [
+        k for k, box in enumerate(np.asarray(sampled.boxes)) if np.array_equal(box, OBJECTS[0])
+    ]
+    as_crop, as_bitmap = (
+        mask_targets(sampled, given._replace(masks=kind(full)), size) for kind in (Crops, Bitmaps)
+    )
+    np.testing.assert_allclose(as_crop[first], np.tile(np.arange(28) < 21, (28, 1)), atol=1e-4)
+    np.testing.assert_allclose(as_bitmap[first], 1, atol=1e-5)  # The object ends at x = 40.
+
+
+def test_a_batch_without_masks_has_no_mask_targets():
+    given = instances()._replace(masks=None)
+    sampled = roi_targets(jax.random.key(0), proposals(3), given)
+    with pytest.raises(ValueError, match="the batch has none"):
+        mask_targets(sampled, given)

@@ -1,4 +1,4 @@
-"""Several views of a picture: by a model of which everything is known, and by a real one."""
+"""Test-time augmentation of a stand-in with known results, and of a real model."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import images
-from maskrcnn_jax.config import DataConfig, ModelConfig
+from maskrcnn_jax.config import DataConfig, DetectionConfig, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
+from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.structures import Detections
 from maskrcnn_jax.test_time_augmentation import AugmentedDetector
 from tests.conftest import QUICK_COMPILE
@@ -20,24 +21,27 @@ CATEGORIES = Categories((5, 6, 7), ("a", "b", "c"))
 
 
 class FindsRed:
-    """Finds the rectangle with red. The larger the view, the surer it is, of masks too: red inside the boxes."""
+    """Detects the red rectangle; scores and mask values grow with the size of the view."""
 
-    def __init__(self):
-        self.config = ModelConfig()
+    def __init__(self, config=None):
+        self.config, self.detection = config or ModelConfig(), DetectionConfig()
+        self.run = Execution()
         self.widths, self.dtypes = [], []
 
     def apply(self, variables, *arguments, method):
         return getattr(self, method)(*arguments)
 
-    def features(self, pictures, sizes, canvas):
-        self.widths.append(pictures.shape[2])
-        self.dtypes.append(pictures.dtype.name)
-        return {2: pictures}
+    def features(self, batch, sizes, canvas):
+        self.widths.append(batch.shape[2])
+        self.dtypes.append(batch.dtype.name)
+        return {2: batch}
 
     def detect_boxes(self, pyramid, sizes, canvas, score_threshold):
         red = pyramid[2][..., 0] > 0.2
         x0, y0 = jnp.argmax(red.any(1), 1), jnp.argmax(red.any(2), 1)
-        box = jnp.stack([x0, y0, x0 + red.any(1).sum(1), y0 + red.any(2).sum(1)], 1).astype(jnp.float32)
+        box = jnp.stack([x0, y0, x0 + red.any(1).sum(1), y0 + red.any(2).sum(1)], 1).astype(
+            jnp.float32
+        )
         boxes = jnp.stack([box, box + jnp.array([[1, 0, 1, 0]])], 1)
         score = sizes[0, 1] / 200
         scores = jnp.stack([score, score / 2]).reshape(1, 2).astype(jnp.float32)
@@ -59,8 +63,8 @@ def data_config(buckets=((64, 96),)):
     return DataConfig(test_short_side=64, test_max_long_side=96, test_buckets=buckets)
 
 
-def picture(height=128, width=160):
-    """A rectangle whose left half is redder than its right one."""
+def red_image(height=128, width=160):
+    """Draws a rectangle whose left half is redder than its right half."""
     image = np.zeros((height, width, 3), np.uint8)
     image[40:80, 20:60, 0], image[40:80, 60:100, 0] = 255, 153
     return image
@@ -73,8 +77,8 @@ def detector():
 
 def test_boxes_are_those_of_the_best_view_and_masks_the_mean(detector):
     augmented = AugmentedDetector(detector, scales=(0.5, 1.0, 1.5))
-    (prediction,) = augmented(picture(), score_threshold=0.0)
-    # 80 pixels wide at scale 1, so the largest view has the score 120 / 200.
+    (prediction,) = augmented(red_image(), score_threshold=0.0)
+    # The view is 80 pixels wide at scale 1, so the largest view has the score 120 / 200.
     np.testing.assert_allclose(prediction["scores"], [0.6, 0.3], atol=1e-6)
     assert prediction["labels"].tolist() == [2, 3]
     np.testing.assert_allclose(prediction["boxes"][0], [20, 40, 100, 80], atol=1.5)
@@ -82,7 +86,7 @@ def test_boxes_are_those_of_the_best_view_and_masks_the_mean(detector):
     mean = (64 + 96 + 128) / 3 / 128
     np.testing.assert_allclose(mask[45:75, 25:55], mean, atol=0.02)
     np.testing.assert_allclose(mask[45:75, 65:95], 0.6 * mean, atol=0.02)
-    # Of each size, and of each only one program for both directions: boxes once more for each direction.
+    # Both directions of a view share the programs of its size.
     assert sorted(set(detector.model.widths)) == [64, 96, 160]
 
 
@@ -92,20 +96,22 @@ def test_mirrored_views_alone_find_the_same(detector):
         assert len(augmented._views) == 1 + augmented._views[-1][1]
     only_mirrored = AugmentedDetector(detector, (1.0,))
     only_mirrored._views = only_mirrored._views[1:]
-    expected, found = plain.detect(picture()), only_mirrored.detect(picture())
+    expected, found = plain.detect(red_image()), only_mirrored.detect(red_image())
     np.testing.assert_allclose(found.boxes[0], expected.boxes[0], atol=1e-4)
     np.testing.assert_allclose(found.patches[0][0], expected.patches[0][0], atol=1e-6)
-    # The second box is shifted to the right in every view, which is to the left in a mirrored one.
+    # The model shifts the second box to the right in every view; mirroring reverses the shift.
     np.testing.assert_allclose(found.boxes[1] - expected.boxes[1], [-4, 0, -4, 0], atol=1e-4)
 
 
 def test_threshold_and_number_are_those_of_the_call(detector):
     augmented = AugmentedDetector(detector)
-    assert [len(augmented.detect(picture(), threshold).boxes) for threshold in (0.0, 0.4, 0.9)] == [2, 1, 0]
-    assert len(augmented.detect(picture(), 0.0, 1).boxes) == 1
-    assert len(augmented([picture(), picture(64, 64)], masks="rle")) == 2
+    assert [
+        len(augmented.detect(red_image(), threshold).boxes) for threshold in (0.0, 0.4, 0.9)
+    ] == [2, 1, 0]
+    assert len(augmented.detect(red_image(), 0.0, 1).boxes) == 1
+    assert len(augmented([red_image(), red_image(64, 64)], masks="rle")) == 2
     compiled = len(detector.model.widths)
-    augmented(picture(), score_threshold=0.1)
+    augmented(red_image(), score_threshold=0.1)
     assert len(detector.model.widths) == compiled
 
 
@@ -114,9 +120,11 @@ def test_settings_are_those_of_the_detector():
     detector = Detector(FindsRed(), {}, CATEGORIES, data_config(), **settings)
     augmented = AugmentedDetector(detector, scales=(1.0, 1.5))
     assert {name: getattr(augmented, name) for name in settings} == settings
-    assert len(augmented([picture()] * 4)) == 4
+    assert len(augmented([red_image()] * 4)) == 4
     assert set(detector.model.dtypes) == {"uint8"}
-    assert augmented._views[0][0].place((300, 10)) == detector.place((300, 10)) != ((96, 3), (96, 32))
+    assert (
+        augmented._views[0][0].place((300, 10)) == detector.place((300, 10)) != ((96, 3), (96, 32))
+    )
 
 
 def test_what_cannot_be_augmented_is_refused(detector):
@@ -124,14 +132,24 @@ def test_what_cannot_be_augmented_is_refused(detector):
         with pytest.raises(ValueError, match="positive numbers, got"):
             AugmentedDetector(detector, scales)
     with pytest.raises(ValueError, match="artifact"):
-        AugmentedDetector(Detector(SimpleNamespace(apply=len, config=ModelConfig()), {}, CATEGORIES))
+        exported = SimpleNamespace(apply=len, config=ModelConfig(), run=Execution())
+        AugmentedDetector(Detector(exported, {}, CATEGORIES))
+
+
+def test_without_a_mask_head_boxes_alone_are_merged():
+    detector = Detector(FindsRed(ModelConfig(mask_head=None)), {}, CATEGORIES, data_config())
+    (prediction,) = AugmentedDetector(detector, scales=(0.5, 1.0, 1.5))(red_image(), 0.0)
+    assert "masks" not in prediction
+    np.testing.assert_allclose(prediction["scores"], [0.6, 0.3], atol=1e-6)
+    np.testing.assert_allclose(prediction["boxes"][0], [20, 40, 100, 80], atol=1.5)
 
 
 @pytest.fixture(scope="module")
 def real(tiny):
-    """The tiny model, once as it is and once looking twice, on pictures that need no resizing."""
+    """The tiny model with and without augmentation, on images that need no resizing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "jit", partial(jax.jit, compiler_options=QUICK_COMPILE))
+        quick = partial(jax.jit, compiler_options=QUICK_COMPILE)
+        patch.setattr(Execution, "jit", lambda self, function: quick(function))
         plain = Detector(tiny.model, tiny.variables, CATEGORIES, data_config())
         plain._apply = tiny.detect
         yield plain, AugmentedDetector(plain, (1.0,))
@@ -145,7 +163,9 @@ def assert_equal(found, expected, atol):
     assert found.labels.tolist() == expected.labels.tolist()
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=atol)
-    for (mask, place), (expected_mask, expected_place) in zip(found.patches, expected.patches, strict=True):
+    for (mask, place), (expected_mask, expected_place) in zip(
+        found.patches, expected.patches, strict=True
+    ):
         assert place == expected_place
         np.testing.assert_allclose(mask, expected_mask, atol=1e-3)
 
@@ -173,4 +193,5 @@ def test_the_mirror_image_has_the_mirrored_detections(real):
     np.testing.assert_allclose(found.boxes, np.stack([80 - x1, y0, 80 - x0, y1], 1), atol=1e-4)
     pasted = [augmented(view, 0.1)[0]["masks"] for view in (images.mirror(image), image)]
     agreeing = (pasted[0] > 0.5) == (pasted[1][..., ::-1] > 0.5)
-    assert agreeing.mean() > 0.97  # Boxes are truncated to whole pixels, to the left and up.
+    # Truncation of boxes to whole pixels is not symmetric.
+    assert agreeing.mean() > 0.97

@@ -1,4 +1,4 @@
-"""The optimizer, its schedule and masks, and one step of training held to golden numbers."""
+"""The optimizer with its schedule and masks, and the compilations of a training step."""
 
 import jax
 import jax.numpy as jnp
@@ -6,23 +6,28 @@ import numpy as np
 import optax
 import pytest
 
-from maskrcnn_jax import sharding, training
-from maskrcnn_jax.config import Config, OptimizerConfig
+from maskrcnn_jax import execution, sharding, training
+from maskrcnn_jax.config import Config, OptimizerConfig, ResNetConfig
 from maskrcnn_jax.data import pipeline
 from maskrcnn_jax.data.shapes import ShapesDataset
 from maskrcnn_jax.model import MaskRCNN
 
 
 def small_params():
-    """One parameter in each part that freezing tells apart, and a norm."""
-    backbone = {name: {"kernel": jnp.ones(2)} for name in ("conv1", "layer1_0", "layer2_3", "layer4_1")}
+    """One parameter in each stage that can be frozen, and a norm."""
+    backbone = {
+        name: {"kernel": jnp.ones(2)} for name in ("conv1", "layer1_0", "layer2_3", "layer4_1")
+    }
     backbone["bn1"] = {"scale": jnp.ones(2), "bias": jnp.ones(2)}
     return {"backbone": backbone, "fpn": {"lateral2": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}}}
 
 
 def test_learning_rate_warms_up_then_steps_down():
-    settings = OptimizerConfig(learning_rate=0.02, warmup_steps=10, warmup_factor=0.1, decay_steps=(20, 30))
-    rate = training.learning_rate(settings, batch_size=32, num_steps=100)  # Twice the reference batch, twice the rate.
+    settings = OptimizerConfig(
+        learning_rate=0.02, warmup_steps=10, warmup_factor=0.1, decay_steps=(20, 30)
+    )
+    # Twice the reference batch has twice the rate.
+    rate = training.learning_rate(settings, batch_size=32, num_steps=100)
     expected = {0: 0.004, 5: 0.022, 10: 0.04, 19: 0.04, 20: 0.004, 30: 0.0004, 99: 0.0004}
     for step, value in expected.items():
         np.testing.assert_allclose(rate(step), value, rtol=1e-5)
@@ -36,7 +41,9 @@ def test_learning_rate_without_warmup_starts_at_once():
 def test_cosine_falls_to_zero_at_the_last_step():
     settings = OptimizerConfig(learning_rate=0.02, warmup_steps=0, schedule="cosine")
     rate = training.learning_rate(settings, 16, 100)
-    np.testing.assert_allclose([rate(1), rate(50), rate(100), rate(200)], [0.02 * 0.99975, 0.01, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        [rate(1), rate(50), rate(100), rate(200)], [0.02 * 0.99975, 0.01, 0, 0], atol=1e-6
+    )
 
 
 def test_unknown_schedule_is_refused():
@@ -55,7 +62,7 @@ def test_unknown_schedule_is_refused():
     ],
 )
 def test_frozen_stages_count_from_the_stem(frozen_stages, frozen):
-    mask = training.frozen_mask(small_params(), frozen_stages)
+    mask = training.frozen_mask(small_params(), ResNetConfig(frozen_stages=frozen_stages))
     assert {name for name, part in mask["backbone"].items() if all(jax.tree.leaves(part))} == frozen
     assert not any(jax.tree.leaves(mask["fpn"]))
 
@@ -69,7 +76,9 @@ def updates(config, gradients):
 
 def plain_config(**settings):
     config = Config(batch_size=16)
-    config.optimizer = OptimizerConfig(learning_rate=1.0, warmup_steps=0, warmup_factor=1.0, **settings)
+    config.optimizer = OptimizerConfig(
+        learning_rate=1.0, warmup_steps=0, warmup_factor=1.0, **settings
+    )
     return config
 
 
@@ -84,7 +93,7 @@ def test_sgd_adds_weight_decay_and_leaves_frozen_stages_alone():
 
 def test_weight_decay_can_spare_norms_and_biases():
     config = plain_config(weight_decay=0.5, decay_norms_and_biases=False)
-    config.model.frozen_stages = 0
+    config.model.backbone.frozen_stages = 0
     result = updates(config, jax.tree.map(jnp.zeros_like, small_params()))
     np.testing.assert_allclose(result["fpn"]["lateral2"]["kernel"], -0.5)
     np.testing.assert_array_equal(result["fpn"]["lateral2"]["bias"], 0)
@@ -96,7 +105,9 @@ def test_clipping_counts_only_what_trains():
     gradients = jax.tree.map(jnp.zeros_like, small_params())
     gradients["fpn"]["lateral2"]["kernel"] = jnp.array([3.0, 4.0])
     gradients["backbone"]["conv1"]["kernel"] = jnp.array([1e6, 1e6])  # Frozen.
-    np.testing.assert_allclose(updates(config, gradients)["fpn"]["lateral2"]["kernel"], [-0.6, -0.8], rtol=1e-6)
+    np.testing.assert_allclose(
+        updates(config, gradients)["fpn"]["lateral2"]["kernel"], [-0.6, -0.8], rtol=1e-6
+    )
 
 
 def test_momentum_accumulates_as_in_pytorch():
@@ -109,7 +120,9 @@ def test_momentum_accumulates_as_in_pytorch():
 
 
 def test_adamw_takes_steps_of_the_learning_rate():
-    result = updates(plain_config(name="adamw", weight_decay=0.0), jax.tree.map(jnp.ones_like, small_params()))
+    result = updates(
+        plain_config(name="adamw", weight_decay=0.0), jax.tree.map(jnp.ones_like, small_params())
+    )
     np.testing.assert_allclose(result["fpn"]["lateral2"]["kernel"], -1.0, rtol=1e-4)
 
 
@@ -119,30 +132,37 @@ def test_unknown_optimizer_is_refused():
 
 
 def learn_color(state, batch, key, **_):
-    """Stands in for the step of a model: moves to the mean of the pixels."""
+    """Stands in for a training step: moves the parameters to the mean of the pixels."""
     color = state.params["color"] + batch.images.mean() * jax.random.uniform(key)
-    return state._replace(step=state.step + 1, params={"color": color}), {"loss": batch.instances.boxes.sum()}
+    return state._replace(step=state.step + 1, params={"color": color}), {
+        "loss": batch.instances.boxes.sum()
+    }
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_one_compilation_for_each_bucket(deterministic, compilations, monkeypatch):
     monkeypatch.setattr(training, "train_step", learn_color)
     config = Config(batch_size=2)
-    config.model.deterministic = deterministic
+    config.execution.deterministic = deterministic
     config.data.short_sides, config.data.max_long_side = (40, 48, 56), 96
     config.data.buckets, config.data.max_instances = ((64, 96), (96, 64)), 4
     mesh = sharding.make_mesh(2, config.batch_size)
     optimizer = optax.sgd(0.1, momentum=0.9)
-    state = sharding.replicate(training.create_state({"params": {"color": jnp.float32(0)}}, optimizer), mesh)
-    step, key = training.compile_step(MaskRCNN(config.model), optimizer, config), jax.random.key(0)
-    batches = pipeline.train_batches(ShapesDataset(40, 64, seed=0), config.data, batch_size=2, seed=0)
+    state = sharding.replicate(
+        training.create_state({"params": {"color": jnp.float32(0)}}, optimizer), mesh
+    )
+    model = MaskRCNN(config.model, run=execution.choose(config.execution, mesh))
+    step, key = training.compile_step(model, optimizer, config), jax.random.key(0)
+    batches = pipeline.train_batches(
+        ShapesDataset(40, 64, seed=0), config.data, batch_size=2, seed=0
+    )
 
     buckets, sizes = set(), set()
     for _ in range(12):
         batch = next(batches)
         bucket = batch.images.shape[1:3]
         expected = len(compilations) + (bucket not in buckets)
-        state, _ = step(state, sharding.spread(batch, mesh), key)
+        state, _ = step(state, sharding.shard_batch(batch, mesh), key)
         assert len(compilations) == expected
         buckets.add(bucket)
         sizes |= set(map(tuple, batch.sizes.tolist()))

@@ -1,4 +1,4 @@
-"""Videos made here, of a white square on black that moves to the right."""
+"""Videos of a white square that moves to the right on black."""
 
 import sys
 from fractions import Fraction
@@ -31,7 +31,7 @@ def test_what_was_written_is_read(tmp_path):
     assert len(frames) == 6
     for i, found in enumerate(frames):
         assert found.seconds == pytest.approx(i / 12, abs=1e-3)
-        assert found.image.shape == (48, 64, 3)  # An odd side loses a pixel.
+        assert found.image.shape == (48, 64, 3)  # An odd side loses one pixel.
         error = np.abs(found.image.astype(int) - frame(8 * i)[:, :64])
         assert error.mean() < 6 and error[14:22, 8 * i + 4 : 8 * i + 12].max() < 30
 
@@ -49,8 +49,11 @@ def test_a_side_of_a_single_pixel_becomes_two(tmp_path, size):
 def test_a_video_of_a_phone_is_turned(tmp_path):
     path = write(tmp_path / "a.mp4", size=(48, 64))
     content = bytearray(path.read_bytes())
-    matrix = content.index(b"tkhd") + 44  # Of the track header: by 90 degrees clockwise.
-    content[matrix : matrix + 20] = b"".join(x.to_bytes(4, "big", signed=True) for x in (0, 1 << 16, 0, -(1 << 16), 0))
+    # The matrix in the track header rotates by 90 degrees clockwise.
+    matrix = content.index(b"tkhd") + 44
+    content[matrix : matrix + 20] = b"".join(
+        x.to_bytes(4, "big", signed=True) for x in (0, 1 << 16, 0, -(1 << 16), 0)
+    )
     path.write_bytes(content)
     first = next(video.read(path)).image
     assert first.shape == (64, 48, 3)

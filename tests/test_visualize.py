@@ -1,9 +1,10 @@
-"""What a picture of objects must show, on images plain enough to count pixels."""
+"""Drawings of objects over plain images, whose pixels can be counted."""
 
 import numpy as np
 import pytest
 
-from maskrcnn_jax import captions, colors, visualize
+from maskrcnn_jax import visualize
+from maskrcnn_jax.drawing import captions, colors
 
 NAMES = ["circle", "square"]
 GREY = np.full((100, 120, 3), 128, np.uint8)
@@ -11,14 +12,17 @@ GREY = np.full((100, 120, 3), 128, np.uint8)
 
 @pytest.fixture
 def unnamed(monkeypatch):
-    """Pictures without names, to count the pixels of the rest."""
+    """Omits names from drawings, to count the other pixels."""
     monkeypatch.setattr(captions, "write", lambda *arguments: None)
 
 
 def detections(*boxes):
-    """Boxes with masks that fill them."""
+    """Makes boxes with masks that fill them."""
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
-    masks = [(np.ones((int(y1 - y0), int(x1 - x0)), np.float32), (int(y0), int(x0))) for x0, y0, x1, y1 in boxes]
+    masks = [
+        (np.ones((int(y1 - y0), int(x1 - x0)), np.float32), (int(y0), int(x0)))
+        for x0, y0, x1, y1 in boxes
+    ]
     return boxes, [1] * len(boxes), np.linspace(0.9, 0.6, len(boxes)), masks
 
 
@@ -30,14 +34,14 @@ def tinted(color):
     return 128 + (color - 128) * visualize._OPACITY / 255
 
 
-def changed(picture, image=GREY):
-    return (picture != image).any(-1)
+def changed(drawn, original=GREY):
+    return (drawn != original).any(-1)
 
 
 def test_nothing_found_leaves_the_image():
-    picture = visualize.draw(GREY, *detections(), NAMES)
-    np.testing.assert_array_equal(picture, GREY)
-    assert picture is not GREY
+    drawn = visualize.draw(GREY, *detections(), NAMES)
+    np.testing.assert_array_equal(drawn, GREY)
+    assert drawn is not GREY
 
 
 def test_the_image_is_not_written_to():
@@ -47,32 +51,36 @@ def test_the_image_is_not_written_to():
 
 
 def test_masks_are_translucent_with_a_full_rim(unnamed):
-    picture = visualize.draw(GREY, *detections([10, 40, 50, 80]), NAMES)
-    np.testing.assert_allclose(picture[60, 30], tinted(first_color()), atol=1)
+    drawn = visualize.draw(GREY, *detections([10, 40, 50, 80]), NAMES)
+    np.testing.assert_allclose(drawn[60, 30], tinted(first_color()), atol=1)
     for y, x in ((60, 10), (60, 49), (40, 30), (79, 30)):
-        np.testing.assert_array_equal(picture[y, x], first_color())
-    rows, columns = np.nonzero(changed(picture))
+        np.testing.assert_array_equal(drawn[y, x], first_color())
+    rows, columns = np.nonzero(changed(drawn))
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (40, 79, 10, 49)
 
 
-def test_tall_pictures_are_tinted_to_the_end(unnamed, monkeypatch):
+def test_tall_images_are_tinted_to_the_end(unnamed, monkeypatch):
     expected = visualize.draw(GREY, *detections([10, 40, 50, 95]), NAMES)
     monkeypatch.setattr(visualize, "_ROWS_PER_BAND", 30)
-    np.testing.assert_array_equal(visualize.draw(GREY, *detections([10, 40, 50, 95]), NAMES), expected)
+    np.testing.assert_array_equal(
+        visualize.draw(GREY, *detections([10, 40, 50, 95]), NAMES), expected
+    )
 
 
-def test_lines_grow_with_the_picture(unnamed):
+def test_lines_grow_with_the_image(unnamed):
     for scale, width in ((1, 1), (8, 2), (12, 3)):
-        picture = visualize.draw(GREY, *detections([10, 40, 50, 80]), NAMES, scale=scale)
-        across = (np.abs(picture[60 * scale, : 30 * scale].astype(float) - first_color()) <= 2).all(-1)
+        drawn = visualize.draw(GREY, *detections([10, 40, 50, 80]), NAMES, scale=scale)
+        across = (np.abs(drawn[60 * scale, : 30 * scale].astype(float) - first_color()) <= 2).all(
+            -1
+        )
         assert across.sum() == width
 
 
 def test_outlines_are_smooth(unnamed):
-    """Along a sloping edge, the pixels beside it have part of the colour."""
+    """Pixels beside a sloping edge have a mixture of both colours."""
     slope = np.arange(40)[:, None] > np.arange(80)[None] // 2
-    picture = visualize.draw(GREY, np.array([[0, 0, 0, 0]]), [1], [0.9], [(slope, (30, 20))], NAMES)
-    distance = np.abs(picture.astype(float) - 128).sum(-1)
+    drawn = visualize.draw(GREY, np.array([[0, 0, 0, 0]]), [1], [0.9], [(slope, (30, 20))], NAMES)
+    distance = np.abs(drawn.astype(float) - 128).sum(-1)
     partial = (distance > 0.05 * np.abs(first_color() - 128).sum()) & (
         distance < 0.35 * np.abs(first_color() - 128).sum()
     )
@@ -80,16 +88,19 @@ def test_outlines_are_smooth(unnamed):
 
 
 def test_thin_masks_are_drawn_in_full(unnamed):
-    large = np.full((1000, 1200, 3), 128, np.uint8)  # Its lines have a width of 2.5 pixels.
-    picture = visualize.draw(large, np.zeros((1, 4)), [1], [0.9], [(np.ones((1, 60)), (500, 300))], NAMES)
-    np.testing.assert_array_equal(picture[500, 330], first_color())
+    large = np.full((1000, 1200, 3), 128, np.uint8)  # Lines are 2.5 pixels wide at this size.
+    drawn = visualize.draw(
+        large, np.zeros((1, 4)), [1], [0.9], [(np.ones((1, 60)), (500, 300))], NAMES
+    )
+    np.testing.assert_array_equal(drawn[500, 330], first_color())
 
 
 def test_smaller_objects_are_drawn_over_larger_ones(unnamed):
-    boxes = [[30, 40, 60, 70], [5, 20, 100, 95]]  # The small one comes first.
-    picture = visualize.draw(GREY, *detections(*boxes), NAMES)
+    boxes = [[30, 40, 60, 70], [5, 20, 100, 95]]  # The small box comes first.
+    drawn = visualize.draw(GREY, *detections(*boxes), NAMES)
     alone = visualize.draw(GREY, *detections(boxes[0]), NAMES)
-    np.testing.assert_array_equal(picture[42:68, 30:60], alone[42:68, 30:60])  # The tint below does not show through.
+    # The tint of the large object does not show through.
+    np.testing.assert_array_equal(drawn[42:68, 30:60], alone[42:68, 30:60])
 
 
 def test_kinds_of_masks_look_the_same():
@@ -99,38 +110,40 @@ def test_kinds_of_masks_look_the_same():
         image[y : y + patch.shape[0], x : x + patch.shape[1]] = patch
     expected = visualize.draw(GREY, boxes, labels, scores, patches, NAMES)
     for masks in (full, full[:, None], list(full), full.astype(np.uint8), full > 0):
-        np.testing.assert_array_equal(visualize.draw(GREY, boxes, labels, scores, masks, NAMES), expected)
+        np.testing.assert_array_equal(
+            visualize.draw(GREY, boxes, labels, scores, masks, NAMES), expected
+        )
 
 
 def test_a_prediction_is_drawn_as_it_is():
-    """The dictionary that a Detector returns, and torchvision."""
+    """`draw` takes the dictionary that `Detector` and torchvision return."""
     boxes, labels, scores, masks = detections([0, 0, 120, 100])
     prediction = {"boxes": boxes, "labels": np.array(labels), "scores": scores.astype(np.float32)}
     prediction["masks"] = masks[0][0].reshape(1, 1, 100, 120)
-    picture = visualize.draw(GREY, **prediction, names=NAMES)
-    np.testing.assert_array_equal(picture, visualize.draw(GREY, boxes, labels, scores, masks, NAMES))
+    drawn = visualize.draw(GREY, **prediction, names=NAMES)
+    np.testing.assert_array_equal(drawn, visualize.draw(GREY, boxes, labels, scores, masks, NAMES))
 
 
 def test_empty_masks_keep_their_box(unnamed):
     boxes, labels, scores, _ = detections([10, 40, 50, 80])
     for masks in (np.zeros((1, 100, 120)), [(np.zeros((0, 5), np.float32), (0, 0))]):
-        picture = visualize.draw(GREY, boxes, labels, scores, masks, NAMES)
-        assert changed(picture)[60, 10] and not changed(picture)[60, 30]
+        drawn = visualize.draw(GREY, boxes, labels, scores, masks, NAMES)
+        assert changed(drawn)[60, 10] and not changed(drawn)[60, 30]
 
 
 def test_what_lies_outside_the_image_is_not_drawn(unnamed):
     boxes = np.array([[-30, -20, 40, 30], [100, 80, 170, 130], [200, 200, 220, 220]])
     masks = [(np.ones((y1 - y0, x1 - x0)), (y0, x0)) for x0, y0, x1, y1 in boxes.tolist()]
-    picture = visualize.draw(GREY, boxes, [1, 1, 2], [0.9, 0.8, 0.7], masks, NAMES)
-    assert changed(picture)[:30, :40].all() and changed(picture)[80:, 100:].all()
-    assert changed(picture).sum() == 30 * 40 + 20 * 20
+    drawn = visualize.draw(GREY, boxes, [1, 1, 2], [0.9, 0.8, 0.7], masks, NAMES)
+    assert changed(drawn)[:30, :40].all() and changed(drawn)[80:, 100:].all()
+    assert changed(drawn).sum() == 30 * 40 + 20 * 20
 
 
-def test_scale_changes_the_size_of_the_picture(unnamed):
+def test_scale_changes_the_size_of_the_image(unnamed):
     for scale, shape in ((3, (300, 360, 3)), (0.5, (50, 60, 3)), (1.5, (150, 180, 3))):
-        picture = visualize.draw(GREY, *detections([10, 40, 50, 80]), NAMES, scale=scale)
-        assert picture.shape == shape
-        rows, columns = np.nonzero(changed(picture, np.full_like(picture, 128)))
+        drawn = visualize.draw(GREY, *detections([10, 40, 50, 80]), NAMES, scale=scale)
+        assert drawn.shape == shape
+        rows, columns = np.nonzero(changed(drawn, np.full_like(drawn, 128)))
         extent = [rows.min(), rows.max() + 1, columns.min(), columns.max() + 1]
         np.testing.assert_allclose(extent, np.array([40, 80, 10, 50]) * scale, atol=1)
 
@@ -138,7 +151,12 @@ def test_scale_changes_the_size_of_the_picture(unnamed):
 def test_a_mask_keeps_its_place_when_it_is_scaled():
     inside, (top, left) = visualize._pixels((np.ones((7, 5)), (3, 2)), 2.5, (100, 100))
     rows, columns = np.nonzero(inside)
-    extent = [top + rows.min(), top + rows.max() + 1, left + columns.min(), left + columns.max() + 1]
+    extent = [
+        top + rows.min(),
+        top + rows.max() + 1,
+        left + columns.min(),
+        left + columns.max() + 1,
+    ]
     np.testing.assert_allclose(extent, [7.5, 25, 5, 17.5], atol=0.5)
 
 
@@ -152,7 +170,9 @@ def test_every_kind_of_image_becomes_rgb(kind):
         "uint16": GREY.astype(np.uint16) * 257,
     }[kind]
     found = detections([10, 40, 50, 80])
-    np.testing.assert_array_equal(visualize.draw(image, *found, NAMES), visualize.draw(GREY, *found, NAMES))
+    np.testing.assert_array_equal(
+        visualize.draw(image, *found, NAMES), visualize.draw(GREY, *found, NAMES)
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,7 +191,14 @@ def test_every_kind_of_image_becomes_rgb(kind):
 )
 def test_what_cannot_be_drawn_is_refused(change, message):
     boxes, labels, scores, masks = detections([10, 40, 50, 80])
-    arguments = {"image": GREY, "boxes": boxes, "labels": labels, "scores": scores, "masks": masks, "names": NAMES}
+    arguments = {
+        "image": GREY,
+        "boxes": boxes,
+        "labels": labels,
+        "scores": scores,
+        "masks": masks,
+        "names": NAMES,
+    }
     with pytest.raises(ValueError, match=message):
         visualize.draw(**(arguments | change))
 
@@ -179,7 +206,9 @@ def test_what_cannot_be_drawn_is_refused(change, message):
 def test_texts(monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        captions, "write", lambda picture, texts, *rest: seen.update(texts=texts, order=rest[-1].tolist())
+        captions,
+        "write",
+        lambda drawn, texts, *rest: seen.update(texts=texts, order=rest[-1].tolist()),
     )
     boxes, _, _, masks = detections([10, 40, 50, 80], [5, 5, 100, 90])
     visualize.draw(GREY, boxes, [2, 1], [0.25, 0.125], masks, NAMES)
@@ -190,37 +219,57 @@ def test_texts(monkeypatch):
 
 def test_crowds_are_hatched_below_the_rest(unnamed):
     boxes, labels, _, masks = detections([30, 40, 60, 70], [5, 20, 100, 95])
-    picture = visualize.draw(GREY, boxes, labels, None, masks, NAMES, crowd=[False, True]).astype(float)
-    stripes = picture[92, 8:97, 0]
+    drawn = visualize.draw(GREY, boxes, labels, None, masks, NAMES, crowd=[False, True]).astype(
+        float
+    )
+    stripes = drawn[92, 8:97, 0]
     assert (stripes > 150).any() and (stripes < 100).any()
-    assert np.ptp(picture, axis=-1)[75:90, 10:95].max() == 0  # Grey, since it is no object.
-    assert np.ptp(picture, axis=-1)[45:65, 35:55].min() > 20
+    assert np.ptp(drawn, axis=-1)[75:90, 10:95].max() == 0  # Crowds are grey.
+    assert np.ptp(drawn, axis=-1)[45:65, 35:55].min() > 20
 
 
 def test_small_crowds_lie_below_large_objects(unnamed):
     boxes, labels, _, masks = detections([20, 40, 70, 80], [30, 10, 50, 50])
-    picture = visualize.draw(GREY, boxes, labels, None, masks, NAMES, crowd=[False, True])
-    np.testing.assert_array_equal(picture[40, 49], first_color())  # Where the frames cross.
+    drawn = visualize.draw(GREY, boxes, labels, None, masks, NAMES, crowd=[False, True])
+    np.testing.assert_array_equal(drawn[40, 49], first_color())  # A crossing of both frames.
 
 
 def test_colours_by_class(unnamed):
     boxes, _, scores, masks = detections([10, 10, 40, 40], [50, 10, 80, 40], [10, 50, 40, 80])
-    picture = visualize.draw(GREY, boxes, [1, 2, 1], scores, masks, NAMES, color_by_class=True)
-    np.testing.assert_array_equal(picture[25, 25], picture[65, 25])
-    assert (picture[25, 25] != picture[25, 65]).any()
+    drawn = visualize.draw(GREY, boxes, [1, 2, 1], scores, masks, NAMES, color_by_class=True)
+    np.testing.assert_array_equal(drawn[25, 25], drawn[65, 25])
+    assert (drawn[25, 25] != drawn[25, 65]).any()
 
 
-def test_contact_sheet_places_pictures_in_rows():
-    pictures = [np.full((20 + i, 30, 3), i, np.uint8) for i in range(5)]
-    sheet = visualize.contact_sheet(pictures, 2)
+def test_contact_sheet_places_images_in_rows():
+    images = [np.full((20 + i, 30, 3), i, np.uint8) for i in range(5)]
+    sheet = visualize.contact_sheet(images, 2)
     assert sheet.shape == (3 * 24 + 4 * 4, 2 * 30 + 3 * 4, 3)
-    for i, picture in enumerate(pictures):
+    for i, drawn in enumerate(images):
         row, column = divmod(i, 2)
         assert (sheet[4 + row * 28 + 12, 4 + column * 34 + 15] == i).all()
-        assert (sheet == i).all(-1).sum() == picture.shape[0] * 30
+        assert (sheet == i).all(-1).sum() == drawn.shape[0] * 30
     assert (sheet[-20:-4, -34:-4] == 255).all()
 
 
-def test_contact_sheet_needs_a_picture():
-    with pytest.raises(ValueError, match="at least one picture"):
+def test_contact_sheet_needs_an_image():
+    with pytest.raises(ValueError, match="at least one image"):
         visualize.contact_sheet([], 3)
+
+
+def test_boxes_alone_are_drawn_as_with_empty_masks(unnamed):
+    boxes, labels, scores, masks = detections([10, 40, 50, 80], [60, 20, 110, 90])
+    empty = [(np.zeros((0, 0), np.float32), (0, 0)) for _ in masks]
+    expected = visualize.draw(GREY, boxes, labels, scores, empty, NAMES)
+    drawn = visualize.draw(GREY, boxes, labels, scores, names=NAMES)
+    np.testing.assert_array_equal(drawn, expected)
+    np.testing.assert_array_equal(drawn, visualize.draw(GREY, boxes, labels, scores, None, NAMES))
+    rows, columns = np.nonzero(changed(drawn[:, :55], GREY[:, :55]))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (40, 79, 10, 49)
+    assert not changed(drawn)[45:75, 15:45].any()
+
+
+def test_boxes_alone_have_names():
+    boxes, labels, scores, _ = detections([10, 40, 50, 80])
+    named = visualize.draw(GREY, boxes, labels, scores, names=NAMES)
+    assert changed(named)[25:40, 5:60].any()

@@ -1,7 +1,7 @@
-"""The wheel built from this tree: it has every file of the package, and its commands run outside the checkout.
+"""The wheel has every file of the package, and its commands run outside the checkout.
 
-They run in an environment of their own, with the packages that the wheel asks for and no others; `make test-wheel`
-makes it.
+The commands run in a new environment with the packages that the wheel requires and no others;
+`make test-wheel` runs these tests.
 """
 
 import argparse
@@ -33,22 +33,35 @@ def get_config():
     config.data.train_annotations = config.data.val_annotations = "annotations.json"
     config.data.test_short_side, config.data.test_max_long_side = 64, 96
     config.data.buckets = config.data.test_buckets = ((64, 96),)
-    config.model.num_classes, config.model.depth, config.model.stem_channels = 7, 18, 4
-    config.model.fpn_channels, config.model.box_head_features, config.model.mask_head_channels = 8, 16, 8
-    config.model.detection.num_detections = 10
+    model = config.model
+    model.num_classes, model.backbone.depth, model.backbone.stem_channels = 7, 18, 4
+    model.fpn.channels, model.box_head.features, model.mask_head.channels = 8, 16, 8
+    config.detection.num_detections = 10
     return config
 """
 ANNOTATED = "--images photos --annotations annotations.json"
-RUNS = [  # In this order: a command, its arguments, and a file that it writes.
+RUNS = [  # In order: a command, its arguments, and a file that it writes.
     ("data browse", f"{ANNOTATED} --output look", "look/page-001.png"),
     ("data split", f"{ANNOTATED} --fraction 0.5 --output divided", "divided/val.json"),
     ("data prepare", f"{ANNOTATED} --split train --output prepared", "prepared"),
     ("plan", "--config tiny.py --devices 1 --output plan.json", "plan.json"),
     ("convert", "tiny.npz copy.npz", "copy.npz"),
     ("export", "--weights tiny.npz artifact.npz", "artifact.npz"),
-    ("predict", "photos --weights tiny.npz --output found --score-threshold 0.1", "found/detections.json"),
-    ("predict", "photos --artifact artifact.npz --output same --score-threshold 0.1", "same/detections.json"),
-    ("evaluate", "--weights tiny.npz --config tiny.py --output . --report pages/report.html", "pages/report.html"),
+    (
+        "predict",
+        "photos --weights tiny.npz --output found --score-threshold 0.1",
+        "found/detections.json",
+    ),
+    (
+        "predict",
+        "photos --artifact artifact.npz --output same --score-threshold 0.1",
+        "same/detections.json",
+    ),
+    (
+        "evaluate",
+        "--weights tiny.npz --config tiny.py --output . --report pages/report.html",
+        "pages/report.html",
+    ),
 ]
 NEEDS_TORCH = {"parity"}
 
@@ -56,7 +69,16 @@ NEEDS_TORCH = {"parity"}
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder]
+    command = [
+        sys.executable,
+        "-m",
+        "hatchling",
+        "build",
+        "--target",
+        "wheel",
+        "--directory",
+        folder,
+    ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     return wheel
@@ -67,12 +89,14 @@ def test_every_file_of_the_package_is_in_it_and_no_other(wheel):
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         (entry_points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
         assert "maskrcnn-jax = maskrcnn_jax.cli.main:main" in archive.read(entry_points).decode()
-    files = [path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files = [
+        path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
     assert names == {str(path.relative_to(ROOT)) for path in files}
 
 
 def commands(parser):
-    """The commands that a parser knows, with their actions."""
+    """The commands of a parser, with their actions."""
     choices = [x.choices for x in parser._actions if isinstance(x, argparse._SubParsersAction)]
     for name, parser_of_command in choices[0].items() if choices else ():
         actions = list(commands(parser_of_command))
@@ -85,16 +109,23 @@ def test_all_commands_are_tried_below():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the commands are called, far from the checkout."""
+    """The working directory of the commands, outside the checkout."""
     return tmp_path_factory.mktemp("work")
 
 
 @pytest.fixture(scope="module")
 def installed(wheel, folder, tmp_path_factory):
-    """Runs a program of the environment that the wheel is installed in, and returns what it printed."""
+    """Runs a program in the environment of the wheel; returns the output."""
     environment = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    install = [environment / "bin" / "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel]
+    install = [
+        environment / "bin" / "pip",
+        "install",
+        "--quiet",
+        "-c",
+        ROOT / "constraints.txt",
+        wheel,
+    ]
     subprocess.run(install, check=True, cwd=folder)
     variables = os.environ | {"XLA_FLAGS": "", "MASKRCNN_JAX_CACHE": str(folder / "cache")}
     variables.pop("PYTHONPATH", None)
@@ -105,20 +136,24 @@ def installed(wheel, folder, tmp_path_factory):
         assert done.returncode == code, done.stderr
         return done.stdout + done.stderr
 
-    assert run("python", "-c", "import maskrcnn_jax; print(maskrcnn_jax.__file__)").startswith(str(environment))
+    assert run("python", "-c", "import maskrcnn_jax; print(maskrcnn_jax.__file__)").startswith(
+        str(environment)
+    )
     return run
 
 
 @pytest.fixture(scope="module")
 def tiny_data(folder):
-    """Two annotated photographs, and a model too small to know what they show; returns their folder."""
+    """The folder with two annotated photographs, and weights of a tiny model."""
     random = np.random.default_rng(0)
     (folder / "photos").mkdir()
     square = {"category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
     square["segmentation"] = [[5, 5, 25, 5, 25, 25, 5, 25]]
     images, objects = [], []
     for i in (1, 2):
-        Image.fromarray(random.integers(0, 256, (60, 80, 3), np.uint8)).save(folder / "photos" / f"{i}.png")
+        Image.fromarray(random.integers(0, 256, (60, 80, 3), np.uint8)).save(
+            folder / "photos" / f"{i}.png"
+        )
         images.append({"id": i, "file_name": f"{i}.png", "height": 60, "width": 80})
         objects.append(square | {"id": i, "image_id": i})
     categories = Categories.numbered(6)
@@ -134,7 +169,9 @@ def tiny_data(folder):
 
 
 @pytest.mark.wheel
-@pytest.mark.parametrize(("command", "arguments", "written"), RUNS, ids=[f"{run[0]} {run[2]}" for run in RUNS])
+@pytest.mark.parametrize(
+    ("command", "arguments", "written"), RUNS, ids=[f"{run[0]} {run[2]}" for run in RUNS]
+)
 def test_a_command_runs(installed, tiny_data, command, arguments, written):
     assert not (tiny_data / written).exists()
     installed("maskrcnn-jax", *command.split(), *arguments.split())
@@ -143,7 +180,9 @@ def test_a_command_runs(installed, tiny_data, command, arguments, written):
 
 @pytest.mark.wheel
 def test_the_artifact_finds_what_the_weights_find(tiny_data):
-    found, same = (json.loads((tiny_data / name / "detections.json").read_text()) for name in ("found", "same"))
+    found, same = (
+        json.loads((tiny_data / name / "detections.json").read_text()) for name in ("found", "same")
+    )
     assert len(found) > 3
     for a, b in zip(same, found, strict=True):
         assert a["category_id"] == b["category_id"]

@@ -1,4 +1,4 @@
-"""The script of docs/your-data.md, as it is written, on photographs, with a model too small to learn anything."""
+"""Runs the script of docs/your-data.md on photographs, with a model too small to learn."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from maskrcnn_jax import checkpoints
+from maskrcnn_jax.runs import checkpoints
 from tests import markdown
 from tests.train_process import ROOT
 
@@ -19,15 +19,15 @@ SMALL = {
     "log_every": 1,
     "evaluate_every": 0,
     "model.num_classes": 4,
-    "model.depth": 18,
-    "model.norm": "group",
-    "model.stem_channels": 32,
-    "model.fpn_channels": 32,
-    "model.box_head_features": 32,
-    "model.mask_head_channels": 32,
-    "model.mask_head_convs": 1,
+    "model.backbone.depth": 18,
+    "model.backbone.norm": "group",
+    "model.backbone.stem_channels": 32,
+    "model.fpn.channels": 32,
+    "model.box_head.features": 32,
+    "model.mask_head.channels": 32,
+    "model.mask_head.num_convs": 1,
     "model.roi.num_samples": 16,
-    "model.detection.num_detections": 10,
+    "detection.num_detections": 10,
     "data.short_sides": "(48,)",
     "data.max_long_side": 64,
     "data.test_short_side": 48,
@@ -38,22 +38,39 @@ SMALL = {
 
 
 def commands(text):
-    """The program, the action and the options of each command of ours, without the condition before it."""
-    lines = [line.rpartition("|| ")[2] for line in markdown.commands(re.sub(r"\|\|\n\s*", "|| ", text))]
-    ours = [shlex.split(line, comments=True) for line in lines if "train.py" in line or "-jax" in line]
+    """The program, the action and the options of each of our commands, without conditions."""
+    lines = [
+        line.rpartition("|| ")[2] for line in markdown.commands(re.sub(r"\|\|\n\s*", "|| ", text))
+    ]
+    ours = [
+        shlex.split(line, comments=True) for line in lines if "train.py" in line or "-jax" in line
+    ]
     return [(words[:2], {word for word in words if word.startswith("--")}) for words in ours]
 
 
 def test_the_page_explains_the_commands_of_the_script():
     script = (ROOT / "docs" / "your_data.sh").read_text()
-    for variable, value in {"$images": "photos", "$annotations": "annotations.json", "$out": "out"}.items():
+    for variable, value in {
+        "$images": "photos",
+        "$annotations": "annotations.json",
+        "$out": "out",
+    }.items():
         script = script.replace(variable, value)
     script = script.replace("$checkout/", "")
-    explained = commands("".join(block.code for block in markdown.blocks((ROOT / "docs" / "your-data.md").read_text())))
+    explained = commands(
+        "".join(
+            block.code for block in markdown.blocks((ROOT / "docs" / "your-data.md").read_text())
+        )
+    )
     found = commands(script)
-    assert [words[:1] for words, _ in found] == [["maskrcnn-jax"]] * 2 + [["python"]] + [["maskrcnn-jax"]] * 2
+    assert [words[:1] for words, _ in found] == [["maskrcnn-jax"]] * 2 + [["python"]] + [
+        ["maskrcnn-jax"]
+    ] * 2
     for program, options in found:
-        assert any(program == other and options <= more for other, more in explained), (program, options)
+        assert any(program == other and options <= more for other, more in explained), (
+            program,
+            options,
+        )
 
 
 def run(tmp_path, *arguments):
@@ -66,10 +83,12 @@ def run(tmp_path, *arguments):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     command = [ROOT / "docs" / "your_data.sh", *arguments]
-    return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    return subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=500
+    )
 
 
-@pytest.mark.slow  # Five processes, three of which compile.
+@pytest.mark.slow  # Starts five processes, three of which compile.
 def test_the_script_goes_from_photographs_to_a_prediction(shared, tmp_path):
     folder = shared / "data" / "fruits_nuts"
     images, annotations = folder / "train", folder / "instances_train.json"
@@ -77,12 +96,21 @@ def test_the_script_goes_from_photographs_to_a_prediction(shared, tmp_path):
     flags = [f"--config.{name}={value}" for name, value in SMALL.items()]
     result = run(tmp_path, images, annotations, out, *flags)
     assert result.returncode == 0, result.stderr
-    assert "18 of 18 images are drawn" in result.stdout and len(list((out / "look").glob("page-*.png"))) == 2
+    assert (
+        "18 of 18 images are drawn" in result.stdout
+        and len(list((out / "look").glob("page-*.png"))) == 2
+    )
     assert len(json.loads((out / "train.json").read_text())["images"]) == 13
     assert checkpoints.load_run(out / "run").step == 2
     names = {path.name for path in (out / "run").iterdir()}
-    assert names >= {"report.html", "evaluation.json", "metrics.jsonl", "predictions.png", "categories.json"}
+    assert names >= {
+        "report.html",
+        "evaluation.json",
+        "metrics.jsonl",
+        "predictions.png",
+        "categories.json",
+    }
     assert "<h1>Evaluation of" in (out / "evaluation.html").read_text()
-    (picture,) = (out / "predictions").glob("*.png")
+    (drawing,) = (out / "predictions").glob("*.png")
     held_out = json.loads((out / "val.json").read_text())["images"]
-    assert picture.stem == Path(held_out[0]["file_name"]).stem
+    assert drawing.stem == Path(held_out[0]["file_name"]).stem

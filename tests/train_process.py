@@ -1,4 +1,4 @@
-"""Starts `train.py` and `maskrcnn-jax` as a user does, in processes, on a model small enough to compile in seconds."""
+"""Starts `train.py` and `maskrcnn-jax` in processes, as a user does, with a small model."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TIMEOUT = 900  # Seconds; four processes on two busy cores have taken 456.
+TIMEOUT = 900  # Seconds; four processes on two busy cores took 456.
 
 SMALL = {
     "num_steps": 3,
@@ -25,38 +25,58 @@ SMALL = {
     "data.max_long_side": 64,
     "data.test_short_side": 64,
     "data.test_max_long_side": 64,
-    "model.stem_channels": 32,
-    "model.fpn_channels": 32,
-    "model.box_head_features": 32,
-    "model.mask_head_channels": 32,
-    "model.mask_head_convs": 1,
+    "model.backbone.stem_channels": 32,
+    "model.fpn.channels": 32,
+    "model.box_head.features": 32,
+    "model.mask_head.channels": 32,
+    "model.mask_head.num_convs": 1,
     "model.roi.num_samples": 16,
 }
 
 
-# Where one of ReLU's inputs rounds to 1e-7 on some devices and to -1e-8 on others, a gradient comes or goes.
+# An input of a ReLU may round to 1e-7 on one number of devices and to -1e-8 on another, which
+# switches a gradient.
 SMOOTH = """
 import runpy, flax.linen
-from maskrcnn_jax.modules import heads, resnet
-heads.relu = resnet.relu = flax.linen.silu
+from maskrcnn_jax.modules import box_head, layers, mask_head, resnet, rpn
+for module in (box_head, layers, mask_head, resnet, rpn):
+    module.relu = flax.linen.silu
 runpy.run_path("train.py", run_name="__main__")
 """
 
 
-def start(workdir, cache, *flags, config="configs/shapes.py", devices=1, largest_file=None, smooth=False, **overrides):
+def start(
+    workdir,
+    cache,
+    *flags,
+    config="configs/shapes.py",
+    devices=1,
+    largest_file=None,
+    smooth=False,
+    **overrides,
+):
     """Starts one process.
 
     Args:
-        cache: folder where processes find what others have compiled.
-        devices: simulated ones.
-        largest_file: kibibytes that a file may have; a write beyond them fails, as it does on a full disk.
-        smooth: train with activations that have no kink.
-        overrides: fields of the config, with ``__`` for the dots.
+        cache: The folder of the compilation cache that the processes share.
+        devices: The number of simulated devices.
+        largest_file: The largest size of a file in KiB; larger writes fail, as on a full disk.
+        smooth: Whether to train with smooth activations.
+        overrides: Fields of the config, with ``__`` for dots.
     """
     settings = SMALL | {name.replace("__", "."): value for name, value in overrides.items()}
+    if settings.get("model.mask_head", "") is None:  # A removed mask head has no fields to set.
+        settings = {k: v for k, v in settings.items() if not k.startswith("model.mask_head.")}
     fields = [f"--config.{name}={value}" for name, value in settings.items()]
     program = ["-c", SMOOTH] if smooth else ["train.py"]
-    command = [sys.executable, *program, f"--config={config}", f"--workdir={workdir}", *fields, *flags]
+    command = [
+        sys.executable,
+        *program,
+        f"--config={config}",
+        f"--workdir={workdir}",
+        *fields,
+        *flags,
+    ]
     if largest_file is not None:
         command = ["bash", "-c", f'ulimit -f {largest_file}; exec "$@"', "bash", *command]
     return _open(command, cache, devices)
@@ -69,11 +89,13 @@ def start_command(cache, *arguments):
 
 def _open(command, cache, devices):
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+        f"--xla_force_host_platform_device_count={devices}",
         "MASKRCNN_JAX_CACHE": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    environment.pop("JAX_ENABLE_COMPILATION_CACHE", None)  # As for a user: what the tests turn off is on by default.
+    # Undoes the settings of the tests, so that defaults hold as for a user.
+    environment.pop("JAX_ENABLE_COMPILATION_CACHE", None)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, cwd=ROOT, **pipes)
 
@@ -88,7 +110,7 @@ def start_together(count, workdir, cache, **overrides):
 
 
 def finish(process):
-    """Waits for a process, and returns its code and what it printed."""
+    """Waits for a process; returns its exit code and its output."""
     try:
         output, errors = process.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -98,8 +120,11 @@ def finish(process):
 
 
 def log_of(workdir):
-    """The entries of the log, without what depends on the clock."""
+    """The entries of the log without the values that depend on the clock."""
     path = Path(workdir) / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     entries = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [{name: value for name, value in entry.items() if name != "images_per_second"} for entry in entries]
+    return [
+        {name: value for name, value in entry.items() if name != "images_per_second"}
+        for entry in entries
+    ]

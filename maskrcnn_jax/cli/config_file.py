@@ -11,12 +11,15 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from maskrcnn_jax import config_check
 from maskrcnn_jax.config import Config
+from maskrcnn_jax.settings import check_type
 
 
 class _OrNone(flags.ArgumentParser):
-    """Reads ``None`` as None and all else as another parser does; `config_check` refuses it where it cannot be."""
+    """Reads ``None`` as None, and any other value with the given parser.
+
+    `config_check` later refuses None in a field that may not be None.
+    """
 
     def __init__(self, parser: flags.ArgumentParser) -> None:
         self._parser = parser
@@ -29,17 +32,19 @@ class _OrNone(flags.ArgumentParser):
         return self._parser.flag_type()
 
 
-# For the flags of train.py: ml_collections takes fields that may be None for their other type, and would read text.
-for _type, _parser in ((int, flags.IntegerParser()), (float, flags.FloatParser()), (str, flags.ArgumentParser())):
+# For optional fields in the flags of train.py: ml_collections would read "None" as a string.
+_PARSERS = {int: flags.IntegerParser(), float: flags.FloatParser(), str: flags.ArgumentParser()}
+for _type, _parser in _PARSERS.items():
     config_flags.register_flag_parser_for_type(_type, _OrNone(_parser))
 
 
 def read(path: Path) -> Config:
-    """The config that a file's ``get_config`` returns.
+    """Runs a config file, and returns the config of its ``get_config``.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not Python, has no ``get_config``, or fails. The message names file and line.
+        ValueError: The file is not Python, has no ``get_config``, or fails. The message names the
+            line.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no config file {path}")
@@ -53,26 +58,33 @@ def read(path: Path) -> Config:
         if not hasattr(module, "get_config"):
             raise ValueError(f"{path} has no function get_config")
         config = module.get_config()
-    except Exception as error:  # Anything can happen in a file of the user's.
+    except Exception as error:  # A user's file may raise anything.
         raise ValueError(_describe(error, path)) from error
     if not isinstance(config, Config):
-        raise ValueError(f"get_config of {path} must return a Config, got {type(config).__name__}")
+        got = type(config).__name__
+        raise ValueError(f"get_config of {path} must return a Config, got {got}")
     return config
 
 
 def _describe(error: Exception, path: Path) -> str:
-    """What failed in a config file, and in which line of it."""
+    """The message of an error in a config file, with the line number."""
     if isinstance(error, ValueError) and str(path) in str(error):
         return str(error)
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     where = f"{path}, line {lines[-1]}" if lines else str(path)
     return f"{where}: {type(error).__name__}: {error}"
 
 
 def override(config: Config, setting: str) -> None:
-    """Assigns a field, as in ``model.dtype=bfloat16``, ``weights=None`` or ``data.buckets=((832, 1344),)``.
+    """Assigns a field of a config in place.
+
+    Args:
+        config: The config to change.
+        setting: The field and its new value, such as ``model.dtype=bfloat16``,
+            ``model.mask_head=None`` or ``data.buckets=((832, 1344),)``.
 
     Raises:
         ValueError: There is no such field, or the value has another type than the field.
@@ -84,11 +96,14 @@ def override(config: Config, setting: str) -> None:
         settings = getattr(settings, parent, None)
     hints = typing.get_type_hints(type(settings))
     if not equals or name not in hints:
-        raise ValueError(f"{setting!r} names no field of the config: write FIELD=VALUE, as in model.dtype=bfloat16")
+        raise ValueError(
+            f"{setting!r} names no field of the config: "
+            "write FIELD=VALUE, as in model.dtype=bfloat16"
+        )
     value = _parse(text)
     if type(value) is int and float in (hints[name], *typing.get_args(hints[name])):
         value = float(value)
-    config_check.check_type(path, value, hints[name])
+    check_type(path, value, hints[name])
     setattr(settings, name, value)
 
 

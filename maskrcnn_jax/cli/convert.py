@@ -1,13 +1,13 @@
-"""`maskrcnn-jax convert`: one model from one form to another."""
+"""`maskrcnn-jax convert`: rewrites a model in another file format."""
 
 import argparse
 
 from maskrcnn_jax.cli import outputs
-from maskrcnn_jax.weights import files, loading, saving
+from maskrcnn_jax.weights import files, loading, norm_eps, saving
 
 
 def run(args: argparse.Namespace) -> int:
-    """Reads a run directory or weights, writes one file, and prints what was found; returns 0."""
+    """Reads a run directory or weights, writes one file, and prints a report; returns 0."""
     if args.output.suffix not in files.SUFFIXES:
         raise ValueError(f"{args.output} must end in one of {', '.join(files.SUFFIXES)}")
     if args.output.exists() and not args.force:
@@ -18,7 +18,16 @@ def run(args: argparse.Namespace) -> int:
     saving.save(args.output, loaded.config, loaded.variables, loaded.categories)
     names = "our names" if args.output.suffix == ".npz" else "torchvision's names"
     print(f"written: {args.output}, with {names}")
-    if args.output.suffix != ".npz" and loaded.report.norm_eps != loading.DEFAULT_EPS:
-        eps = loaded.report.norm_eps
-        print(f"torchvision builds norms with eps {loading.DEFAULT_EPS:g}: set theirs to {eps:g} for the same outputs")
+    if args.output.suffix != ".npz":
+        _print_norm_eps(loaded.report.norm_eps)
     return 0
+
+
+def _print_norm_eps(found: dict[str, norm_eps.NormEps]) -> None:
+    """Prints the norms whose eps torchvision's builders set otherwise: state dicts hold no eps."""
+    for value in sorted({value for value, _ in found.values()} - {norm_eps.DEFAULT}):
+        parts = ", ".join(name for name, eps in found.items() if eps.value == value)
+        print(
+            f"torchvision builds norms with eps {norm_eps.DEFAULT:g}: "
+            f"set theirs to {value:g} in {parts} for the same outputs"
+        )

@@ -1,4 +1,4 @@
-"""`maskrcnn-jax data`: looking at images and their annotations, dividing them, and writing them into a few files."""
+"""`maskrcnn-jax data`: draws, splits and prepares images and their annotations."""
 
 import argparse
 import json
@@ -14,16 +14,17 @@ from maskrcnn_jax.data.coco import CocoDataset
 
 
 def run(args: argparse.Namespace) -> int:
-    """Does what the action says, and returns the exit code."""
+    """Runs the chosen action, and returns its exit code."""
     return {"browse": browse.run, "prepare": prepare, "split": split}[args.action](args)
 
 
 def split(args: argparse.Namespace) -> int:
-    """Checks a file of annotations, writes train.json and val.json, and says what is in them; returns 0."""
+    """Checks annotations, writes train.json and val.json, and counts both; returns 0."""
     names = ("train.json", "val.json")
     _check_outputs([args.output / name for name in names], args.annotations, args.force)
-    CocoDataset(args.images, args.annotations, keep_empty=True)
-    annotations = json.loads(args.annotations.read_text(encoding="utf-8"))
+    annotations = CocoDataset(
+        args.images, args.annotations, keep_empty=True, masks=False
+    ).annotations()
     parts = dict(zip(names, splitting.split(annotations, args.fraction, args.seed), strict=True))
     outputs.make_directory(args.output)
     table = Table("", *parts)
@@ -41,22 +42,28 @@ def split(args: argparse.Namespace) -> int:
 
 
 def _check_outputs(paths: Sequence[Path], annotations: Path, force: bool) -> None:
-    """Raises ValueError unless these files are new, or may be replaced, which nobody wants of the annotations."""
+    """Raises ValueError if an output exists and may not be replaced.
+
+    The annotations are never replaced.
+    """
     for path in filter(Path.exists, paths):
         if annotations.exists() and path.samefile(annotations):
-            raise ValueError(f"{path} would overwrite the file of --annotations: give another directory as --output")
+            raise ValueError(
+                f"{path} would overwrite the file of --annotations: "
+                "give another directory as --output"
+            )
         if not force:
             raise ValueError(f"{path} exists; --force replaces it")
 
 
 def prepare(args: argparse.Namespace) -> int:
-    """Writes one split, unless that was done before; returns 0."""
+    """Writes one split, unless it is there already; returns 0."""
     folder = prepared.folder(args.output, args.split)
     if coco_instances.is_prepared(args.annotations, args.split, args.output):
         print(f"nothing to do: {folder} was prepared from {args.annotations} before")
         return 0
     outputs.make_directory(args.output)
-    dataset = CocoDataset(args.images, args.annotations, keep_empty=True)
+    dataset = CocoDataset(args.images, args.annotations, keep_empty=True, masks=False)
     with progress.images("prepare", len(dataset)) as advance:
         coco_instances.prepare(dataset, args.split, args.output, advance)
     print(f"{len(dataset)} images are in {folder}")

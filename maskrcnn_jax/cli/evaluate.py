@@ -8,98 +8,155 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from maskrcnn_jax import cache, config_check, evaluation
+from maskrcnn_jax import config_check, evaluation, execution
 from maskrcnn_jax.cli import config_file, outputs, progress
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data import pipeline, sources
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.data.dataset import Dataset
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.report import page
 from maskrcnn_jax.test_time_augmentation import AugmentedDetector
 from maskrcnn_jax.weights import loading
+from maskrcnn_jax.xla import cache, compiler
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates, prints tables, writes `evaluation.json`, `detections.json` and, if asked for, a page; returns 0."""
-    if args.report is not None and (args.report.is_dir() or args.report.suffix.lower() not in (".html", ".htm")):
-        raise ValueError(f"--report has to be a file that ends in .html, got {args.report}")
+    """Evaluates a model, prints tables, and writes the results and an optional page; returns 0."""
+    _check_report(args.report)
     chosen = config_file.read(args.config) if args.config else None
     cache.keep_compiled_programs()
-    # One checkpoint of a run is no place for results.
-    is_run = Path(args.weights).is_dir() and Path(args.weights).absolute().parent.name != "checkpoints"
-    if args.config is None and (args.weights in loading.RELEASED or Path(args.weights).is_file()):
-        raise ValueError(f"{args.weights} does not say on which data: give --config FILE, or a run directory")
+    has_no_data = args.weights in loading.RELEASED or Path(args.weights).is_file()
+    if args.config is None and has_no_data:
+        raise ValueError(
+            f"{args.weights} does not say on which data: give --config FILE, or a run directory"
+        )
     if args.report is not None:
         outputs.make_directory(args.report.absolute().parent, "the folder of --report")
     loaded = loading.load(args.weights)
     print(loaded.report)
     config = _combine(loaded.config, chosen) if chosen else loaded.config
     config_check.check(config)
-    output = args.output or Path(args.weights if is_run else ".")
+    output = args.output or _run_directory(Path(args.weights)) or Path(".")
     outputs.make_directory(output)
     categories = loaded.categories or Categories.numbered(config.model.num_classes - 1)
-    dataset, annotations = sources.open_val(config.data, categories)
+    has_masks = config.model.mask_head is not None
+    dataset, annotations = sources.open_val(config.data, categories, masks=has_masks)
     if not len(dataset):
         raise ValueError("the validation set has no images")
-    model, variables = MaskRCNN(config.model), jax.device_put(loaded.variables)
-    if args.augment:
-        detector = Detector(model, variables, categories, config.data)
-        result = _evaluate_augmented(detector, dataset, annotations)
-    else:
-        batches = pipeline.eval_batches(dataset, config.data, batch_size=config.test_batch_size)
-        with progress.images("evaluate", len(dataset)) as advance:
-            result = evaluation.evaluate(model, variables, batches, annotations, categories, config, advance=advance)
+    run = execution.choose(config.execution)
+    if run.small_on_cpu:
+        compiler.return_memory_after_compiling()
+    model = MaskRCNN(config.model, config.detection, run)
+    variables = jax.device_put(loaded.variables)
+    detector = Detector(model, variables, categories, config.data)
+    evaluate = _evaluate_augmented if args.augment else _evaluate
+    result = evaluate(detector, config, dataset, annotations)
     evaluation.write(output, result)
     _print_tables(result, args.per_class)
     print(f"evaluation.json and detections.json are in {output}")
     if args.report is not None:
-        _write_report(args, config, dataset, annotations, result.detections)
+        _write_report(args, config, dataset, annotations, result)
     return 0
 
 
-def _evaluate_augmented(detector: Detector, dataset: sources.Dataset, annotations: dict) -> evaluation.Evaluation:
-    """Looks at every picture in several views; of any size, since a detector needs no bucket for it."""
-    detect, slots = AugmentedDetector(detector).detect, detector.model.config.detection.num_detections
+def _check_report(path: Path | None) -> None:
+    if path is not None and (path.is_dir() or path.suffix.lower() not in (".html", ".htm")):
+        raise ValueError(f"--report has to be a file that ends in .html, got {path}")
+
+
+def _run_directory(weights: Path) -> Path | None:
+    """The run directory, or None if the weights are a file or the directory of one checkpoint."""
+    is_checkpoint = weights.absolute().parent.name == "checkpoints"
+    return weights if weights.is_dir() and not is_checkpoint else None
+
+
+def _evaluate(
+    detector: Detector, config: Config, dataset: Dataset, annotations: dict
+) -> evaluation.Evaluation:
+    """Evaluates batches of images as training does, with the losses."""
+    has_masks = config.model.mask_head is not None
+    batches = pipeline.eval_batches(
+        dataset, config.data, batch_size=config.test_batch_size, masks=has_masks
+    )
     with progress.images("evaluate", len(dataset)) as advance:
-        return evaluation.evaluate_pictures(detect, dataset, annotations, detector.categories, slots, advance=advance)
+        return evaluation.evaluate(
+            detector.model,
+            detector.variables,
+            batches,
+            annotations,
+            detector.categories,
+            config,
+            advance=advance,
+        )
+
+
+def _evaluate_augmented(
+    detector: Detector, config: Config, dataset: Dataset, annotations: dict
+) -> evaluation.Evaluation:
+    """Evaluates each image in several views. A detector takes images of any size."""
+    with progress.images("evaluate", len(dataset)) as advance:
+        return evaluation.evaluate_images(
+            AugmentedDetector(detector).detect,
+            dataset,
+            annotations,
+            detector.categories,
+            config.detection.num_detections,
+            masks=config.model.mask_head is not None,
+            advance=advance,
+        )
 
 
 def _write_report(
-    args: argparse.Namespace, config: Config, dataset: sources.Dataset, annotations: dict, detections: list[dict]
+    args: argparse.Namespace,
+    config: Config,
+    dataset: Dataset,
+    annotations: dict,
+    result: evaluation.Evaluation,
 ) -> None:
     print("comparing detections with objects for the report ...")
-    with progress.images("draw", min(page.MAX_PICTURED, len(dataset))) as advance:
+    with progress.images("draw", min(page.MAX_DRAWN, len(dataset))) as advance:
         page.write(
             args.report,
             dataset,
             annotations,
-            detections,
+            result.detections,
             title=f"Evaluation of {args.weights}",
-            max_detections=config.model.detection.num_detections,
+            max_detections=config.detection.num_detections,
+            masks=result.segm is not None,
             advance=advance,
         )
     print(f"the report is {args.report}")
 
 
 def _combine(trained: Config, chosen: Config) -> Config:
-    """The trained network, with the data and the detection settings of another config."""
-    model = dataclasses.replace(trained.model, detection=chosen.model.detection)
-    return dataclasses.replace(trained, model=model, data=chosen.data, test_batch_size=chosen.test_batch_size)
+    """The trained config with the data, detection and execution settings of the chosen one."""
+    return dataclasses.replace(
+        trained,
+        data=chosen.data,
+        detection=chosen.detection,
+        execution=chosen.execution,
+        test_batch_size=chosen.test_batch_size,
+    )
 
 
 def _print_tables(result: evaluation.Evaluation, per_class: bool) -> None:
     console = Console()
-    console.print(_table("", result.bbox, result.segm))
+    console.print(_table("", {"box": result.bbox, "mask": result.segm}))
     if per_class:
-        console.print(_table("AP of class", result.bbox_per_class, result.segm_per_class))
+        per_class_ap = {"box": result.bbox_per_class, "mask": result.segm_per_class}
+        console.print(_table("AP of class", per_class_ap))
     if result.losses:
         losses = ", ".join(f"{name} {value:.4f}" for name, value in result.losses.items())
         console.print(f"validation losses: {losses}")
 
 
-def _table(title: str, bbox: dict[str, float], segm: dict[str, float]) -> Table:
-    table = Table(title, *("box", "mask"))
-    for name in bbox:
-        table.add_row(name, *("-" if value == -1 else f"{value:.3f}" for value in (bbox[name], segm[name])))
+def _table(title: str, columns: dict[str, dict[str, float] | None]) -> Table:
+    """A table with a row for each name, and a column for each kind that has numbers."""
+    columns = {kind: numbers for kind, numbers in columns.items() if numbers is not None}
+    table = Table(title, *columns)
+    for name in columns["box"]:
+        values = [numbers[name] for numbers in columns.values()]
+        table.add_row(name, *("-" if value == -1 else f"{value:.3f}" for value in values))
     return table

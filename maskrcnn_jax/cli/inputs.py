@@ -1,4 +1,4 @@
-"""The files that a command is to read: named one by one, by folder, or by a pattern."""
+"""The input files of a command, given by name, folder or pattern."""
 
 import glob
 from collections.abc import Sequence
@@ -6,15 +6,30 @@ from pathlib import Path
 
 from maskrcnn_jax import video
 
-_IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_IMAGE_SUFFIXES = (
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".jp2",
+    ".jpeg",
+    ".jpg",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
 
 
 def expand(names: Sequence[str]) -> list[Path]:
-    """Files as they are; the images and videos of a folder, sorted, without its subfolders; what a pattern matches.
+    """Lists the files of names, folders and patterns.
+
+    A folder stands for the images and videos in it, sorted; its subfolders are skipped.
 
     Raises:
-        FileNotFoundError: Files, folders or patterns for which there is nothing. The message names them all.
-        ValueError: A folder without an image or video.
+        FileNotFoundError: Some names match nothing. The message lists all such names.
+        ValueError: A folder has no image or video.
     """
     paths, missing = [], []
     for name in names:
@@ -33,13 +48,15 @@ def expand(names: Sequence[str]) -> list[Path]:
 
 
 def is_video(path: Path) -> bool:
-    """Whether the name of a file is that of a video."""
+    """Whether the suffix of a file is that of a video."""
     return path.suffix.lower() in video.SUFFIXES
 
 
 def _folder(folder: Path) -> list[Path]:
     known = _IMAGE_SUFFIXES + video.SUFFIXES
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in known and not p.name.startswith("."))
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    found = sorted(path for path in visible if path.suffix.lower() in known)
     if not found:
-        raise ValueError(f"there is no image or video in {folder}; for its subfolders, give '{folder}/**/*.jpg'")
+        advice = f"for its subfolders, give '{folder}/**/*.jpg'"
+        raise ValueError(f"there is no image or video in {folder}; {advice}")
     return found

@@ -1,14 +1,20 @@
-"""Running out of memory, told in words instead of a traceback."""
+"""Explains an out-of-memory error in one message instead of a traceback."""
 
-_ADVICE = "use smaller images or a smaller batch_size; training also takes a larger num_microbatches"
+_ADVICE = (
+    "use smaller images or a smaller batch_size; training also takes "
+    "execution.num_microbatches=2 and execution.rematerialise=true"
+)
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether Python, NumPy or jax says by this error that the memory of the machine or of the accelerator is full."""
-    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    """Whether an error says that the memory of the machine or of an accelerator is full."""
+    exhausted = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return isinstance(error, MemoryError) or exhausted
 
 
 def explain(error: BaseException) -> str:
-    """What was too large, as far as the error knows, and what to do, in one line."""
-    lines = str(error).removeprefix("RESOURCE_EXHAUSTED: ").splitlines()  # XLA may add pages on where it all went.
-    return f"out of memory: {lines[0].rstrip('.')}; {_ADVICE}" if lines else f"out of memory: {_ADVICE}"
+    """One line with the size of the array, if the error gives it, and advice."""
+    # XLA may append pages about its allocations.
+    lines = str(error).removeprefix("RESOURCE_EXHAUSTED: ").splitlines()
+    reason = f"{lines[0].rstrip('.')}; " if lines else ""
+    return f"out of memory: {reason}{_ADVICE}"

@@ -1,4 +1,4 @@
-"""`maskrcnn-jax plan`: what a training step costs on given devices, compiled for them and not run."""
+"""`maskrcnn-jax plan`: compiles a training step for given devices, and prints its cost."""
 
 import argparse
 import contextlib
@@ -15,14 +15,19 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from maskrcnn_jax import config_check, planning
+from maskrcnn_jax import config_check
 from maskrcnn_jax.cli import config_file, outputs
-from maskrcnn_jax.config import Config, to_dict
-from maskrcnn_jax.planning import Plan
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.planning.plan import Plan, make_plan, topology
+from maskrcnn_jax.settings import to_dict
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compiles a step, prints what it costs, and writes it as JSON on request; returns 1 if memory falls short."""
+    """Compiles a step, prints its cost, and writes it as JSON on request.
+
+    Returns:
+        1 if the step needs more memory than a device has, else 0.
+    """
     if args.output:
         outputs.check_file(args.output)
     config = config_file.read(args.config)
@@ -34,9 +39,10 @@ def run(args: argparse.Namespace) -> int:
     bucket = args.bucket or tuple(config.data.buckets[0])
     with _clock(f"compiling for {len(devices)} x {devices[0].device_kind}"):
         try:
-            plan = planning.plan(config, devices, bucket)
+            plan = make_plan(config, devices, bucket)
         except MemoryError as error:
-            print(f"maskrcnn-jax plan: the step does not fit into memory: {error}", file=sys.stderr)
+            message = f"maskrcnn-jax plan: the step does not fit into memory: {error}"
+            print(message, file=sys.stderr)
             return 1
     _print_tables(plan, config)
     if args.output:
@@ -45,33 +51,41 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _topology(name: str) -> list[Any]:
-    jax.config.update("jax_platforms", "cpu")  # Lest jax look for the TPU that libtpu belongs to.
-    return planning.topology(name)
+    jax.config.update("jax_platforms", "cpu")  # Otherwise jax would initialise the TPU of libtpu.
+    return topology(name)
 
 
 def _devices(count: int) -> list[Any]:
-    """So many devices: this machine's, or, if it has fewer, simulated ones of its CPU."""
+    """The devices of this machine, or simulated CPU devices if it has fewer."""
     flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_force_host_platform_device_count" not in flags:  # Read when jax starts.
+    if "xla_force_host_platform_device_count" not in flags:  # JAX reads the flag at its start.
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}"
     devices = jax.devices() if len(jax.devices()) >= count else jax.devices("cpu")
     if len(devices) < count:
-        raise ValueError(f"XLA_FLAGS or an earlier start of jax allow {len(devices)} devices only, not {count}")
+        raise ValueError(
+            f"XLA_FLAGS or an earlier start of jax allow {len(devices)} devices only, not {count}"
+        )
     return devices[:count]
 
 
 def _batch_size(config: Config, per_device: int | None, num_devices: int) -> int:
-    """Images per step: as asked for, or the config's, but at least one for each device, or group that shares it."""
-    num_groups = num_devices // max(config.space, 1)
-    return max(config.batch_size, num_groups) if per_device is None else per_device * num_groups
+    """Images per step: ``per_device`` for each group of devices that share images.
+
+    The default is the batch size of the config, but at least one image for each group.
+    """
+    num_groups = num_devices // max(config.execution.space, 1)
+    if per_device is None:
+        return max(config.batch_size, num_groups)
+    return per_device * num_groups
 
 
 @contextlib.contextmanager
 def _clock(description: str) -> Iterator[None]:
-    """Shows on stderr that something takes its time."""
+    """Shows the elapsed time on stderr."""
     console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    is_silent = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=is_silent) as progress:
         progress.add_task(description, total=None)
         yield
 
@@ -80,19 +94,23 @@ def _print_tables(plan: Plan, config: Config) -> None:
     memory, network = plan.memory, plan.model_flops
     images = plan.batch_size / plan.num_devices
     table = Table(show_header=False)
+    height, width = plan.bucket
+    available = f" of {_gib(plan.device_memory)}" if plan.device_memory else ""
+    reused = f"overwritten by {_gib(memory.reused)} of outputs"
+    counted, own = plan.flops / 1e12, network.training / 1e12
     rows = {
         "devices": f"{plan.num_devices} x {plan.device}, mesh {_mesh(plan)}",
-        "step": f"{plan.batch_size} images of {plan.bucket[0]}x{plan.bucket[1]}, {images:g} per device, "
+        "step": f"{plan.batch_size} images of {height}x{width}, {images:g} per device, "
         f"{config.model.dtype}",
         "compiled in": f"{plan.compile_seconds:.1f} s, after {plan.trace_seconds:.1f} s of tracing",
-        "memory per device": f"{_gib(memory.peak)}" + (f" of {_gib(plan.device_memory)}" if plan.device_memory else ""),
-        "of it arguments": f"{_gib(memory.arguments)}, overwritten by {_gib(memory.reused)} of outputs",
+        "memory per device": f"{_gib(memory.peak)}{available}",
+        "of it arguments": f"{_gib(memory.arguments)}, {reused}",
         "other outputs": _gib(memory.outputs - memory.reused),
         "temporaries": _gib(memory.temporaries),
         "program": _gib(memory.program),
-        "compiler's count": f"{plan.flops / 1e12:.3f} TFLOP per device, {plan.flops / images / 1e12:.3f} per image",
+        "compiler's count": f"{counted:.3f} TFLOP per device, {counted / images:.3f} per image",
         "memory traffic": f"{_gib(plan.traffic)} per device",
-        "network's own": f"{network.training / 1e12:.3f} TFLOP per image, {network.forward / 1e12:.3f} of it forward",
+        "network's own": f"{own:.3f} TFLOP per image, {network.forward / 1e12:.3f} of it forward",
     }
     for name, value in rows.items():
         table.add_row(name, value)
@@ -113,9 +131,12 @@ def _gib(size: int) -> str:
 
 
 def _to_dict(plan: Plan, config: Config) -> dict[str, Any]:
-    """All of a plan, with what it was made for and by, ready for JSON."""
+    """The plan, its config and the versions of the compiler as plain values for JSON."""
     packages = [name for name in ("jax", "jaxlib", "libtpu") if importlib.util.find_spec(name)]
-    collected = {c.kind: {"count": c.count, "in_loops": c.in_loops, "bytes": c.bytes} for c in plan.collectives}
+    collected = {}
+    for collective in plan.collectives:
+        numbers = collective._asdict()
+        collected[numbers.pop("kind")] = numbers
     parts = {"memory": plan.memory._asdict() | {"peak": plan.memory.peak}, "collectives": collected}
     parts["model_flops"] = plan.model_flops._asdict()
     versions = {name: importlib.metadata.version(name) for name in packages}

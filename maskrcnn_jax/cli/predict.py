@@ -11,34 +11,41 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from maskrcnn_jax import cache, evaluation, images, video, visualize
+from maskrcnn_jax import evaluation, images, video, visualize
 from maskrcnn_jax.cli import inputs, memory, outputs, progress
 from maskrcnn_jax.detector import Detector, checked_top_k
 from maskrcnn_jax.pasting import ImageDetections
+from maskrcnn_jax.xla import cache, compiler
 
-_LEGIBLE_SIDE = 512  # Pixels; pictures with a shorter side are drawn larger,
-_LONGEST_ENLARGED = 4096  # unless the longer one would then exceed this.
+# Pixels. Images whose short side is below `_LEGIBLE_SIDE` are enlarged for legible labels, unless
+# their long side would exceed `_LONGEST_ENLARGED`.
+_LEGIBLE_SIDE = 512
+_LONGEST_ENLARGED = 4096
 
 Find = Callable[[np.ndarray], ImageDetections]
 
 
 class _Task(NamedTuple):
     path: Path
-    output: Path  # The picture or video to write.
-    num_images: int  # Frames of a video.
+    output: Path  # The drawn image or video.
+    num_images: int  # 1, or the number of frames of a video.
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes a picture for each image, and `detections.json` for all; returns 1 if a file cannot be read, else 0.
+    """Draws each image and writes `detections.json` for all; returns 1 if a file failed, else 0.
 
-    `detections.json` is in COCO's results format, with the names of file and category besides. The image id is the name
-    without its ending, as a number where it is one, as the names of COCO's images are. A video becomes an .mp4, and a
-    .jsonl with a line for each frame.
+    `detections.json` is in COCO's results format, with "file_name" and "category_name" added. It
+    has no "segmentation" if the model has no mask head. The image id is the file name without its
+    suffix, converted to a number if the name is one, as in COCO. A video becomes an .mp4, and a
+    .jsonl with one line for each frame.
     """
     cache.keep_compiled_programs()
     tasks = _plan(inputs.expand(args.images), args.output)
     detector = _load(args)
-    checked_top_k(args.top_k, detector.model.config.detection.num_detections)  # Else every image would fail.
+    if detector.model.run.small_on_cpu:
+        compiler.return_memory_after_compiling()
+    slots = detector.model.detection.num_detections
+    checked_top_k(args.top_k, slots)  # Fails here once, not once for each image.
     outputs.make_directory(args.output)
 
     def find(image: np.ndarray) -> ImageDetections:
@@ -53,19 +60,21 @@ def run(args: argparse.Namespace) -> int:
                     results += predict(task, find, detector.categories, advance)
                 except (OSError, ValueError, MemoryError, RuntimeError) as error:
                     failures[task] = _failure(task, error)
-    finally:  # An interruption leaves what was found before.
+    finally:  # Keeps the detections made before an interruption.
         (args.output / "detections.json").write_text(json.dumps(results))
     _report(results, tasks, failures, args.output)
     return 1 if failures else 0
 
 
 def _load(args: argparse.Namespace) -> Detector:
-    """What detects, from weights or from an artifact."""
+    """Loads the detector from weights or from an artifact."""
     if args.artifact is not None:
         if args.augment:
-            raise ValueError("an artifact cannot be asked for masks of given boxes: use --augment with --weights")
+            raise ValueError(
+                "an artifact cannot draw masks in given boxes: use --augment with --weights"
+            )
         return Detector.from_artifact(args.artifact)
-    # Brings flax, which takes a while, and may not be installed for artifacts.
+    # Imported late: flax is slow to import, and need not be installed for artifacts.
     from maskrcnn_jax.test_time_augmentation import AugmentedDetector
     from maskrcnn_jax.weights import loading
 
@@ -76,11 +85,13 @@ def _load(args: argparse.Namespace) -> Detector:
 
 
 def _plan(paths: Sequence[Path], output: Path) -> list[_Task]:
-    """What becomes of each file. Raises ValueError where it would be replaced by its own picture."""
+    """Names the output of each file. Raises ValueError if an output would replace its input."""
     tasks = []
     for path, name in zip(paths, _names(paths), strict=True):
-        is_video = inputs.is_video(path)
-        task = _Task(path, output / f"{name}.{'mp4' if is_video else 'png'}", _num_frames(path) if is_video else 1)
+        if inputs.is_video(path):
+            task = _Task(path, output / f"{name}.mp4", _num_frames(path))
+        else:
+            task = _Task(path, output / f"{name}.png", 1)
         if task.output.resolve() == path.resolve():
             raise ValueError(f"--output {output} would overwrite {path}: give another directory")
         tasks.append(task)
@@ -88,7 +99,7 @@ def _plan(paths: Sequence[Path], output: Path) -> list[_Task]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """File names without their endings; those that would coincide get a number."""
+    """File names without their suffixes; a number makes equal names differ."""
     names: dict[str, None] = {}
     for path in paths:
         name, number = path.stem, 2
@@ -103,10 +114,12 @@ def _num_frames(path: Path) -> int:
     try:
         return video.properties(path).num_frames
     except OSError:
-        return 0  # It fails when its turn comes.
+        return 0  # `_predict_video` reports the error.
 
 
-def _predict_image(task: _Task, find: Find, categories: Any, advance: Callable[[int], None]) -> list[dict]:
+def _predict_image(
+    task: _Task, find: Find, categories: Any, advance: Callable[[int], None]
+) -> list[dict]:
     try:
         image = images.read_image(task.path)
         found = find(image)
@@ -118,14 +131,16 @@ def _predict_image(task: _Task, find: Find, categories: Any, advance: Callable[[
     return [result | {"file_name": str(task.path)} for result in results]
 
 
-def _predict_video(task: _Task, find: Find, categories: Any, advance: Callable[[int], None]) -> list[dict]:
-    """Writes the video and the lines for its frames; returns nothing, since a frame is no image of its own."""
+def _predict_video(
+    task: _Task, find: Find, categories: Any, advance: Callable[[int], None]
+) -> list[dict]:
+    """Writes the video, and a line for each frame; returns no results: frames have no image id."""
     rate = video.properties(task.path).rate
     lines_path = task.output.with_suffix(".jsonl")
     with video.write(task.output, rate) as append, open(lines_path, "w", encoding="utf-8") as lines:
         for number, frame in enumerate(video.read(task.path)):
             found = find(frame.image)
-            # The colour of an object would change from frame to frame.
+            # The colour of an instance would change between frames; that of a class does not.
             append(_draw(frame.image, found, categories.names, color_by_class=True))
             results = _results(found, frame.image, number, categories)
             line = {"frame": number, "seconds": frame.seconds, "detections": results}
@@ -135,7 +150,10 @@ def _predict_video(task: _Task, find: Find, categories: Any, advance: Callable[[
 
 
 def _draw(
-    image: UInt8[np.ndarray, "h w 3"], found: ImageDetections, names: Sequence[str], color_by_class: bool = False
+    image: UInt8[np.ndarray, "h w 3"],
+    found: ImageDetections,
+    names: Sequence[str],
+    color_by_class: bool = False,
 ) -> UInt8[np.ndarray, "sh sw 3"]:
     short, long = sorted(image.shape[:2])
     scale = max(1, min(round(_LEGIBLE_SIDE / short), _LONGEST_ENLARGED // long))
@@ -143,9 +161,9 @@ def _draw(
 
 
 def _failure(task: _Task, error: Exception) -> str:
-    """Why there is no result for a file. Raises the error again if it says nothing of the file."""
+    """The message of a failed file. Raises the error again if the file is not its cause."""
     if isinstance(error, OSError):
-        return str(error)  # It names the file.
+        return str(error)  # The message names the file.
     if memory.ran_out(error):
         return f"{task.path}: {memory.explain(error)}"
     if isinstance(error, ValueError):
@@ -153,20 +171,26 @@ def _failure(task: _Task, error: Exception) -> str:
     raise error
 
 
-def _results(found: ImageDetections, image: np.ndarray, image_id: int | str, categories: Any) -> list[dict]:
+def _results(
+    found: ImageDetections, image: np.ndarray, image_id: int | str, categories: Any
+) -> list[dict]:
     results = evaluation.coco_results(found, image.shape[:2], image_id, categories.ids)
     names = [categories.name(label) for label in found.labels.tolist()]
-    return [result | {"category_name": name} for result, name in zip(results, names, strict=True)]
+    pairs = zip(results, names, strict=True)
+    return [result | {"category_name": name} for result, name in pairs]
 
 
-def _report(results: Sequence[dict], tasks: Sequence[_Task], failures: dict[_Task, str], output: Path) -> None:
+def _report(
+    results: Sequence[dict], tasks: Sequence[_Task], failures: dict[_Task, str], output: Path
+) -> None:
     done = [task for task in tasks if task not in failures]
     num_videos = sum(inputs.is_video(task.path) for task in done)
     num_images = len(done) - num_videos
     if num_images or not num_videos:
-        print(f"{len(results)} objects in {num_images} images: pictures and detections.json are in {output}")
+        counts = f"{len(results)} objects in {num_images} images"
+        print(f"{counts}: drawn images and detections.json are in {output}")
     if num_videos:
-        print(f"videos: {num_videos}, each an .mp4 in {output}, and a .jsonl with a line for each frame")
+        print(f"videos: {num_videos}, in {output} an .mp4 and a .jsonl with a line for each frame")
     if failures:
         failed = f"maskrcnn-jax predict: {len(failures)} of {len(tasks)} files failed:"
         print(failed, *failures.values(), sep="\n  ", file=sys.stderr)

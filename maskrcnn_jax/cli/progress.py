@@ -1,10 +1,18 @@
-"""A progress bar with rate and time left."""
+"""A progress bar with speed and time left."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 
@@ -15,8 +23,14 @@ class _Rate(ProgressColumn):
 
 @contextlib.contextmanager
 def images(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows how many of so many images are done, on stderr; yields the function that counts more of them."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
+    """Shows the number of images done on stderr; yields a function that adds to this number."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(description, total=total)
         yield lambda num_images: progress.advance(task, num_images)

@@ -5,23 +5,28 @@ from dataclasses import dataclass
 from typing import Any
 
 TORCHVISION_COCO_NAMES = """
-    person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, N/A,
-    stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, N/A,
-    backpack, umbrella, N/A, N/A, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite,
-    baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle, N/A, wine glass, cup, fork, knife,
-    spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch,
-    potted plant, bed, N/A, dining table, N/A, N/A, toilet, N/A, tv, laptop, mouse, remote, keyboard, cell phone,
-    microwave, oven, toaster, sink, refrigerator, N/A, book, clock, vase, scissors, teddy bear, hair drier,
+    person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light,
+    fire hydrant, N/A, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant,
+    bear, zebra, giraffe, N/A, backpack, umbrella, N/A, N/A, handbag, tie, suitcase, frisbee, skis,
+    snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard,
+    tennis racket, bottle, N/A, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich,
+    orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, N/A,
+    dining table, N/A, N/A, toilet, N/A, tv, laptop, mouse, remote, keyboard, cell phone, microwave,
+    oven, toaster, sink, refrigerator, N/A, book, clock, vase, scissors, teddy bear, hair drier,
     toothbrush
 """
 
 
 @dataclass(frozen=True)
 class Categories:
-    """What the labels 1, 2, ... of a model stand for: label ``i + 1`` is the category ``ids[i]``, called ``names[i]``.
+    """The categories that the labels of a model stand for.
 
-    Label 0 is background. The map travels with a model's weights, since another data set may number or order the same
-    categories differently.
+    Label ``i + 1`` is the category with the id ``ids[i]`` and the name ``names[i]``; label 0 is
+    background. The map is stored with a model's weights, because another data set may number or
+    order the same categories differently.
+
+    Raises:
+        ValueError: The numbers of ids and names differ, or an id is repeated.
     """
 
     ids: tuple[int, ...]
@@ -30,28 +35,32 @@ class Categories:
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.names):
             raise ValueError(
-                f"expected one name for each category id, got {len(self.ids)} ids, {len(self.names)} names"
+                f"expected one name for each category id, got {len(self.ids)} ids, "
+                f"{len(self.names)} names"
             )
         if len(set(self.ids)) != len(self.ids):
             repeated = sorted({i for i in self.ids if self.ids.count(i) > 1})
             raise ValueError(f"category ids have to differ, got {repeated} more than once")
 
     def __len__(self) -> int:
-        """Number of categories, without background."""
+        """Returns the number of categories, without background."""
         return len(self.ids)
 
     def label(self, category_id: int) -> int:
-        """The label of a category. Raises ValueError if there is none."""
+        """Returns the label of a category id. Raises ValueError if the id is unknown."""
         if category_id not in self.ids:
             raise ValueError(f"unknown category id {category_id}; the ids are {list(self.ids)}")
         return self.ids.index(category_id) + 1
 
     def category_id(self, label: int) -> int:
-        """The category a label stands for. Raises ValueError unless the label is 1 to ``len(self)``."""
+        """Returns the category id of a label.
+
+        Raises ValueError unless the label is from 1 to ``len(self)``.
+        """
         return self.ids[self._index(label)]
 
     def name(self, label: int) -> str:
-        """The name of the category a label stands for. Raises ValueError unless the label is 1 to ``len(self)``."""
+        """Returns the category name of a label. Errors as in `category_id`."""
         return self.names[self._index(label)]
 
     def _index(self, label: int) -> int:
@@ -60,22 +69,28 @@ class Categories:
         return int(label) - 1
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The categories in the order of their labels, as COCO files list them."""
+        """Returns the categories in the order of their labels, as COCO files list them."""
         return [{"id": i, "name": name} for i, name in zip(self.ids, self.names, strict=True)]
 
     @classmethod
     def numbered(cls, count: int) -> "Categories":
-        """What is left to say of labels of which nobody knows the meaning: ids 1, 2, ... named "class 1", "class 2"."""
+        """Makes categories for labels of unknown meaning: ids 1, 2, ..., named "class 1", ..."""
         ids = tuple(range(1, count + 1))
         return cls(ids, tuple(f"class {i}" for i in ids))
 
     @classmethod
     def torchvision_coco(cls) -> "Categories":
-        """The 90 labels of torchvision's COCO weights: COCO's own ids, with "N/A" for the ten that it does not use."""
+        """Returns the 90 categories of torchvision's COCO weights.
+
+        The ids are COCO's. The ten ids that COCO does not use have the name "N/A".
+        """
         names = tuple(name.strip() for name in TORCHVISION_COCO_NAMES.split(","))
         return cls(tuple(range(1, len(names) + 1)), names)
 
     @classmethod
     def from_json(cls, categories: Sequence[dict[str, Any]]) -> "Categories":
-        """Reads what `to_json` writes, labels in the order given. Raises KeyError where an id or a name is missing."""
+        """Reads the output of `to_json`; the labels follow its order.
+
+        Raises KeyError if an entry has no id or no name.
+        """
         return cls(tuple(c["id"] for c in categories), tuple(c["name"] for c in categories))

@@ -1,16 +1,16 @@
-"""From a data set to batches of one static shape each.
+"""Turns a data set into batches; each batch has the static shape of one bucket.
 
-The order is a pure function of the seed and the step: `schedule` says which images a step sees, and what is random
-about an image follows from seed, step and image id, and from how often the step has had it before. So the step is the
-whole state of the iterator, every host agrees on the bucket, and a resumed run continues with the very batches it would
-have seen.
+Batches are a pure function of the seed and the step. `schedule` gives the images of a step. The
+random transforms of an image depend on the seed, the step, the image id, and the number of earlier
+copies of the image in the batch. Therefore the step is the only state of the iterator, all hosts
+agree on the bucket, and a resumed run sees the same batches as an uninterrupted one.
 """
 
 import bisect
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -19,31 +19,43 @@ from jaxtyping import Bool, Int
 
 from maskrcnn_jax import images
 from maskrcnn_jax.config import DataConfig
-from maskrcnn_jax.data import augmentation
-from maskrcnn_jax.data.augmentation import Sample, Window
-from maskrcnn_jax.data.coco import Example
-from maskrcnn_jax.structures import Batch, Instances
+from maskrcnn_jax.data import transforms as stages
+from maskrcnn_jax.data.dataset import Dataset, Example
+from maskrcnn_jax.data.pack import pack
+from maskrcnn_jax.data.sample import Sample
+from maskrcnn_jax.data.transforms import Transform
+from maskrcnn_jax.data.view import eval_view, train_view
+from maskrcnn_jax.structures import Batch
 
 
 class EvalBatch(NamedTuple):
-    """A batch with what evaluation needs to lead detections back to the original images."""
+    """A batch, with the values that map its detections back to the original images."""
 
     batch: Batch
-    original_sizes: Int[np.ndarray, "b 2"]  # Height and width before resizing.
-    real: Bool[np.ndarray, " b"]  # False where an image is repeated to fill the batch.
+    original_sizes: Int[np.ndarray, "b 2"]  # Height and width before resizing, in pixels.
+    real: Bool[np.ndarray, " b"]  # False for repeated images that only fill the batch.
 
 
-def check_sizes(train: Any, val: Any, data_config: DataConfig) -> None:
-    """Raises ValueError, as `train_members` and `eval_members` do, before a run has come to its first evaluation."""
+def check_sizes(train: Dataset, val: Dataset, data_config: DataConfig) -> None:
+    """Checks that every image of both data sets fits a bucket, before a run starts.
+
+    Raises the errors of `train_members` and `eval_members`.
+    """
     train_members(train, data_config)
     eval_members(val, data_config)
 
 
-def train_members(dataset: Any, data_config: DataConfig) -> list[Int[np.ndarray, " _"]]:
-    """Indices of the images in each of ``data.buckets``, which hold them at the largest size that training draws.
+def train_members(dataset: Dataset, data_config: DataConfig) -> list[Int[np.ndarray, " _"]]:
+    """Assigns every image to the smallest of ``data.buckets`` that holds it in training.
+
+    The bucket must hold the image at the largest short side that training draws.
+
+    Returns:
+        The indices of the images of each bucket, ascending.
 
     Raises:
-        ValueError: there are no images, or one fits no bucket; the message names it, its sizes, and the field.
+        ValueError: There are no images, or an image fits no bucket. The message names the image,
+            its sizes and the config field.
     """
     sizes = np.asarray(dataset.sizes).reshape(-1, 2)
     if data_config.crop_size is not None:
@@ -52,23 +64,34 @@ def train_members(dataset: Any, data_config: DataConfig) -> list[Int[np.ndarray,
     return _members(dataset, sizes, limits, data_config.buckets, "data.buckets")
 
 
-def eval_members(dataset: Any, data_config: DataConfig) -> list[Int[np.ndarray, " _"]]:
-    """The same of ``data.test_buckets``, for an evaluation."""
+def eval_members(dataset: Dataset, data_config: DataConfig) -> list[Int[np.ndarray, " _"]]:
+    """Assigns every image to one of ``data.test_buckets``, at the size of evaluation.
+
+    Returns and raises the same as `train_members`.
+    """
     sizes = np.asarray(dataset.sizes).reshape(-1, 2)
     limits = data_config.test_short_side, data_config.test_max_long_side
     return _members(dataset, sizes, limits, data_config.test_buckets, "data.test_buckets")
 
 
 def _members(
-    dataset: Any,
+    dataset: Dataset,
     sizes: Int[np.ndarray, "n 2"],
     limits: tuple[int, int],
     buckets: Sequence[tuple[int, int]],
     field: str,
 ) -> list[Int[np.ndarray, " _"]]:
-    """Sorts images by the bucket that holds them after resizing to the limits of their short and long side."""
+    """Groups images by the bucket that holds them after resizing; see `train_members`.
+
+    Args:
+        dataset: Gives the ids and sizes for error messages.
+        sizes: Height and width of each image before resizing.
+        limits: Short side and largest long side to resize to.
+        buckets: Height and width of each bucket.
+        field: Name of the buckets in the config, for error messages.
+    """
     if len(sizes) == 0:
-        raise ValueError("the data set has no images")
+        raise ValueError("the data set has no images, or none with an object to learn from")
     shapes, first, shape_of_image = np.unique(sizes, axis=0, return_index=True, return_inverse=True)
     buckets = [tuple(bucket) for bucket in buckets]
     bucket_of_shape = []
@@ -78,9 +101,10 @@ def _members(
             bucket_of_shape.append(buckets.index(images.bucket_for(resized, buckets)))
         except ValueError as error:
             (height, width), (new_height, new_width) = dataset.sizes[index], resized
-            image = f"image id {dataset.image_ids[index]} of {height}x{width} pixels (height x width)"
-            message = f"{field}: {image}, {new_height}x{new_width} after resizing, fits none of {buckets}"
-            raise ValueError(message) from error
+            raise ValueError(
+                f"{field}: image id {dataset.image_ids[index]} of {height}x{width} pixels "
+                f"(height x width), {new_height}x{new_width} after resizing, fits none of {buckets}"
+            ) from error
     bucket_of_image = np.array(bucket_of_shape)[shape_of_image.reshape(-1)]
     return [np.flatnonzero(bucket_of_image == index) for index in range(len(buckets))]
 
@@ -88,46 +112,60 @@ def _members(
 def schedule(
     step: int, members: Sequence[Int[np.ndarray, " _"]], *, batch_size: int, seed: int
 ) -> tuple[int, Int[np.ndarray, " {batch_size}"]]:
-    """Says which bucket a training step takes, and which of its images.
+    """Returns the bucket and the images of a training step.
 
-    Each bucket is an endless stream, one permutation of its members after the other, cut into batches. In an epoch a
-    bucket gives as many batches as make its stream reach the epoch's end, in an order shuffled over the buckets. So
-    after n epochs every image was seen at least n times, no image is preferred in the long run, and a bucket with
-    fewer images than a batch gives a batch now and then.
+    Each bucket is an endless stream of permutations of its images, cut into batches. In each epoch
+    a bucket contributes the batches that advance its stream to the end of the epoch; the order of
+    the batches of all buckets is shuffled. Therefore every image is seen at least n times in n
+    epochs and equally often in the long run. A bucket with fewer images than a batch does not
+    contribute to every epoch.
 
     Args:
-        members: indices of the images in each bucket, at least one in all.
+        step: Number of the training step, from 0.
+        members: Indices of the images of each bucket. At least one bucket is not empty.
+        batch_size: Images per step.
+        seed: Seed of the permutations and of the order of buckets.
 
     Returns:
         The position of the bucket in ``members``, and the indices of ``batch_size`` images.
     """
     counts = tuple(map(len, members))
     epoch = _epoch(step, counts, batch_size)
-    before, after = _batches_before(epoch, counts, batch_size), _batches_before(epoch + 1, counts, batch_size)
-    order = _bucket_order(tuple(b - a for a, b in zip(before, after, strict=True)), seed, epoch)
+    before = _batches_before(epoch, counts, batch_size)
+    after = _batches_before(epoch + 1, counts, batch_size)
+    batches_of_epoch = tuple(b - a for a, b in zip(before, after, strict=True))
+    order = _bucket_order(batches_of_epoch, seed, epoch)
     position = step - sum(before)
     bucket = int(order[position])
     batch = before[bucket] + int((order[:position] == bucket).sum())
-    stream = range(batch * batch_size, (batch + 1) * batch_size)
-    drawn = [_permutation(counts[bucket], seed, bucket, i // counts[bucket])[i % counts[bucket]] for i in stream]
+    drawn = []
+    for i in range(batch * batch_size, (batch + 1) * batch_size):
+        repetition, place = divmod(i, counts[bucket])
+        drawn.append(_permutation(counts[bucket], seed, bucket, repetition)[place])
     return bucket, members[bucket][drawn]
 
 
 def _batches_before(epoch: int, counts: tuple[int, ...], batch_size: int) -> list[int]:
-    # Rounded up: the last batch of an epoch runs on into the next permutation.
+    # Round up: the last batch of an epoch takes images from the next permutation.
     return [-(-epoch * count // batch_size) for count in counts]
 
 
 def _epoch(step: int, counts: tuple[int, ...], batch_size: int) -> int:
+    def first_step(epoch: int) -> int:
+        return sum(_batches_before(epoch, counts, batch_size))
+
     # An epoch has at least 1 / batch_size steps on average, which bounds the search.
     epochs = range((step + 1) * batch_size + 1)
-    return bisect.bisect_right(epochs, step, key=lambda epoch: sum(_batches_before(epoch, counts, batch_size))) - 1
+    return bisect.bisect_right(epochs, step, key=first_step) - 1
 
 
-# The second number of each seed keeps the kinds of draws apart: order of buckets, permutations, views of images.
+# The second number of a seed separates the kinds of random draws: 0 for the order of buckets,
+# 1 for permutations, 2 for the transforms of an image.
 @functools.lru_cache(maxsize=4)
 def _bucket_order(batches: tuple[int, ...], seed: int, epoch: int) -> Int[np.ndarray, " steps"]:
-    return np.random.default_rng((seed, 0, epoch)).permutation(np.repeat(np.arange(len(batches)), batches))
+    return np.random.default_rng((seed, 0, epoch)).permutation(
+        np.repeat(np.arange(len(batches)), batches)
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -135,41 +173,50 @@ def _permutation(count: int, seed: int, bucket: int, repetition: int) -> Int[np.
     return np.random.default_rng((seed, 1, bucket, repetition)).permutation(count)
 
 
-def _view_rng(seed: int, step: int, image_id: int, repetition: int) -> np.random.Generator:
-    entropy = [seed, 2, step, image_id % 2**32]  # A seed cannot be negative, an id can.
-    # Only where a batch has the image again: its first view is the same, however many follow.
-    return np.random.default_rng([*entropy, repetition] if repetition else entropy)
-
-
 def train_batches(
-    dataset: Any,
+    dataset: Dataset,
     data_config: DataConfig,
     *,
     batch_size: int,
     seed: int,
     start_step: int = 0,
     rows: Sequence[int] | None = None,
+    transforms: Mapping[str, Transform] | None = None,
+    masks: bool = True,
 ) -> Iterator[Batch]:
-    """Yields the batches of `schedule` without end, from ``start_step`` on, with ``uint8`` images.
+    """Yields training batches from ``start_step`` on, without end.
 
-    Objects beyond ``max_instances`` are those that come last in the annotations; `Batch.num_surplus` counts them.
+    The images of a step come from `schedule` and are uint8. Each image passes through
+    `view.train_view`, the transforms, and `pack.pack`. If an image has more than ``max_instances``
+    objects, the last ones in its annotations have no slot; `Batch.num_surplus` counts them.
 
-    A batch has an image several times where its bucket has fewer images than a batch, or where one permutation follows
-    another. Each time it is another view, but with the same random priorities of anchors and RoIs, which
-    `MaskRCNN.losses` draws by the id of the image.
+    A batch may hold the same image several times: if its bucket has fewer images than a batch, or
+    where a permutation ends within the batch. Each copy has its own random view, but the same
+    random priorities of anchors and RoIs, because `MaskRCNN.losses` seeds them with the image id.
+
+    OpenCV, if installed, is limited to one thread in the whole process, because several threads
+    prepare images already.
 
     Args:
-        dataset: has a length, ``sizes``, ``image_ids`` and, by index, an `Example`.
-        batch_size: images per step, over all processes.
-        rows: which of them this process loads, all by default. The others choose, and vary, no image otherwise.
+        dataset: The images and their objects.
+        data_config: Gives sizes, buckets, slots, transforms and threads.
+        batch_size: Images per step, over all processes.
+        seed: Seed of the order and of all random transforms.
+        start_step: First step to yield.
+        rows: Rows of the batch that this process loads; all by default. A row holds the same image
+            for any choice of rows.
+        transforms: Transforms by name, in order of application; `transforms.standard` by default.
+        masks: Whether the batches have masks. A model without a mask head needs none.
 
     Raises:
-        ValueError: the data set is empty, an image fits no bucket, or masks cannot be stored as configured.
+        ValueError: The data set is empty, an image fits no bucket, or ``data.mask_store`` is
+            unknown.
     """
     _check_masks(data_config)
     members, buckets = train_members(dataset, data_config), data_config.buckets
+    transforms = stages.standard(data_config) if transforms is None else transforms
 
-    # The positions of a step are loaded one by one, by several threads.
+    # Several threads load the rows of a step separately and share its schedule.
     @functools.lru_cache(maxsize=16)
     def scheduled(step: int) -> tuple[int, np.ndarray]:
         return schedule(step, members, batch_size=batch_size, seed=seed)
@@ -181,103 +228,89 @@ def train_batches(
         bucket, indices = scheduled(step)
         chosen, before = indices[rows[position]], indices[: rows[position]]
         example = dataset[int(chosen)]
-        rng = _view_rng(seed, step, example.image_id, repetition=int((before == chosen).sum()))
-        return _row(train_sample(example, rng, data_config), example.image_id, buckets[bucket], data_config)
+        repetition = int((before == chosen).sum())
+        # An image id may be negative, but a seed may not.
+        image_seed = (seed, 2, step, example.image_id % 2**32, repetition)
+        sample = train_sample(example, image_seed, data_config, transforms)
+        return pack(sample, buckets[bucket], data_config, masks=masks)
 
-    return _read(grain.MapDataset.range(start_step * len(rows), sys.maxsize).map(load), len(rows), data_config)
+    loaded = grain.MapDataset.range(start_step * len(rows), sys.maxsize).map(load)
+    return _read(loaded, len(rows), data_config)
 
 
 def eval_batches(
-    dataset: Any, data_config: DataConfig, *, batch_size: int, share: tuple[int, int] = (0, 1)
+    dataset: Dataset,
+    data_config: DataConfig,
+    *,
+    batch_size: int,
+    share: tuple[int, int] = (0, 1),
+    masks: bool = True,
 ) -> Iterator[EvalBatch]:
-    """Yields every image once, bucket by bucket, with float32 images in [0, 1] and their ground truth.
+    """Yields every image once, bucket by bucket, as float32 in [0, 1], with its ground truth.
 
-    The last batch of a bucket is filled by repeating its last image.
+    The last image of a bucket is repeated to fill the last batch. OpenCV, if installed, is limited
+    to one thread in the whole process.
 
     Args:
-        dataset: has a length, ``sizes``, ``image_ids`` and, by index, an `Example`.
-        share: which process this is, and how many divide the images among themselves.
+        dataset: The images and their objects.
+        data_config: Gives sizes, buckets, slots and threads.
+        batch_size: Images per batch.
+        share: The index of this process and the number of processes that divide the images.
+        masks: Whether the batches have masks.
 
     Raises:
-        ValueError: the data set is empty, an image fits no bucket, or masks cannot be stored as configured.
+        ValueError: The data set is empty, an image fits no bucket, or ``data.mask_store`` is
+            unknown.
     """
     _check_masks(data_config)
     members, buckets = eval_members(dataset, data_config), data_config.test_buckets
     process, num_processes = share
     members = [indices[process::num_processes] for indices in members]
-    rows = [
-        (bucket, int(indices[min(i, len(indices) - 1)]), i < len(indices))
-        for bucket, indices in zip(buckets, members, strict=True)
-        for i in range(-(-len(indices) // batch_size) * batch_size)
-    ]
+    rows = []  # (bucket, index, real)
+    for bucket, indices in zip(buckets, members, strict=True):
+        num_batches = -(-len(indices) // batch_size)
+        for i in range(num_batches * batch_size):
+            rows.append((bucket, int(indices[min(i, len(indices) - 1)]), i < len(indices)))
 
     def load(row: tuple[tuple[int, int], int, bool]) -> EvalBatch:
         bucket, index, real = row
         example = dataset[index]
-        size = np.array(example.image.shape[:2], np.int32)
-        batch = _row(_eval_sample(example, data_config), example.image_id, bucket, data_config)
-        return EvalBatch(batch, size, np.bool_(real))
+        batch = pack(eval_view(example, data_config), bucket, data_config, masks=masks)
+        return EvalBatch(batch, np.array(example.image.shape[:2], np.int32), np.bool_(real))
 
     return _read(grain.MapDataset.source(rows).map(load), batch_size, data_config)
 
 
+def train_sample(
+    example: Example,
+    seed: Sequence[int],
+    data_config: DataConfig,
+    transforms: Mapping[str, Transform],
+) -> Sample:
+    """Applies the view and the transforms of training to one image.
+
+    Args:
+        example: The image and its objects.
+        seed: Determines all random draws.
+        data_config: Gives short sides and the crop size.
+        transforms: Transforms by name, in order of application.
+    """
+    viewed = train_view(stages.generator(seed, "view"), example, data_config)
+    return stages.apply(transforms, seed, viewed)
+
+
 def _check_masks(data_config: DataConfig) -> None:
     if data_config.mask_store not in ("crop", "full"):
-        raise ValueError(f'data.mask_store must be "crop" or "full", got {data_config.mask_store!r}')
-    if data_config.mask_store == "crop" and data_config.mask_size % 32 == 0:
         raise ValueError(
-            f"data.mask_size must not be a multiple of 32, as the sides of images are; got {data_config.mask_size}"
+            f'data.mask_store must be "crop" or "full", got {data_config.mask_store!r}'
         )
 
 
 def _read(rows: grain.MapDataset, batch_size: int, data_config: DataConfig) -> Iterator[Any]:
-    # Two batches ahead: grain's own default of 500 elements is gigabytes here.
     threads = data_config.num_threads
+    if threads:
+        images.use_one_thread()
+    # Prefetch two batches: Grain's default of 500 elements would take gigabytes.
     options = grain.ReadOptions(threads, prefetch_buffer_size=max(2 * batch_size, threads))
     with contextlib.closing(iter(rows.to_iter_dataset(options).batch(batch_size))) as batches:
         yield from batches
-
-
-def train_sample(example: Example, rng: np.random.Generator, data_config: DataConfig) -> Sample:
-    """Draws a view of an image as training does: a part of it, resized, perhaps flipped."""
-    view = augmentation.draw(rng, example.image.shape[:2], data_config)
-    size = images.resized_size((view.window.height, view.window.width), view.short_side, data_config.max_long_side)
-    sample = augmentation.cut(example, view.window, size, images.resize_uint8, data_config)
-    if view.flip_horizontally:
-        sample = augmentation.flip_horizontally(sample)
-    if view.flip_vertically:
-        sample = augmentation.flip_vertically(sample)
-    return sample
-
-
-def _eval_sample(example: Example, data_config: DataConfig) -> Sample:
-    height, width = example.image.shape[:2]
-    size = images.resized_size((height, width), data_config.test_short_side, data_config.test_max_long_side)
-    return augmentation.cut(example, Window(0, 0, height, width), size, images.resize, data_config)
-
-
-def _row(sample: Sample, image_id: int, bucket: tuple[int, int], data_config: DataConfig) -> Batch:
-    """Pads a sample to the static shapes of its bucket; the result is a `Batch` without the axis b."""
-    size, slots = sample.image.shape[:2], data_config.max_instances
-    mask_shape = bucket if data_config.mask_store == "full" else sample.masks.shape[1:]
-    instances = Instances(
-        boxes=_pad(sample.boxes, (slots, 4)),
-        classes=_pad(sample.classes.astype(np.int32), (slots,)),
-        masks=_pad(sample.masks, (slots, *mask_shape)),
-        valid=np.arange(slots) < len(sample.boxes),
-    )
-    return Batch(
-        images=_pad(sample.image, (*bucket, 3)),
-        sizes=np.array(size, np.int32),
-        canvas=np.array(images.ceil32(size), np.int32),
-        image_id=np.int32(image_id),
-        instances=instances,
-        num_surplus=np.int32(sample.num_surplus),
-    )
-
-
-def _pad(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Fills up with zeros behind the array, on every axis."""
-    padded = np.zeros(shape, array.dtype)
-    padded[tuple(map(slice, array.shape))] = array
-    return padded

@@ -1,19 +1,20 @@
-"""What a COCO annotation file holds, in numbers: how much of everything, and what looks wrong."""
+"""Statistics of a COCO annotation file: counts, and entries that look wrong."""
 
 import math
 from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools import mask as rle_masks
+from pycocotools import mask as codec
 
-from maskrcnn_jax.data import coco
+from maskrcnn_jax.data import rle
 
-_MIN_AGREEMENT = 0.5  # Intersection over union of a box and the box round its mask; less is hardly meant.
+# Smallest plausible intersection over union of a box and the bounding box of its mask.
+_MIN_AGREEMENT = 0.5
 
 
 class CategoryCount(NamedTuple):
-    """How often a category is annotated, crowds left out."""
+    """The number of annotations of a category, without crowds."""
 
     category_id: int
     name: str
@@ -22,31 +23,33 @@ class CategoryCount(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """An annotation file in numbers. Lists are of ids; crowds count nowhere but in ``num_crowds``."""
+    """Statistics of an annotation file. The lists hold ids; only ``num_crowds`` counts crowds."""
 
     num_images: int
-    num_instances: int  # Those with an extent.
+    num_instances: int  # Annotations with a non-empty box and a mask.
     num_crowds: int
-    categories: list[CategoryCount]  # The most frequent first.
-    empty: list[int]  # Images with nothing to learn from: no object with both sides of its box above one pixel.
-    dropped: list[int]  # Annotations whose box is empty within the image, or not finite.
-    apart: list[int]  # Annotations whose box and mask do not fit together.
-    overfull: list[int]  # Images with more objects than there are slots.
-    num_surplus: int  # Objects of those images that find no slot.
+    categories: list[CategoryCount]  # By descending frequency.
+    empty: list[int]  # Images without an object whose box has both sides above one pixel.
+    dropped: list[int]  # Annotations whose box, clamped to the image, is empty or not finite.
+    unmasked: list[int]  # Annotations with a box but no mask; no other field counts them.
+    apart: list[int]  # Annotations whose box and mask do not agree.
+    overfull: list[int]  # Images with more objects than slots.
+    num_surplus: int  # Objects of these images that have no slot.
 
 
 def summarize(annotations: dict[str, Any], max_instances: int) -> Summary:
-    """Counts what `CocoDataset` makes of an annotation file that it has read without complaint.
+    """Counts the images and objects that `CocoDataset` makes of a file, for a model with masks.
 
     Args:
-      annotations: content of the file.
-      max_instances: slots for the objects of an image.
+        annotations: The content of a file that `CocoDataset` accepts.
+        max_instances: Number of slots for the objects of an image.
     """
     entries = {entry["id"]: entry for entry in annotations["images"]}
     crowds = [a for a in annotations["annotations"] if a.get("iscrowd", 0)]
     objects = [a for a in annotations["annotations"] if not a.get("iscrowd", 0)]
     sides = {a["id"]: _sides(a["bbox"], entries[a["image_id"]]) for a in objects}
-    kept = [a for a in objects if min(sides[a["id"]]) > 0]
+    with_extent = [a for a in objects if min(sides[a["id"]]) > 0]
+    kept = [a for a in with_extent if a.get("segmentation")]
     per_image = Counter(a["image_id"] for a in kept)
     with_objects = {a["image_id"] for a in kept if min(sides[a["id"]]) > 1}
     return Summary(
@@ -56,21 +59,27 @@ def summarize(annotations: dict[str, Any], max_instances: int) -> Summary:
         categories=_categories(annotations["categories"], kept),
         empty=[image_id for image_id in entries if image_id not in with_objects],
         dropped=[a["id"] for a in objects if min(sides[a["id"]]) <= 0],
+        unmasked=[a["id"] for a in with_extent if not a.get("segmentation")],
         apart=[a["id"] for a in kept if _agreement(a, entries[a["image_id"]]) < _MIN_AGREEMENT],
         overfull=[image_id for image_id, count in per_image.items() if count > max_instances],
         num_surplus=sum(max(count - max_instances, 0) for count in per_image.values()),
     )
 
 
-def _categories(entries: list[dict[str, Any]], objects: list[dict[str, Any]]) -> list[CategoryCount]:
+def _categories(
+    entries: list[dict[str, Any]], objects: list[dict[str, Any]]
+) -> list[CategoryCount]:
     instances = Counter(a["category_id"] for a in objects)
-    images = Counter(category_id for category_id, _ in {(a["category_id"], a["image_id"]) for a in objects})
-    counts = [CategoryCount(e["id"], e["name"], instances[e["id"]], images[e["id"]]) for e in entries]
+    category_image_pairs = {(a["category_id"], a["image_id"]) for a in objects}
+    images = Counter(category_id for category_id, _ in category_image_pairs)
+    counts = [
+        CategoryCount(e["id"], e["name"], instances[e["id"]], images[e["id"]]) for e in entries
+    ]
     return sorted(counts, key=lambda count: (-count.num_instances, count.category_id))
 
 
 def _sides(bbox: list[float | int], entry: dict[str, Any]) -> tuple[float | int, float | int]:
-    """Width and height of a box inside its image, in pixels; zeros if it is not finite."""
+    """Returns width and height of a box clamped to its image, in pixels; 0, 0 if not finite."""
     if not all(map(math.isfinite, bbox)):
         return 0, 0
     x, y, width, height = bbox
@@ -81,11 +90,12 @@ def _sides(bbox: list[float | int], entry: dict[str, Any]) -> tuple[float | int,
 
 
 def _agreement(annotation: dict[str, Any], entry: dict[str, Any]) -> float:
-    """Intersection over union of an annotation's box and the smallest one round its mask."""
+    """Returns the intersection over union of the box and the bounding box of the mask."""
     mask = annotation["segmentation"]
     if isinstance(mask, list):
         points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in mask])
         bounds = np.concatenate([points.min(0), np.ptp(points, axis=0)])
     else:
-        bounds = rle_masks.toBbox(coco.rle(mask, entry["height"], entry["width"]))
-    return float(rle_masks.iou(bounds[None].astype(float), np.array([annotation["bbox"]], float), [0])[0, 0])
+        bounds = codec.toBbox(rle.encode(mask, entry["height"], entry["width"]))
+    box = np.array([annotation["bbox"]], float)
+    return float(codec.iou(bounds[None].astype(float), box, [0])[0, 0])

@@ -1,4 +1,4 @@
-"""ResNet (He et al., 2015): the backbone. Layers are named as in torchvision."""
+"""ResNet (He et al., 2015): images to the feature maps C2 to C5. Layers have torchvision names."""
 
 from functools import partial
 
@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.modules.layers import NORMS, Conv, halve, zero_beyond
-from maskrcnn_jax.modules.materialise import relu
+from maskrcnn_jax.config import ResNetConfig
+from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.modules.layers import NORMS, Conv, halve, recomputed, relu, zero_beyond
 
 # Blocks in each of the four stages, and whether a block has a bottleneck.
 DEPTHS = {
@@ -20,101 +21,110 @@ DEPTHS = {
 
 
 class ResNet(nn.Module):
-    """Images to the feature maps C2 to C5, of strides 4 to 32."""
+    """Images to ``{level: [b, h, w, c]}``, for levels 2 to 5 with strides 4 to 32."""
 
-    depth: int
-    stem_channels: int
-    norm: str
-    norm_eps: float
-    stride_in_1x1: bool
-    frozen_stages: int  # No gradient flows into the first of: stem, C2, C3, C4, C5.
-    dtype: str
-    rematerialise: bool = False  # Keep only what enters each block for the backward pass.
-    remake: bool = False  # Make again what is large and soon made, instead of keeping it.
-    divided: bool = False  # Several devices share the rows of the maps.
+    config: ResNetConfig
+    dtype: str = "float32"
+    run: Execution = Execution()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w 3"], extent: Int[Array, "b 2"]) -> dict[int, Array]:
-        sizes, bottleneck = DEPTHS[self.depth]
-        norm = partial(NORMS[self.norm], eps=self.norm_eps, dtype=self.dtype)
-        x = Conv(self.stem_channels, 7, 2, use_bias=False, dtype=self.dtype, divided=self.divided, name="conv1")(
-            x, extent
-        )
-        extent = halve(extent)
+    def __call__(
+        self, images: Float[Array, "b h w c"], canvas: Int[Array, "b 2"]
+    ) -> dict[int, Array]:
+        c, sharded = self.config, self.run.row_shards > 1
+        norm = partial(NORMS[c.norm], eps=c.norm_eps, dtype=self.dtype)
+        conv = partial(Conv, use_bias=False, dtype=self.dtype, rows_sharded=sharded)
+
+        x = conv(c.stem_channels, 7, stride=2, name="conv1")(images, canvas)
+        extent = halve(canvas)
         x = relu(norm(name="bn1")(x, extent))
-        # Zero is as good as minus infinity beyond the border: no value inside is negative.
+        # After ReLU no value is negative, so padding with zeros gives the same maximum as padding
+        # with minus infinity.
         x = nn.max_pool(zero_beyond(x, extent), (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         extent = halve(extent)
-        x = jax.lax.stop_gradient(x) if self.frozen_stages >= 1 else x
+        x = self._stop_if_frozen(x, stage=1)
 
-        block = Bottleneck if bottleneck else BasicBlock
-        block = nn.remat(block) if self.rematerialise else block
-        block = partial(block, stride_in_1x1=self.stride_in_1x1, norm=norm, dtype=self.dtype, remake=self.remake)
+        sizes, has_bottleneck = DEPTHS[c.depth]
+        block = Bottleneck if has_bottleneck else BasicBlock
+        block = recomputed(block, "blocks", self.run)
         features = {}
-        for stage, num_blocks in enumerate(sizes, start=1):
+        for level, num_blocks in enumerate(sizes, start=2):
+            width = c.stem_channels * 2 ** (level - 2)
             for i in range(num_blocks):
-                stride = 2 if stage > 1 and i == 0 else 1
-                width = self.stem_channels * 2 ** (stage - 1)
-                name = f"layer{stage}_{i}"
-                x = block(width=width, stride=stride, divided=self.divided, name=name)(x, extent)
+                stride = 2 if level > 2 and i == 0 else 1
+                name = f"layer{level - 1}_{i}"
+                x = block(width, stride, c.stride_in_1x1, conv, norm, self.run, name=name)(
+                    x, extent
+                )
                 extent = halve(extent, stride)
-            x = jax.lax.stop_gradient(x) if self.frozen_stages >= stage + 1 else x
-            features[stage + 1] = x
+            x = features[level] = self._stop_if_frozen(x, stage=level)
         return features
+
+    def _stop_if_frozen(self, x: Array, stage: int) -> Array:
+        return jax.lax.stop_gradient(x) if self.config.frozen_stages >= stage else x
+
+
+def stage_of(parameter: str) -> int:
+    """The stage of a layer: 1 for the stem, 2 to 5 for C2 to C5."""
+    return int(parameter[len("layer")]) + 1 if parameter.startswith("layer") else 1
 
 
 class Bottleneck(nn.Module):
-    """1x1 down, 3x3, 1x1 up, around a shortcut."""
+    """1x1 down, 3x3, 1x1 up, around a shortcut (figure 5 of the paper, right)."""
 
     width: int
     stride: int
     stride_in_1x1: bool
+    conv: partial
     norm: partial
-    dtype: str
-    remake: bool  # What the first convolution makes, where it is four times as large as the rest of the block.
-    divided: bool
+    run: Execution
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Float[Array, "b _ _ _"]:
-        conv = partial(Conv, use_bias=False, dtype=self.dtype, divided=self.divided)
+    def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Array:
         outer = halve(extent, self.stride)
-        shrink = Bottleneck._shrink
-        if self.remake and self.stride > 1 and not self.stride_in_1x1:
-            shrink = nn.remat(shrink)
-        y = relu(self.norm(name="bn2")(shrink(self, x, extent), outer))
-        y = self.norm(name="bn3")(conv(4 * self.width, 1, name="conv3")(y), outer)
-        if x.shape != y.shape:
-            x = conv(4 * self.width, 1, self.stride, name="downsample_conv")(x)
-            x = self.norm(name="downsample_bn")(x, outer)
-        return relu(x + y)
+        # Before a stride, the first layer makes four times as much as any other of the block.
+        halves_late = self.stride > 1 and not self.stride_in_1x1
+        narrow = Bottleneck._narrow
+        narrow = recomputed(narrow, "strided", self.run) if halves_late else narrow
+        y = relu(self.norm(name="bn2")(narrow(self, x, extent), outer))
+        y = self.conv(4 * self.width, 1, name="conv3")(y)
+        y = self.norm(name="bn3")(y, outer)
+        return relu(_shortcut(self, x, y, outer) + y)
 
-    def _shrink(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Float[Array, "b _ _ _"]:
-        """The first two convolutions, which have the stride between them."""
-        conv = partial(Conv, self.width, use_bias=False, dtype=self.dtype, divided=self.divided)
+    def _narrow(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Array:
+        """The first two convolutions, one of which has the stride."""
         first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
         inner = halve(extent, first)
-        y = relu(self.norm(name="bn1")(conv(1, first, name="conv1")(x), inner))
-        return conv(3, second, name="conv2")(y, inner)
+        y = self.conv(self.width, 1, stride=first, name="conv1")(x)
+        y = relu(self.norm(name="bn1")(y, inner))
+        return self.conv(self.width, 3, stride=second, name="conv2")(y, inner)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut, for ResNet 18 and 34."""
+    """Two 3x3 convolutions around a shortcut (figure 5, left), for ResNet 18 and 34."""
 
     width: int
     stride: int
-    stride_in_1x1: bool  # Has no effect: there is no 1x1 convolution to move the stride to.
+    stride_in_1x1: bool  # Has no effect: the block has no 1x1 convolution.
+    conv: partial
     norm: partial
-    dtype: str
-    remake: bool  # Has no effect: no convolution makes something larger than what enters the block.
-    divided: bool
+    run: Execution
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Float[Array, "b _ _ _"]:
-        conv = partial(Conv, use_bias=False, dtype=self.dtype, divided=self.divided)
+    def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Array:
         outer = halve(extent, self.stride)
-        y = relu(self.norm(name="bn1")(conv(self.width, 3, self.stride, name="conv1")(x, extent), outer))
-        y = self.norm(name="bn2")(conv(self.width, 3, name="conv2")(y, outer), outer)
-        if x.shape != y.shape:
-            x = conv(self.width, 1, self.stride, name="downsample_conv")(x)
-            x = self.norm(name="downsample_bn")(x, outer)
-        return relu(x + y)
+        y = self.conv(self.width, 3, stride=self.stride, name="conv1")(x, extent)
+        y = relu(self.norm(name="bn1")(y, outer))
+        y = self.conv(self.width, 3, name="conv2")(y, outer)
+        y = self.norm(name="bn2")(y, outer)
+        return relu(_shortcut(self, x, y, outer) + y)
+
+
+def _shortcut(
+    block: Bottleneck | BasicBlock, x: Array, y: Array, extent: Int[Array, "b 2"]
+) -> Array:
+    """``x``, or its projection to the shape of ``y`` by a 1x1 convolution."""
+    if x.shape == y.shape:
+        return x
+    projected = block.conv(y.shape[-1], 1, stride=block.stride, name="downsample_conv")(x)
+    return block.norm(name="downsample_bn")(projected, extent)

@@ -1,14 +1,20 @@
-"""Anchors: the reference boxes the region proposal network moves and scores."""
+"""Anchors: the reference boxes that the region proposal network scores and moves."""
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from maskrcnn_jax.ops.rounding import ceil_div
+
 
 def cell_anchors(size: float | int, aspect_ratios: tuple[float, ...]) -> np.ndarray:
-    """Anchors of one cell around the origin, float32 ``[a, 4]``; the aspect ratio is height over width.
+    """Anchors of one cell around the origin, float32 ``[a, 4]``, in pixels.
 
     Corners are rounded to whole pixels, half to even, as in torchvision: trained weights expect it.
+
+    Args:
+        size: Square root of the area of each anchor, in pixels, before rounding.
+        aspect_ratios: Height over width of each anchor.
     """
     height = np.sqrt(np.array(aspect_ratios, np.float32))
     width = 1 / height
@@ -23,15 +29,18 @@ def grid_anchors(
     size: float | int,
     aspect_ratios: tuple[float, ...],
 ) -> tuple[Float[Array, "n 4"], Bool[Array, " n"]]:
-    """Anchors of one level in pixels, ordered by row, column, ratio, and which of them lie on the canvas.
+    """Anchors of one level, and whether the cell of each lies on the canvas.
+
+    Anchors are ordered by row, column, ratio. The stride is the whole number ``canvas // extent``
+    per axis, which is torchvision's rule: 61, not 64, for 800 pixels on the 13 rows of P6. The
+    first anchor is centred on the corner of the image, without half a stride of offset.
 
     Args:
         shape: Height and width of the feature map, in cells.
-        extent: The part of the map that the canvas covers, in cells.
-        canvas: Height and width of the padded picture, in pixels.
-
-    The stride is the whole number ``canvas // extent`` per axis, torchvision's rule: 61, not 64, for 800 pixels on the
-    13 rows of P6. The first anchor is centred on the corner of the picture, without half a stride of offset.
+        extent: Height and width of the part of the map that the canvas covers, in cells.
+        canvas: Height and width of the padded image, in pixels.
+        size: Side of a square anchor, in pixels.
+        aspect_ratios: Height over width of the anchors of a cell.
     """
     stride = canvas // extent
     rows, columns = jnp.arange(shape[0]), jnp.arange(shape[1])
@@ -49,8 +58,16 @@ def pyramid_anchors(
     sizes: tuple[float | int, ...],
     aspect_ratios: tuple[float, ...],
 ) -> dict[int, tuple[Float[Array, "n 4"], Bool[Array, " n"]]]:
-    """`grid_anchors` of every level, given the (height, width) of its map; one anchor size per level, finest first."""
-    return {
-        level: grid_anchors(shapes[level], -(-canvas // 2**level), canvas, size, aspect_ratios)
-        for level, size in zip(sorted(shapes), sizes, strict=True)
-    }
+    """`grid_anchors` of every level.
+
+    Args:
+        shapes: Per level, height and width of the feature map, in cells.
+        canvas: Height and width of the padded image, in pixels.
+        sizes: The anchor size of each level, the finest first.
+        aspect_ratios: Height over width of the anchors of a cell.
+    """
+    grids = {}
+    for level, size in zip(sorted(shapes), sizes, strict=True):
+        extent = ceil_div(canvas, 2**level)
+        grids[level] = grid_anchors(shapes[level], extent, canvas, size, aspect_ratios)
+    return grids

@@ -5,7 +5,8 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-MAX_LOG_SCALE = math.log(1000 / 16)  # Decoded boxes grow at most 62.5-fold, which keeps exp finite (Detectron's bound).
+# Decoded boxes grow at most 62.5-fold, which keeps exp finite (Detectron's bound).
+MAX_LOG_SCALE = math.log(1000 / 16)
 
 
 def area(boxes: Float[Array, "n 4"]) -> Float[Array, " n"]:
@@ -27,9 +28,10 @@ def pairwise_iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array,
 def encode(
     boxes: Float[Array, "*#n 4"], anchors: Float[Array, "*#n 4"], weights: tuple[float, ...]
 ) -> Float[Array, "*_ 4"]:
-    """Deltas ``(dx, dy, dw, dh)`` from anchors to boxes, each times its weight (Eq. 2 of Faster R-CNN).
+    """Deltas ``(dx, dy, dw, dh)`` from anchors to boxes (Eq. 2 of Faster R-CNN).
 
-    Not finite where a side is zero: callers mask those out.
+    Each delta is multiplied by its weight. Deltas are not finite where a side is zero: callers mask
+    those out.
     """
     size, anchor_size = _sizes(boxes), _sizes(anchors)
     shift = (_centers(boxes, size) - _centers(anchors, anchor_size)) / anchor_size
@@ -40,7 +42,7 @@ def encode(
 def decode(
     deltas: Float[Array, "*#n 4"], anchors: Float[Array, "*#n 4"], weights: tuple[float, ...]
 ) -> Float[Array, "*_ 4"]:
-    """Moves anchors by deltas: the inverse of `encode`, except that no side grows beyond `MAX_LOG_SCALE`."""
+    """Moves anchors by deltas; the inverse of `encode`, up to a growth of `MAX_LOG_SCALE`."""
     deltas = deltas / _row(weights, deltas.ndim)
     size = _sizes(anchors)
     center = deltas[..., :2] * size + _centers(anchors, size)
@@ -49,13 +51,13 @@ def decode(
 
 
 def clip(boxes: Float[Array, "*n 4"], size: Int[Array, "2"]) -> Float[Array, "*n 4"]:
-    """Moves corners outside a picture of ``size`` (height, width) onto its border."""
+    """Moves corners outside an image of ``size`` (height, width in pixels) onto its border."""
     height, width = size[0].astype(jnp.float32), size[1].astype(jnp.float32)
     limit = jnp.stack([width, height, width, height]).reshape((1,) * (boxes.ndim - 1) + (4,))
     return jnp.clip(boxes, 0, limit)
 
 
-def at_least(boxes: Float[Array, "*n 4"], side: float) -> Bool[Array, "*n"]:
+def has_min_side(boxes: Float[Array, "*n 4"], side: float) -> Bool[Array, "*n"]:
     """Whether both sides of a box measure at least ``side`` pixels."""
     return (_sizes(boxes) >= side).all(axis=-1)
 

@@ -16,22 +16,28 @@ def match(
     """Assigns to each candidate its closest instance (the first of equals) and a label.
 
     Args:
-        iou: Overlap of instances with candidates; rows of instances that are not valid are ignored, and NaN, the
-            overlap of two boxes without area, matches nothing.
-        low_quality: Also make positive every candidate that no other surpasses in overlap with some instance, ties
-            included (section 3.1.2 of Faster R-CNN), so that each instance has at least one. It keeps the instance
-            it is closest to, which may be another one.
+        iou: Overlap of instances with candidates. NaN, the overlap of two boxes without area,
+            matches nothing.
+        valid: The slots that hold an instance; rows of the others are ignored.
+        positive_iou: Candidates with at least this overlap are positive.
+        negative_iou: Candidates with less overlap than this are negative.
+        low_quality: For each instance, also make the candidates with the largest overlap positive,
+            ties included (section 3.1.2 of Faster R-CNN), so that each instance has at least one.
+            Such a candidate keeps its own closest instance, which may be another one.
 
     Returns:
-        The index of the instance, and the label: 1 positive, 0 negative, -1 between the thresholds. Without a valid
-        instance all candidates are negative.
+        The index of the instance, and the label: 1 positive, 0 negative, -1 between the thresholds.
+        Without a valid instance all candidates are negative.
     """
-    # Both uses below must see the same bits: recomputed in another fusion, an overlap can differ in the last place, and
-    # the comparison for equality would lose matches.
-    iou = jax.lax.optimization_barrier(jnp.where(valid.reshape(-1, 1) & (iou >= 0), iou, -1.0))
+    iou = jnp.where(valid.reshape(-1, 1) & (iou >= 0), iou, -1.0)
+    # The barrier is for correctness. Recomputed in another fusion, an overlap can differ in the
+    # last place, and the comparison for equality below would lose matches.
+    iou = jax.lax.optimization_barrier(iou)
     best = iou.max(axis=0)
     labels = jnp.where(best >= positive_iou, 1, jnp.where(best < negative_iou, 0, -1))
     if low_quality:
-        best_of_instance = jnp.where(valid, iou.max(axis=1), 2.0)  # No overlap reaches 2: padding asks for nothing.
-        labels = jnp.where((iou == best_of_instance.reshape(-1, 1)).any(axis=0), 1, labels)
+        # No overlap reaches 2, so padded slots make no candidate positive.
+        best_of_instance = jnp.where(valid, iou.max(axis=1), 2.0)
+        is_best = (iou == best_of_instance.reshape(-1, 1)).any(axis=0)
+        labels = jnp.where(is_best, 1, labels)
     return iou.argmax(axis=0).astype(jnp.int32), labels.astype(jnp.int32)

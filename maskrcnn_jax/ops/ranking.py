@@ -1,4 +1,4 @@
-"""The largest of many numbers, in the form that suits the device."""
+"""The largest of many numbers, computed in the way that suits the device."""
 
 from functools import partial
 
@@ -7,14 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Num
 
 NUM_PARTS = 8
-MIN_LENGTH = 4  # Of a part, in multiples of what is kept of it: if nearly all were kept, nothing would be saved.
+# A part has at least this many times as many numbers as are kept of it; else nothing is saved.
+MIN_LENGTH = 4
 
 
 def top_k(x: Num[Array, " n"], count: int) -> tuple[Num[Array, " k"], Int[Array, " k"]]:
-    """The ``count`` largest, in descending order, and where they are; of equals, the first: `jax.lax.top_k`.
+    """The ``count`` largest numbers in descending order, and their indices, as `jax.lax.top_k`.
 
-    XLA sorts the whole array for it on a GPU (https://github.com/openxla/xla/issues/25487). There, where few of many
-    are wanted, parts of the array are sorted at the same time, and then the best of them all.
+    Of equal numbers the first come first. On a GPU, XLA sorts the whole array for `jax.lax.top_k`
+    (https://github.com/openxla/xla/issues/25487). There, where ``count`` is small, this function
+    sorts parts of the array in parallel, and then the best of all parts.
     """
     whole = partial(jax.lax.top_k, k=count)
     if len(x) < NUM_PARTS * MIN_LENGTH * count:
@@ -24,7 +26,7 @@ def top_k(x: Num[Array, " n"], count: int) -> tuple[Num[Array, " k"], Int[Array,
 
 
 def _top_k_of_parts(x: Num[Array, " n"], count: int) -> tuple[Num[Array, " k"], Int[Array, " k"]]:
-    """Keeps the order of equals: in each part the first come first, and so do the parts."""
+    """The same by parts. Equal numbers keep their order, within a part and between the parts."""
     lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
     parts = jnp.pad(x, (0, -len(x) % NUM_PARTS), constant_values=lowest).reshape(NUM_PARTS, -1)
     values, indices = jax.lax.top_k(parts, count)

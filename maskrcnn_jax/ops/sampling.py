@@ -1,4 +1,4 @@
-"""Random choice of positives and negatives for a loss, with static shapes."""
+"""Random sampling of positives and negatives for a loss, with static shapes."""
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ Key = PRNGKeyArray | UInt32[Array, "2"]  # A new-style key, or an old-style one.
 
 
 def priorities(key: Key, positions: Int[Array, " n"]) -> UInt32[Array, " n"]:
-    """A random number for each position, which depends on the key and the position alone.
+    """A random number for each position, which depends on the key and the position only.
 
-    Not on the number of positions: a wider bucket or more empty slots must not change what is drawn for the others.
+    It does not depend on the number of positions: a wider bucket or more empty slots must not
+    change the draws of the others.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
     return jax.random.key_data(keys)[..., -1]
@@ -26,11 +27,18 @@ def sample(
     num_samples: int,
     max_positives: int,
 ) -> tuple[Int[Array, " s"], Bool[Array, " s"], Bool[Array, " s"]]:
-    """Draws at most ``max_positives`` positives, then negatives until ``num_samples`` are found or none is left.
+    """Draws at most ``max_positives`` positives, then negatives up to ``num_samples`` in total.
+
+    Args:
+        priority: Candidates of the highest priority are drawn.
+        positive: The positive candidates.
+        negative: The negative candidates.
+        num_samples: Slots of the result.
+        max_positives: Positives at most.
 
     Returns:
-        Indices into the candidates, whether each is positive, and whether the slot is used. Positives come first, so
-        they always lie in the first ``max_positives`` slots.
+        Indices into the candidates, whether each is positive, and whether the slot is used.
+        Positives come first, so they always lie in the first ``max_positives`` slots.
     """
     positives, num_positives = _draw(priority, positive, max_positives)
     negatives, num_negatives = _draw(priority, negative, num_samples)
@@ -47,8 +55,8 @@ def sample(
 def _draw(
     priority: UInt32[Array, " n"], eligible: Bool[Array, " n"], count: int
 ) -> tuple[Int[Array, " s"], Int[Array, ""]]:
-    """The eligible candidates of highest priority, and how many there are of them (at most ``count``)."""
-    # top_k of a signed number: 31 random bits for the eligible, -1 for all others.
+    """The eligible candidates of highest priority, and their number (at most ``count``)."""
+    # Signed numbers: 31 random bits for eligible candidates, -1 for all others.
     key = jnp.where(eligible, (priority >> 1).astype(jnp.int32), -1)
     _, indices = ranking.top_k(key, min(count, key.shape[0]))
     return indices, jnp.minimum(eligible.sum(), count)

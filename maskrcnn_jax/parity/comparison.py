@@ -1,4 +1,4 @@
-"""Runs both sides over pictures: every stage alone, the whole model, and whether its batch matters to a picture."""
+"""Runs both sides on images: single stages, the whole model, and images in other batches."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,166 +7,212 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn_jax import images
+from maskrcnn_jax import images as image_files
 from maskrcnn_jax.parity import explanation, pairing
-from maskrcnn_jax.parity.ours import Ours
+from maskrcnn_jax.parity.jax_model import JaxModel
 from maskrcnn_jax.parity.padding import Size
 from maskrcnn_jax.parity.records import Outcome, Stages
 from maskrcnn_jax.parity.report import Comparison, Report, Stage
 from maskrcnn_jax.parity.selection import Selection, Side
-from maskrcnn_jax.parity.stages import Fed, Feeder
+from maskrcnn_jax.parity.stages import StageOutputs, StageRunner
 
 REFERENCE = "torchvision"
 
-# Float32 sums of n products differ by about 6e-8 * sqrt(n) when added in another order; C2 to C5 lie behind 10 to 50
-# layers of them. Corners of RoIs are rounded to 1.2e-4 of 1333 pixels, and features change within a cell of four.
+# Float32 sums of n products in different orders differ by about 6e-8 * sqrt(n), and C2 to C5 follow
+# 10 to 50 such layers. The coordinates of RoIs, up to 1333 pixels, are rounded to 1.2e-4 pixels,
+# while features vary within a cell of four pixels.
 TOLERANCES = {"preprocessed image": 2e-6, "C2": 3e-6, "C3": 6e-6, "C4": 1.2e-5, "C5": 2e-5}
 TOLERANCES |= {f"P{level}": 1e-5 for level in range(2, 7)}
-TOLERANCES |= {f"{name} P{level}": 1e-5 for name in ("objectness", "deltas") for level in range(2, 7)}
+TOLERANCES |= {f"objectness P{level}": 1e-5 for level in range(2, 7)}
+TOLERANCES |= {f"deltas P{level}": 1e-5 for level in range(2, 7)}
 TOLERANCES |= {"pooled for boxes": 5e-5, "class logits": 1e-5, "class deltas": 1e-5}
 TOLERANCES |= {"pooled for masks": 5e-5, "mask logits": 1e-5}
-PIXEL_TOLERANCES = {"anchors": 0.0, "proposals": 1e-3, "final boxes": 1e-3, "boxes in original pixels": 1e-3}
+PIXEL_TOLERANCES = {
+    "anchors": 0.0,
+    "proposals": 1e-3,
+    "final boxes": 1e-3,
+    "boxes in original pixels": 1e-3,
+}
 PROBABILITY_TOLERANCES = {"final scores": 1e-5, "pasted masks": 1e-5}
-ORDER = ["anchors", "proposals", "pooled for boxes", "class logits", "class deltas", "final boxes", "final scores"]
-ORDER += ["boxes in original pixels", "pooled for masks", "mask logits", "pasted masks"]
+MASK_STAGES = ("pooled for masks", "mask logits", "pasted masks")  # For models with a mask head.
+# The last stages in the report, in this order.
+ORDER = ["anchors", "proposals", "pooled for boxes", "class logits", "class deltas"]
+ORDER += ["final boxes", "final scores", "boxes in original pixels", *MASK_STAGES]
 
 
 class Comparer:
-    """Compares one model on pictures, one after the other.
+    """Compares one model with torchvision's on images, one by one.
 
     Args:
-        model: torchvision's.
-        ours: Ours with the same weights and sizes.
+        model: torchvision's model.
+        jax_model: Our model with the same weights and image sizes.
         predict: `reference.predict`.
     """
 
-    def __init__(self, model: Any, ours: Ours, predict: Callable[[Any, Sequence[np.ndarray]], list[Stages]]) -> None:
-        self.model, self.ours, self._predict = model, ours, predict
-        self.feeder = Feeder(ours)
-        self.stages = {name: Stage(name, "relative", tolerance) for name, tolerance in TOLERANCES.items()}
-        self.stages |= {name: Stage(name, "px", tolerance) for name, tolerance in PIXEL_TOLERANCES.items()}
-        self.stages |= {name: Stage(name, "probability", value) for name, value in PROBABILITY_TOLERANCES.items()}
+    def __init__(
+        self,
+        model: Any,
+        jax_model: JaxModel,
+        predict: Callable[[Any, Sequence[np.ndarray]], list[Stages]],
+    ) -> None:
+        self.model, self.jax_model, self._predict = model, jax_model, predict
+        self.run_stages = StageRunner(jax_model)
+        self.stages = make_stages(has_masks=jax_model.config.model.mask_head is not None)
         self.alone = Comparison("each image alone")
         self.in_bucket = Comparison("ours alone, and in a larger bucket")
         self.in_batch = Comparison("ours alone, and in a batch")
         self.on_canvas = Comparison("torchvision's batch, and ours on its canvas")
 
-    def reference(self, pictures: Sequence[np.ndarray]) -> list[Stages]:
-        """What torchvision computes for these pictures in one batch."""
-        return self._predict(self.model, pictures)
+    def reference(self, images: Sequence[np.ndarray]) -> list[Stages]:
+        """Runs torchvision's model on these images in one batch."""
+        return self._predict(self.model, images)
 
-    def add(self, name: str, picture: np.ndarray) -> Outcome:
-        """Compares every stage and all detections of a picture; returns what we found in it."""
-        (theirs,) = self.reference([picture])
-        self._add_stages(theirs, self.feeder.feed(picture, theirs))
-        (ours,) = self.ours.predict([picture])
+    def add(self, name: str, image: np.ndarray) -> Outcome:
+        """Compares all stages and all detections of an image; returns our outcome."""
+        (theirs,) = self.reference([image])
+        self._add_stages(theirs, self.run_stages(image, theirs))
+        (ours,) = self.jax_model.predict([image])
         self.compare(self.alone, name, theirs.outcome, ours)
         return ours
 
     def compare(
-        self, comparison: Comparison, name: str, theirs: Outcome, ours: Outcome, other: str = REFERENCE
+        self,
+        comparison: Comparison,
+        name: str,
+        theirs: Outcome,
+        ours: Outcome,
+        other: str = REFERENCE,
     ) -> None:
-        """Pairs two outcomes for one picture and explains what is left over."""
+        """Pairs the detections of two outcomes for an image, and explains the unpaired ones."""
         pairs = pairing.pair(theirs, ours)
         sides = self._side(other, theirs), self._side("ours", ours)
         comparison.add(name, pairs, explanation.explain_detections(*sides, pairs))
 
-    def add_batch(self, names: Sequence[str], pictures: Sequence[np.ndarray], bucket: Size) -> None:
-        """Compares whether its batch and bucket matter to a picture: not unless the canvas of the batch is given.
+    def add_batch(self, names: Sequence[str], images: Sequence[np.ndarray], bucket: Size) -> None:
+        """Compares each image alone with the same image in a larger bucket, and in a batch.
+
+        An image has the same detections in any bucket and any batch as long as its canvas is the
+        same. With the canvas of torchvision's batch our batch reproduces torchvision's.
 
         Args:
-            names: Of a few pictures,
-            pictures: which travel together in one batch; or of one, for which only the bucket is compared.
-            bucket: Of the batch; it holds all of them.
+            names: A name for each image.
+            images: The images of a batch; a single image is only compared in a larger bucket.
+            bucket: The bucket of the batch, which holds all images.
         """
-        alone = [self.ours.predict([picture])[0] for picture in pictures]
+        alone = [self.jax_model.predict([image])[0] for image in images]
         larger = bucket[0] + 32, bucket[1] + 32
-        for name, picture, one in zip(names, pictures, alone, strict=True):
-            (padded,) = self.ours.predict([picture], bucket=larger)
+        for name, image, one in zip(names, images, alone, strict=True):
+            (padded,) = self.jax_model.predict([image], bucket=larger)
             self.compare(self.in_bucket, name, one, padded, "ours alone")
-        if len(pictures) == 1:
+        if len(images) == 1:
             return
-        for name, one, other in zip(names, alone, self.ours.predict(pictures, bucket), strict=True):
+        together = self.jax_model.predict(images, bucket)
+        for name, one, other in zip(names, alone, together, strict=True):
             self.compare(self.in_batch, name, one, other, "ours alone")
-        theirs = [stages.outcome for stages in self.reference(pictures)]
-        ours = self.ours.predict(pictures, bucket, theirs[0].canvas)
+        theirs = [stages.outcome for stages in self.reference(images)]
+        ours = self.jax_model.predict(images, bucket, theirs[0].canvas)
         for name, one, other in zip(names, theirs, ours, strict=True):
             self.compare(self.on_canvas, name, one, other)
 
     def comparisons(self) -> list[Comparison]:
-        """Of whole pictures, those that there were."""
-        return [found for found in (self.alone, self.in_bucket, self.in_batch, self.on_canvas) if found.num_images]
+        """The comparisons of whole images so far."""
+        possible = self.alone, self.in_bucket, self.in_batch, self.on_canvas
+        return [comparison for comparison in possible if comparison.num_images]
 
     def num_compiled(self) -> int:
-        """Programs compiled: whole models, stages by bucket, and the heads."""
-        return len(self.ours.compiled) + len(self.feeder.compiled) + bool(self.feeder.compiled)
+        """The number of compiled programs: whole models, stages for each bucket, and the heads."""
+        num_buckets = len(self.run_stages.compiled)
+        return len(self.jax_model.compiled) + num_buckets + (num_buckets > 0)
 
     def _side(self, name: str, outcome: Outcome) -> Side:
-        return Side(name, outcome, self.ours.config, adds_offsets=name == REFERENCE)
+        return Side(name, outcome, self.jax_model.config, adds_offsets=name == REFERENCE)
 
-    def _add_stages(self, theirs: Stages, fed: Fed) -> None:
-        for name, (a, b) in _arrays(theirs, fed.stages).items():
+    def _add_stages(self, theirs: Stages, outputs: StageOutputs) -> None:
+        ours = outputs.stages
+        for name, (a, b) in _arrays(theirs, ours).items():
             self.stages[name].add(relative_error(a, b))
-        given, ours = theirs.outcome, fed.stages.outcome
-        for name, a, b in (
-            ("anchors", np.concatenate([*given.anchors.values()]), np.concatenate([*ours.anchors.values()])),
-            ("boxes in original pixels", given.original_boxes, ours.original_boxes),
-            ("pasted masks", given.masks, ours.masks),
-        ):
+        for name, (a, b) in _absolute_arrays(theirs.outcome, ours.outcome).items():
             self.stages[name].add(float(np.abs(a - b).max(initial=0)))
-        self._add_selections(given, given._replace(proposals=ours.proposals), fed.detections)
+        given = theirs.outcome
+        proposed = given._replace(proposals=ours.outcome.proposals)
+        self._add_selections(given, proposed, outputs.detections)
 
     def _add_selections(self, given: Outcome, proposed: Outcome, detected: Outcome) -> None:
-        reference = self._side(REFERENCE, given)
-        side = self._side("ours", proposed)
-        error = _common(reference.proposals, side.proposals, given.proposals, proposed.proposals)
-        self.stages["proposals"].add(error, explanation.explain_proposals(reference, side))
-        side = self._side("ours", detected)
-        selections = reference.detections, side.detections
-        pairs = pairing.Pairing([], *_alone(*selections), 0.0, 0.0, 0.0)
+        """Compares the selections of proposals and of detections."""
+        theirs, ours = self._side(REFERENCE, given), self._side("ours", proposed)
+        error = _common(theirs.proposals, ours.proposals, given.proposals, proposed.proposals)
+        self.stages["proposals"].add(error, explanation.explain_proposals(theirs, ours))
+        ours = self._side("ours", detected)
+        selections = theirs.detections, ours.detections
+        pairs = pairing.Pairing([], *_alone(*selections), 0.0, 0.0, None)
         error = _common(*selections, given.boxes, detected.boxes)
-        self.stages["final boxes"].add(error, explanation.explain_detections(reference, side, pairs))
+        left_overs = explanation.explain_detections(theirs, ours, pairs)
+        self.stages["final boxes"].add(error, left_overs)
         error = _common(*selections, given.scores[:, None], detected.scores[:, None])
         self.stages["final scores"].add(error)
 
 
+def make_stages(*, has_masks: bool) -> dict[str, Stage]:
+    """All stages of a model by name, in the order of the report, with no results yet."""
+    tolerances = {
+        "relative": TOLERANCES,
+        "px": PIXEL_TOLERANCES,
+        "probability": PROBABILITY_TOLERANCES,
+    }
+    found = {
+        name: Stage(name, unit, tolerance)
+        for unit, by_name in tolerances.items()
+        for name, tolerance in by_name.items()
+    }
+    names = [name for name in TOLERANCES if name not in ORDER] + ORDER
+    return {name: found[name] for name in names if has_masks or name not in MASK_STAGES}
+
+
 def run(
-    comparer: Comparer, paths: Sequence[Path], *, title: str, batch_size: int = 2, advance: Callable[[int], None]
+    comparer: Comparer,
+    paths: Sequence[Path],
+    *,
+    title: str,
+    batch_size: int = 2,
+    advance: Callable[[int], None],
 ) -> Report:
-    """Compares on pictures, each alone and in a batch, and reports.
+    """Compares both sides on images, each alone and in a batch, and makes a report.
 
     Args:
-        advance: Called with the number of pictures done; each is done twice.
+        comparer: The two models.
+        paths: The image files.
+        title: The title of the report.
+        batch_size: The largest number of images in a batch.
+        advance: Called with a number of finished images; each image is finished twice.
 
     Raises:
-        OSError: A picture cannot be read. The message names it.
+        OSError: An image cannot be read. The message names the file.
     """
-    start, ours = time.monotonic(), comparer.ours
+    start, model = time.monotonic(), comparer.jax_model
     sizes = []
     for path in paths:
-        picture = images.read_image(path)
-        comparer.add(path.name, picture)
-        sizes.append(ours.size(picture))
+        image = image_files.read_image(path)
+        comparer.add(path.name, image)
+        sizes.append(model.size(image))
         advance(1)
     for alike in by_orientation(sizes):
-        bucket = ours.bucket([sizes[i] for i in alike])
+        bucket = model.bucket([sizes[i] for i in alike])
         for batch in batches(alike, batch_size):
-            pictures = [images.read_image(paths[i]) for i in batch]
-            comparer.add_batch([paths[i].name for i in batch], pictures, bucket)
+            images = [image_files.read_image(paths[i]) for i in batch]
+            comparer.add_batch([paths[i].name for i in batch], images, bucket)
             advance(len(batch))
-    order = [name for name in TOLERANCES if name not in ORDER] + ORDER
     facts = {
         "images": len(paths),
-        "short side": ours.short_side,
-        "long side at most": ours.max_long_side,
+        "short side": model.short_side,
+        "long side at most": model.max_long_side,
         "programs compiled": comparer.num_compiled(),
         "seconds": round(time.monotonic() - start),
     }
-    return Report(title, [comparer.stages[name] for name in order], comparer.comparisons(), facts)
+    return Report(title, list(comparer.stages.values()), comparer.comparisons(), facts)
 
 
 def by_orientation(sizes: Sequence[Size]) -> list[list[int]]:
-    """Indices of the images that are not higher than wide, and of the others, each by size."""
+    """Indices of landscape or square images, and of portrait images, each sorted by size."""
     order = sorted(range(len(sizes)), key=lambda i: sizes[i])
     wide = [i for i in order if sizes[i][0] <= sizes[i][1]]
     high = [i for i in order if sizes[i][0] > sizes[i][1]]
@@ -174,44 +220,61 @@ def by_orientation(sizes: Sequence[Size]) -> list[list[int]]:
 
 
 def batches(indices: Sequence[int], size: int) -> list[list[int]]:
-    """Batches of at most this many, each with what is far apart in the sequence."""
+    """Divides indices into batches of at most ``size``, each spread over the sequence."""
     count = -(-len(indices) // size)
     return [list(indices[start::count]) for start in range(count)]
 
 
 def relative_error(theirs: np.ndarray, ours: np.ndarray) -> float:
-    """Largest difference, relative to the largest value of theirs."""
+    """The largest difference over the largest value of ``theirs``."""
     if theirs.shape != ours.shape:
         raise ValueError(f"expected arrays of one shape, got {theirs.shape} and {ours.shape}")
-    return float(np.abs(theirs - ours).max(initial=0) / max(np.abs(theirs).max(initial=0), 1e-30))
+    largest = max(np.abs(theirs).max(initial=0), 1e-30)
+    return float(np.abs(theirs - ours).max(initial=0) / largest)
 
 
 def _arrays(theirs: Stages, ours: Stages) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Theirs and ours of all stages that are compared value by value."""
+    """torchvision's and our arrays of the stages with a relative error."""
     pairs = {"preprocessed image": (theirs.image, ours.image)}
-    for letter, name in (("C", "backbone"), ("P", "pyramid")):
-        a, b = getattr(theirs, name), getattr(ours, name)
-        pairs |= {f"{letter}{level}": (a[level], b[level]) for level in a}
-    for name in ("objectness", "deltas"):
-        a, b = getattr(theirs.outcome, name), getattr(ours.outcome, name)
-        pairs |= {f"{name} P{level}": (a[level], b[level]) for level in a}
-    return pairs | {
+    by_level = {
+        "C": (theirs.backbone, ours.backbone),
+        "P": (theirs.pyramid, ours.pyramid),
+        "objectness P": (theirs.outcome.objectness, ours.outcome.objectness),
+        "deltas P": (theirs.outcome.deltas, ours.outcome.deltas),
+    }
+    for name, (a, b) in by_level.items():
+        pairs |= {f"{name}{level}": (a[level], b[level]) for level in a}
+    pairs |= {
         "pooled for boxes": (theirs.box_features, ours.box_features),
         "class logits": (theirs.outcome.class_logits, ours.outcome.class_logits),
         "class deltas": (theirs.outcome.class_deltas, ours.outcome.class_deltas),
-        "pooled for masks": (theirs.mask_features, ours.mask_features),
-        "mask logits": (theirs.mask_logits, ours.mask_logits),
     }
+    if theirs.mask_logits is not None:
+        pairs["pooled for masks"] = theirs.mask_features, ours.mask_features
+        pairs["mask logits"] = theirs.mask_logits, ours.mask_logits
+    return pairs
+
+
+def _absolute_arrays(theirs: Outcome, ours: Outcome) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """torchvision's and our arrays of the stages with an error in pixels or of probabilities."""
+    anchors = [np.concatenate([*outcome.anchors.values()]) for outcome in (theirs, ours)]
+    pairs = {
+        "anchors": tuple(anchors),
+        "boxes in original pixels": (theirs.original_boxes, ours.original_boxes),
+    }
+    if theirs.masks is not None:
+        pairs["pasted masks"] = theirs.masks, ours.masks
+    return pairs
 
 
 def _common(theirs: Selection, ours: Selection, a: np.ndarray, b: np.ndarray) -> float:
-    """Largest difference between rows of the candidates that both sides selected."""
+    """The largest difference between the rows of candidates that both sides selected."""
     common = [(rank, ours.rank[key]) for key, rank in theirs.rank.items() if key in ours.rank]
     return max((float(np.abs(a[i] - b[j]).max()) for i, j in common), default=0.0)
 
 
 def _alone(theirs: Selection, ours: Selection) -> tuple[list[int], list[int]]:
-    """Ranks of the candidates that only one side selected."""
+    """The ranks of the candidates that only one side selected, for each side."""
     return tuple(
         [rank for key, rank in one.rank.items() if key not in other.rank]
         for one, other in ((theirs, ours), (ours, theirs))

@@ -1,6 +1,6 @@
-"""Between arrays of one image's own size and arrays of a static one: buckets of pixels, slots of boxes.
+"""Pads an image's arrays to buckets and to slots of boxes, and crops buckets again.
 
-Filling adds a batch axis of one; cropping expects none.
+Padding adds a batch axis of one; cropping expects arrays without one.
 """
 
 import numpy as np
@@ -11,19 +11,19 @@ Size = tuple[int, int]  # Height and width in pixels.
 
 
 def fill(array: np.ndarray, shape: Size) -> np.ndarray:
-    """``[h, w, c]`` at the top left of zeros, ``[1, *shape, c]``."""
+    """Pads ``[h, w, c]`` with zeros at the bottom and the right to ``[1, *shape, c]``."""
     filled = np.zeros((1, *shape, array.shape[2]), np.float32)
     filled[0, : array.shape[0], : array.shape[1]] = array
     return filled
 
 
 def fill_levels(levels: Levels, bucket: Size) -> Levels:
-    """Feature maps of a canvas as those of a bucket."""
+    """Pads the feature maps of a canvas to the sizes of a bucket."""
     return {level: fill(array, cells(bucket, level)) for level, array in levels.items()}
 
 
 def fill_anchors(levels: Levels, canvas: Size, bucket: Size) -> Levels:
-    """What each anchor of a canvas has, ``[n, ...]``, among the anchors of a bucket."""
+    """Moves values ``[n, ...]`` for the anchors of a canvas to the same anchors of a bucket."""
     filled = {}
     for level, array in levels.items():
         inner = cells(canvas, level)
@@ -34,7 +34,11 @@ def fill_anchors(levels: Levels, canvas: Size, bucket: Size) -> Levels:
 
 def crop_levels(levels: Levels, canvas: Size) -> Levels:
     """The inverse of `fill_levels`."""
-    return {level: array[: cells(canvas, level)[0], : cells(canvas, level)[1]] for level, array in levels.items()}
+    cropped = {}
+    for level, array in levels.items():
+        height, width = cells(canvas, level)
+        cropped[level] = array[:height, :width]
+    return cropped
 
 
 def crop_anchors(levels: Levels, canvas: Size, bucket: Size) -> Levels:
@@ -48,12 +52,15 @@ def crop_anchors(levels: Levels, canvas: Size, bucket: Size) -> Levels:
 
 
 def slots(array: np.ndarray, count: int) -> np.ndarray:
-    """``[n, ...]`` followed by zeros, ``[1, count, ...]``."""
+    """Pads ``[n, ...]`` with zeros to ``[1, count, ...]``."""
     filled = np.zeros((1, count, *array.shape[1:]), array.dtype)
     filled[0, : len(array)] = array
     return filled
 
 
 def cells(size: Size, level: int) -> Size:
-    """Height and width of the feature map of a level; P6 has every other cell of P5, the first one included."""
+    """Height and width of the feature map of a level.
+
+    P6 subsamples P5: it has the cells 0, 2, 4, ...
+    """
     return -(-size[0] // 2**level), -(-size[1] // 2**level)

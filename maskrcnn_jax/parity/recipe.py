@@ -1,17 +1,28 @@
-"""Random weights that give every stage of the model something to do: the same on both sides, from NumPy and a seed.
+"""Random weights that exercise every stage, from NumPy and a seed alone.
 
-On photographs, features neither vanish nor explode, objectness and class scores spread, boxes move, and an image has
-about as many detections as it has slots, of several classes.
+On photographs, features neither vanish nor explode, objectness and class scores spread widely,
+boxes move, and an image has about as many detections as slots, of several classes.
 """
+
+from functools import partial
 
 import numpy as np
 
+from maskrcnn_jax import presets
 from maskrcnn_jax.config import ModelConfig
-from maskrcnn_jax.weights import architecture, torchvision
+from maskrcnn_jax.weights import torchvision
+from maskrcnn_jax.weights.torchvision_resnet import COUNTER
 
-VARIANTS = ("v1", "v1-batch-norm", "v2")
+MODELS = {
+    "v1": presets.maskrcnn_resnet50_fpn,
+    "v1-batch-norm": partial(presets.maskrcnn_resnet50_fpn, norm="batch"),
+    "v2": presets.maskrcnn_resnet50_fpn_v2,
+    "faster-v1": presets.fasterrcnn_resnet50_fpn,
+    "faster-v2": presets.fasterrcnn_resnet50_fpn_v2,
+}
+VARIANTS = tuple(MODELS)
 
-# Gain of layers of the heads, found by trial on photographs.
+# Gains of layers in the heads, found by trial on photographs.
 GAINS = {
     "rpn.head.cls_logits.weight": 3.0,
     "rpn.head.bbox_pred.weight": 0.07,
@@ -20,31 +31,32 @@ GAINS = {
     "roi_heads.box_predictor.bbox_pred.weight": 1.5,
     "roi_heads.mask_predictor.mask_fcn_logits.weight": 2.0,
 }
-# Of the background's logit over the largest of as many normal numbers as there are classes: without and with
-# convolutions in the box head.
+# The bias of the background logit, in units of the expected maximum of ``num_classes`` normal
+# numbers, for box heads without and with convolutions.
 BACKGROUND_GAIN = {False: 2.75, True: 2.5}
 
 
 def config(variant: str) -> ModelConfig:
-    """The configuration of one of torchvision's models, with its 91 classes.
+    """The configuration of one of torchvision's models with 91 classes.
 
-    ``v1`` is `maskrcnn_resnet50_fpn` as its released weights have it, with frozen batch norm, ``v1-batch-norm`` the
-    same with batch norm that trains, and ``v2`` is `maskrcnn_resnet50_fpn_v2`.
+    ``v1`` is `maskrcnn_resnet50_fpn` with frozen batch norm, as in its released weights.
+    ``v1-batch-norm`` is the same model with trainable batch norm, and ``v2`` is
+    `maskrcnn_resnet50_fpn_v2`. ``faster-v1`` and ``faster-v2`` are `fasterrcnn_resnet50_fpn` and
+    `fasterrcnn_resnet50_fpn_v2`: v1 and v2 without a mask head.
 
     Raises:
         ValueError: There is no such variant.
     """
     if variant not in VARIANTS:
         raise ValueError(f"there is no variant {variant!r}, only {', '.join(VARIANTS)}")
-    if variant == "v2":
-        return architecture.v2(architecture.COCO_CLASSES)
-    return architecture.v1(architecture.COCO_CLASSES, "batch" if variant == "v1-batch-norm" else "frozen_batch")
+    return MODELS[variant]()
 
 
 def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
-    """Weights by torchvision's names, complete: float32, and the int64 counters of norms that train.
+    """Draws a complete state dict by torchvision's names: float32, and int64 counters of batches.
 
-    Drawn in the order of `weights.torchvision.entries`, so a configuration and a seed say all.
+    The draws follow the order of `weights.torchvision.entries`, so a configuration and a seed
+    determine all weights. The mask head comes last, so the other weights do not depend on it.
     """
     random = np.random.default_rng(seed)
     state = {}
@@ -55,25 +67,33 @@ def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
         elif name.endswith("running_mean") or name.endswith("bias"):
             array = random.normal(0, 0.1, shape)
             if name == "roi_heads.box_predictor.cls_score.bias":
-                array[0] += BACKGROUND_GAIN[config.box_head_convs > 0] * np.sqrt(2 * np.log(config.num_classes))
+                array[0] += _background_logit(config)
         elif len(shape) == 1:
-            array = random.uniform(0.8, 1.2, shape) * _norm_gain(name, config.depth)
+            array = random.uniform(0.8, 1.2, shape) * _norm_gain(name, config.backbone.depth)
         else:
             array = _weight(random, name, shape)
         state[name] = array.astype(np.float32)
         if name.endswith("running_var") and entry.path[0] == "batch_stats":
-            state[name.replace("running_var", torchvision.COUNTER)] = np.array(0, np.int64)
+            state[name.replace("running_var", COUNTER)] = np.array(0, np.int64)
     return state
 
 
+def _background_logit(config: ModelConfig) -> float:
+    largest = np.sqrt(2 * np.log(config.num_classes))
+    return BACKGROUND_GAIN[config.box_head.num_convs > 0] * largest
+
+
 def _norm_gain(name: str, depth: int) -> float:
-    """The last norm of a block is small, so that the sum over the blocks of a stage stays bounded."""
+    """The gain of a norm. The last norm of a block is small, to bound the sum over a stage."""
     last = ".bn3." if depth >= 50 else ".bn2."
     return 0.5 if last in name else 1.0
 
 
 def _weight(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """He's rule keeps the size of activations; without a mean over the inputs, positive ones do not drown the rest."""
+    """Draws a kernel by He's rule, with zero mean over the inputs.
+
+    The inputs are positive after a ReLU, so a non-zero mean would dominate the outputs.
+    """
     inputs = 0 if "conv5_mask" in name else tuple(range(1, len(shape)))
     weight = random.normal(size=shape)
     weight -= weight.mean(axis=inputs, keepdims=True)

@@ -1,6 +1,6 @@
-"""torchvision's side of the comparison: its model with given weights, and what each of its stages computes.
+"""torchvision's side of the comparison: builds its model, and records the results of its stages.
 
-The only file that imports torch and torchvision; they come with ``pip install 'maskrcnn-jax[parity]'``.
+Importing this module loads torch and torchvision (``pip install 'maskrcnn-jax[parity]'``).
 """
 
 import importlib
@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int
 
-from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.modules.resnet import DEPTHS
 from maskrcnn_jax.parity.records import Levels, Outcome, Stages
+from maskrcnn_jax.weights import torchvision as weights
 
 
 def _import_torchvision() -> Any:
-    """torchvision with its compiled operators.
+    """Imports torchvision with its compiled operators.
 
-    A CUDA build of torchvision cannot load its operators beside a CPU build of torch; the reference data of the tests,
-    in the folder MASKRCNN_JAX_SHARED, has stand-ins for the libraries that it misses.
+    A CUDA build of torchvision cannot load its operators beside a CPU build of torch. The folder
+    MASKRCNN_JAX_SHARED with the tests' reference data has stand-ins for the missing libraries.
     """
     try:
         importlib.import_module("torch")
@@ -34,14 +35,16 @@ def _import_torchvision() -> Any:
         raise ImportError(
             f"comparing needs torch and torchvision: pip install 'maskrcnn-jax[parity]' ({error})"
         ) from error
-    except RuntimeError:  # The operators could not be registered.
+    except RuntimeError:  # torchvision could not register its operators.
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
     shared = os.environ.get("MASKRCNN_JAX_SHARED")
     path = Path(shared).resolve() / "oracle" / "tv_real_ops.py" if shared else None
     if path is None or not path.is_file():
-        raise ImportError("torchvision cannot load its compiled operators: its build does not fit that of torch")
-    # By its path: a name would be looked for in the working directory first.
+        raise ImportError(
+            "torchvision cannot load its compiled operators: its build does not fit that of torch"
+        )
+    # Load the module by its path: Python would search for a name in the working directory first.
     spec = importlib.util.spec_from_file_location(path.stem, path)
     stand_ins = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(stand_ins)
@@ -52,108 +55,152 @@ torchvision = _import_torchvision()
 
 import torch  # noqa: E402  (torchvision loads its operators first)
 from torchvision.models import detection  # noqa: E402
-from torchvision.models.detection import anchor_utils, backbone_utils, faster_rcnn, mask_rcnn, rpn  # noqa: E402
+from torchvision.models.detection import (  # noqa: E402
+    anchor_utils,
+    backbone_utils,
+    faster_rcnn,
+    mask_rcnn,
+    rpn,
+)
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign  # noqa: E402
 
 NORMS = {"none": None, "frozen_batch": FrozenBatchNorm2d, "batch": torch.nn.BatchNorm2d}
 
 
 def build(
-    config: ModelConfig, state: Mapping[str, np.ndarray], *, short_side: int = 800, max_long_side: int = 1333
+    config: Config,
+    state: Mapping[str, np.ndarray],
+    *,
+    short_side: int = 800,
+    max_long_side: int = 1333,
 ) -> torch.nn.Module:
-    """torchvision's model of this configuration with the weights of a state dict, in evaluation mode.
+    """Builds torchvision's model of a configuration with the weights of a state dict.
 
-    The stages that the configuration freezes do not train. Every constant comes from the configuration.
+    Without a mask head the model is a Faster R-CNN. The model is in evaluation mode, its stages
+    are frozen as configured, and every constant comes from the configuration.
+
+    Args:
+        config: The model and the detection settings.
+        state: The weights by torchvision's names.
+        short_side: As in `JaxModel`.
+        max_long_side: As in `JaxModel`.
 
     Raises:
         ValueError: torchvision has no such model.
-        RuntimeError: The state dict does not fit; from torch, which names what is missing and unexpected.
+        RuntimeError: The state dict does not fit. The message names missing and unexpected arrays.
     """
-    _check(config)
-    channels, ratios, pool = config.fpn_channels, config.rpn.aspect_ratios, config.roi.sampling_ratio
-    anchors = anchor_utils.AnchorGenerator(
-        tuple((int(size),) for size in config.rpn.anchor_sizes), (tuple(ratios),) * len(config.rpn.anchor_sizes)
-    )
-    model = detection.MaskRCNN(
-        _backbone(config),
+    network = config.model
+    weights.check_can_build(network)
+    if network.dtype != "float32":
+        raise ValueError(f"torchvision computes in float32, not in {network.dtype}")
+    parts = _parts(network)
+    if network.mask_head is not None:
+        parts |= _mask_parts(network)
+    build_model = detection.FasterRCNN if network.mask_head is None else detection.MaskRCNN
+    model = build_model(
+        _backbone(network),
         min_size=short_side,
         max_size=max_long_side,
-        image_mean=list(config.image_mean),
-        image_std=list(config.image_std),
-        rpn_anchor_generator=anchors,
-        rpn_head=rpn.RPNHead(channels, len(ratios), conv_depth=config.rpn_head_convs),
-        box_roi_pool=MultiScaleRoIAlign(list("0123"), config.roi.box_resolution, pool),
-        box_head=_box_head(config),
-        box_predictor=faster_rcnn.FastRCNNPredictor(config.box_head_features, config.num_classes),
-        mask_roi_pool=MultiScaleRoIAlign(list("0123"), config.roi.mask_resolution, pool),
-        mask_head=mask_rcnn.MaskRCNNHeads(
-            channels, [config.mask_head_channels] * config.mask_head_convs, 1, NORMS[config.mask_head_norm]
-        ),
-        mask_predictor=mask_rcnn.MaskRCNNPredictor(
-            config.mask_head_channels, config.mask_head_channels, config.num_classes
-        ),
+        image_mean=list(network.image_mean),
+        image_std=list(network.image_std),
+        **parts,
         **_constants(config),
     )
-    for module in model.modules():
-        if isinstance(module, FrozenBatchNorm2d | torch.nn.BatchNorm2d):
-            module.eps = config.norm_eps
-    model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()}, strict=True)
+    _set_norm_eps(model, network)
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+    model.load_state_dict(tensors, strict=True)
     return model.eval()
 
 
-def _check(config: ModelConfig) -> None:
-    """Refuses what `weights.torchvision` can name but torchvision cannot build."""
-    expected = {"stem_channels": 64, "stride_in_1x1": False, "dtype": "float32"}
-    wrong = [name for name, value in expected.items() if getattr(config, name) != value]
-    wrong += ["roi.aligned"] if config.roi.aligned else []
-    wrong += ["roi.pooling"] if config.roi.pooling != "align" else []
-    wrong += ["box_head_layers"] if not config.box_head_convs and config.box_head_layers != 2 else []
-    if wrong:
-        raise ValueError(f"torchvision has no model with this setting of {', '.join(wrong)}")
+def _parts(config: ModelConfig) -> dict[str, Any]:
+    """torchvision's arguments for the anchors and heads of a Faster R-CNN."""
+    ratios = tuple(config.rpn.aspect_ratios)
+    sizes = tuple((int(size),) for size in config.rpn.anchor_sizes)
+    return {
+        "rpn_anchor_generator": anchor_utils.AnchorGenerator(sizes, (ratios,) * len(sizes)),
+        "rpn_head": rpn.RPNHead(config.fpn.channels, len(ratios), conv_depth=config.rpn.num_convs),
+        "box_roi_pool": _pool(config, config.box_head.resolution),
+        "box_head": _box_head(config),
+        "box_predictor": faster_rcnn.FastRCNNPredictor(
+            config.box_head.features, config.num_classes
+        ),
+    }
+
+
+def _mask_parts(config: ModelConfig) -> dict[str, Any]:
+    """torchvision's further arguments for a Mask R-CNN."""
+    head = config.mask_head
+    widths = [head.channels] * head.num_convs
+    return {
+        "mask_roi_pool": _pool(config, head.resolution),
+        "mask_head": mask_rcnn.MaskRCNNHeads(config.fpn.channels, widths, 1, NORMS[head.norm]),
+        "mask_predictor": mask_rcnn.MaskRCNNPredictor(
+            head.channels, head.channels, config.num_classes
+        ),
+    }
+
+
+def _pool(config: ModelConfig, resolution: int) -> MultiScaleRoIAlign:
+    return MultiScaleRoIAlign(list("0123"), resolution, config.roi.sampling_ratio)
+
+
+def _set_norm_eps(model: torch.nn.Module, config: ModelConfig) -> None:
+    parts = {
+        "backbone.body.": config.backbone,
+        "backbone.fpn.": config.fpn,
+        "roi_heads.box_head.": config.box_head,
+        "roi_heads.mask_head.": config.mask_head,
+    }
+    for name, module in model.named_modules():
+        if isinstance(module, FrozenBatchNorm2d | torch.nn.BatchNorm2d):
+            (part,) = (part for prefix, part in parts.items() if name.startswith(prefix))
+            module.eps = part.norm_eps
 
 
 def _backbone(config: ModelConfig) -> torch.nn.Module:
-    resnet = getattr(torchvision.models, f"resnet{config.depth}")(norm_layer=NORMS[config.norm])
-    parts = ["conv1", "layer1", "layer2", "layer3", "layer4"]
-    frozen = [*parts[: config.frozen_stages], *["bn1"][: config.frozen_stages]]
+    settings = config.backbone
+    build_resnet = getattr(torchvision.models, f"resnet{settings.depth}")
+    resnet = build_resnet(norm_layer=NORMS[settings.norm])
+    stages = [("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",)]
+    frozen = [name for stage in stages[: settings.frozen_stages] for name in stage]
     for name, parameter in resnet.named_parameters():
         parameter.requires_grad_(name.split(".")[0] not in frozen)
-    expansion = 4 if DEPTHS[config.depth][1] else 1
+    expansion = 4 if DEPTHS[settings.depth][1] else 1
     return backbone_utils.BackboneWithFPN(
         resnet,
         {f"layer{i + 1}": str(i) for i in range(4)},
         [expansion * 64 * 2**i for i in range(4)],
-        config.fpn_channels,
-        norm_layer=NORMS[config.fpn_norm],
+        config.fpn.channels,
+        norm_layer=NORMS[config.fpn.norm],
     )
 
 
 def _box_head(config: ModelConfig) -> torch.nn.Module:
-    channels, resolution, features = config.fpn_channels, config.roi.box_resolution, config.box_head_features
-    if not config.box_head_convs:
-        return faster_rcnn.TwoMLPHead(channels * resolution**2, features)
+    channels, head = config.fpn.channels, config.box_head
+    if not head.num_convs:
+        return faster_rcnn.TwoMLPHead(channels * head.resolution**2, head.features)
     return faster_rcnn.FastRCNNConvFCHead(
-        (channels, resolution, resolution),
-        [config.box_head_channels] * config.box_head_convs,
-        [features] * config.box_head_layers,
-        NORMS[config.box_head_norm],
+        (channels, head.resolution, head.resolution),
+        [head.channels] * head.num_convs,
+        [head.features] * head.num_layers,
+        NORMS[head.norm],
     )
 
 
-def _constants(config: ModelConfig) -> dict[str, Any]:
-    """Counts and thresholds by torchvision's names."""
-    rpn_config, roi, final = config.rpn, config.roi, config.detection
+def _constants(config: Config) -> dict[str, Any]:
+    """torchvision's arguments for counts and thresholds."""
+    proposing, roi, final = config.model.rpn, config.model.roi, config.detection
     return {
-        "rpn_pre_nms_top_n_train": rpn_config.train_num_candidates,
-        "rpn_pre_nms_top_n_test": rpn_config.test_num_candidates,
-        "rpn_post_nms_top_n_train": rpn_config.train_num_proposals,
-        "rpn_post_nms_top_n_test": rpn_config.test_num_proposals,
-        "rpn_nms_thresh": rpn_config.nms_threshold,
-        "rpn_fg_iou_thresh": rpn_config.positive_iou,
-        "rpn_bg_iou_thresh": rpn_config.negative_iou,
-        "rpn_batch_size_per_image": rpn_config.num_samples,
-        "rpn_positive_fraction": rpn_config.positive_fraction,
-        "rpn_score_thresh": rpn_config.score_threshold,
+        "rpn_pre_nms_top_n_train": proposing.num_candidates,
+        "rpn_pre_nms_top_n_test": final.num_candidates,
+        "rpn_post_nms_top_n_train": proposing.num_proposals,
+        "rpn_post_nms_top_n_test": final.num_proposals,
+        "rpn_nms_thresh": proposing.nms_threshold,
+        "rpn_fg_iou_thresh": proposing.positive_iou,
+        "rpn_bg_iou_thresh": proposing.negative_iou,
+        "rpn_batch_size_per_image": proposing.num_samples,
+        "rpn_positive_fraction": proposing.positive_fraction,
+        "rpn_score_thresh": proposing.score_threshold,
         "box_score_thresh": final.score_threshold,
         "box_nms_thresh": final.nms_threshold,
         "box_detections_per_img": final.num_detections,
@@ -166,8 +213,9 @@ def _constants(config: ModelConfig) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def predict(model: torch.nn.Module, pictures: Sequence[np.ndarray]) -> list[Stages]:
-    """What the model computes for pictures, uint8 (H, W, 3), given to it as one batch: everything, per picture."""
+def predict(model: torch.nn.Module, images: Sequence[np.ndarray]) -> list[Stages]:
+    """Runs the model on a batch of images, uint8 [h, w, 3]; returns the results of each image."""
+    heads = model.roi_heads
     parts = {
         "transform": model.transform,
         "body": model.backbone.body,
@@ -175,67 +223,90 @@ def predict(model: torch.nn.Module, pictures: Sequence[np.ndarray]) -> list[Stag
         "head": model.rpn.head,
         "anchors": model.rpn.anchor_generator,
         "rpn": model.rpn,
-        "box_pool": model.roi_heads.box_roi_pool,
-        "box_predictor": model.roi_heads.box_predictor,
-        "roi_heads": model.roi_heads,
-        "mask_pool": model.roi_heads.mask_roi_pool,
-        "mask_predictor": model.roi_heads.mask_predictor,
+        "box_pool": heads.box_roi_pool,
+        "box_predictor": heads.box_predictor,
+        "roi_heads": heads,
     }
+    if heads.has_mask():
+        parts |= {"mask_pool": heads.mask_roi_pool, "mask_predictor": heads.mask_predictor}
     outputs: dict[str, Any] = {}
     hooks = [part.register_forward_hook(_keep(outputs, name)) for name, part in parts.items()]
-    predictions = model([torch.tensor(picture).permute(2, 0, 1).float() / 255 for picture in pictures])
+    predictions = model([torch.tensor(image).permute(2, 0, 1).float() / 255 for image in images])
     for hook in hooks:
         hook.remove()
-    sizes = [picture.shape[:2] for picture in pictures]
+    sizes = [image.shape[:2] for image in images]
     return [_stages(outputs, prediction, sizes[i], i) for i, prediction in enumerate(predictions)]
 
 
 def _keep(outputs: dict[str, Any], name: str) -> Any:
     def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-        # The heads' result is a list of dictionaries that torchvision overwrites afterwards.
-        outputs[name] = [dict(found) for found in output[0]] if name == "roi_heads" else output
+        # torchvision later overwrites the dicts that the heads return, so keep copies.
+        is_heads = name == "roi_heads"
+        outputs[name] = [dict(found) for found in output[0]] if is_heads else output
 
     return hook
 
 
-def _stages(outputs: dict[str, Any], prediction: dict, original_size: tuple[int, int], i: int) -> Stages:
-    """One image of a batch."""
+def _stages(
+    outputs: dict[str, Any], prediction: dict, original_size: tuple[int, int], i: int
+) -> Stages:
+    """The results for one image of a batch."""
     images, (proposals, _) = outputs["transform"][0], outputs["rpn"]
     found = [detections["boxes"] for detections in outputs["roi_heads"]]
-    of_proposals = slice(sum(map(len, proposals[:i])), sum(map(len, proposals[: i + 1])))
-    of_found = slice(sum(map(len, found[:i])), sum(map(len, found[: i + 1])))
-    class_logits, class_deltas = (x[of_proposals] for x in outputs["box_predictor"])
-    objectness, deltas = outputs["head"]
-    shapes = [x.shape[1:] for x in objectness]
-    anchors = outputs["anchors"][i].split([int(np.prod(shape)) for shape in shapes])
-    outcome = Outcome(
-        size=tuple(images.image_sizes[i]),
-        original_size=original_size,
-        canvas=tuple(images.tensors.shape[2:]),
-        anchors=_levels(anchors),
-        objectness=_levels([_last(x[i]).flatten() for x in objectness]),
-        deltas=_levels([_last(x[i]).reshape(-1, 4) for x in deltas]),
-        proposals=proposals[i].numpy(),
-        class_logits=class_logits.numpy(),
-        class_deltas=class_deltas.reshape(len(class_deltas), -1, 4).numpy(),
-        boxes=found[i].numpy(),
-        labels=prediction["labels"].numpy(),
-        scores=prediction["scores"].numpy(),
-        original_boxes=prediction["boxes"].numpy(),
-        masks=prediction["masks"][:, 0].numpy(),
-    )
+    of_proposals, of_found = _rows(proposals, i), _rows(found, i)
+    mask_features = mask_logits = None
+    if "masks" in prediction:
+        mask_features = _last(outputs["mask_pool"][of_found]).numpy()
+        logits = _last(outputs["mask_predictor"][of_found]).numpy()
+        mask_logits = _of_class(logits, prediction["labels"].numpy())
     return Stages(
         image=_last(images.tensors[i]).numpy(),
         backbone=_levels([_last(x[i]) for x in outputs["body"].values()]),
         pyramid=_levels([_last(x[i]) for x in outputs["fpn"].values()]),
         box_features=_last(outputs["box_pool"][of_proposals]).numpy(),
-        mask_features=_last(outputs["mask_pool"][of_found]).numpy(),
-        mask_logits=_of_class(_last(outputs["mask_predictor"][of_found]).numpy(), outcome.labels),
-        outcome=outcome,
+        mask_features=mask_features,
+        mask_logits=mask_logits,
+        outcome=_outcome(outputs, prediction, original_size, i),
     )
 
 
-def _of_class(logits: Float32[np.ndarray, "d m m k"], labels: Int[np.ndarray, " d"]) -> Float32[np.ndarray, "d m m"]:
+def _outcome(
+    outputs: dict[str, Any], prediction: dict, original_size: tuple[int, int], i: int
+) -> Outcome:
+    """The detections of one image of a batch, and the numbers behind them."""
+    images, (proposals, _) = outputs["transform"][0], outputs["rpn"]
+    class_logits, class_deltas = (x[_rows(proposals, i)] for x in outputs["box_predictor"])
+    objectness, deltas = outputs["head"]
+    counts = [int(np.prod(x.shape[1:])) for x in objectness]
+    masks = prediction["masks"][:, 0].numpy() if "masks" in prediction else None
+    return Outcome(
+        size=tuple(images.image_sizes[i]),
+        original_size=original_size,
+        canvas=tuple(images.tensors.shape[2:]),
+        anchors=_levels(outputs["anchors"][i].split(counts)),
+        objectness=_levels([_last(x[i]).flatten() for x in objectness]),
+        deltas=_levels([_last(x[i]).reshape(-1, 4) for x in deltas]),
+        proposals=proposals[i].numpy(),
+        class_logits=class_logits.numpy(),
+        class_deltas=class_deltas.reshape(len(class_deltas), -1, 4).numpy(),
+        boxes=outputs["roi_heads"][i]["boxes"].numpy(),
+        labels=prediction["labels"].numpy(),
+        scores=prediction["scores"].numpy(),
+        original_boxes=prediction["boxes"].numpy(),
+        masks=masks,
+    )
+
+
+def _rows(arrays: Sequence[torch.Tensor], i: int) -> slice:
+    """The rows of the i-th array in the concatenation of all."""
+    start = sum(map(len, arrays[:i]))
+    return slice(start, start + len(arrays[i]))
+
+
+def _of_class(
+    logits: Float32[np.ndarray, "d m m k"], labels: Int[np.ndarray, " d"]
+) -> Float32[np.ndarray, "d m m"]:
+    """The logits of the class of each detection."""
     return np.take_along_axis(logits, labels.reshape(-1, 1, 1, 1), axis=3)[..., 0]
 
 
@@ -244,5 +315,5 @@ def _levels(arrays: Sequence[torch.Tensor]) -> Levels:
 
 
 def _last(x: torch.Tensor) -> torch.Tensor:
-    """Channels last."""
+    """Moves the channels to the last axis."""
     return x.movedim(-3, -1)

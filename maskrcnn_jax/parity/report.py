@@ -1,4 +1,4 @@
-"""What a comparison found, as numbers, and as the tables a person reads."""
+"""The results of a comparison, as JSON and as Markdown tables."""
 
 import dataclasses
 import math
@@ -8,27 +8,27 @@ from typing import Any
 from maskrcnn_jax.parity.explanation import LeftOver
 from maskrcnn_jax.parity.pairing import Pairing
 
-PAIRED_SHARE = 0.995  # Of all detections, at least.
+PAIRED_SHARE = 0.995  # The least share of paired detections that passes.
 
 
 @dataclass
 class Stage:
-    """The largest difference of one stage over all images, when fed with the reference's input to it."""
+    """The largest difference of one stage over all images, for torchvision's inputs."""
 
     name: str
     unit: str  # "relative" (to the largest value of the array), "px" or "probability".
     tolerance: float
     error: float = 0.0
-    left_over: int = 0  # Boxes that one side has alone.
+    left_over: int = 0  # Boxes that only one side has.
     unexplained: int = 0
 
     @property
     def passed(self) -> bool:
-        """Within tolerance, and every left-over explained."""
-        return self.error <= self.tolerance and not self.unexplained  # NaN fails.
+        """Whether the error is within tolerance, and every left-over box is explained."""
+        return self.error <= self.tolerance and not self.unexplained  # False for NaN.
 
     def add(self, error: float, left_overs: list[LeftOver] | None = None) -> None:
-        """Takes in one more image."""
+        """Adds the result of one image."""
         self.error = error if math.isnan(error) else max(self.error, error)
         self.left_over += len(left_overs or [])
         self.unexplained += sum(not left_over.explained for left_over in left_overs or [])
@@ -36,66 +36,71 @@ class Stage:
 
 @dataclass
 class Comparison:
-    """The detections of two sides, pooled over images."""
+    """Compares the detections of two sides over all images."""
 
     name: str
     num_images: int = 0
     num_theirs: int = 0
     num_ours: int = 0
     num_pairs: int = 0
-    box_error: float = 0.0  # Largest of the pairs, pixels of the original image.
+    box_error: float = 0.0  # Largest of all pairs, in pixels of the original image.
     score_error: float = 0.0
-    mask_share: float = 0.0  # Largest share of the pixels of a mask that differ.
-    left_overs: list[tuple[str, LeftOver]] = field(default_factory=list)  # With the name of the image.
+    mask_share: float | None = None  # Largest `pairing.differing_share`; None without masks.
+    # (name of the image, left-over box)
+    left_overs: list[tuple[str, LeftOver]] = field(default_factory=list)
 
     @property
     def share(self) -> float:
-        """Of the detections of both sides, the share that is in a pair; 1 if there are none."""
-        return 2 * self.num_pairs / (self.num_theirs + self.num_ours) if self.num_theirs + self.num_ours else 1.0
+        """The share of paired detections among those of both sides; 1 without detections."""
+        num_detections = self.num_theirs + self.num_ours
+        return 2 * self.num_pairs / num_detections if num_detections else 1.0
 
     @property
     def unexplained(self) -> int:
-        """How many of those left over have no explanation."""
+        """The number of left-over boxes without an explanation."""
         return sum(not left_over.explained for _, left_over in self.left_overs)
 
     @property
     def passed(self) -> bool:
-        """Enough are paired, and each of the others is explained."""
+        """Whether enough detections are paired, and all others are explained."""
         return self.share >= PAIRED_SHARE and not self.unexplained
 
     def add(self, image: str, pairs: Pairing, left_overs: list[LeftOver]) -> None:
-        """Takes in one more image."""
+        """Adds the result of one image."""
         self.num_images += 1
         self.num_pairs += len(pairs.pairs)
         self.num_theirs += len(pairs.pairs) + len(pairs.theirs)
         self.num_ours += len(pairs.pairs) + len(pairs.ours)
         self.box_error = max(self.box_error, pairs.box_error)
         self.score_error = max(self.score_error, pairs.score_error)
-        self.mask_share = max(self.mask_share, pairs.mask_share)
+        if pairs.mask_share is not None:
+            self.mask_share = max(self.mask_share or 0.0, pairs.mask_share)
         self.left_overs += [(image, left_over) for left_over in left_overs]
 
 
 @dataclass
 class Report:
-    """All of it. ``passed`` decides the exit code of the command."""
+    """All results of a comparison. ``passed`` decides the exit code of the command."""
 
     title: str
     stages: list[Stage]
     comparisons: list[Comparison]
-    facts: dict[str, Any]  # What was compared, by what, and how long it took.
+    facts: dict[str, Any]  # The number and the sizes of images, and the duration.
 
     @property
     def passed(self) -> bool:
-        """Every stage and every comparison did, and there was something to compare."""
-        return all(part.passed for part in [*self.stages, *self.comparisons]) and self.comparisons[0].num_theirs > 0
+        """Whether all stages and comparisons passed, and there were detections to compare."""
+        parts = [*self.stages, *self.comparisons]
+        return all(part.passed for part in parts) and self.comparisons[0].num_theirs > 0
 
 
 def to_dict(report: Report) -> dict[str, Any]:
-    """The report as plain values, ready for JSON; an infinite margin becomes None."""
+    """The report as plain values for JSON; an infinite margin becomes None."""
     comparisons = []
     for comparison in report.comparisons:
-        values = dataclasses.asdict(comparison) | {"share": comparison.share, "passed": comparison.passed}
-        values["left_overs"] = [_left_over(image, left_over) for image, left_over in comparison.left_overs]
+        values = dataclasses.asdict(comparison)
+        values |= {"share": comparison.share, "passed": comparison.passed}
+        values["left_overs"] = [_left_over(*pair) for pair in comparison.left_overs]
         comparisons.append(values)
     stages = [dataclasses.asdict(stage) | {"passed": stage.passed} for stage in report.stages]
     heading = {"title": report.title, "passed": report.passed, "facts": report.facts}
@@ -104,24 +109,23 @@ def to_dict(report: Report) -> dict[str, Any]:
 
 def _left_over(image: str, left_over: LeftOver) -> dict[str, Any]:
     steps = [
-        {"text": step.text, "margin": step.margin if math.isfinite(step.margin) else None, "tolerance": step.tolerance}
+        step._asdict() | {"margin": step.margin if math.isfinite(step.margin) else None}
         for step in left_over.steps
     ]
-    values = left_over._asdict() | {"image": image, "explained": left_over.explained, "steps": steps}
-    return values | {"score": left_over.score if math.isfinite(left_over.score) else None}
+    score = left_over.score if math.isfinite(left_over.score) else None
+    values = {"image": image, "explained": left_over.explained, "steps": steps, "score": score}
+    return left_over._asdict() | values
 
 
 def to_markdown(report: Report) -> str:
-    """Three tables: stages, detections, and every detection left over with its explanation."""
+    """Three tables: stages, detections, and unpaired detections with their explanations."""
     facts = ", ".join(f"{name} {value}" for name, value in report.facts.items())
     verdict = "All within tolerance." if report.passed else "**Falls short.**"
     lines = [f"## {report.title}", "", f"{facts}.", "", verdict, ""]
-    lines += _table(
-        "stage | largest difference | tolerance | unit | boxes on one side only |", map(_row, report.stages)
-    )
-    header = (
-        "detections | images | torchvision | ours | paired | box, px | score | mask, share of pixels | not paired |"
-    )
+    header = "stage | largest difference | tolerance | unit | boxes on one side only |"
+    lines += _table(header, map(_row, report.stages))
+    header = "detections | images | torchvision | ours | paired | box, px | score | "
+    header += "mask, share of pixels | not paired |"
     lines += ["", *_table(header, map(_comparison_row, report.comparisons))]
     rows = [
         f"{comparison.name} | {_name(image)} | {_left_over_row(left_over)}"
@@ -129,7 +133,8 @@ def to_markdown(report: Report) -> str:
         for image, left_over in comparison.left_overs
     ]
     if rows:
-        header = "not paired in | image | only in | label | score | explanation | margin (tolerance) |"
+        header = "not paired in | image | only in | label | score | "
+        header += "explanation | margin (tolerance) |"
         lines += ["", *_table(header, rows)]
     return "\n".join(lines) + "\n"
 
@@ -139,17 +144,19 @@ def _table(header: str, rows: Any) -> list[str]:
 
 
 def _row(stage: Stage) -> str:
-    alone = f"{stage.left_over}, {stage.unexplained} unexplained" if stage.left_over else ""
     mark = "" if stage.passed else " **too much**"
-    return f"{stage.name} | {stage.error:.1e}{mark} | {stage.tolerance:.2g} | {stage.unit} | {alone}"
+    alone = f"{stage.left_over}, {stage.unexplained} unexplained" if stage.left_over else ""
+    error, tolerance = f"{stage.error:.1e}{mark}", f"{stage.tolerance:.2g}"
+    return f"{stage.name} | {error} | {tolerance} | {stage.unit} | {alone}"
 
 
 def _comparison_row(comparison: Comparison) -> str:
     c = comparison
     left = f"{len(c.left_overs)}, {c.unexplained} unexplained" if c.left_overs else "none"
     mark = "" if c.passed else " **too few**"
-    errors = f"{c.box_error:.1e} | {c.score_error:.1e} | {c.mask_share:.2%}"
-    return f"{c.name} | {c.num_images} | {c.num_theirs} | {c.num_ours} | {c.share:.2%}{mark} | {errors} | {left}"
+    counts = f"{c.num_images} | {c.num_theirs} | {c.num_ours} | {c.share:.2%}{mark}"
+    masks = "" if c.mask_share is None else f"{c.mask_share:.2%}"
+    return f"{c.name} | {counts} | {c.box_error:.1e} | {c.score_error:.1e} | {masks} | {left}"
 
 
 def _left_over_row(left_over: LeftOver) -> str:

@@ -1,4 +1,4 @@
-"""Each of our stages, fed with the reference's input to it: a difference shows in the stage where it arises."""
+"""Runs each of our stages on torchvision's inputs, so that errors do not propagate."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -7,71 +7,93 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskrcnn_jax import compiler, pasting
+from maskrcnn_jax import pasting
 from maskrcnn_jax.detections import detect
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.parity import padding
-from maskrcnn_jax.parity.ours import Ours
+from maskrcnn_jax.parity.jax_model import JaxModel
 from maskrcnn_jax.parity.padding import Size
 from maskrcnn_jax.parity.records import Outcome, Stages
-from maskrcnn_jax.structures import Detections, Proposals
+from maskrcnn_jax.structures import AnchorScores, Detections, Proposals
 
 
-class Fed(NamedTuple):
-    """What our stages make of the reference's inputs for one image."""
+class StageOutputs(NamedTuple):
+    """The outputs of our stages for torchvision's inputs, for one image."""
 
-    stages: Stages  # In its outcome, original boxes and masks are those of the reference's boxes and mask logits.
-    detections: Outcome  # The reference's, but with our boxes, labels and scores from its class logits and deltas.
+    # The original boxes and pasted masks come from torchvision's boxes and mask logits.
+    stages: Stages
+    # torchvision's outcome with our boxes, labels and scores, computed from torchvision's class
+    # logits and deltas.
+    detections: Outcome
 
 
-class Feeder:
-    """Compiles the stages: maps once for each bucket, heads once."""
+class StageRunner:
+    """Runs the stages. Stages of whole images compile once for each bucket, the heads once."""
 
-    def __init__(self, ours: Ours) -> None:
-        self.ours = ours
-        model, jit = MaskRCNN(ours.config), compiler.jit(ours.config.deterministic)
-        self._maps = jit(partial(model.apply, method=_maps))
-        self._heads = jit(partial(model.apply, method=_heads))
-        self.compiled: set[Size] = set()  # Buckets seen: a program each, and one more for the heads.
+    def __init__(self, jax_model: JaxModel) -> None:
+        self.jax_model = jax_model
+        model = jax_model.model
+        self._maps = model.run.jit(partial(model.apply, method=_maps))
+        self._heads = model.run.jit(partial(model.apply, method=_heads))
+        self.compiled: set[Size] = set()  # Buckets so far, a program each.
 
-    def feed(self, picture: np.ndarray, theirs: Stages) -> Fed:
-        """Runs every stage on what the reference computed for this picture, which was alone in its batch."""
-        given, config = theirs.outcome, self.ours.config
-        bucket = self.ours.bucket([given.size])
+    def __call__(self, image: np.ndarray, theirs: Stages) -> StageOutputs:
+        """Runs all stages on torchvision's results for one image in a batch of its own."""
+        given = theirs.outcome
+        bucket = self.jax_model.bucket([given.size])
         self.compiled.add(bucket)
         sizes, canvas = np.array([given.size], np.int32), np.array([given.canvas], np.int32)
-        num_rois, num_found = config.rpn.test_num_proposals, config.detection.num_detections
-        inputs = {
-            "picture": self.ours.pad([picture], bucket),
+        variables = self.jax_model.variables
+        with jax.default_matmul_precision("highest"):
+            maps = self._maps(variables, self._map_inputs(image, theirs, bucket), sizes, canvas)
+            heads = self._heads(variables, self._head_inputs(theirs), sizes)
+        results = jax.tree.map(lambda x: x[0], jax.device_get(maps | heads))
+        stages = self._stages(theirs, results, bucket)
+        return StageOutputs(stages, _with_detections(given, results["detections"]))
+
+    def _map_inputs(self, image: np.ndarray, theirs: Stages, bucket: Size) -> dict[str, Any]:
+        """The inputs of `_maps`, padded to the bucket and to the slots of detections."""
+        given, detection = theirs.outcome, self.jax_model.config.detection
+        return {
+            "resized": self.jax_model.pad([image], bucket),
             "image": padding.fill(theirs.image, bucket),
             "backbone": padding.fill_levels(theirs.backbone, bucket),
             "pyramid": padding.fill_levels(theirs.pyramid, bucket),
             "objectness": padding.fill_anchors(given.objectness, given.canvas, bucket),
             "deltas": padding.fill_anchors(given.deltas, given.canvas, bucket),
-            "proposals": padding.slots(given.proposals, num_rois),
-            "boxes": padding.slots(given.boxes, num_found),
+            "proposals": padding.slots(given.proposals, detection.num_proposals),
+            "boxes": padding.slots(given.boxes, detection.num_detections),
         }
-        pooled = {
+
+    def _head_inputs(self, theirs: Stages) -> dict[str, Any]:
+        """The inputs of `_heads`, padded to the slots of detections."""
+        given, detection = theirs.outcome, self.jax_model.config.detection
+        num_rois, num_found = detection.num_proposals, detection.num_detections
+        inputs = {
             "box_features": padding.slots(theirs.box_features, num_rois),
-            "mask_features": padding.slots(theirs.mask_features, num_found),
-            "labels": padding.slots(given.labels, num_found),
             "class_logits": padding.slots(given.class_logits, num_rois),
             "class_deltas": padding.slots(given.class_deltas, num_rois),
-            "proposals": inputs["proposals"],
+            "proposals": padding.slots(given.proposals, num_rois),
             "valid": padding.slots(np.ones(len(given.proposals), bool), num_rois),
+            "labels": padding.slots(given.labels, num_found),
         }
-        with jax.default_matmul_precision("highest"):
-            maps = self._maps(self.ours.variables, inputs, sizes, canvas)
-            heads = self._heads(self.ours.variables, pooled, sizes)
-        results = jax.tree.map(lambda x: x[0], jax.device_get(maps | heads))
-        return Fed(self._stages(theirs, results, bucket), _detections(given, results["detections"]))
+        if theirs.mask_features is not None:
+            inputs["mask_features"] = padding.slots(theirs.mask_features, num_found)
+        return inputs
 
     def _stages(self, theirs: Stages, results: dict[str, Any], bucket: Size) -> Stages:
+        """Removes the padding from the results."""
         given, (height, width) = theirs.outcome, theirs.outcome.canvas
         num_rois, num_found = len(given.proposals), len(given.boxes)
-        boxes, masks = self._pasted(theirs)
+        boxes = _original_boxes(given)
+        masks = mask_features = mask_logits = None
+        if theirs.mask_logits is not None:
+            probabilities = 1 / (1 + np.exp(-theirs.mask_logits))
+            masks = pasting.paste(probabilities, boxes, given.original_size)
+            mask_features = results["mask_features"][:num_found]
+            mask_logits = results["mask_logits"][:num_found]
         outcome = given._replace(
-            anchors=self.ours.anchors(given.canvas),
+            anchors=self.jax_model.anchors(given.canvas),
             objectness=padding.crop_anchors(results["objectness"], given.canvas, bucket),
             deltas=padding.crop_anchors(results["deltas"], given.canvas, bucket),
             proposals=results["proposals"].boxes[results["proposals"].valid],
@@ -85,56 +107,64 @@ class Feeder:
             backbone=padding.crop_levels(results["backbone"], given.canvas),
             pyramid=padding.crop_levels(results["pyramid"], given.canvas),
             box_features=results["box_features"][:num_rois],
-            mask_features=results["mask_features"][:num_found],
-            mask_logits=results["mask_logits"][:num_found],
+            mask_features=mask_features,
+            mask_logits=mask_logits,
             outcome=outcome,
         )
 
-    def _pasted(self, theirs: Stages) -> tuple[np.ndarray, np.ndarray]:
-        """The reference's boxes and masks in pixels of the original image, by our rules."""
-        given = theirs.outcome
-        factor = np.array(given.original_size, np.float32) / np.array(given.size, np.float32)
-        boxes = given.boxes * factor[[1, 0, 1, 0]]
-        return boxes, pasting.paste(1 / (1 + np.exp(-theirs.mask_logits)), boxes, given.original_size)
+
+def _original_boxes(given: Outcome) -> np.ndarray:
+    """torchvision's boxes in pixels of the original image, by our rule."""
+    factor = np.array(given.original_size, np.float32) / np.array(given.size, np.float32)
+    return given.boxes * factor[[1, 0, 1, 0]]
 
 
-def _maps(model: MaskRCNN, inputs: dict[str, Any], sizes: jax.Array, canvas: jax.Array) -> dict[str, Any]:
-    """The stages that see the whole image."""
+def _maps(
+    model: MaskRCNN, inputs: dict[str, Any], sizes: jax.Array, canvas: jax.Array
+) -> dict[str, Any]:
+    """Runs the stages of the whole image."""
     pyramid, config = inputs["pyramid"], model.config
-    extents = {level: -(-canvas // 2**level) for level in pyramid}
-    objectness, deltas = model.rpn_head(pyramid, extents)
-    counts = config.rpn.test_num_candidates, config.rpn.test_num_proposals
-    return {
-        "image": model.normalise(inputs["picture"], sizes),
+    objectness, deltas = model.rpn(pyramid, canvas)
+    given = AnchorScores(inputs["objectness"], inputs["deltas"])
+    box_resolution = config.box_head.resolution
+    results = {
+        "image": model.normalise(inputs["resized"], sizes),
         "backbone": model.backbone(inputs["image"], canvas),
-        "pyramid": model.fpn(inputs["backbone"], {level: extents[level] for level in inputs["backbone"]}),
+        "pyramid": model.fpn(inputs["backbone"], canvas),
         "objectness": objectness,
         "deltas": deltas,
-        "proposals": model.propose(pyramid, inputs["objectness"], inputs["deltas"], sizes, canvas, *counts),
-        "box_features": model.pool(pyramid, inputs["proposals"], canvas, config.roi.box_resolution),
-        "mask_features": model.pool(pyramid, inputs["boxes"], canvas, config.roi.mask_resolution),
+        "proposals": model.propose(given, pyramid, sizes, canvas, model.detection),
+        "box_features": model.pool(pyramid, inputs["proposals"], canvas, box_resolution),
     }
+    if config.mask_head is not None:
+        resolution = config.mask_head.resolution
+        results["mask_features"] = model.pool(pyramid, inputs["boxes"], canvas, resolution)
+    return results
 
 
 def _heads(model: MaskRCNN, inputs: dict[str, Any], sizes: jax.Array) -> dict[str, Any]:
-    """The stages that see pooled features, and the choice of detections."""
-    config = model.config
+    """Runs the heads on pooled features, and selects detections."""
     class_logits, class_deltas = model.box_head(inputs["box_features"])
-    detect_one = partial(detect, config=config.detection, box_weights=config.roi.box_weights)
     proposals = Proposals(inputs["proposals"], inputs["valid"])
-    threshold = np.full(len(sizes), config.detection.score_threshold, np.float32)
-    detections = model.per_image(detect_one)(
-        inputs["class_logits"], inputs["class_deltas"], proposals, sizes, jnp.asarray(threshold)
-    )
-    return {
+    thresholds = jnp.full(len(sizes), model.detection.score_threshold, jnp.float32)
+    box_weights = model.config.roi.box_weights
+    detect_each = model.each(detect, config=model.detection, box_weights=box_weights)
+    given = inputs["class_logits"], inputs["class_deltas"], proposals, sizes, thresholds
+    results = {
         "class_logits": class_logits,
         "class_deltas": class_deltas,
-        "detections": detections._replace(masks=detections.scores),
-        "mask_logits": model.mask_head(inputs["mask_features"], inputs["labels"]),
+        "detections": detect_each(*given),
     }
+    if model.config.mask_head is not None:
+        results["mask_logits"] = model.mask_head(inputs["mask_features"], inputs["labels"])
+    return results
 
 
-def _detections(given: Outcome, detections: Detections) -> Outcome:
-    found = detections.valid
-    labels = detections.classes[found].astype(np.int64)
-    return given._replace(boxes=detections.boxes[found], labels=labels, scores=detections.scores[found])
+def _with_detections(given: Outcome, detections: Detections) -> Outcome:
+    """Replaces the boxes, labels and scores of an outcome."""
+    valid = detections.valid
+    return given._replace(
+        boxes=detections.boxes[valid],
+        labels=detections.classes[valid].astype(np.int64),
+        scores=detections.scores[valid],
+    )

@@ -1,13 +1,15 @@
-"""Weights with which training can be compared to many digits: no input of a ReLU lies near zero.
+"""Weights for precise comparisons of gradients: no input of a ReLU lies near zero.
 
-Where two programs round differently, an input within rounding of zero passes the ReLU in one and not in the other, and
-the gradient jumps. A share of one in a million such inputs per layer makes gradients differ by a thousandth, and
-through the depth of a ResNet by percents, between any two programs, torchvision and itself on one thread more among
-them. So each channel is moved away from zero, most of them up, the others down.
+If two programs round differently, an input within rounding of zero can pass the ReLU in one program
+only, and the gradient jumps. If one input in a million does so in each layer, gradients differ by a
+thousandth, and after the depth of a ResNet by percents. This holds for any two programs, even for
+torchvision on one thread and on two. So these weights shift each channel away from zero: most
+channels up, the others down.
 
-In the heads they are moved far away. In the backbone that would leave nothing to compare: where all positions pass, the
-norm behind the next convolution takes the shift of a channel out again, and what is left of the shift's gradient is
-rounding. There a few positions of each channel stay on the other side, and zero lies in a gap between them.
+In the heads the shift is large. In the backbone a large shift would leave nothing to compare: if
+all positions of a channel pass the ReLU, the norm after the next convolution cancels the shift, and
+the gradient of the shift is only rounding. In the backbone therefore a few positions of each
+channel stay on the other side of zero, and zero lies in a gap between the values.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,16 +17,17 @@ from functools import partial
 
 import numpy as np
 
-from maskrcnn_jax.config import ModelConfig
-from maskrcnn_jax.data.coco import Example
+from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.data.dataset import Example
 from maskrcnn_jax.parity import recipe, reference, training_reference
 
 import torch  # isort: skip  (after the reference: it loads torchvision's operators first)
 
-DISTANCE = 6.0  # Standard deviations between the mean of a channel and zero, in the heads.
-SHARE_ABOVE = 0.75  # Of channels that stay positive, but for the few positions of the tail.
-TAIL = 8  # Positions of a channel of the backbone, of all pictures, that may lie on the other side of zero.
-BLOCK_DEVIATION = 0.3  # What a residual block adds varies less than its shortcut, lest the sum forget its side of zero.
+DISTANCE = 6.0  # In the heads: distance of a channel's mean from zero, in standard deviations.
+SHARE_ABOVE = 0.75  # The share of channels that are shifted up.
+TAIL = 8  # In the backbone: at most so many positions of a channel in all images lie across zero.
+# The deviation of a residual branch. It is below the shortcut's, so that the sum keeps its sign.
+BLOCK_DEVIATION = 0.3
 
 Tensors = list[torch.Tensor]
 
@@ -37,28 +40,35 @@ def settled(
     max_long_side: int,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """The weights of the recipe, settled on batches of pictures before resizing; by torchvision's names."""
+    """The weights of the recipe after `settle` on batches of images before resizing.
+
+    Returns:
+        A state dict by torchvision's names.
+    """
     weights = recipe.state_dict(config, seed)
-    model = reference.build(config, weights, short_side=short_side, max_long_side=max_long_side)
+    sides = {"short_side": short_side, "max_long_side": max_long_side}
+    model = reference.build(Config(model=config), weights, **sides)
     settle(model, batches, seed=seed)
     return training_reference.state_dict(model)
 
 
 @torch.no_grad()
 def settle(model: torch.nn.Module, batches: Sequence[Sequence[Example]], *, seed: int = 0) -> None:
-    """Scales weights and shifts biases of torchvision's model in place, by what its layers give on batches of pictures.
+    """Rescales and shifts the layers of torchvision's model in place, by their outputs.
 
-    The backbone is settled on all batches, each normalised by itself, the rest on the first one. Where a layer is used
-    several times, as in the region proposal network, its first use counts.
+    The backbone is settled on all batches, with separate batch statistics; the other layers are
+    settled on the first batch. If a layer runs several times, as in the RPN, its first run counts.
 
     Args:
-        model: A backbone of bottleneck blocks.
+        model: A detector whose backbone has bottleneck blocks.
     """
     random = np.random.default_rng(seed)
     model.train()
-    _settle_backbone(model.backbone.body, [_preprocess(model, batch) for batch in batches], random)
+    images = [_preprocess(model, batch) for batch in batches]
+    _settle_backbone(model.backbone.body, images, random)
     for module in _before_a_relu(model):
-        _on_first_use(module, partial(_move_away, means=DISTANCE * _draw_sides(random, module)))
+        means = DISTANCE * _draw_sides(random, module)
+        _on_first_use(module, partial(_move_away, means=means))
     for module in _outputs(model):
         _on_first_use(module, lambda module, output: _standardise(module, [output])[0])
     torch.manual_seed(seed)
@@ -70,17 +80,21 @@ def _preprocess(model: torch.nn.Module, examples: Sequence[Example]) -> torch.Te
     return model.transform(*training_reference.inputs(examples))[0].tensors
 
 
-def _settle_backbone(body: torch.nn.Module, pictures: Tensors, random: np.random.Generator) -> None:
-    """Walks through a ResNet with all batches side by side, each layer settled before the next one sees its output."""
+def _settle_backbone(body: torch.nn.Module, images: Tensors, random: np.random.Generator) -> None:
+    """Settles a ResNet layer by layer, from the stem on."""
     sides = _draw_sides(random, body.bn1)
-    features = [body.maxpool(x) for x in _into_a_gap(body.bn1, [body.conv1(x) for x in pictures], sides)]
+    features = _into_a_gap(body.bn1, [body.conv1(x) for x in images], sides)
+    features = [body.maxpool(x) for x in features]
     for stage in (body[f"layer{i}"] for i in range(1, 5)):
-        sides = _draw_sides(random, stage[0].bn3)  # Shortcuts keep a channel where it is through all blocks.
+        # Through shortcuts, a channel has the same sign in all blocks of a stage.
+        sides = _draw_sides(random, stage[0].bn3)
         for block in stage:
             features = _settle_block(block, features, sides, random)
 
 
-def _settle_block(block: torch.nn.Module, inputs: Tensors, sides: torch.Tensor, random: np.random.Generator) -> Tensors:
+def _settle_block(
+    block: torch.nn.Module, inputs: Tensors, sides: torch.Tensor, random: np.random.Generator
+) -> Tensors:
     """Settles a bottleneck block; returns its outputs."""
     x = _into_a_gap(block.bn1, [block.conv1(x) for x in inputs], _draw_sides(random, block.bn1))
     x = _into_a_gap(block.bn2, [block.conv2(x) for x in x], _draw_sides(random, block.bn2))
@@ -94,60 +108,78 @@ def _settle_block(block: torch.nn.Module, inputs: Tensors, sides: torch.Tensor, 
 def _into_a_gap(
     norm: torch.nn.Module, inputs: Tensors, sides: torch.Tensor, shortcuts: Tensors | None = None
 ) -> Tensors:
-    """Shifts a norm so that few positions of a channel lie across zero and none lies near it; what its ReLU returns."""
+    """Shifts a norm so that few positions of a channel lie across zero, and none near zero.
+
+    Returns:
+        The outputs of the ReLU after the norm, or after the sum with the shortcuts if given.
+    """
     outputs = [norm(x) for x in inputs]
     if shortcuts is None:
         sums = _standardise(norm, outputs)
     else:
         added = _standardise(norm, outputs, deviation=BLOCK_DEVIATION)
         sums = [x + shortcut for x, shortcut in zip(added, shortcuts, strict=True)]
-    tails = [(_by_channel(x) * sides[:, None]).topk(TAIL + 1, largest=False).values for x in sums]
+    signed = [_by_channel(x) * sides[:, None] for x in sums]
+    tails = [x.topk(TAIL + 1, largest=False).values for x in signed]
     tail = torch.cat(tails, 1).sort(1).values[:, : TAIL + 1]
-    below = tail.diff(dim=1).argmax(1, keepdim=True)  # The widest gap lies behind it.
+    below = tail.diff(dim=1).argmax(1, keepdim=True)  # The widest gap follows this position.
     shift = -sides * (tail.gather(1, below) + tail.gather(1, below + 1))[:, 0] / 2
     norm.bias += shift
     return [(x + shift.reshape(1, -1, 1, 1)).relu() for x in sums]
 
 
 def _before_a_relu(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """Layers of the heads with a bias that a ReLU follows."""
+    """Layers of the heads that have a bias and precede a ReLU."""
     heads = model.roi_heads
-    for part in (model.rpn.head.conv, heads.box_head, heads.mask_head, heads.mask_predictor.conv5_mask):
-        yield from (module for module in part.modules() if getattr(module, "bias", None) is not None)
+    parts = [model.rpn.head.conv, heads.box_head]
+    if heads.has_mask():
+        parts += [heads.mask_head, heads.mask_predictor.conv5_mask]
+    for part in parts:
+        yield from (x for x in part.modules() if getattr(x, "bias", None) is not None)
 
 
 def _outputs(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Layers that no ReLU follows, of the pyramid and the heads."""
-    rpn, box, mask = model.rpn.head, model.roi_heads.box_predictor, model.roi_heads.mask_predictor
+    """Layers of the pyramid and the heads that precede no ReLU."""
+    rpn, heads = model.rpn.head, model.roi_heads
     pyramid = [block[-1] for block in model.backbone.fpn.layer_blocks]
-    return [*pyramid, rpn.cls_logits, rpn.bbox_pred, box.cls_score, box.bbox_pred, mask.mask_fcn_logits]
+    box = [heads.box_predictor.cls_score, heads.box_predictor.bbox_pred]
+    mask = [heads.mask_predictor.mask_fcn_logits] if heads.has_mask() else []
+    return [*pyramid, rpn.cls_logits, rpn.bbox_pred, *box, *mask]
 
 
 def _draw_sides(random: np.random.Generator, module: torch.nn.Module) -> torch.Tensor:
-    """Of each channel of a layer, 1 above zero or -1 below."""
-    return torch.from_numpy(np.where(random.random(len(module.bias)) < SHARE_ABOVE, 1, -1).astype(np.float32))
+    """Draws the sign of each channel of a layer: 1 or -1."""
+    is_above = random.random(len(module.bias)) < SHARE_ABOVE
+    return torch.from_numpy(np.where(is_above, 1, -1).astype(np.float32))
 
 
-def _on_first_use(module: torch.nn.Module, change: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]) -> None:
-    """Replaces the first output of a module by ``change(module, output)``."""
+def _on_first_use(
+    module: torch.nn.Module, change: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
+) -> None:
+    """Replaces the first output of a module with ``change(module, output)``."""
 
-    def hook(module: torch.nn.Module, _: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    def hook(
+        module: torch.nn.Module, _: tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> torch.Tensor:
         handle.remove()
         return change(module, output)
 
     handle = module.register_forward_hook(hook)
 
 
-def _move_away(module: torch.nn.Module, output: torch.Tensor, *, means: torch.Tensor) -> torch.Tensor:
-    """Gives the outputs of a layer these means by channel, and about them a deviation of one over all channels."""
+def _move_away(
+    module: torch.nn.Module, output: torch.Tensor, *, means: torch.Tensor
+) -> torch.Tensor:
+    """Rescales and shifts a layer: channels get these means, and a deviation of 1 around them."""
     (output,) = _standardise(module, [output])
     module.bias += means
     return output + means.reshape(1, -1, *[1] * (output.ndim - 2))
 
 
 def _standardise(module: torch.nn.Module, outputs: Tensors, *, deviation: float = 1.0) -> Tensors:
-    """Scales and shifts a layer: the outputs of each channel have no mean, and those of all channels this deviation."""
-    variances, means = torch.var_mean(torch.cat([_by_channel(x) for x in outputs], 1), 1)
+    """Rescales and shifts a layer: each channel gets mean 0, all together get this deviation."""
+    positions = torch.cat([_by_channel(x) for x in outputs], 1)
+    variances, means = torch.var_mean(positions, 1)
     scale = deviation / variances.mean().sqrt()
     module.weight *= scale
     module.bias += scale * (module.bias - means) - module.bias
@@ -155,5 +187,5 @@ def _standardise(module: torch.nn.Module, outputs: Tensors, *, deviation: float 
 
 
 def _by_channel(x: torch.Tensor) -> torch.Tensor:
-    """Channels by all positions."""
+    """Flattens to ``[channels, positions]``."""
     return x.transpose(0, 1).flatten(1)

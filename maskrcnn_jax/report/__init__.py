@@ -1,6 +1,8 @@
-"""Two pages, each one HTML file that needs no network: of an evaluation, and of a training run.
+"""Reports as HTML pages: one of an evaluation, one of a training run.
 
-Of an evaluation: what was found, missed and made up. `measures` collects the numbers, `pictures` draws ground truth and
-detections, and `page` puts both into the template beside it, where `page.js` and its neighbours draw tables, charts and
-lists from them. Of a run: its curves, settings and results, which `run_page` collects and `run.js` shows.
+Each page is one file that needs no network. The page of an evaluation shows detections, missed
+objects and false detections. `measures` computes the numbers, `drawings` draws ground truth and
+detections, and `page` fills both into ``page.html``, where ``page.js`` and the other scripts draw
+tables, charts and lists. The page of a run shows curves, settings and results, which `run_page`
+collects and ``run.js`` draws.
 """

@@ -1,4 +1,4 @@
-// Charts as SVG, in a plane of 440 x 290 units that grows and shrinks with the page.
+// Draws charts as SVG in a view box of 440 x 290 units, which scales with the page.
 
 const PLOT = { left: 52, right: 428, top: 12, bottom: 246 };
 const NUM_BINS = 20;
@@ -35,13 +35,15 @@ function legend(entries) {
     html("li", {}, svg("svg", { viewBox: "0 0 28 12", "aria-hidden": "true" }, swatch), text)));
 }
 
-// Curves: per IoU threshold the precision, in thousandths, at the recalls 0, 0.01, ..., 1.
+// `curves` has the precision in thousandths at the recalls 0, 0.01, ..., 1 for each IoU threshold.
 function precisionRecall(name, { ap, curves }) {
   const kinds = Object.keys(curves).map((iou, i) => [iou, ["first", "second", "third"][i]]);
   const drawn = kinds.filter(([iou]) => curves[iou] !== null);
-  if (!drawn.length) return [html("p", {}, "There are no objects of this class, so there is no curve.")];
+  if (!drawn.length) return [html(
+    "p", {}, "There are no objects of this class, so there is no curve.")];
   const paths = drawn.map(([iou, kind]) => {
-    const points = curves[iou].map((y, i) => `${across(i / 100).toFixed(1)},${upwards(y / 1000).toFixed(1)}`);
+    const points = curves[iou].map(
+      (y, i) => `${across(i / 100).toFixed(1)},${upwards(y / 1000).toFixed(1)}`);
     return svg("polyline", { points: points.join(" "), class: `curve ${kind}`, "data-iou": iou });
   });
   const said = drawn.map(([iou]) => `AP ${fraction(ap[iou])} at ${iou}`);
@@ -52,17 +54,20 @@ function precisionRecall(name, { ap, curves }) {
     legend(drawn.map(([iou, kind], i) => [said[i], line(0, 6, 28, 6, `curve ${kind}`)]))];
 }
 
-// Histogram: numbers of correct and of false detections in bins of the score; `counts` are those from the threshold on.
+// `bins` has the numbers of correct and of false detections by score; `counts` has those above the
+// threshold.
 function scoreHistogram(name, bins, threshold, counts) {
   const most = Math.max(...bins.correct, ...bins.false, 1);
   const powers = Math.ceil(Math.log10(most + 1));
   const height = (count) => Math.log10(count + 1) / Math.log10(10 ** powers + 1);
-  const ticks = [[0, "0"], ...Array.from({ length: powers + 1 }, (_, i) => [height(10 ** i), integer(10 ** i)])];
+  const ticks = [[0, "0"],
+    ...Array.from({ length: powers + 1 }, (_, i) => [height(10 ** i), integer(10 ** i)])];
   const width = (across(1) - across(0)) / NUM_BINS;
   const bars = ["correct", "false"].flatMap((kind, side) => bins[kind].map((count, i) => {
     const scores = `${(i / NUM_BINS).toFixed(2)} to ${((i + 1) / NUM_BINS).toFixed(2)}`;
     return svg("rect", {
-      x: across(i / NUM_BINS) + 1 + side * (width / 2 - 1), y: upwards(height(count)), width: width / 2 - 1,
+      x: across(i / NUM_BINS) + 1 + side * (width / 2 - 1), y: upwards(height(count)),
+        width: width / 2 - 1,
       height: PLOT.bottom - upwards(height(count)), class: `${kind}-bar`,
     }, svg("title", {}, `${count} ${kind}, score ${scores}`));
   }));
@@ -72,7 +77,9 @@ function scoreHistogram(name, bins, threshold, counts) {
   return [
     chart(label, ...verticalAxis("detections", ticks), ...horizontalAxis("score"), ...bars,
       line(across(threshold), PLOT.top, across(threshold), PLOT.bottom, "threshold")),
-    legend([[`correct: ${correct}`, swatch("correct-bar")], [`false: ${wrong}`, swatch("false-bar")],
-      [`from ${threshold.toFixed(2)} on: precision ${share(counts.found, counts.found + counts.false)}, `
+    legend([[`correct: ${correct}`, swatch("correct-bar")],
+      [`false: ${wrong}`, swatch("false-bar")],
+      [`from ${threshold.toFixed(2)} on: precision `
+        + `${share(counts.found, counts.found + counts.false)}, `
         + `recall ${share(counts.found, counts.objects)}`, line(14, 0, 14, 12, "threshold")]])];
 }

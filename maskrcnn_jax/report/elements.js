@@ -1,4 +1,5 @@
-// Elements from names, attributes and children. Text stays text, so nothing in the data is read as HTML.
+// Makes elements from names, attributes and children. Strings become text nodes, so the data is
+// never parsed as HTML.
 
 function fillIn(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
@@ -17,6 +18,14 @@ function svg(name, attributes = {}, ...children) {
   return fillIn(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
 }
 
+// Removes the parts of the page about masks if only boxes were measured.
+function keepKinds(kinds) {
+  for (const element of document.querySelectorAll("[data-kind]")) {
+    if (!kinds.includes(element.dataset.kind)) element.remove();
+  }
+}
+
+const KIND_NAMES = { segm: "mask", bbox: "box" };
 const byId = (id) => document.getElementById(id);
 const integer = (value) => value.toLocaleString("en");
 const fraction = (value) => (value === null ? "\u2013" : value.toFixed(3));

@@ -1,8 +1,8 @@
-// Charts of numbers by step: curves that are averaged on request, and their values under the pointer.
+// Draws charts of numbers by step, averaged on request, and shows the values under the pointer.
 
 const KINDS = ["first", "second", "third", "fourth", "fifth"];
 
-// Round numbers, about five of them, that cover an interval from 0.
+// About five round numbers that cover the interval from 0 to `most`.
 function roundTicks(most) {
   const rough = (most > 0 ? most : 1) / 5;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -10,19 +10,20 @@ function roundTicks(most) {
   return Array.from({ length: Math.max(Math.ceil(most / step - 1e-6), 1) + 1 }, (_, i) => i * step);
 }
 
-// Powers of ten that enclose an interval, by their exponents.
+// The exponents of the powers of ten that enclose an interval.
 function powerTicks(least, most) {
-  const first = Math.floor(Math.log10(least)), last = Math.max(Math.ceil(Math.log10(most)), first + 1);
+  const first = Math.floor(Math.log10(least));
+  const last = Math.max(Math.ceil(Math.log10(most)), first + 1);
   return Array.from({ length: last - first + 1 }, (_, i) => first + i);
 }
 
-// Short, and the same for all ticks of an axis: 0.0125, 1,500 or 2e-7.
+// Formats a number shortly: 0.0125, 1,500 or 2e-7.
 function shortly(value) {
   if (value !== 0 && Math.abs(value) < 1e-4) return value.toExponential(1).replace(".0e", "e");
   return value.toLocaleString("en", { maximumSignificantDigits: 4 });
 }
 
-// The mean of each value and its neighbours, `window` of them where there are as many.
+// Replaces each value with the mean of up to `window` neighbours.
 function average(points, window) {
   const reach = (window - 1) / 2;
   return points.map(([x], i) => {
@@ -31,7 +32,7 @@ function average(points, window) {
   });
 }
 
-// [step, value] of a series: a field of the log, or "segm/AP" and the like of the evaluations.
+// The [step, value] pairs of a field of the log, or of a number of the evaluations like "segm/AP".
 function pointsOf(name) {
   const [group, key] = name.split("/");
   const pairs = key === undefined
@@ -47,7 +48,7 @@ function titleOf(name) {
   return key === undefined ? name.replaceAll("_", " ") : GROUPS[group] + key;
 }
 
-// Where a value lies on the vertical axis, from 0 to 1, and its ticks as [place, text].
+// The function from values to places on the vertical axis, 0 to 1, and the ticks as [place, text].
 function verticalScale(values, logarithmic, most) {
   const positive = values.filter((y) => y > 0);
   if (logarithmic && positive.length) {
@@ -69,23 +70,29 @@ function stepAxis(last) {
 function curve(points, kind, last, place, name) {
   const drawn = points.map(([x, y]) => [across(x / last).toFixed(1), upwards(place(y)).toFixed(1)]);
   const path = svg("polyline", {
-    points: drawn.map((pair) => pair.join(",")).join(" "), class: `curve ${kind}`, "data-name": name });
-  const dots = points.length > 30 ? [] : drawn.map(([x, y]) => svg("circle", { cx: x, cy: y, r: 3, class: `${kind} dot` }));
+    points: drawn.map((pair) => pair.join(",")).join(" "), class: `curve ${kind}`,
+      "data-name": name });
+  const dots = points.length > 30 ? []
+    : drawn.map(([x, y]) => svg("circle", { cx: x, cy: y, r: 3, class: `${kind} dot` }));
   return [path, ...dots];
 }
 
-// Fills the place of a chart, which says itself what it shows.
+// Draws the series that the element names in its data attributes.
 function drawLines(element, { window, logarithmic }) {
   const series = element.dataset.series.split(" ")
-    .map((name, i) => ({ name, kind: KINDS[i], points: pointsOf(name) })).filter(({ points }) => points.length);
+    .map((name, i) => ({ name, kind: KINDS[i], points: pointsOf(name) }))
+    .filter(({ points }) => points.length);
   if (!series.length) {
     element.replaceChildren(html("p", {}, "The log of this run has no such numbers."));
     return;
   }
-  for (const entry of series) if (!entry.name.includes("/")) entry.points = average(entry.points, window);
+  for (const entry of series) {
+    if (!entry.name.includes("/")) entry.points = average(entry.points, window);
+  }
   const values = series.flatMap(({ points }) => points.map(([, y]) => y));
   const last = Math.max(...series.map(({ points }) => points.at(-1)[0]), 1);
-  const [place, ticks] = verticalScale(values, logarithmic && "loss" in element.dataset, Number(element.dataset.most));
+  const [place, ticks] =
+    verticalScale(values, logarithmic && "loss" in element.dataset, Number(element.dataset.most));
   const said = series.map(({ name, points }) => `${titleOf(name)} ${shortly(points.at(-1)[1])}`);
   const label = `By step up to ${integer(last)}; at the end ${said.join(", ")}`;
   const marker = line(0, PLOT.top, 0, PLOT.bottom, "threshold");
@@ -98,7 +105,7 @@ function drawLines(element, { window, logarithmic }) {
   follow(element, drawing, marker, readout, series, last);
 }
 
-// Shows the values at the step under the pointer, in place of the last ones.
+// Shows the values at the step under the pointer instead of the last ones.
 function follow(element, drawing, marker, readout, series, last) {
   const items = [...element.querySelectorAll("li")];
   const show = (step) => {
@@ -116,5 +123,6 @@ function follow(element, drawing, marker, readout, series, last) {
     marker.setAttribute("visibility", "visible");
     show(step);
   });
-  drawing.addEventListener("pointerleave", () => { marker.setAttribute("visibility", "hidden"); show(last); });
+  drawing.addEventListener(
+    "pointerleave", () => { marker.setAttribute("visibility", "hidden"); show(last); });
 }

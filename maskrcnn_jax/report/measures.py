@@ -1,8 +1,9 @@
-"""The numbers of a report: average precision, curves, histograms, and what each image missed or made up.
+"""The numbers of a report: average precision, curves, histograms and the mistakes in each image.
 
-Everything comes from pycocotools' own matches, so the page agrees with the AP. Its greedy matching takes detections by
-descending score, so leaving out those below a threshold changes no match above it: the counts at any threshold follow
-from the matches of all detections. Scores are in thousandths, so that the page stays small.
+All numbers come from pycocotools' matches, so the page agrees with the AP. pycocotools matches
+detections greedily by descending score, so detections below a threshold cannot change the matches
+above it. The counts at any threshold therefore follow from the matches of all detections. Scores
+are integers in thousandths, which keeps the page small.
 """
 
 from collections.abc import Sequence
@@ -15,47 +16,51 @@ from pycocotools.cocoeval import COCOeval
 from maskrcnn_jax import evaluation
 
 IOU_TYPES = ("segm", "bbox")
-NUM_BINS = 20  # Of the scores from 0 to 1; thresholds on the page are their edges.
+NUM_BINS = 20  # Bins of the scores from 0 to 1. Thresholds on the page are bin edges.
 
-_CURVES = {"IoU 0.5": slice(0, 1), "IoU 0.75": slice(5, 6), "IoU 0.5:0.95": slice(None)}  # Of COCO's ten thresholds.
+# Slices of COCO's ten IoU thresholds.
+_CURVES = {"IoU 0.5": slice(0, 1), "IoU 0.75": slice(5, 6), "IoU 0.5:0.95": slice(None)}
 
 
 class Matches(NamedTuple):
-    """Who found whom at IoU 0.5. Crowds, and detections of crowds, are left out."""
+    """The matches at IoU 0.5, without crowds and detections of crowds."""
 
-    found: dict[int, int]  # For the id of each object the score of its detection, in thousandths; -1 if it has none.
-    correct: dict[int, bool]  # For the id of each detection whether it found an object. Ids number the results from 1.
+    # By object id: the score of the matched detection in thousandths, or -1 for a missed object.
+    found: dict[int, int]
+    # By detection id, which counts results from 1: whether the detection matches an object.
+    correct: dict[int, bool]
 
 
-def measure(annotations: dict, results: Sequence[dict], max_detections: int) -> dict[str, Any]:
-    """All numbers of a report, ready for JSON; None where a number is undefined.
+def measure(
+    annotations: dict, results: Sequence[dict], max_detections: int, *, masks: bool = True
+) -> dict[str, Any]:
+    """Computes all numbers of a report as plain values for JSON. Undefined numbers are None.
 
     Args:
-      annotations: ground truth in COCO's format.
-      results: detections in COCO's results format, with "bbox" and "segmentation", possibly none.
-      max_detections: per image and class, best first, that count.
+        annotations: Ground truth in COCO's format.
+        results: Detections in COCO's results format; may be empty.
+        max_detections: The number of best detections that count in each image and class.
+        masks: Whether the results have masks. Otherwise only boxes are measured.
     """
+    kinds = IOU_TYPES if masks else ("bbox",)
     evaluators = {
-        kind: evaluation.run_coco(annotations, results, kind, max_detections, keep_matches=True) for kind in IOU_TYPES
+        kind: evaluation.run_coco(annotations, results, kind, max_detections, keep_matches=True)
+        for kind in kinds
     }
     matches = {kind: match(evaluator, max_detections) for kind, evaluator in evaluators.items()}
-    category_ids = [int(i) for i in evaluators["segm"].params.catIds]
-    images = _images(annotations, results, matches, {category_id: i for i, category_id in enumerate(category_ids)})
+    category_ids = [int(i) for i in evaluators["bbox"].params.catIds]
+    class_of = {category_id: i for i, category_id in enumerate(category_ids)}
+    images = _images(annotations, results, matches, class_of)
     names = {category["id"]: category["name"] for category in annotations["categories"]}
-    counts = {kind: _histograms(images, kind, len(category_ids)) for kind in IOU_TYPES}
-    classes = [{"name": names[category_id]} for category_id in category_ids]
-    overall: dict[str, Any] = {"name": "all classes"}
+    class_names = [names[category_id] for category_id in category_ids]
+    overall, classes = _classes(evaluators, images, class_names, max_detections)
+    numbers = {}
     for kind, evaluator in evaluators.items():
-        precision = evaluator.eval["precision"][:, :, :, 0, evaluator.params.maxDets.index(max_detections)]
-        for i, entry in enumerate(classes):
-            entry[kind] = _curves(precision[:, :, i : i + 1]) | _bins(counts[kind][i])
-        overall[kind] = _curves(precision) | _bins(counts[kind].sum(0))
-    num_objects = np.bincount([i for image in images for i in image["objects"]["class"]], minlength=len(classes))
-    for entry, count in zip([overall, *classes], [num_objects.sum(), *num_objects], strict=True):
-        entry["objects"] = int(count)
-    numbers = {kind: evaluation.twelve_numbers(evaluator, max_detections) for kind, evaluator in evaluators.items()}
+        twelve = evaluation.twelve_numbers(evaluator, max_detections)
+        numbers[kind] = {name: _defined(x) for name, x in twelve.items()}
     return {
-        "numbers": {kind: {name: _defined(x) for name, x in values.items()} for kind, values in numbers.items()},
+        "kinds": list(kinds),
+        "numbers": numbers,
         "maxDetections": max_detections,
         "overall": overall,
         "classes": classes,
@@ -63,22 +68,51 @@ def measure(annotations: dict, results: Sequence[dict], max_detections: int) -> 
     }
 
 
+def _classes(
+    evaluators: dict[str, Any],
+    images: Sequence[dict[str, Any]],
+    class_names: Sequence[str],
+    max_detections: int,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The number of objects, the curves and the histograms of all classes together, and of each."""
+    classes: list[dict[str, Any]] = [{"name": name} for name in class_names]
+    overall: dict[str, Any] = {"name": "all classes"}
+    for kind, evaluator in evaluators.items():
+        counts = _histograms(images, kind, len(classes))
+        limit = evaluator.params.maxDets.index(max_detections)
+        precision = evaluator.eval["precision"][:, :, :, 0, limit]
+        for i, entry in enumerate(classes):
+            entry[kind] = _curves(precision[:, :, i : i + 1]) | _bins(counts[i])
+        overall[kind] = _curves(precision) | _bins(counts.sum(0))
+    labels = [label for image in images for label in image["objects"]["class"]]
+    num_objects = np.bincount(labels, minlength=len(classes))
+    overall["objects"] = int(num_objects.sum())
+    for entry, count in zip(classes, num_objects, strict=True):
+        entry["objects"] = int(count)
+    return overall, classes
+
+
 def match(evaluator: COCOeval, max_detections: int) -> Matches:
-    """Collects the matches at IoU 0.5 from pycocotools' results for images and classes.
+    """Collects the matches at IoU 0.5 from pycocotools' results per image and class.
 
     Args:
-      evaluator: after `run_coco`.
-      max_detections: as given there.
+        evaluator: An evaluator of `run_coco` with ``keep_matches``.
+        max_detections: The argument of that call.
     """
     found, correct = {}, {}
     num_images, num_areas = len(evaluator.params.imgIds), len(evaluator.params.areaRng)
     for category in range(len(evaluator.params.catIds)):
-        first = category * num_areas * num_images  # Of all areas, "all" comes first.
+        first = category * num_areas * num_images  # The first area is "all".
         for result in filter(None, evaluator.evalImgs[first : first + num_images]):
             counting = np.logical_not(result["gtIgnore"])
-            found |= {int(i): -1 for i, counts in zip(result["gtIds"], counting, strict=True) if counts}
+            pairs = zip(result["gtIds"], counting, strict=True)
+            found |= {int(i): -1 for i, counts in pairs if counts}
             columns = zip(
-                result["dtIds"], result["dtScores"], result["dtMatches"][0], result["dtIgnore"][0], strict=True
+                result["dtIds"],
+                result["dtScores"],
+                result["dtMatches"][0],
+                result["dtIgnore"][0],
+                strict=True,
             )
             for detection, score, matched, ignored in list(columns)[:max_detections]:
                 if not ignored:
@@ -89,18 +123,24 @@ def match(evaluator: COCOeval, max_detections: int) -> Matches:
 
 
 def thousandths(score: float) -> int:
-    """A score in [0, 1] rounded down, so that it stays on its side of a threshold; written scores have six digits."""
+    """Rounds a score in [0, 1] down to thousandths, so that it stays below a higher threshold.
+
+    The added 1e-4 is below the sixth digit, to which files round scores.
+    """
     return int(score * 1000 + 1e-4)
 
 
 def _images(
-    annotations: dict, results: Sequence[dict], matches: dict[str, Matches], class_of: dict[int, int]
+    annotations: dict,
+    results: Sequence[dict],
+    matches: dict[str, Matches],
+    class_of: dict[int, int],
 ) -> list[dict[str, Any]]:
-    """Every image with its objects and detections, each a column of indices, classes, scores and matches."""
+    """All images, each with columns of its objects and detections: index, class, score, matches."""
     images = {}
     for entry in annotations["images"]:
         name = entry.get("file_name") or f"image {entry['id']}"
-        columns = {"index": [], "class": [], **{kind: [] for kind in IOU_TYPES}}
+        columns = {"index": [], "class": [], **{kind: [] for kind in matches}}
         images[entry["id"]] = {
             "id": entry["id"],
             "name": name,
@@ -108,32 +148,33 @@ def _images(
             "objects": columns,
             "detections": {key: [] for key in (*columns, "score")},
         }
-    # Matches number objects and detections from 1.
+    # The ids in matches count objects and detections from 1.
     for index, annotation in enumerate(annotations["annotations"]):
-        if index + 1 in matches["segm"].found:
+        if index + 1 in matches["bbox"].found:
             columns = images[annotation["image_id"]]["objects"]
             columns["index"].append(index)
             columns["class"].append(class_of[annotation["category_id"]])
-            for kind in IOU_TYPES:
-                columns[kind].append(matches[kind].found[index + 1])
+            for kind, its in matches.items():
+                columns[kind].append(its.found[index + 1])
     for index, result in enumerate(results):
-        outcomes = {kind: matches[kind].correct.get(index + 1) for kind in IOU_TYPES}
+        outcomes = {kind: its.correct.get(index + 1) for kind, its in matches.items()}
         if result["category_id"] in class_of:
             columns = images[result["image_id"]]["detections"]
             columns["index"].append(index)
             columns["class"].append(class_of[result["category_id"]])
             columns["score"].append(thousandths(result["score"]))
-            for kind in IOU_TYPES:
-                columns[kind].append({True: 1, False: 0, None: -1}[outcomes[kind]])
+            for kind, outcome in outcomes.items():
+                columns[kind].append({True: 1, False: 0, None: -1}[outcome])
     return list(images.values())
 
 
 def _histograms(images: Sequence[dict[str, Any]], kind: str, num_classes: int) -> np.ndarray:
-    """Numbers of false and of correct detections of each class by score: int64 of shape (classes, 2, bins)."""
+    """Counts false and correct detections by class and score: int64 [classes, 2, bins]."""
     counts = np.zeros((num_classes, 2, NUM_BINS), np.int64)
     for image in images:
         columns = image["detections"]
-        for label, score, outcome in zip(columns["class"], columns["score"], columns[kind], strict=True):
+        rows = zip(columns["class"], columns["score"], columns[kind], strict=True)
+        for label, score, outcome in rows:
             if outcome >= 0:
                 counts[label, outcome, min(score * NUM_BINS // 1000, NUM_BINS - 1)] += 1
     return counts
@@ -145,7 +186,7 @@ def _bins(counts: np.ndarray) -> dict[str, list[int]]:
 
 
 def _curves(precision: Float[np.ndarray, "thresholds recalls classes"]) -> dict[str, Any]:
-    """AP and the precision at the recalls 0, 0.01, ..., 1, means over the classes that have objects."""
+    """AP, and precision at the recalls 0, 0.01, ..., 1: means over the classes with objects."""
     defined = precision[:, :, (precision > -1).all((0, 1))]
     if not defined.size:
         return {"ap": dict.fromkeys(_CURVES), "curves": dict.fromkeys(_CURVES)}
@@ -161,8 +202,12 @@ def _defined(value: float) -> float | None:
 
 
 def mistakes(image: dict[str, Any], threshold: float) -> tuple[int, int]:
-    """How many objects an image of `measure` missed, and how many false masks it has, from a score on."""
+    """Counts the missed objects and the false detections of an image of `measure`.
+
+    Detections below the threshold do not count. Masks are matched, or boxes without a mask head.
+    """
     lowest, detections = thousandths(threshold), image["detections"]
-    missed = sum(score < lowest for score in image["objects"]["segm"])
-    outcomes = zip(detections["score"], detections["segm"], strict=True)
+    kind = "segm" if "segm" in detections else "bbox"
+    missed = sum(score < lowest for score in image["objects"][kind])
+    outcomes = zip(detections["score"], detections[kind], strict=True)
     return missed, sum(score >= lowest and outcome == 0 for score, outcome in outcomes)

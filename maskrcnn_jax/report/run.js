@@ -1,4 +1,4 @@
-// The page of a run: what it is about, tables, curves, pictures, and the configuration.
+// Fills the page of a run: overview, tables, curves, drawings and configuration.
 
 const data = JSON.parse(byId("data").textContent);
 
@@ -10,21 +10,27 @@ function table(id, head, rows) {
 }
 
 function fillTables() {
-  const { segm, bbox } = data.numbers;
-  table("numbers", ["number", "mask", "box"], Object.keys(segm).map((name) =>
-    [name, fraction(segm[name]), fraction(bbox[name])]));
-  table("classes", ["class", "id", "objects", "mask AP", "box AP"], data.classes.map((entry) =>
-    [entry.name, String(entry.id), integer(entry.objects), fraction(entry.segm), fraction(entry.bbox)]));
-  table("evaluations", ["step", "mask AP", "mask AP50", "box AP", "box AP50", "loss"], data.evaluations.map((entry) =>
-    [integer(entry.step), ...[entry.segm.AP, entry.segm.AP50, entry.bbox.AP, entry.bbox.AP50].map(fraction),
+  const { kinds, numbers } = data;
+  const names = kinds.map((kind) => KIND_NAMES[kind]);
+  table("numbers", ["number", ...names], Object.keys(numbers.bbox).map((name) =>
+    [name, ...kinds.map((kind) => fraction(numbers[kind][name]))]));
+  table("classes", ["class", "id", "objects", ...names.map((name) => `${name} AP`)],
+    data.classes.map((entry) => [entry.name, String(entry.id), integer(entry.objects),
+      ...kinds.map((kind) => fraction(entry[kind]))]));
+  const head = ["step", ...names.flatMap((name) => [`${name} AP`, `${name} AP50`]), "loss"];
+  table("evaluations", head, data.evaluations.map((entry) =>
+    [integer(entry.step),
+      ...kinds.flatMap((kind) => [entry[kind].AP, entry[kind].AP50]).map(fraction),
       fraction(entry.validation.loss ?? null)]));
 }
 
-function fillPictures() {
-  byId("images-text").textContent = `Drawn are detections with a score of ${data.threshold} or more.`;
-  byId("images").replaceChildren(...data.pictures.map(({ name, truth, found }) => {
-    const figure = (picture, caption) => html("figure", {},
-      html("div", { class: "framed" }, html("img", { src: picture, alt: `${caption} of ${name}`, loading: "lazy" })),
+function fillDrawings() {
+  byId("images-text").textContent =
+    `Drawn are detections with a score of ${data.threshold} or more.`;
+  byId("images").replaceChildren(...data.drawings.map(({ name, truth, found }) => {
+    const figure = (drawing, caption) => html("figure", {},
+      html("div", { class: "framed" },
+        html("img", { src: drawing, alt: `${caption} of ${name}`, loading: "lazy" })),
       html("figcaption", {}, caption));
     return html("article", {}, html("h3", {}, name),
       html("div", { class: "pair" }, figure(truth, "ground truth"), figure(found, "detections")));
@@ -34,12 +40,15 @@ function fillPictures() {
 function fillConfig() {
   const { field, changed } = byId("config-filter").elements;
   const text = field.value.toLowerCase();
-  const kept = data.config.filter((entry) => (entry.changed || !changed.checked) && entry.field.includes(text));
+  const kept = data.config.filter(
+    (entry) => (entry.changed || !changed.checked) && entry.field.includes(text));
   const rows = kept.map((entry) => html("tr", {}, html("th", { scope: "row" }, entry.field),
     html("td", { class: "text" }, entry.changed ? html("strong", {}, entry.value) : entry.value),
     html("td", { class: "text" }, entry.default)));
-  const head = ["field", "value", "default"].map((name) => html("th", { scope: "col", class: "text" }, name));
-  byId("config").replaceChildren(html("thead", {}, html("tr", {}, ...head)), html("tbody", {}, ...rows));
+  const head = ["field", "value", "default"].map(
+    (name) => html("th", { scope: "col", class: "text" }, name));
+  byId("config").replaceChildren(
+    html("thead", {}, html("tr", {}, ...head)), html("tbody", {}, ...rows));
   byId("config-filter").querySelector("[role=status]").textContent =
     `${integer(kept.length)} of ${counted(data.config.length, "field")}`;
 }
@@ -51,19 +60,25 @@ function drawCharts() {
 }
 
 function start() {
-  const best = [...data.evaluations].sort((a, b) => (b.segm.AP ?? -1) - (a.segm.AP ?? -1))[0];
+  const [main] = data.kinds;  // Masks if there are any, else boxes.
+  const best = [...data.evaluations].sort((a, b) => (b[main].AP ?? -1) - (a[main].AP ?? -1))[0];
   const last = data.evaluations.at(-1);
   const said = best && best.step !== last.step
-    ? ` The best mask AP was ${fraction(best.segm.AP)}, after step ${integer(best.step)}.` : "";
-  byId("overview").textContent = `${data.overview} Mask AP ${fraction(data.numbers.segm.AP)}, box AP `
-    + `${fraction(data.numbers.bbox.AP)} at the end.${said}`;
+    ? ` The best ${KIND_NAMES[main]} AP was ${fraction(best[main].AP)}, `
+      + `after step ${integer(best.step)}.` : "";
+  const reached = data.kinds.map(
+    (kind) => `${KIND_NAMES[kind]} AP ${fraction(data.numbers[kind].AP)}`);
+  byId("overview").textContent = `${data.overview} At the end: ${reached.join(", ")}.${said}`;
+  keepKinds(data.kinds);
   fillTables();
-  fillPictures();
+  fillDrawings();
   fillConfig();
   drawCharts();
   byId("view").addEventListener("input", drawCharts);
   byId("config-filter").addEventListener("input", fillConfig);
-  for (const form of document.forms) form.addEventListener("submit", (event) => event.preventDefault());
+  for (const form of document.forms) {
+    form.addEventListener("submit", (event) => event.preventDefault());
+  }
 }
 
 start();

@@ -1,4 +1,4 @@
-"""Writes the report of a training run as one HTML page: its curves, its numbers, and what it finds in some images."""
+"""Writes the report of a training run as one HTML page: curves, numbers and some detections."""
 
 import dataclasses
 import json
@@ -8,47 +8,57 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_jax import evaluation, gallery
-from maskrcnn_jax.checkpoints import read_settings
+from maskrcnn_jax import evaluation
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.data.dataset import Dataset
+from maskrcnn_jax.drawing import gallery
 from maskrcnn_jax.evaluation import Evaluation
-from maskrcnn_jax.report import page, pictures
+from maskrcnn_jax.report import drawings, page
+from maskrcnn_jax.runs.checkpoints import read_settings
 
-NUM_PICTURED = 8  # Images, taken evenly from the validation set.
-MAX_ENTRIES = 2000  # Of the log, beyond which neighbours are averaged, so that long runs do not make the page slow.
+NUM_DRAWN = 8  # Images, evenly spaced in the validation set.
+# Longer logs are shortened to means of neighbouring entries; long logs make the page slow.
+MAX_ENTRIES = 2000
 
-_SCRIPTS = ("elements.js", "charts.js", "lines.js", "run.js")  # In the order they need one another.
+# A script may use the scripts before it.
+_SCRIPTS = ("elements.js", "charts.js", "lines.js", "run.js")
 
 
-def write(directory: str | Path, result: Evaluation, dataset: Any, annotations: dict[str, Any]) -> None:
-    """Writes `report.html` into a run directory, from its log and settings and its last evaluation.
+def write(
+    directory: str | Path, result: Evaluation, dataset: Dataset, annotations: dict[str, Any]
+) -> None:
+    """Writes `report.html` into a run directory from its log, its settings and an evaluation.
 
     Args:
-        directory: of the run, with ``config.json``, ``categories.json`` and ``metrics.jsonl``.
-        result: the last evaluation.
-        dataset: the validation images, with `image_ids`; indexing reads one as an `Example`.
-        annotations: their ground truth in COCO's format.
+        directory: The run, with ``config.json``, ``categories.json`` and ``metrics.jsonl``.
+        result: The last evaluation.
+        dataset: The validation images.
+        annotations: The ground truth of these images in COCO's format.
     """
     directory = Path(directory)
     config, categories = read_settings(directory)
-    entries = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    kinds = ("segm", "bbox") if result.segm is not None else ("bbox",)
     objects = [found for found in annotations["annotations"] if not found.get("iscrowd", 0)]
     data = {
         "title": f"Training run {directory.absolute().name}",
         "overview": (
-            f"{config.num_steps:,} steps of {config.batch_size} images; {len(annotations['images']):,} validation "
-            f"images with {len(objects):,} objects of {len(categories)} classes."
+            f"{config.num_steps:,} steps of {config.batch_size} images; "
+            f"{len(annotations['images']):,} validation images with {len(objects):,} objects of "
+            f"{len(categories)} classes."
         ),
         "threshold": gallery.SCORE_THRESHOLD,
-        "numbers": {"segm": _defined(result.segm), "bbox": _defined(result.bbox)},
+        "kinds": list(kinds),
+        "numbers": {kind: _defined(result.numbers[kind]) for kind in kinds},
         "classes": _classes(categories, evaluation.class_names(annotations), objects, result),
         "evaluations": [
-            {"step": entry["step"]} | {name: _defined(entry[name]) for name in ("segm", "bbox", "validation")}
+            {"step": entry["step"]} | {key: _defined(entry[key]) for key in (*kinds, "validation")}
             for entry in entries
-            if "segm" in entry
+            if "bbox" in entry
         ],
         "log": columns([entry for entry in entries if "loss" in entry]),
-        "pictures": _pictures(dataset, objects, result.detections, categories),
+        "drawings": _drawings(dataset, objects, result.detections, categories),
         "config": _fields(config, type(config)()),
     }
     text = page.fill(data, "run.html", _SCRIPTS)
@@ -56,9 +66,10 @@ def write(directory: str | Path, result: Evaluation, dataset: Any, annotations: 
 
 
 def columns(entries: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Entries of a log as a list for each name, shortened to at most `MAX_ENTRIES` means; None where there is nothing.
+    """Turns the entries of a log into one list per name, shortened to at most `MAX_ENTRIES` means.
 
-    A step stands for the steps up to it, so of several it is the last.
+    An entry covers the steps up to its own, so the step of a mean is that of its last entry. A mean
+    without values is None.
     """
     size = max(math.ceil(len(entries) / MAX_ENTRIES), 1)
     groups = [entries[i : i + size] for i in range(0, len(entries), size)]
@@ -73,16 +84,26 @@ def _mean(entries: Sequence[dict[str, Any]], name: str) -> float | None:
 
 
 def _defined(numbers: dict[str, float]) -> dict[str, float | None]:
-    """COCO's numbers or losses, with None for what is undefined."""
-    return {name: None if value == -1 or not math.isfinite(value) else value for name, value in numbers.items()}
+    """COCO's numbers or losses, with None for undefined ones."""
+    undefined = {name for name, x in numbers.items() if x == -1 or not math.isfinite(x)}
+    return {name: None if name in undefined else x for name, x in numbers.items()}
 
 
 def _classes(
     categories: Categories, measured: dict[int, str], objects: Sequence[dict], result: Evaluation
 ) -> list[dict[str, Any]]:
-    """Every class with its numbers, which the result has under the measured names of the category ids."""
+    """The name, the number of objects and the AP of each class.
+
+    Args:
+        categories: The classes.
+        measured: The name of each category id in the results, see `evaluation.class_names`.
+        objects: The annotated objects.
+        result: The evaluation with AP by these names.
+    """
     counts = Counter(found["category_id"] for found in objects)
-    per_class = {"segm": _defined(result.segm_per_class), "bbox": _defined(result.bbox_per_class)}
+    per_class = {"bbox": _defined(result.bbox_per_class)}
+    if result.segm_per_class is not None:
+        per_class["segm"] = _defined(result.segm_per_class)
     return [
         {"id": category_id, "name": name, "objects": counts[category_id]}
         | {kind: values.get(measured.get(category_id)) for kind, values in per_class.items()}
@@ -90,10 +111,10 @@ def _classes(
     ]
 
 
-def _pictures(
-    dataset: Any, objects: Sequence[dict], detections: Sequence[dict], categories: Categories
+def _drawings(
+    dataset: Dataset, objects: Sequence[dict], detections: Sequence[dict], categories: Categories
 ) -> list[dict[str, str]]:
-    """Some images, each with a picture of its objects and one of its detections."""
+    """Draws the objects and the detections of some images."""
     names = list(categories.names)
     by_image: dict[Any, tuple[list[dict], list[dict]]] = defaultdict(lambda: ([], []))
     for found in objects:
@@ -101,19 +122,20 @@ def _pictures(
     for found in detections:
         if found["score"] > gallery.SCORE_THRESHOLD:
             by_image[found["image_id"]][1].append(found)
-    pictured = []
-    for index in gallery.evenly(len(dataset), NUM_PICTURED):
+    drawn = []
+    for index in gallery.evenly(len(dataset), NUM_DRAWN):
         example = dataset[index]
-        truth, found = (
-            pictures.data_uri(example.image, chosen, [categories.label(x["category_id"]) for x in chosen], names)
-            for chosen in by_image[example.image_id]
-        )
-        pictured.append({"name": f"image {example.image_id}", "truth": truth, "found": found})
-    return pictured
+        pair = []
+        for chosen in by_image[example.image_id]:
+            labels = [categories.label(entry["category_id"]) for entry in chosen]
+            pair.append(drawings.data_uri(example.image, chosen, labels, names))
+        truth, found = pair
+        drawn.append({"name": f"image {example.image_id}", "truth": truth, "found": found})
+    return drawn
 
 
 def _fields(config: Any, default: Any, prefix: str = "") -> list[dict[str, Any]]:
-    """Every setting by its full name, with its default."""
+    """All settings by their full names, with their defaults."""
     found = []
     for name in config.__dataclass_fields__:
         value, usual = getattr(config, name), getattr(default, name)
@@ -121,5 +143,6 @@ def _fields(config: Any, default: Any, prefix: str = "") -> list[dict[str, Any]]
             found += _fields(value, usual, f"{prefix}{name}.")
         else:
             texts = {"value": str(value), "default": str(usual)}
-            found.append({"field": prefix + name, "changed": texts["value"] != texts["default"]} | texts)
+            changed = texts["value"] != texts["default"]
+            found.append({"field": prefix + name, "changed": changed} | texts)
     return found

@@ -1,7 +1,11 @@
-"""Weights on disk: other people's and ours, without torch.
+"""Reads and writes weight files, of this package and of others, without torch.
 
-``loading`` and ``saving`` are what the rest of the package uses: a whole detector from any source, or into one file.
-``backbones`` fills the backbone alone, ``download`` fetches released files, and ``keras_resnet50`` converts one more
-backbone. What a file's names mean is in ``torchvision`` and ``architecture``, what our own files say beside the arrays
-in ``model_metadata``. ``files`` reads and writes the formats, each in a file of its own, and trusts none.
+The rest of the package uses ``loading`` and ``saving``, which read a whole detector from any source
+and write it to one file. ``backbones`` loads the weights of the backbone only, ``download`` fetches
+released files, and ``keras_resnet50`` converts a backbone of Keras.
+
+A family is a set of names in weight files. Each family has a module: ``own``, ``torchvision``, and
+``torchvision_resnet`` for backbones. The module maps the names to variables with the tables of
+``layout``. ``model_metadata`` describes the model in our own files. ``files`` reads and writes the
+file formats, each of which has a module, and checks all input.
 """

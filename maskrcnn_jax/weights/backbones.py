@@ -1,4 +1,4 @@
-"""Pretrained backbones: torchvision's ResNets for classification, or files of our own."""
+"""Loads pretrained backbones: torchvision's ResNets for classification, or files of our own."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,70 +8,80 @@ import numpy as np
 from flax import traverse_util
 
 from maskrcnn_jax.config import ModelConfig
-from maskrcnn_jax.weights import architecture, download, files, torchvision
-
-CLASSIFIER = "fc."
-OWN = ("params/", "constants/", "batch_stats/")
+from maskrcnn_jax.weights import download, files, layout, own, torchvision, torchvision_resnet
 
 
 def load(weights: str, variables: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
-    """Replaces the variables of the backbone by those of a file.
+    """Replaces the variables of the backbone by the arrays of a file.
 
     Args:
-        weights: The file, or "IMAGENET1K_V1" or "IMAGENET1K_V2": torchvision's of the depth of the config. A file
-            holds torchvision's names, its classifier is dropped; or paths of our variables, of which those that the
-            file lacks keep their values.
-        variables: Of the whole model, as initialised.
-        config: Of the model.
+        weights: A file, or "IMAGENET1K_V1" or "IMAGENET1K_V2" for torchvision's weights of the
+            config's depth. A file with torchvision's names must be complete; its classifier is
+            dropped. A file with our names may lack variables, which then keep their values.
+        variables: The initialised variables of the whole model.
+        config: The config of the model.
+
+    Returns:
+        The variables of the whole model.
 
     Raises:
-        OSError: No such file, or it cannot be downloaded.
-        ValueError: The file is broken or does not fit the backbone; the message lists every array that is wrong.
+        OSError: The file does not exist or cannot be downloaded.
+        ValueError: The file is broken or does not fit the backbone; the message lists every array
+            that is wrong.
     """
-    path = _path(weights, config.depth)
+    path = _path(weights, config.backbone.depth)
     arrays = files.read(path).arrays
-    if any(name.startswith(OWN) for name in arrays):
+    if own.recognises(arrays):
         loaded = _own(path, arrays, variables)
     else:
-        loaded = traverse_util.flatten_dict(_from_torchvision(path, arrays, config), sep="/")
+        loaded = _from_torchvision(path, arrays, config)
     flat = traverse_util.flatten_dict(variables, sep="/", keep_empty_nodes=True)
     return traverse_util.unflatten_dict(flat | loaded, sep="/")
 
 
 def _path(weights: str, depth: int) -> Path:
-    """Where the file is, after a download if it is a released one."""
-    versions = {version: name for (of, version), name in download.BACKBONES.items() if of == depth}
+    """Returns the path of a weight file; downloads it first if it is a released one."""
+    versions = {
+        version: file_name
+        for (its_depth, version), file_name in download.BACKBONES.items()
+        if its_depth == depth
+    }
     if weights in versions:
         return download.fetch(versions[weights])
     if not Path(weights).exists():
         names = " or ".join(f'"{version}"' for version in versions)
-        raise FileNotFoundError(f"backbone weights {weights!r}: no such file, and for ResNet-{depth} there is {names}")
+        raise FileNotFoundError(
+            f"backbone weights {weights!r}: no such file, and for ResNet-{depth} there is {names}"
+        )
     return Path(weights)
 
 
-def _own(path: Path, arrays: Mapping[str, np.ndarray], variables: dict[str, Any]) -> dict[str, np.ndarray]:
-    """By our names in the model: whether a norm is frozen decides the collection, not the name within."""
+def _own(
+    path: Path, arrays: Mapping[str, np.ndarray], variables: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """Maps arrays with our names to variables, also between frozen and trained norms."""
     flat = traverse_util.flatten_dict(variables, sep="/")
     names = {name.partition("/")[2]: name for name in flat if name.split("/")[1] == "backbone"}
-    short = {name.partition("/")[2]: array for name, array in arrays.items()}
-    _refuse(path, torchvision.misfits(short, {name: flat[names[name]].shape for name in names if name in short}))
+    short, _ = own.present(arrays)
+    expected = {name: flat[names[name]].shape for name in names if name in short}
+    layout.check_fit(short, expected, f"{path} does not fit the backbone")
     return {names[name]: array.astype(np.float32) for name, array in short.items()}
 
 
-def _from_torchvision(path: Path, arrays: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str, Any]:
-    if config.norm == "group":
-        raise ValueError(f'{path} was trained with batch norm, config.model.norm is "group"')
-    if any(name.startswith(architecture.BODY) for name in arrays):
+def _from_torchvision(
+    path: Path, arrays: Mapping[str, np.ndarray], config: ModelConfig
+) -> dict[str, np.ndarray]:
+    if config.backbone.norm == "group":
+        raise ValueError(
+            f'{path} was trained with batch norm, config.model.backbone.norm is "group"'
+        )
+    if torchvision.recognises(arrays):
         raise ValueError(f"{path} holds a whole detector: give it as config.weights")
-    depth = architecture.resnet_depth(arrays, "")
-    if depth not in (None, config.depth):
-        raise ValueError(f"{path} holds a ResNet-{depth}, config.model.depth is {config.depth}")
-    table = list(torchvision.backbone_entries(config))
-    kept = {n: x for n, x in torchvision.without_counters(arrays).items() if not n.startswith(CLASSIFIER)}
-    _refuse(path, torchvision.misfits(kept, {entry.name: entry.shape for entry in table}))
-    return torchvision.arrange(kept, table)
-
-
-def _refuse(path: Path, problems: list[str]) -> None:
-    if problems:
-        raise ValueError(f"{path} does not fit the backbone:\n  " + "\n  ".join(problems))
+    depth = torchvision_resnet.resnet_depth(arrays)
+    if depth not in (None, config.backbone.depth):
+        expected = f"config.model.backbone.depth is {config.backbone.depth}"
+        raise ValueError(f"{path} holds a ResNet-{depth}, {expected}")
+    table = list(torchvision_resnet.entries(config))
+    arrays = torchvision_resnet.present(arrays)
+    layout.check_fit(arrays, layout.shapes(table), f"{path} does not fit the backbone")
+    return traverse_util.flatten_dict(layout.arrange(arrays, table), sep="/")

@@ -1,4 +1,4 @@
-"""torchvision's released weights: their names, and a cached copy of each, downloaded when it is first asked for."""
+"""torchvision's released weights: their file names, and downloads to a cache on first use."""
 
 import contextlib
 import fcntl
@@ -12,19 +12,29 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Column
 
-from maskrcnn_jax import cache
 from maskrcnn_jax.weights import files
+from maskrcnn_jax.xla import cache
 
-# The weights that torchvision calls COCO_V1, by the name of its model function.
+# The weights that torchvision calls COCO_V1, by torchvision's model function.
 DETECTORS = {
     "maskrcnn_resnet50_fpn": "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
     "maskrcnn_resnet50_fpn_v2": "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth",
+    "fasterrcnn_resnet50_fpn": "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
+    "fasterrcnn_resnet50_fpn_v2": "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
 }
 
-# ResNets trained on ImageNet, by depth and torchvision's name of the weights. ResNet 18 and 34 have no second version.
+# ResNets trained on ImageNet, by depth and torchvision's name of the weights. ResNet-18 and
+# ResNet-34 have no second version.
 BACKBONES = {
     (18, "IMAGENET1K_V1"): "resnet18-f37072fd.pth",
     (34, "IMAGENET1K_V1"): "resnet34-b627a593.pth",
@@ -38,56 +48,70 @@ BACKBONES = {
 
 _DOWNLOAD_URL = "https://download.pytorch.org/models/"
 _TIMEOUT = 30  # Seconds without a byte after which a connection counts as lost.
-_BLOCK = 1 << 16  # Bytes read at a time; what a lost connection can cost.
+_BLOCK = 1 << 16  # Bytes read at a time; a lost connection costs at most this many.
 
 
 def fetch(file_name: str) -> Path:
-    """Path of a released file in the cache; downloads it when it is not there.
+    """Returns the path of a released file in the cache and downloads the file if necessary.
 
-    The file returned has the sha256 that its name begins to spell, "resnet18-f37072fd.pth": it is checked on every
-    call, since it may have been put there by hand. An interrupted download goes on where it stopped. Processes that
-    want the same file wait for the first of them.
+    The name contains the first digits of the file's sha256, as in "resnet18-f37072fd.pth". Every
+    call checks the digest, because users may put files into the cache by hand. An interrupted
+    download is resumed. If several processes want the same file, one of them downloads it.
 
-    Environment variables: MASKRCNN_JAX_DOWNLOAD_URL replaces torchvision's base address, MASKRCNN_JAX_CACHE the folder.
+    Environment variables: MASKRCNN_JAX_DOWNLOAD_URL replaces torchvision's base address, and
+    MASKRCNN_JAX_CACHE the folder of the cache.
+
+    Args:
+        file_name: One of the names in `DETECTORS` or `BACKBONES`.
 
     Raises:
         ValueError: The name does not end in a dash, eight hex digits and a suffix.
-        OSError: The file cannot be had: no network, an answer of the server, a full disk, the wrong content. The
-            message says where it was looked for and what to do.
+        OSError: The download failed (network, server, full disk, wrong content), or the cached file
+            is damaged. The message gives the address and a remedy.
     """
     match = re.fullmatch(r"\w+-([0-9a-f]{8})\.\w+", file_name)
     if not match:
-        raise ValueError(f"the name of a released file looks like resnet18-f37072fd.pth, got {file_name!r}")
+        raise ValueError(
+            f"the name of a released file looks like resnet18-f37072fd.pth, got {file_name!r}"
+        )
     path = cache.folder() / file_name
     if not path.is_file():
-        url = (os.environ.get("MASKRCNN_JAX_DOWNLOAD_URL") or _DOWNLOAD_URL).rstrip("/") + "/" + file_name
-        _download(url, path, digest_start=match[1])
+        base = os.environ.get("MASKRCNN_JAX_DOWNLOAD_URL") or _DOWNLOAD_URL
+        _download(f"{base.rstrip('/')}/{file_name}", path, digest_start=match[1])
     elif not (digest := files.sha256(path)).startswith(match[1]):
-        raise OSError(f"{path} is damaged: its sha256 is {digest}, not {match[1]}...; delete it to download it again")
+        raise OSError(
+            f"{path} is damaged: its sha256 is {digest}, not {match[1]}...; "
+            "delete it to download it again"
+        )
     return path
 
 
 def _download(url: str, path: Path, digest_start: str) -> None:
-    """Puts the file at its path once it is whole and checked; until then it is beside it, as .part."""
+    """Downloads to a file .part beside the path and moves it there once complete and checked."""
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path.with_name(f"{path.name}.lock")):
-            if not path.is_file():  # Another process may have brought it while this one waited.
+            if not path.is_file():  # Another process may have downloaded it in the meantime.
                 _receive(url, part)
                 _check(part, digest_start)
                 part.replace(path)
     except (OSError, HTTPException, ValueError) as error:
-        kept = f" {part} keeps {part.stat().st_size} bytes; running again resumes." if part.is_file() else ""
-        by_hand = f"You can also download it by hand to {path} (MASKRCNN_JAX_CACHE sets the folder)."
+        kept = ""
+        if part.is_file():
+            kept = f" {part} keeps {part.stat().st_size} bytes; running again resumes."
+        by_hand = (
+            f"You can also download it by hand to {path} (MASKRCNN_JAX_CACHE sets the folder)."
+        )
         raise OSError(f"cannot download {url}: {error}.{kept} {by_hand}") from error
 
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Holds a file's lock, waiting for other processes. The system frees it when a process dies.
+    """Waits for the lock of a file and holds it. The system frees the lock when a process dies.
 
-    The empty file stays: were it deleted, one process could lock the old file and another a new one.
+    The empty lock file is not deleted: otherwise one process could lock the deleted file and
+    another process a new one.
     """
     with path.open("w") as file:
         try:
@@ -99,43 +123,57 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _receive(url: str, part: Path) -> None:
-    """Appends to a partial file what it lacks, with a progress bar on stderr."""
+    """Downloads the missing rest of a partial file, with a progress bar on stderr."""
     response, start, total = _open(url, part.stat().st_size if part.is_file() else 0)
     with response, part.open("ab" if start else "wb") as file, _progress() as progress:
         task = progress.add_task(part.stem, total=total, completed=start)
         while block := response.read(_BLOCK):
             file.write(block)
             progress.advance(task, len(block))
-    # http.client returns a body that ends early as if it were whole.
+    # http.client does not report a body that ends early.
     if total is not None and (size := part.stat().st_size) != total:
         raise OSError(f"the connection ended after {size} of {total} bytes")
 
 
 def _progress() -> Progress:
-    # The names are long: on a narrow terminal only the bar gives way.
-    numbers = [column(table_column=Column(no_wrap=True)) for column in (DownloadColumn, TransferSpeedColumn)]
-    columns = TextColumn("{task.description}"), BarColumn(), *numbers, TimeRemainingColumn(compact=True)
+    # File names are long: on a narrow terminal only the bar shrinks.
+    numbers = [
+        column(table_column=Column(no_wrap=True))
+        for column in (DownloadColumn, TransferSpeedColumn)
+    ]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *numbers,
+        TimeRemainingColumn(compact=True),
+    )
     return Progress(*columns, console=Console(stderr=True))
 
 
 def _open(url: str, start: int) -> tuple[HTTPResponse, int, int | None]:
-    """Asks for the bytes of a file from `start` on, or for all of it where the server does not give just these.
+    """Requests a file from byte `start` on, or the whole file if the server refuses the range.
 
     Returns:
-        The response, the position of its first byte in the file, and the size of the whole file if it is told.
+        The response, the position of its first byte in the file, and the size of the whole file, or
+        None if the server does not tell it.
     """
-    headers = {"User-Agent": "maskrcnn_jax"} | ({"Range": f"bytes={start}-"} if start else {})
+    headers = {"User-Agent": "maskrcnn_jax"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    request = urllib.request.Request(url, headers=headers)
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        if start and error.code == 416:  # Range not satisfiable: we have as much as the server, or more.
+        # 416, range not satisfiable: the partial file is not shorter than the server's file.
+        if start and error.code == 416:
             return _open(url, 0)
         raise
     if start and response.status == 206:
-        content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        if content_range and int(content_range[1]) == start:
-            return response, start, int(content_range[2])
+        content_range = response.headers.get("Content-Range", "")
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", content_range)
+        if match and int(match[1]) == start:
+            return response, start, int(match[2])
         response.close()
         return _open(url, 0)
     length = response.headers.get("Content-Length")
@@ -143,7 +181,7 @@ def _open(url: str, start: int) -> tuple[HTTPResponse, int, int | None]:
 
 
 def _check(part: Path, digest_start: str) -> None:
-    """Deletes a file with another digest, so that the next download starts anew, and raises."""
+    """Raises OSError if the digest is wrong, and deletes the file to download it from the start."""
     digest = files.sha256(part)
     if not digest.startswith(digest_start):
         part.unlink()

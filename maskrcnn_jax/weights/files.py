@@ -1,8 +1,9 @@
-"""Weight files: arrays by name, and text that travels with them.
+"""Weight files: arrays by name, with text metadata.
 
-A file may come from anywhere. It is recognised by its content, nothing in it is executed, and every size it declares
-is compared with the bytes that are there before memory is taken. See `pytorch_zip`, `pytorch_legacy`, `npz` for the
-formats read here; safetensors are read by their own library.
+Files may come from untrusted sources. The format is recognised by the content of a file, nothing in
+a file is executed, and every declared size is compared with the size of the file before memory is
+allocated. The formats are in `pytorch_zip`, `pytorch_legacy` and `npz`; safetensors are read by
+their own library.
 """
 
 import hashlib
@@ -26,30 +27,36 @@ DTYPES = {
     )
 }
 SUFFIXES = (".npz", ".pth", ".safetensors")
-FOREIGN = {  # What other files begin with.
+FOREIGN = {  # Descriptions of other files by their first bytes.
     b"": "is empty",
-    b"version https://git-lfs": "is a pointer of Git LFS; fetch the file itself with `git lfs pull`",
-    b"\x89PNG": "is a PNG picture",
+    b"version https://git-lfs": (
+        "is a pointer of Git LFS; fetch the file itself with `git lfs pull`"
+    ),
+    b"\x89PNG": "is a PNG image",
     b"\x89HDF": "is an HDF5 file",
     b"\x1f\x8b": "is packed with gzip",
     b"<": "is an HTML or XML page; was the address right?",
 }
-MAX_SAFETENSORS_HEADER = 100_000_000  # As in the library.
+MAX_SAFETENSORS_HEADER = 100_000_000  # The limit of the safetensors library.
 
 
 class WeightFile(NamedTuple):
-    """What a file holds. Arrays may be read-only, and share memory where the file's tensors do."""
+    """The content of a file.
+
+    Arrays may be read-only. They share memory if the tensors of the file do.
+    """
 
     arrays: dict[str, np.ndarray]  # In the order of the file.
-    metadata: dict[str, str]  # Empty where the file says nothing.
+    metadata: dict[str, str]  # Empty if the file has none.
 
 
 def read(path: str | Path) -> WeightFile:
     """Reads a state dict of PyTorch (zip or legacy format), safetensors, or a NumPy archive.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: Not such a file, or a damaged or dishonest one; the message names it and says what was found.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file has another format, is damaged, or declares wrong sizes; the message
+            names the file and the error.
     """
     path = Path(path)
     if not path.exists():
@@ -61,7 +68,9 @@ def read(path: str | Path) -> WeightFile:
             weights = _read(file, path)
         for name, array in weights.arrays.items():
             if array.dtype not in DTYPES:
-                raise ValueError(f"{name} is an array of {array.dtype}, expected real numbers or booleans")
+                raise ValueError(
+                    f"{name} is an array of {array.dtype}, expected real numbers or booleans"
+                )
         return weights
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as weights: {error}") from error
@@ -74,15 +83,26 @@ def _read(file: BinaryIO, path: Path) -> WeightFile:
         records = zip_records.directory(file)
         kind = pytorch_zip if any(name.endswith(pytorch_zip.PICKLE) for name in records) else npz
         return WeightFile(*kind.read(file, records))
-    # Before the legacy format, since the length of the header may look like the first instruction of a pickle.
+    # Test for safetensors before the legacy format, because the length of a safetensors header may
+    # look like the first opcode of a pickle.
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_SAFETENSORS_HEADER:
         return _read_safetensors(path)
     if start.startswith(b"\x80"):
         return WeightFile(pytorch_legacy.read(file), {})
-    found = next((text for magic, text in FOREIGN.items() if magic and start.startswith(magic)), None)
-    if found is None:
-        found = f"begins with {start!r}" if start else FOREIGN[b""]
-    raise ValueError(f"it {found}; expected a state dict of PyTorch, safetensors or a NumPy archive")
+    raise ValueError(
+        f"it {_describe_foreign(start)}; expected a state dict of PyTorch, safetensors or a NumPy "
+        "archive"
+    )
+
+
+def _describe_foreign(start: bytes) -> str:
+    """Describes a file of another format by its first bytes."""
+    if not start:
+        return FOREIGN[b""]
+    for magic, text in FOREIGN.items():
+        if magic and start.startswith(magic):
+            return text
+    return f"begins with {start!r}"
 
 
 def _read_safetensors(path: Path) -> WeightFile:
@@ -90,29 +110,36 @@ def _read_safetensors(path: Path) -> WeightFile:
         with safetensors.safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.offset_keys()}
             return WeightFile(arrays, file.metadata() or {})
-    except (safetensors.SafetensorError, TypeError, AttributeError) as error:  # The latter two: dtypes NumPy lacks.
+    # The library raises TypeError and AttributeError for dtypes that NumPy lacks.
+    except (safetensors.SafetensorError, TypeError, AttributeError) as error:
         raise ValueError(f"not a good safetensors file: {error}") from error
 
 
-def write(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes arrays in the format that the suffix names: .npz (ours), .pth (PyTorch) or .safetensors.
+def write(
+    path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes arrays in the format of the suffix: .npz (ours), .pth (PyTorch) or .safetensors.
 
-    A file that was there is replaced at once, when the new one is complete. PyTorch reads the ``.pth`` with
-    ``torch.load(path, weights_only=True)``.
+    An existing file is replaced atomically when the new one is complete. PyTorch reads a ``.pth``
+    with ``torch.load(path, weights_only=True)``.
 
     Raises:
-        ValueError: Another suffix, metadata that is not text, or a dtype that the format cannot hold.
+        ValueError: The suffix is unknown, the metadata are not strings, or the format cannot hold a
+            dtype.
     """
     path, text = Path(path), dict(metadata or {})
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path} has the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
-    if not all(isinstance(part, str) for item in text.items() for part in item):
+        raise ValueError(
+            f"{path} has the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}"
+        )
+    if not all(isinstance(part, str) for part in (*text, *text.values())):
         raise ValueError(f"metadata is text by key, got {text}")
     ready = {name: _plain(name, array) for name, array in arrays.items()}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         if path.suffix == ".safetensors":
-            save_file(ready, partial, metadata=text or None)  # An empty dict makes a bad file of no arrays.
+            # With an empty dict as metadata, a file without arrays would be invalid.
+            save_file(ready, partial, metadata=text or None)
         else:
             kind = pytorch_zip if path.suffix == ".pth" else npz
             with partial.open("wb") as file:
@@ -123,7 +150,7 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[
 
 
 def _plain(name: str, array: np.ndarray) -> np.ndarray:
-    """The array in C order and in the byte order of this machine."""
+    """Converts an array to C order and to the byte order of this machine."""
     dtype = array.dtype.newbyteorder("=")
     if dtype not in DTYPES:
         raise ValueError(f"{name} is an array of {array.dtype}, expected real numbers or booleans")
@@ -131,6 +158,6 @@ def _plain(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Returns the SHA-256 of a file in hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,51 +1,62 @@
-"""From a weight file, a run directory or the name of a released file to the variables of a model.
+"""Loads the variables of a model from a weight file, a run directory or a released file.
 
-The layout of a source is torchvision's, see `torchvision`, or our own: the paths of our variables. In either, frozen
-and trained batch norm hold the same numbers, and each is loaded into a model with the other.
+The names in a source belong to one of the families, which are modules with the same functions. In
+all families, frozen and trained batch norm have the same arrays, so the weights of one also load
+into a model with the other.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from maskrcnn_jax import artifact
+from maskrcnn_jax.artifacts import artifact
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.weights import architecture, download, files, model_metadata, torchvision
-from maskrcnn_jax.weights.report import Report
-from maskrcnn_jax.weights.torchvision import Entry
+from maskrcnn_jax.weights import (
+    download,
+    files,
+    layout,
+    model_metadata,
+    own,
+    torchvision,
+    torchvision_resnet,
+)
+from maskrcnn_jax.weights.layout import Entry
+from maskrcnn_jax.weights.norm_eps import choose as choose_eps
+from maskrcnn_jax.weights.norm_eps import replace as replace_eps
+from maskrcnn_jax.weights.report import Report, describe
 
+FAMILIES = (own, torchvision)
 RELEASED = {"COCO_V1": "maskrcnn_resnet50_fpn", "V2_COCO_V1": "maskrcnn_resnet50_fpn_v2"}
-COLLECTIONS = ("params", "constants", "batch_stats")
-DEFAULT_EPS = ModelConfig().norm_eps
 
 
 class Source(NamedTuple):
-    """Arrays by name, and what is known of the model they belong to."""
+    """Arrays by name, and the known facts about their model."""
 
     path: Path
-    digest: str | None  # sha256 of a file; a run directory has none.
-    is_own: bool  # Named by our paths, without the collection; else by torchvision's present names.
-    arrays: dict[str, np.ndarray]
-    renamed: dict[str, str]  # Present names by the old ones that the file has.
-    config: Config | None  # None where our own names come without it.
-    is_config_carried: bool  # The source says what it is; else it was inferred.
-    categories: Categories | None  # None if nobody knows what the labels mean.
+    digest: str | None  # sha256 of a file; None for a run directory.
+    layout: ModuleType  # One of `FAMILIES`.
+    arrays: dict[str, np.ndarray]  # By the present names of the family.
+    renamed: dict[str, str]  # Present names by the old names in the file.
+    config: Config | None  # None for a file with our names but without metadata.
+    is_config_carried: bool  # Whether the source stores the config; otherwise it was inferred.
+    categories: Categories | None  # None if unknown.
 
 
 class LoadedModel(NamedTuple):
     """A model that is ready to run."""
 
-    config: Config  # The whole experiment for a run directory, else the model and the sizes at which it is tested.
+    # Complete for a run directory. Otherwise only the model, the detection settings and the test
+    # sizes of images come from the source.
+    config: Config
     variables: dict[str, Any]  # NumPy arrays, float32.
-    categories: Categories | None  # None if nobody knows what the labels mean.
+    categories: Categories | None  # None if unknown.
     report: Report
 
 
@@ -60,53 +71,63 @@ def load(
     """Loads the weights of a whole detector.
 
     Args:
-        weights: A weight file, a run directory, or "COCO_V1" and "V2_COCO_V1", which torchvision released for
-            `maskrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn_v2`.
-        config: The model to load them into, by default the one they were trained with. "COCO_V1" is then the released
-            file of its architecture. An eps of the norms that is not the default is kept; the default gives way to
-            that of the weights, as in `fit`.
-        num_classes: Background included; by default that of the config, or of the weights.
-        norm_eps: Replaces the eps of the norms.
-        seed: Of the layers that start from random values, which are those that do not fit another number of classes.
+        weights: A weight file; a run directory; or "COCO_V1" or "V2_COCO_V1", torchvision's
+            released weights of `maskrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn_v2`.
+        config: The model to load the weights into; by default the model that they were trained
+            with. With a config, "COCO_V1" names the released file of its architecture. See
+            `norm_eps.choose` for the eps of the norms.
+        num_classes: Number of classes, including background; by default that of the config or of
+            the weights.
+        norm_eps: Replaces the eps of all norms.
+        seed: Seed of the random values of layers that do not fit another number of classes.
 
     Raises:
-        OSError: No such file, or it cannot be downloaded.
-        ValueError: The weights are broken or do not fit; the message names the file and every array that is wrong.
+        OSError: The file does not exist or cannot be downloaded.
+        ValueError: The weights are broken or do not fit; the message names the file and every array
+            that is wrong.
     """
     source = read(weights, RELEASED if config is None else released_for(config))
     return fit(source, config, num_classes=num_classes, norm_eps=norm_eps, seed=seed)
 
 
 def released_for(config: ModelConfig) -> dict[str, str]:
-    """What "COCO_V1" stands for where the architecture is given; empty if torchvision released no weights for it."""
-    name = architecture.builder(config)
+    """Maps "COCO_V1" to torchvision's function for an architecture; empty without a release."""
+    name = torchvision.function_of(config)
     return {"COCO_V1": name} if name else {}
 
 
 def read(weights: str | Path, released: Mapping[str, str] = RELEASED) -> Source:
-    """Reads arrays and what is known of them; nothing is compared with a model yet.
+    """Reads arrays and the known facts about their model, without comparing them with a model.
 
     Args:
         weights: A weight file, a run directory, or a released name.
-        released: Functions of torchvision by the names that stand for their files.
+        released: Functions of torchvision by the released names of their weights.
+
+    Raises:
+        OSError: The file does not exist or cannot be downloaded.
+        ValueError: The file is broken, or its names belong to no family.
     """
     if str(weights) in released:
         path = download.fetch(download.DETECTORS[released[str(weights)]])
     else:
         path = Path(weights)
-    if not path.exists():
-        names = " or ".join(f'"{name}"' for name in released)
-        also = f"expected such a path or {names}" if released else "and torchvision released none for this architecture"
-        raise FileNotFoundError(f"there is no weight file and no run directory {weights}; {also}")
-    return _read_run(path) if path.is_dir() else _read_file(path)
+    if path.exists():
+        return _read_run(path) if path.is_dir() else _read_file(path)
+    names = " or ".join(f'"{name}"' for name in released)
+    if released:
+        accepted = f"expected such a path or {names}"
+    else:
+        accepted = "and torchvision released none for this architecture"
+    raise FileNotFoundError(f"there is no weight file and no run directory {weights}; {accepted}")
 
 
 def _read_run(path: Path) -> Source:
-    from maskrcnn_jax import checkpoints  # Only runs need Orbax.
+    from maskrcnn_jax.runs import checkpoints  # Only runs need Orbax.
 
     run = checkpoints.load_run(path)
-    arrays = traverse_util.flatten_dict(jax.device_get(run.variables), sep="/")
-    return Source(path, None, True, _without_collection(arrays), {}, run.config, True, run.categories)
+    flat = traverse_util.flatten_dict(jax.device_get(run.variables), sep="/")
+    arrays, renamed = own.present(flat)
+    return Source(path, None, own, arrays, renamed, run.config, True, run.categories)
 
 
 def _read_file(path: Path) -> Source:
@@ -117,28 +138,30 @@ def _read_file(path: Path) -> Source:
             raise ValueError("it is an exported artifact, which goes by --artifact")
         config, categories = model_metadata.decode(metadata)
         is_carried = config is not None
-        if any(name.startswith(COLLECTIONS) for name in arrays):
-            return Source(path, digest, True, _without_collection(arrays), {}, config, is_carried, categories)
-        names = torchvision.present_names(arrays)
-        arrays = {names.get(name, name): array for name, array in arrays.items()}
-        config = config or Config(model=architecture.infer(arrays))
+        family = _family(arrays)
+        inferred = None if is_carried else family.config(arrays)
+        arrays, renamed = family.present(arrays)
     except ValueError as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
-    if categories is None and not is_carried and config.model.num_classes == architecture.COCO_CLASSES:
-        categories = Categories.torchvision_coco()
-    return Source(path, digest, False, torchvision.without_counters(arrays), names, config, is_carried, categories)
+    if inferred is not None:
+        config = Config(model=inferred)
+        categories = categories or family.categories(inferred)
+    return Source(path, digest, family, arrays, renamed, config, is_carried, categories)
 
 
-def _without_collection(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Names as modules and leaf: "backbone/bn1/scale" is frozen in one collection, and trains in another."""
-    short = {}
-    for name, array in arrays.items():
-        collection, _, rest = name.partition("/")
-        key = rest if collection in COLLECTIONS else name
-        if key in short:
-            raise ValueError(f"{key} is there twice")
-        short[key] = np.asarray(array)
-    return short
+def _family(arrays: Mapping[str, np.ndarray]) -> ModuleType:
+    """Finds the family whose names a file has."""
+    for family in FAMILIES:
+        if family.recognises(arrays):
+            return family
+    if depth := torchvision_resnet.resnet_depth(arrays):
+        found = f"it looks like a ResNet-{depth} for classification: give it as backbone_weights"
+    elif arrays:
+        names = ", ".join(name[:100] for name in list(arrays)[:3])
+        found = f"of its {len(arrays)} arrays the first are {names}"
+    else:
+        found = "it holds no array"
+    raise ValueError(f"it is no detector that we know: {found}")
 
 
 def fit(
@@ -149,114 +172,95 @@ def fit(
     norm_eps: float | None = None,
     seed: int = 0,
 ) -> LoadedModel:
-    """Makes variables of a model from a source; arguments and errors as in `load`.
+    """Makes a model from a source; arguments and errors as in `load`.
 
-    Of another number of classes, the layers that have an output for each class start from random values.
-
-    The eps of the norms is, in this order: as given; that of ``config`` if it is not the default, 1e-5; that which the
-    source carries; 0 for the released weights of `maskrcnn_resnet50_fpn`, which were trained so; 1e-5. The third and
-    fourth hold for the norm with which the weights were trained only: statistics of a batch need an eps.
+    For another number of classes, the layers with one output per class are initialised at random.
     """
-    if config is None and source.config is None:
-        raise ValueError(f"{source.path} does not say what model it is of, and has no names of torchvision's")
-    model = config or source.config.model
-    found = _num_classes(source, default=model.num_classes)
-    num_classes = num_classes or (found if config is None else config.num_classes)
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, with background; got {num_classes}")
-    eps, reason = _norm_eps(source, config, model.norm, norm_eps)
-    model = dataclasses.replace(model, norm_eps=eps)
+    wanted = _wanted(source, config, num_classes)
+    carried = source.config.model if source.is_config_carried else None
+    eps = choose_eps(wanted, given=norm_eps, config=config, carried=carried, digest=source.digest)
+    model = replace_eps(wanted, eps)
 
+    found = source.layout.num_classes(source.arrays) or model.num_classes
     table = _matched(source, dataclasses.replace(model, num_classes=found))
-    model = dataclasses.replace(model, num_classes=num_classes)
-    wanted = table if found == num_classes else _table(source, model)
-    fresh = [entry for entry, kept in zip(wanted, table, strict=True) if entry.shape != kept.shape]
-    names = tuple(entry.name for entry in fresh)
-    variables = torchvision.arrange(source.arrays, [entry for entry in table if entry.name not in names])
+    _check_categories(source, found)
+    fresh = [] if found == model.num_classes else _misshapen(table, source.layout.entries(model))
+    variables = layout.arrange(source.arrays, [x for x in table if x.path not in fresh])
     if fresh:
-        _fill(variables, _initial(model, {entry.path for entry in fresh}, seed))
-    if source.categories is not None and len(source.categories) != found - 1:
-        raise ValueError(f"{source.path} has {found} classes with background, but {len(source.categories)} categories")
+        variables = _filled(variables, _initial(model, fresh, seed))
     report = Report(
         source=str(source.path),
         digest=source.digest,
-        architecture=architecture.describe(model),
+        architecture=describe(model),
         norm_eps=eps,
-        norm_eps_reason=reason,
         num_arrays=len(table) - len(fresh),
         renamed=source.renamed,
-        reinitialised=names,
+        reinitialised=tuple(entry.name for entry in table if entry.path in fresh),
         num_classes_found=found,
     )
     experiment = dataclasses.replace(source.config or Config(), model=model)
     return LoadedModel(experiment, variables, None if fresh else source.categories, report)
 
 
-def _num_classes(source: Source, default: int) -> int:
-    bias = source.arrays.get("box_head/cls_score/bias" if source.is_own else "roi_heads.box_predictor.cls_score.bias")
-    return default if bias is None else bias.size
-
-
-def _norm_eps(source: Source, config: ModelConfig | None, norm: str, given: float | None) -> tuple[float, str]:
-    """The eps of the norms, and why."""
-    if given is not None:
-        return given, "as given"
-    if config is not None and config.norm_eps != DEFAULT_EPS:
-        return config.norm_eps, "as the configuration says"
-    if source.is_config_carried and source.config.model.norm == norm:
-        return source.config.model.norm_eps, "as the weights say"
-    # The name of a released file ends in the beginning of its digest.
-    released = Path(download.DETECTORS["maskrcnn_resnet50_fpn"]).stem.rpartition("-")[2]
-    if norm == "frozen_batch" and source.digest is not None and source.digest.startswith(released):
-        return 0.0, "as the released maskrcnn_resnet50_fpn was trained"
-    return DEFAULT_EPS, "torchvision's default"
+def _wanted(source: Source, config: ModelConfig | None, num_classes: int | None) -> ModelConfig:
+    """Returns the config of the model to load into; the eps of its norms is not final."""
+    if config is None and source.config is None:
+        raise ValueError(f"{source.path} has our names, but does not say what model it is of")
+    model = config or source.config.model
+    if num_classes is None and config is None:
+        num_classes = source.layout.num_classes(source.arrays)
+    if num_classes is not None:
+        model = dataclasses.replace(model, num_classes=num_classes)
+    if model.num_classes < 2:
+        raise ValueError(
+            f"num_classes must be at least 2, with background; got {model.num_classes}"
+        )
+    return model
 
 
 def _matched(source: Source, config: ModelConfig) -> list[Entry]:
-    """The table of a configuration that the arrays of a source fit exactly."""
+    """Returns the table of a config. Raises ValueError unless the source fits it exactly."""
     try:
-        table = _table(source, config)
+        table = list(source.layout.entries(config))
     except ValueError as error:
-        names = "our" if source.is_own else "torchvision's"
-        raise ValueError(f"{source.path} has {names} names, but {error}") from error
-    if problems := torchvision.misfits(source.arrays, {entry.name: entry.shape for entry in table}):
-        message = f"{source.path} does not fit {architecture.describe(config)}"
-        if source.config is not None and architecture.describe(source.config.model) != architecture.describe(config):
-            message += f"; it looks like {architecture.describe(source.config.model)}"
-        raise ValueError(message + ":\n  " + "\n  ".join(problems))
+        raise ValueError(f"{source.path} has {source.layout.WHOSE} names, but {error}") from error
+    message = f"{source.path} does not fit {describe(config)}"
+    if source.config is not None and describe(source.config.model) != describe(config):
+        message += f"; it looks like {describe(source.config.model)}"
+    layout.check_fit(source.arrays, layout.shapes(table), message)
     return table
 
 
-def _table(source: Source, config: ModelConfig) -> list[Entry]:
-    """Every array of a model, under its name in the layout of a source."""
-    if not source.is_own:
-        return list(torchvision.entries(config))
-    shapes = traverse_util.flatten_dict(jax.eval_shape(_initialiser(config), jax.random.key(0)))
-    return [
-        Entry("/".join(path[1:]), path, x.shape, x.shape, tuple(range(x.ndim)), x.shape) for path, x in shapes.items()
-    ]
+def _check_categories(source: Source, num_classes: int) -> None:
+    if source.categories is not None and len(source.categories) != num_classes - 1:
+        raise ValueError(
+            f"{source.path} has {num_classes} classes with background, "
+            f"but {len(source.categories)} categories"
+        )
 
 
-def _initialiser(config: ModelConfig) -> Any:
-    return lambda key: MaskRCNN(config).init(key, jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64, jnp.int32))
+def _misshapen(found: Iterable[Entry], wanted: Iterable[Entry]) -> list[layout.Path]:
+    """Returns the paths of the arrays whose shapes differ between two tables."""
+    pairs = zip(found, wanted, strict=True)
+    return [theirs.path for theirs, ours in pairs if theirs.shape != ours.shape]
 
 
-def _initial(config: ModelConfig, paths: set[tuple[str, ...]], seed: int) -> dict[tuple[str, ...], np.ndarray]:
-    """Random initial values of some variables; the compiler drops all that concerns the others."""
+def _initial(
+    config: ModelConfig, paths: Sequence[layout.Path], seed: int
+) -> dict[layout.Path, np.ndarray]:
+    """Returns random initial values of some variables; the compiler eliminates all others."""
+    initialise = own.initialiser(config)
 
-    def draw(key: jax.Array) -> dict[tuple[str, ...], jax.Array]:
-        variables = traverse_util.flatten_dict(_initialiser(config)(key))
+    def draw(key: jax.Array) -> dict[layout.Path, jax.Array]:
+        variables = traverse_util.flatten_dict(initialise(key))
         return {path: variables[path] for path in paths}
 
-    # It runs once: to optimise the program would take longer.
+    # The program runs only once, so its optimisation would not pay off.
     once = jax.jit(draw, compiler_options={"xla_backend_optimization_level": 0})
     return jax.device_get(once(jax.random.key(seed)))
 
 
-def _fill(variables: dict[str, Any], leaves: Mapping[tuple[str, ...], np.ndarray]) -> None:
-    """Puts leaves into nested dictionaries."""
-    for (*parents, leaf), array in leaves.items():
-        node = variables
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = array
+def _filled(variables: dict[str, Any], leaves: Mapping[layout.Path, np.ndarray]) -> dict[str, Any]:
+    """Adds leaves to nested variables."""
+    flat = traverse_util.flatten_dict(variables, keep_empty_nodes=True)
+    return traverse_util.unflatten_dict(flat | dict(leaves))

@@ -1,4 +1,4 @@
-"""What a weight file says beside its arrays: text by key, as JSON in a record of its own."""
+"""Metadata in a weight file: strings by key, stored as JSON in one record beside the arrays."""
 
 import json
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ MAX_BYTES = 1 << 22
 
 
 def encode(metadata: Mapping[str, str]) -> bytes:
-    """The record's bytes, in ASCII.
+    """Encodes metadata as the bytes of the record, in ASCII.
 
     Raises:
-        ValueError: The text is too long.
+        ValueError: The record is longer than `MAX_BYTES`.
     """
     record = json.dumps(dict(metadata)).encode("ascii")
     _check_size(record)
@@ -19,17 +19,18 @@ def encode(metadata: Mapping[str, str]) -> bytes:
 
 
 def decode(record: bytes) -> dict[str, str]:
-    """The text that `encode` was given.
+    """Decodes the record: the inverse of `encode`.
 
     Raises:
-        ValueError: The record is too long, or is not text by key.
+        ValueError: The record is longer than `MAX_BYTES`, or is not a JSON object of strings.
     """
     _check_size(record)
     try:
         metadata = json.loads(record)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{RECORD} is not JSON") from error
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    values = metadata.values() if isinstance(metadata, dict) else [None]
+    if not all(isinstance(value, str) for value in values):
         raise ValueError(f"{RECORD} is not an object of strings")
     return metadata
 

@@ -1,17 +1,17 @@
-"""What our weight files say of their model, beside the arrays: its configuration, and what its labels mean.
+"""The description of a model in the metadata of our weight files: its config and its categories.
 
-Both are JSON in the file's metadata, which files of others do not have. The configuration is that of the network, and
-of the data the sizes at which it is tested.
+Both are JSON. The config holds the model, the detection settings, and the test sizes of the data
+config. Files of other projects have no such metadata.
 """
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from maskrcnn_jax import config_check
-from maskrcnn_jax.config import Config, from_dict, to_dict
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.settings import from_dict, to_dict
 
 CONFIG = "maskrcnn_jax.config"
 CATEGORIES = "maskrcnn_jax.categories"
@@ -19,9 +19,10 @@ SIZES = ("test_short_side", "test_max_long_side", "test_buckets")
 
 
 def encode(config: Config, categories: Categories | None) -> dict[str, str]:
-    """Text by key, for `files.write`. Where the backbone came from is left out: it is a path of somebody's machine."""
-    model = dataclasses.replace(config.model, backbone_weights=None)
-    described = {"model": to_dict(model), "data": {name: getattr(config.data, name) for name in SIZES}}
+    """Encodes a description as metadata for `files.write`."""
+    sizes = {name: getattr(config.data, name) for name in SIZES}
+    detection = to_dict(config.detection)
+    described = {"model": to_dict(config.model), "detection": detection, "data": sizes}
     metadata = {CONFIG: json.dumps(described)}
     if categories is not None:
         metadata[CATEGORIES] = json.dumps(categories.to_json())
@@ -29,10 +30,11 @@ def encode(config: Config, categories: Categories | None) -> dict[str, str]:
 
 
 def decode(metadata: Mapping[str, str]) -> tuple[Config | None, Categories | None]:
-    """What `encode` was given, None for what the file does not say.
+    """Decodes the arguments of `encode`; each is None if the metadata lack it.
 
     Raises:
-        ValueError: One of the two is not what `encode` writes; the message names it, and the field that is wrong.
+        ValueError: The config or the categories are invalid; the message names the key and the
+            wrong field.
     """
     config = _parse(metadata, CONFIG, _config)
     return config, _parse(metadata, CATEGORIES, _categories)
@@ -51,7 +53,8 @@ def _parse(metadata: Mapping[str, str], key: str, build: Any) -> Any:
 
 def _categories(values: Any) -> Categories:
     categories = Categories.from_json(values)
-    if not all(type(i) is int for i in categories.ids) or not all(isinstance(name, str) for name in categories.names):
+    are_numbers = all(type(i) is int for i in categories.ids)
+    if not are_numbers or not all(isinstance(name, str) for name in categories.names):
         raise ValueError("expected numbers as ids and text as names")
     return categories
 

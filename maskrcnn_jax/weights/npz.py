@@ -1,6 +1,7 @@
-"""NumPy archives, one ``.npy`` record for each array: our own format, which `numpy.load` reads as well.
+"""NumPy archives with one ``.npy`` record for each array: our own format.
 
-bfloat16, which NumPy's format does not know, is written as raw pairs of bytes (``V2``) and taken for that when read.
+`numpy.load` reads the archives too. NumPy's format has no bfloat16, so such arrays are written as
+raw pairs of bytes (``V2``), and ``V2`` is read as bfloat16.
 """
 
 import io
@@ -18,25 +19,38 @@ from maskrcnn_jax.weights.zip_records import Record
 SUFFIX = ".npy"
 KINDS = "biuf"  # Booleans, signed and unsigned integers, floats.
 RAW_BFLOAT16 = np.dtype("V2")
-# `numpy.savez_compressed` saves little on trained weights. What unpacks to more than either bound is no such file.
+# Trained weights compress badly. An archive that unpacks to more than both bounds is refused.
 MAX_UNPACKED_RATIO = 16
 MAX_UNPACKED_SMALL = 1 << 26
 
 
-def read(file: BinaryIO, records: Mapping[str, Record]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of an archive, and the metadata that `write` was given.
+def read(
+    file: BinaryIO, records: Mapping[str, Record]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads the arrays and the metadata of an archive.
+
+    Args:
+        file: The archive.
+        records: The records of the archive; see `zip_records.directory`.
 
     Raises:
-        ValueError: The archive holds more than arrays of numbers, or would unpack to more memory than is plausible.
+        ValueError: The archive holds anything but arrays of numbers and metadata, or would unpack
+            to an implausible size.
     """
     if not records:
         raise ValueError("is a zip archive without arrays")
     other = [name for name in records if not name.endswith(SUFFIX) and name != metadata.RECORD]
     if other:
-        raise ValueError(f"is a zip archive with the record {other[0][:100]!r}, expected PyTorch's data.pkl or arrays")
-    unpacked, bound = sum(record.size for record in records.values()), MAX_UNPACKED_RATIO * file.seek(0, 2)
-    if unpacked > max(bound, MAX_UNPACKED_SMALL):
-        raise ValueError(f"would unpack to {unpacked} bytes, {MAX_UNPACKED_RATIO} times its size or more")
+        raise ValueError(
+            f"is a zip archive with the record {other[0][:100]!r}, "
+            "expected PyTorch's data.pkl or arrays"
+        )
+    unpacked = sum(record.size for record in records.values())
+    file_size = file.seek(0, 2)
+    if unpacked > max(MAX_UNPACKED_RATIO * file_size, MAX_UNPACKED_SMALL):
+        raise ValueError(
+            f"would unpack to {unpacked} bytes, {MAX_UNPACKED_RATIO} times its size or more"
+        )
     text = {}
     if metadata.RECORD in records:
         text = metadata.decode(zip_records.read(file, records[metadata.RECORD]).tobytes())
@@ -45,12 +59,18 @@ def read(file: BinaryIO, records: Mapping[str, Record]) -> tuple[dict[str, np.nd
 
 
 def _read_array(file: BinaryIO, record: Record) -> np.ndarray:
-    """An array in the memory of its record: the header's shape has to be the record's, it allocates nothing."""
+    """Returns an array in the memory of its record.
+
+    The shape in the header must match the size of the record, so it cannot cause an allocation.
+    """
     content = zip_records.read(file, record)
     header = io.BytesIO(content[:65_536].tobytes())
+    parsers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
     try:
-        version = np.lib.format.read_magic(header)
-        parse = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        parse = parsers[np.lib.format.read_magic(header)]
         shape, fortran_order, dtype = parse(header)
     except (ValueError, KeyError) as error:
         raise ValueError(f"record {record.name[:100]!r} is not a NumPy array: {error}") from error
@@ -59,7 +79,8 @@ def _read_array(file: BinaryIO, record: Record) -> np.ndarray:
     elements = content[header.tell() :]
     if prod(shape) * dtype.itemsize != elements.nbytes or any(size < 0 for size in shape):
         raise ValueError(
-            f"record {record.name[:100]!r} has {elements.nbytes} bytes, expected {shape} x {dtype.itemsize}"
+            f"record {record.name[:100]!r} has {elements.nbytes} bytes, "
+            f"expected {shape} x {dtype.itemsize}"
         )
     array = np.frombuffer(elements, dtype).astype(dtype.newbyteorder("="), copy=False)
     array = array.reshape(shape[::-1]).T if fortran_order else array.reshape(shape)
@@ -67,7 +88,7 @@ def _read_array(file: BinaryIO, record: Record) -> np.ndarray:
 
 
 def write(file: BinaryIO, arrays: Mapping[str, np.ndarray], text: Mapping[str, str]) -> None:
-    """Writes arrays in C order, uncompressed, and the metadata into a record of its own."""
+    """Writes arrays in C order, uncompressed, and the metadata as another record."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
             raw = array.view(RAW_BFLOAT16) if array.dtype == ml_dtypes.bfloat16 else array

@@ -1,7 +1,8 @@
-"""PyTorch's format before 1.6: five pickles in a row, then the storages, each behind its number of elements.
+"""PyTorch's file format before version 1.6: five pickles, then the storages.
 
-The pickles are a magic number, the protocol's version, facts about the machine, the object, and the keys of the
-storages in the order in which they follow. All numbers are little-endian, whatever the machine.
+The pickles are a magic number, the protocol version, facts about the machine, the object, and the
+keys of the storages in their order in the file. Each storage is preceded by its number of elements.
+All numbers are little-endian on any machine.
 """
 
 import io
@@ -21,14 +22,16 @@ NUM_ELEMENTS = struct.Struct("<q")
 
 
 def read(file: BinaryIO) -> dict[str, np.ndarray]:
-    """The arrays of the state dict, read-only.
+    """Reads the arrays of a state dict, read-only.
 
     Raises:
-        ValueError: The file is not what PyTorch writes for a state dict; the message says why.
+        ValueError: The file is damaged or not a state dict; the message says why.
     """
     pickles = io.BytesIO(file.read(pytorch.MAX_PICKLE_BYTES))
     if pytorch.load_pickle(pickles).root != MAGIC_NUMBER:
-        raise ValueError("is a pickle without PyTorch's magic number, expected what torch.save writes")
+        raise ValueError(
+            "is a pickle without PyTorch's magic number, expected what torch.save writes"
+        )
     if pytorch.load_pickle(pickles).root != PROTOCOL_VERSION:
         raise ValueError(f"is a legacy file of PyTorch, but not of its protocol {PROTOCOL_VERSION}")
     pytorch.load_pickle(pickles)  # Facts about the machine.
@@ -41,7 +44,9 @@ def read(file: BinaryIO) -> dict[str, np.ndarray]:
     tensors = pytorch.state_dict(loaded.root)
     wanted = {tensor.storage.key for tensor in tensors.values()}
     file.seek(pickles.tell())
-    contents = {key: _read_storage(file, loaded.storages[key], skip=key not in wanted) for key in keys}
+    contents = {}
+    for key in keys:
+        contents[key] = _read_storage(file, loaded.storages[key], skip=key not in wanted)
     swap_bytes = sys.byteorder != "little"
     return {
         name: pytorch.array(tensor, contents[tensor.storage.key], swap_bytes=swap_bytes)
@@ -50,19 +55,22 @@ def read(file: BinaryIO) -> dict[str, np.ndarray]:
 
 
 def _read_storage(file: BinaryIO, storage: Storage, *, skip: bool) -> UInt8[np.ndarray, " n"]:
-    """The bytes of the next storage, none where it is skipped."""
+    """Reads the bytes of the next storage, or none if it is skipped."""
     head = file.read(NUM_ELEMENTS.size)
     if len(head) < NUM_ELEMENTS.size:
         raise ValueError(f"is cut short before storage {storage.key[:100]!r}")
-    if NUM_ELEMENTS.unpack(head) != (storage.num_elements,):
+    (num_elements,) = NUM_ELEMENTS.unpack(head)
+    if num_elements != storage.num_elements:
         raise ValueError(
-            f"storage {storage.key[:100]!r} has {NUM_ELEMENTS.unpack(head)[0]} elements where its tensors expect "
+            f"storage {storage.key[:100]!r} has {num_elements} elements where its tensors expect "
             f"{storage.num_elements}"
         )
     start, size = file.tell(), storage.num_elements * storage.dtype.itemsize
     left = file.seek(0, 2) - start
     if size > left:
-        raise ValueError(f"is cut short: storage {storage.key[:100]!r} has {size} bytes, {left} are left")
+        raise ValueError(
+            f"is cut short: storage {storage.key[:100]!r} has {size} bytes, {left} are left"
+        )
     file.seek(start + size if skip else start)
     content = np.empty(0 if skip else size, np.uint8)
     file.readinto(content.data)

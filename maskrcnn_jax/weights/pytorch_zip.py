@@ -1,7 +1,8 @@
-"""PyTorch's zip format, as `torch.save` writes it since 1.6, read and written without PyTorch.
+"""PyTorch's zip format, which `torch.save` writes since version 1.6, without PyTorch.
 
-An archive has a folder of any name with the records ``data.pkl`` (the pickle), ``data/KEY`` (a storage each),
-``version``, ``byteorder``, and some that do not matter here. None is compressed.
+An archive has one folder of any name with the records ``data.pkl`` (the pickle), ``data/KEY`` (one
+for each storage), ``version``, ``byteorder``, and others that are not needed here. No record is
+compressed.
 """
 
 import io
@@ -19,23 +20,33 @@ from maskrcnn_jax.weights.zip_records import Record
 
 PICKLE = "/data.pkl"
 FOLDER = "archive"
-ALIGNMENT = 64  # Of the storages in the file, so that they can be mapped into memory.
-PADDING = struct.Struct("<2sH")  # Head of the extra field in front of a record, as PyTorch pads: its name, its length.
+ALIGNMENT = 64  # Alignment of the storages in bytes, so that a file can be mapped into memory.
+# Name and length of the extra field before a record; PyTorch pads with this field.
+PADDING = struct.Struct("<2sH")
 LOCAL_HEADER_SIZE = 30
 
 
-def read(file: BinaryIO, records: Mapping[str, Record]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of the state dict, read-only, and the metadata that `write` was given.
+def read(
+    file: BinaryIO, records: Mapping[str, Record]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads the arrays of a state dict, read-only, and our metadata.
+
+    Args:
+        file: The archive.
+        records: The records of the archive; see `zip_records.directory`.
 
     Raises:
-        ValueError: The archive is not what `torch.save` writes for a state dict; the message says why.
+        ValueError: The archive is not a state dict from `torch.save`; the message says why.
     """
     folder = _folder(records)
     if any(record.deflated for record in records.values()):
         raise ValueError("is a PyTorch archive with compressed records, which PyTorch never writes")
     if records[folder + PICKLE].size > pytorch.MAX_PICKLE_BYTES:
-        raise ValueError(f"its pickle has more than {pytorch.MAX_PICKLE_BYTES} bytes: too many for a state dict")
-    loaded = pytorch.load_pickle(io.BytesIO(zip_records.read(file, records[folder + PICKLE]).tobytes()))
+        raise ValueError(
+            f"its pickle has more than {pytorch.MAX_PICKLE_BYTES} bytes: too many for a state dict"
+        )
+    content = zip_records.read(file, records[folder + PICKLE]).tobytes()
+    loaded = pytorch.load_pickle(io.BytesIO(content))
     tensors = pytorch.state_dict(loaded.root)
     contents = {}
     for key in {tensor.storage.key: None for tensor in tensors.values()}:
@@ -55,12 +66,14 @@ def _folder(records: Mapping[str, Record]) -> str:
     if len(folders) != 1:
         raise ValueError(f"has {len(folders)} records .../data.pkl, expected one")
     if f"{folders[0]}/constants.pkl" in records:
-        raise ValueError("is a TorchScript program, expected a state dict: save model.state_dict() instead")
+        raise ValueError(
+            "is a TorchScript program, expected a state dict: save model.state_dict() instead"
+        )
     return folders[0]
 
 
 def _byte_order(file: BinaryIO, records: Mapping[str, Record], folder: str) -> str:
-    """Files of older versions do not say it: they are from little-endian machines."""
+    """Returns the byte order; files of old versions do not store it and are little-endian."""
     record = records.get(f"{folder}/byteorder")
     if record is None:
         return "little"
@@ -76,12 +89,17 @@ def _metadata(file: BinaryIO, records: Mapping[str, Record], folder: str) -> dic
 
 
 def write(file: BinaryIO, arrays: Mapping[str, np.ndarray], text: Mapping[str, str]) -> None:
-    """Writes a state dict that ``torch.load(path, weights_only=True)`` reads as an OrderedDict of tensors.
+    """Writes a state dict that ``torch.load(path, weights_only=True)`` reads as an OrderedDict.
 
-    Arrays are in C order and in the machine's byte order; each gets a storage of its own. PyTorch ignores the metadata.
+    Each array has its own storage. PyTorch ignores the metadata.
+
+    Args:
+        file: The file to write.
+        arrays: Arrays by name, in C order and in the byte order of the machine.
+        text: The metadata.
 
     Raises:
-        ValueError: A dtype that has no storage class in PyTorch.
+        ValueError: PyTorch has no storage class for a dtype.
     """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         _write_record(file, archive, "data.pkl", _pickle(arrays))
@@ -92,7 +110,9 @@ def write(file: BinaryIO, arrays: Mapping[str, np.ndarray], text: Mapping[str, s
         _write_record(file, archive, "version", b"3\n")
 
 
-def _write_record(file: BinaryIO, archive: zipfile.ZipFile, name: str, content: bytes | memoryview) -> None:
+def _write_record(
+    file: BinaryIO, archive: zipfile.ZipFile, name: str, content: bytes | memoryview
+) -> None:
     record = zipfile.ZipInfo(f"{FOLDER}/{name}")
     start = file.tell() + LOCAL_HEADER_SIZE + len(record.filename) + PADDING.size
     padding = -start % ALIGNMENT
@@ -101,13 +121,14 @@ def _write_record(file: BinaryIO, archive: zipfile.ZipFile, name: str, content: 
 
 
 def _pickle(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """An OrderedDict of tensors in protocol 2."""
+    """Pickles an OrderedDict of tensors with protocol 2."""
     ordered_dict = _global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
     parts = [pickle.PROTO, b"\x02", ordered_dict, pickle.MARK]
     for key, (name, array) in enumerate(arrays.items()):
         strides = [stride // array.itemsize for stride in array.strides]
+        storage_class = _global("torch", _storage_class(name, array))
         parts += [_text(name), _global("torch._utils", "_rebuild_tensor_v2"), pickle.MARK]
-        parts += [pickle.MARK, _text("storage"), _global("torch", _storage_class(name, array)), _text(str(key))]
+        parts += [pickle.MARK, _text("storage"), storage_class, _text(str(key))]
         parts += [_text("cpu"), _integer(array.size), pickle.TUPLE, pickle.BINPERSID]
         parts += [_integer(0), _integers(array.shape), _integers(strides)]
         parts += [pickle.NEWFALSE, ordered_dict, pickle.TUPLE, pickle.REDUCE]

@@ -1,28 +1,33 @@
-"""What was loaded, and from where: everything that a user should be able to check at a glance."""
+"""The report on loaded weights: their source, the model, and the choices that were made."""
 
 from dataclasses import dataclass, field
+
+from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.weights import torchvision
+from maskrcnn_jax.weights.norm_eps import NormEps
+
+NORM_WORDS = {"frozen_batch": "frozen batch norm", "batch": "batch norm", "group": "group norm"}
 
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of loading weights; ``str(report)`` is a few lines of text."""
+    """The result of loading weights; ``str(report)`` is a few lines of text."""
 
     source: str  # Path of the file or run directory.
     digest: str | None  # sha256 of the file in hexadecimal digits.
     architecture: str
-    norm_eps: float
-    norm_eps_reason: str
-    num_arrays: int  # Of the source that are in the model now.
-    renamed: dict[str, str] = field(default_factory=dict)  # Present names by the old names of the file.
-    reinitialised: tuple[str, ...] = ()  # Names, as in the source, of what starts from random values.
-    num_classes_found: int = 0  # Of the source.
+    norm_eps: dict[str, NormEps]  # By the name of each part that has norms.
+    num_arrays: int  # Number of arrays loaded from the source.
+    renamed: dict[str, str] = field(default_factory=dict)  # Present names by old names.
+    reinitialised: tuple[str, ...] = ()  # Names, as in the source, of arrays drawn at random.
+    num_classes_found: int = 0  # Number of classes of the source, including background.
 
     def __str__(self) -> str:
         digest = f" (sha256 {self.digest[:8]}...)" if self.digest else ""
         lines = [
             f"weights: {self.source}{digest}",
             f"model: {self.architecture}",
-            f"eps of the norms: {self.norm_eps:g}, {self.norm_eps_reason}",
+            *self._norm_lines(),
             f"loaded: {self.num_arrays} arrays",
         ]
         if self.renamed:
@@ -30,7 +35,28 @@ class Report:
             lines.append(f"old names: {len(self.renamed)}, such as {old}, which is now {new}")
         if self.reinitialised:
             lines.append(
-                f"re-initialised at random, because the weights are for {self.num_classes_found} classes: "
-                + ", ".join(self.reinitialised)
+                "re-initialised at random, because the weights are for "
+                f"{self.num_classes_found} classes: " + ", ".join(self.reinitialised)
             )
         return "\n".join(lines)
+
+    def _norm_lines(self) -> list[str]:
+        """Returns one line for all parts, or one line for each part if they differ."""
+        if len(set(self.norm_eps.values())) == 1:
+            ((eps, reason),) = set(self.norm_eps.values())
+            return [f"eps of the norms: {eps:g}, {reason}"]
+        return [
+            f"eps of the norms of {name}: {eps:g}, {reason}"
+            for name, (eps, reason) in self.norm_eps.items()
+        ]
+
+
+def describe(config: ModelConfig) -> str:
+    """Describes a network in one line."""
+    name = torchvision.function_of(config)
+    if name is None:
+        kind = "Faster R-CNN" if config.mask_head is None else "Mask R-CNN"
+        has_convs = config.box_head.num_convs > 0
+        heads = "maskrcnn_resnet50_fpn_v2" if has_convs else "the paper"
+        name = f"{kind} with ResNet-{config.backbone.depth}-FPN and the heads of {heads}"
+    return f"{name}, {NORM_WORDS[config.backbone.norm]}, {config.num_classes} classes"

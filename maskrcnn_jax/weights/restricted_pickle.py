@@ -1,8 +1,9 @@
-"""Reads a pickle as data: containers, numbers and text, and calls of a few functions of ours.
+"""Reads a pickle as data only: containers, numbers, text, and calls of allowed functions.
 
-Python's own unpickler runs what a file asks for. This one knows the instructions that a state dict is written with
-(protocols 2 to 5) and refuses all others. A class or function of the file is only a name here, looked up in a table
-of the caller and never imported, so nothing else can be called, created or changed.
+Python's own unpickler calls any function that a file names. This unpickler accepts only the opcodes
+that state dicts need (protocols 2 to 5). A class or function in the file is only a name, which is
+looked up in the caller's table and never imported, so a file cannot call, create or change anything
+else.
 """
 
 import io
@@ -10,9 +11,10 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-PUSHED = {  # Instructions that carry the value they push.
+PUSHED = {  # Opcodes that push their argument.
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-    *("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"),
+    *("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE"),
+    *("BINBYTES", "SHORT_BINBYTES"),
 }
 LITERALS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 NEW = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
@@ -27,38 +29,44 @@ KNOWN = {
     *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "BINPERSID"),
 }
 OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
-KEYS = (str, int, float, bytes, type(None))  # Tuples are no keys: hashing one nested deeply overflows the stack.
+# Allowed types of keys. Hashing a deeply nested tuple would overflow the stack.
+KEYS = (str, int, float, bytes, type(None))
 
 
 class Name(NamedTuple):
-    """A class or function by its full name, as in ``torch.FloatStorage``."""
+    """The full name of a class or function, such as ``torch.FloatStorage``."""
 
     text: str
 
 
 class RestrictedUnpickler:
-    """A stack machine for one pickle.
+    """A stack machine that reads one pickle.
 
-    Functions are called with the tuple of arguments that the file gives, and have to check it: it may hold anything.
+    Args:
+        functions: The functions that a file may call, by full name; None for names that a file may
+            use but not call. A function gets the tuple of arguments from the file and must check
+            it, because a file may pass anything.
+        persistent_load: The function that resolves persistent ids.
     """
 
     def __init__(
-        self, functions: Mapping[str, Callable[[tuple], Any] | None], persistent_load: Callable[[Any], Any]
+        self,
+        functions: Mapping[str, Callable[[tuple], Any] | None],
+        persistent_load: Callable[[Any], Any],
     ) -> None:
-        """Takes the names that a file may use, None for those it may not call, and what resolves persistent ids."""
         self._functions = functions
         self._persistent_load = persistent_load
         self._stack: list[Any] = []
-        self._below: list[list[Any]] = []  # What lies below each mark.
+        self._below: list[list[Any]] = []  # The part of the stack below each mark.
         self._memo: dict[int, Any] = {}
 
     def load(self, file: io.BytesIO) -> Any:
-        """Reads one pickle and leaves the file behind it.
+        """Reads one pickle; the position of the file is then behind the pickle.
 
-        From memory only: the parser asks a file for as many bytes as the pickle declares.
+        The file must be in memory, because the parser reads as many bytes as the pickle declares.
 
         Raises:
-            ValueError: The pickle is damaged, or wants more than data.
+            ValueError: The pickle is damaged, or needs an opcode or name that is not allowed.
         """
         try:
             while (opcode := _read_opcode(file)).name != "STOP":
@@ -70,11 +78,14 @@ class RestrictedUnpickler:
         return self._stack[0]
 
     def _step(self, opcode: str, argument: Any) -> None:
-        done = self._push(opcode, argument) or self._remember(opcode, argument) or self._fill(opcode)
-        if not done:
+        """Executes one opcode."""
+        if self._push(opcode, argument) or self._remember(opcode, argument):
+            return
+        if not self._fill(opcode):
             self._call(opcode, argument)
 
     def _push(self, opcode: str, argument: Any) -> bool:
+        """Executes an opcode that pushes a value. Returns False for other opcodes."""
         if opcode in PUSHED:
             self._stack.append(argument)
         elif opcode in LITERALS:
@@ -86,6 +97,7 @@ class RestrictedUnpickler:
         return True
 
     def _remember(self, opcode: str, argument: Any) -> bool:
+        """Executes an opcode that stores or loads a memo. Returns False for other opcodes."""
         match opcode:
             case "BINPUT" | "LONG_BINPUT":
                 self._memo[argument] = self._stack[-1]
@@ -100,7 +112,7 @@ class RestrictedUnpickler:
         return True
 
     def _fill(self, opcode: str) -> bool:
-        """Instructions that put what lies on the stack into a container."""
+        """Executes an opcode that fills a container. Returns False for other opcodes."""
         match opcode:
             case "MARK":
                 self._below.append(self._stack)
@@ -121,12 +133,14 @@ class RestrictedUnpickler:
         return True
 
     def _call(self, opcode: str, argument: Any) -> None:
+        """Executes an opcode that refers to a name, a function or a persistent id."""
         match opcode:
             case "GLOBAL":
                 self._stack.append(self._name(argument))
             case "STACK_GLOBAL":
                 module, name = self._pop(2)
-                self._stack.append(self._name(f"{module}.{name}" if type(module) is type(name) is str else "an object"))
+                is_text = type(module) is type(name) is str
+                self._stack.append(self._name(f"{module}.{name}" if is_text else "an object"))
             case "REDUCE":
                 function, arguments = self._pop(2)
                 call = self._functions[function.text] if isinstance(function, Name) else None
@@ -134,7 +148,8 @@ class RestrictedUnpickler:
                     raise ValueError("the pickle calls what is not a function")
                 self._stack.append(call(arguments))
             case "BUILD":
-                self._pop(1)  # Attributes of an OrderedDict, such as the _metadata of a state dict: nothing we need.
+                # Ignore attributes of an OrderedDict, such as the _metadata of a state dict.
+                self._pop(1)
                 self._top(dict)
             case "BINPERSID":
                 self._stack.append(self._persistent_load(self._pop(1)[0]))
@@ -142,14 +157,16 @@ class RestrictedUnpickler:
     def _name(self, text: str) -> Name:
         if text not in self._functions:
             raise ValueError(
-                f"the pickle needs {text[:100]}, which is never loaded from a file; expected tensors and plain "
-                "containers: save model.state_dict() instead"
+                f"the pickle needs {text[:100]}, which is never loaded from a file; "
+                "expected tensors and plain containers: save model.state_dict() instead"
             )
         return Name(text)
 
     def _top(self, kind: type) -> Any:
         if type(self._stack[-1]) is not kind:
-            raise ValueError(f"the pickle fills a {type(self._stack[-1]).__name__} like a {kind.__name__}")
+            raise ValueError(
+                f"the pickle fills a {type(self._stack[-1]).__name__} like a {kind.__name__}"
+            )
         return self._stack[-1]
 
     def _pop(self, count: int) -> list[Any]:
@@ -175,16 +192,18 @@ def _read_opcode(file: io.BytesIO) -> pickletools.OpcodeInfo:
 
 
 def _read_argument(file: io.BytesIO, opcode: pickletools.OpcodeInfo) -> Any:
-    if opcode.name == "GLOBAL":  # Two lines; pickletools would look for escapes in them, Python does not.
-        return b".".join(file.readline().removesuffix(b"\n") for _ in range(2)).decode("utf-8")
+    # GLOBAL has two lines. pickletools would interpret escapes in them, unlike Python's unpickler.
+    if opcode.name == "GLOBAL":
+        module, name = (file.readline().removesuffix(b"\n") for _ in range(2))
+        return f"{module.decode('utf-8')}.{name.decode('utf-8')}"
     return opcode.arg.reader(file) if opcode.arg else None
 
 
 def dictionary(pairs: Any) -> dict[Any, Any]:
-    """A dict of pairs, with keys of plain types only.
+    """Makes a dict of pairs, with keys of plain types only.
 
     Raises:
-        ValueError: A key of another type.
+        ValueError: A key has a type that is not in `KEYS`.
     """
     items = list(pairs)
     for key, _ in items:

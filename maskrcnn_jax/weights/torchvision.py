@@ -1,270 +1,284 @@
-"""The names and layouts of torchvision's Mask R-CNN weights, and ours.
+"""The names of torchvision's detectors: Mask R-CNN and Faster R-CNN with a ResNet-FPN backbone.
 
-Covers `maskrcnn_resnet50_fpn` with frozen or trained batch norm, `maskrcnn_resnet50_fpn_v2`, and their siblings of
-other ResNet depths. Neither direction needs PyTorch: weights are NumPy arrays by name.
+This covers `maskrcnn_resnet50_fpn` and `fasterrcnn_resnet50_fpn` with frozen or trained batch norm,
+their second versions, and the same models with other ResNet depths. Weights are NumPy arrays by
+name, so PyTorch is not needed.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from maskrcnn_jax import presets
 from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.modules.resnet import DEPTHS
-
-Shape = tuple[int, ...]
-Path = tuple[str, ...]
-
-# torchvision's name, our collection if the norm is trained, our name; a frozen norm keeps all in one collection.
-BATCH_NORM = (
-    ("weight", "params", "scale"),
-    ("bias", "params", "bias"),
-    ("running_mean", "batch_stats", "mean"),
-    ("running_var", "batch_stats", "var"),
+from maskrcnn_jax.weights import layout, torchvision_resnet
+from maskrcnn_jax.weights.layout import Entry, Path
+from maskrcnn_jax.weights.pytorch_layers import (
+    batch_norm,
+    convolution,
+    linear,
+    transposed_convolution,
 )
-COUNTER = "num_batches_tracked"  # PyTorch counts the batches of a trained norm, and uses the count for nothing.
+from maskrcnn_jax.weights.torchvision_resnet import COUNTER
+
+WHOSE = "torchvision's"
+BODY = "backbone.body."
+MASK_HEAD = "roi_heads.mask_"
+
+# Old names of the convolutions that torchvision later put into blocks.
+RENAMED = (
+    (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)", r"\1.0.\2"),
+    (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
+    *(
+        (rf"roi_heads\.mask_head\.mask_fcn{i + 1}\.(weight|bias)", rf"roi_heads.mask_head.{i}.0.\1")
+        for i in range(9)
+    ),
+)
 
 
-class Entry(NamedTuple):
-    """One array: its torchvision name, where we keep it, and how its axes move.
+def recognises(names: Iterable[str]) -> bool:
+    """Tells whether a file has the names of torchvision's detectors."""
+    return any(name.startswith(BODY) for name in names)
 
-    Ours is ``array.reshape(view).transpose(axes).reshape(target)``. The view differs from the shape only where a linear
-    layer reads a flattened feature map, channels first there and last here.
+
+def config(state: Mapping[str, np.ndarray]) -> ModelConfig:
+    """Infers the config of a file from its names and shapes, and torchvision's defaults.
+
+    Batch norm is taken as trained if the file has batch counters. Missing arrays are not detected
+    here, but in the comparison with `entries`.
+
+    Raises:
+        ValueError: The backbone is not a ResNet of a supported depth.
     """
+    depth = torchvision_resnet.resnet_depth(state, BODY)
+    if depth is None:
+        raise ValueError("its backbone is no ResNet of 18, 34, 50, 101 or 152 layers")
+    classes = num_classes(state) or presets.COCO_CLASSES
+    has_masks = any(name.startswith(MASK_HEAD) for name in state)
+    kind = "maskrcnn_resnet50_fpn" if has_masks else "fasterrcnn_resnet50_fpn"
+    if any(name.startswith("roi_heads.box_head.0.") for name in state):
+        found = presets.PRESETS[f"{kind}_v2"](classes)
+    else:
+        found = presets.PRESETS[kind](classes)
+        is_counted = any(name.endswith(f".{COUNTER}") for name in state)
+        found.backbone.norm = "batch" if is_counted else "frozen_batch"
+    found.backbone.depth = depth
+    _set_widths(found, state)
+    return found
 
-    name: str
-    path: Path  # Collection, modules, parameter.
-    shape: Shape
-    view: Shape
-    axes: Shape
-    target: Shape
+
+def _set_widths(config: ModelConfig, state: Mapping[str, np.ndarray]) -> None:
+    """Sets the numbers of channels in a config to those of the arrays of a file."""
+
+    def set_inputs(part: Any, field: str, layer: str) -> None:
+        weight = state.get(f"{layer}.weight")
+        if part is not None and weight is not None and weight.ndim >= 2:
+            setattr(part, field, weight.shape[1])
+
+    if (stem := state.get(f"{BODY}bn1.weight")) is not None:
+        config.backbone.stem_channels = stem.size
+    set_inputs(config.fpn, "channels", "rpn.head.cls_logits")
+    if config.box_head.num_convs:
+        set_inputs(config.box_head, "channels", "roi_heads.box_head.1.0")
+    set_inputs(config.box_head, "features", "roi_heads.box_predictor.cls_score")
+    set_inputs(config.mask_head, "channels", "roi_heads.mask_predictor.mask_fcn_logits")
+
+
+def categories(config: ModelConfig) -> Categories | None:
+    """Returns COCO's categories if the number of classes is that of COCO; otherwise None."""
+    is_coco = config.num_classes == presets.COCO_CLASSES
+    return Categories.torchvision_coco() if is_coco else None
+
+
+def num_classes(arrays: Mapping[str, np.ndarray]) -> int | None:
+    """Returns the number of classes, including background; None if the classifier is missing."""
+    bias = arrays.get("roi_heads.box_predictor.cls_score.bias")
+    return None if bias is None else bias.size
+
+
+def present(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Renames old names to torchvision's present names and drops the batch counters.
+
+    Old files, such as the released file of `maskrcnn_resnet50_fpn`, have names from before
+    torchvision put convolutions into blocks. torchvision renames them too when it loads them.
+
+    Returns:
+        The arrays by present names, and the present names by old names.
+    """
+    renamed = {}
+    for name in state:
+        for pattern, replacement in RENAMED:
+            if match := re.fullmatch(pattern, name):
+                renamed[name] = match.expand(replacement)
+    arrays = torchvision_resnet.without_counters(state)
+    return {renamed.get(name, name): array for name, array in arrays.items()}, renamed
 
 
 def from_state_dict(state: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str, Any]:
-    """Variables of `MaskRCNN(config)`, float32 NumPy arrays, from torchvision's state dict.
+    """Converts torchvision's state dict to the variables of `MaskRCNN(config)`.
+
+    Returns:
+        Nested float32 NumPy arrays.
 
     Raises:
-        ValueError: The configuration has no torchvision counterpart, or names are missing, unexpected or of the wrong
+        ValueError: torchvision has no such model, or arrays are missing, unexpected or of the wrong
             shape; the message lists all of them.
     """
     table = list(entries(config))
-    arrays = without_counters(state)
-    _refuse(misfits(arrays, {entry.name: entry.shape for entry in table}))
-    return arrange(arrays, table)
-
-
-def without_counters(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A state dict but for the counts of batches."""
-    return {name: np.asarray(array) for name, array in state.items() if not name.endswith(f".{COUNTER}")}
-
-
-def arrange(arrays: Mapping[str, np.ndarray], table: Iterable[Entry]) -> dict[str, Any]:
-    """The arrays of a table, which have the shapes it says, as nested variables in float32."""
-    variables: dict[str, Any] = {}
-    for entry in table:
-        array = arrays[entry.name].reshape(entry.view).transpose(entry.axes).reshape(entry.target)
-        *parents, leaf = entry.path
-        node = variables
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = np.ascontiguousarray(array, np.float32)
-    return variables
-
-
-def present_names(names: Iterable[str]) -> dict[str, str]:
-    """What torchvision calls an array now, by the name it has in a file, where the two differ.
-
-    Files from before its convolutions became blocks, the released one of `maskrcnn_resnet50_fpn` among them, name the
-    convolution itself. torchvision renames them as it loads.
-    """
-    renamed = {}
-    for name in names:
-        if match := re.fullmatch(r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)", name):
-            renamed[name] = f"{match[1]}.0.{match[2]}"
-        elif match := re.fullmatch(r"rpn\.head\.conv\.(weight|bias)", name):
-            renamed[name] = f"rpn.head.conv.0.0.{match[1]}"
-        elif match := re.fullmatch(r"roi_heads\.mask_head\.mask_fcn([1-9])\.(weight|bias)", name):
-            renamed[name] = f"roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}"
-    return renamed
+    arrays = torchvision_resnet.without_counters(state)
+    layout.check_fit(arrays, layout.shapes(table), "the weights do not fit the model")
+    return layout.arrange(arrays, table)
 
 
 def to_state_dict(variables: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
-    """torchvision's state dict from the variables of `MaskRCNN(config)`: the inverse of `from_state_dict`.
+    """Converts variables to torchvision's state dict, the inverse of `from_state_dict`.
+
+    The state dict includes the batch counters of trained batch norm.
 
     Raises:
-        ValueError: As `from_state_dict`, with our own names.
+        ValueError: As in `from_state_dict`, with our own names.
     """
     table = list(entries(config))
-    arrays = {"/".join(path): np.asarray(array) for path, array in _leaves(variables)}
-    _refuse(misfits(arrays, {"/".join(entry.path): entry.target for entry in table}))
-    state = {}
+    arrays, state = layout.restore(variables, table), {}
     for entry in table:
-        permuted = tuple(entry.view[axis] for axis in entry.axes)
-        array = arrays["/".join(entry.path)].reshape(permuted).transpose(np.argsort(entry.axes)).reshape(entry.shape)
-        state[entry.name] = np.ascontiguousarray(array, np.float32)
+        state[entry.name] = arrays[entry.name]
         if entry.path[0] == "batch_stats" and entry.path[-1] == "var":
             state[entry.name.replace("running_var", COUNTER)] = np.array(0, np.int64)
     return state
 
 
 def entries(config: ModelConfig) -> Iterator[Entry]:
-    """The whole table, in torchvision's order of modules.
+    """Yields the table of a model, in torchvision's order of modules.
 
     Raises:
-        ValueError: The configuration has a norm that torchvision's models lack.
+        ValueError: torchvision's models do not have a norm of the config.
     """
-    allowed = {"norm": ("frozen_batch", "batch")}
-    allowed |= dict.fromkeys(("fpn_norm", "box_head_norm", "mask_head_norm"), ("none", "batch"))
-    for field, values in allowed.items():
-        if getattr(config, field) not in values:
-            raise ValueError(f"torchvision has no model with {field}={getattr(config, field)!r}, only {values}")
-    yield from _backbone(config)
+    _check_norms(config)
+    yield from torchvision_resnet.entries(config, BODY)
     yield from _fpn(config)
-    yield from _rpn_head(config)
+    yield from _rpn(config)
     yield from _box_head(config)
-    yield from _mask_head(config)
+    if config.mask_head is not None:
+        yield from _mask_head(config)
 
 
-def backbone_entries(config: ModelConfig, prefix: str = "") -> Iterator[Entry]:
-    """The part of the table that torchvision's ResNets for classification share, by their own names."""
-    name, path, width = f"{prefix}conv1", ("backbone",), config.stem_channels
-    yield from _convolution(name, (*path, "conv1"), width, 3, 7, bias=False)
-    yield from _batch_norm(f"{prefix}bn1", (*path, "bn1"), width, config.norm)
-    sizes, bottleneck = DEPTHS[config.depth]
-    channels = width
-    for stage, num_blocks in enumerate(sizes, start=1):
-        width = config.stem_channels * 2 ** (stage - 1)
-        outer = 4 * width if bottleneck else width
-        for i in range(num_blocks):
-            name, path = f"{prefix}layer{stage}.{i}", ("backbone", f"layer{stage}_{i}")
-            yield from _block(name, path, channels, width, bottleneck, config.norm)
-            if channels != outer:
-                shortcut = (*path, "downsample_conv"), outer, channels, 1
-                yield from _convolution(f"{name}.downsample.0", *shortcut, bias=False)
-                yield from _batch_norm(f"{name}.downsample.1", (*path, "downsample_bn"), outer, config.norm)
-            channels = outer
-
-
-def _backbone(config: ModelConfig) -> Iterator[Entry]:
-    yield from backbone_entries(config, "backbone.body.")
-
-
-def _block(name: str, path: Path, channels: int, width: int, bottleneck: bool, norm: str) -> Iterator[Entry]:
-    """The convolutions of a residual block, each with its norm: 1x1, 3x3, 1x1, or 3x3 twice."""
-    if bottleneck:
-        layers = [(width, channels, 1), (width, width, 3), (4 * width, width, 1)]
-    else:
-        layers = [(width, channels, 3), (width, width, 3)]
-    for i, (outputs, inputs, side) in enumerate(layers, start=1):
-        yield from _convolution(f"{name}.conv{i}", (*path, f"conv{i}"), outputs, inputs, side, bias=False)
-        yield from _batch_norm(f"{name}.bn{i}", (*path, f"bn{i}"), outputs, norm)
+def _check_norms(config: ModelConfig) -> None:
+    allowed = {"backbone": ("frozen_batch", "batch")}
+    allowed |= dict.fromkeys(("fpn", "box_head", "mask_head"), ("none", "batch"))
+    for name, norms in allowed.items():
+        part = getattr(config, name)
+        if part is not None and part.norm not in norms:
+            raise ValueError(
+                f"torchvision has no model with {name}.norm={part.norm!r}, only {norms}"
+            )
 
 
 def _fpn(config: ModelConfig) -> Iterator[Entry]:
-    width, norm = config.fpn_channels, config.fpn_norm
-    expansion = 4 if DEPTHS[config.depth][1] else 1
+    width, norm = config.fpn.channels, config.fpn.norm
+    expansion = 4 if DEPTHS[config.backbone.depth][1] else 1
     for i in range(4):
-        name, inputs = f"backbone.fpn.inner_blocks.{i}", expansion * config.stem_channels * 2**i
-        yield from _normed(name, ("fpn",), f"lateral{i + 2}", f"lateral{i + 2}_bn", width, inputs, 1, norm)
+        inputs = expansion * config.backbone.stem_channels * 2**i
+        names = f"backbone.fpn.inner_blocks.{i}", ("fpn",), f"lateral{i + 2}", f"lateral{i + 2}_bn"
+        yield from _normed(*names, width, inputs, 1, norm)
     for i in range(4):
-        name = f"backbone.fpn.layer_blocks.{i}"
-        yield from _normed(name, ("fpn",), f"output{i + 2}", f"output{i + 2}_bn", width, width, 3, norm)
+        names = f"backbone.fpn.layer_blocks.{i}", ("fpn",), f"output{i + 2}", f"output{i + 2}_bn"
+        yield from _normed(*names, width, width, 3, norm)
 
 
-def _rpn_head(config: ModelConfig) -> Iterator[Entry]:
-    width, num_anchors = config.fpn_channels, len(config.rpn.aspect_ratios)
-    for i in range(config.rpn_head_convs):
-        yield from _convolution(f"rpn.head.conv.{i}.0", ("rpn_head", f"conv{i}"), width, width, 3)
-    yield from _convolution("rpn.head.cls_logits", ("rpn_head", "cls_logits"), num_anchors, width, 1)
-    yield from _convolution("rpn.head.bbox_pred", ("rpn_head", "bbox_pred"), 4 * num_anchors, width, 1)
+def _rpn(config: ModelConfig) -> Iterator[Entry]:
+    width, num_anchors = config.fpn.channels, len(config.rpn.aspect_ratios)
+    for i in range(config.rpn.num_convs):
+        yield from convolution(f"rpn.head.conv.{i}.0", ("rpn", f"conv{i}"), width, width, 3)
+    yield from convolution("rpn.head.cls_logits", ("rpn", "cls_logits"), num_anchors, width, 1)
+    yield from convolution("rpn.head.bbox_pred", ("rpn", "bbox_pred"), 4 * num_anchors, width, 1)
 
 
 def _box_head(config: ModelConfig) -> Iterator[Entry]:
-    """Fully connected layers are fc6, fc7 where there are no convolutions; else they are counted on after them."""
-    head, predictor, path = "roi_heads.box_head", "roi_heads.box_predictor", ("box_head",)
-    inputs = config.fpn_channels
-    for i in range(config.box_head_convs):
-        width = config.box_head_channels
-        yield from _normed(f"{head}.{i}", path, f"conv{i}", f"bn{i}", width, inputs, 3, config.box_head_norm)
-        inputs = width
-    shape, hidden = (inputs, config.roi.box_resolution, config.roi.box_resolution), config.box_head_features
-    for i in range(config.box_head_layers):
-        # After the convolutions come a layer that flattens, and an activation after each linear layer.
-        name = f"{head}.{config.box_head_convs + 1 + 2 * i}" if config.box_head_convs else f"{head}.fc{6 + i}"
-        yield from _linear(name, (*path, f"fc{6 + i}"), hidden, shape)
-        shape = (hidden,)
-    yield from _linear(f"{predictor}.cls_score", (*path, "cls_score"), config.num_classes, shape)
-    yield from _linear(f"{predictor}.bbox_pred", (*path, "bbox_pred"), 4 * config.num_classes, shape)
+    """Yields the box head. Linear layers are fc6 and fc7, or numbered after the convolutions."""
+    head, name, path = config.box_head, "roi_heads.box_head", ("box_head",)
+    inputs = config.fpn.channels
+    for i in range(head.num_convs):
+        names = f"{name}.{i}", path, f"conv{i}", f"bn{i}"
+        yield from _normed(*names, head.channels, inputs, 3, head.norm)
+        inputs = head.channels
+    shape = inputs, head.resolution, head.resolution
+    for i in range(head.num_layers):
+        # In the numbering, a flattening layer follows the convolutions, and an activation follows
+        # each linear layer.
+        layer = str(head.num_convs + 1 + 2 * i) if head.num_convs else f"fc{6 + i}"
+        yield from linear(f"{name}.{layer}", (*path, f"fc{6 + i}"), head.features, shape)
+        shape = (head.features,)
+    predictor, classes = "roi_heads.box_predictor", config.num_classes
+    yield from linear(f"{predictor}.cls_score", (*path, "cls_score"), classes, shape)
+    yield from linear(f"{predictor}.bbox_pred", (*path, "bbox_pred"), 4 * classes, shape)
 
 
 def _mask_head(config: ModelConfig) -> Iterator[Entry]:
-    inputs, width, path = config.fpn_channels, config.mask_head_channels, ("mask_head",)
-    for i in range(config.mask_head_convs):
-        name = f"roi_heads.mask_head.{i}"
-        yield from _normed(name, path, f"conv{i}", f"bn{i}", width, inputs, 3, config.mask_head_norm)
+    head, path = config.mask_head, ("mask_head",)
+    inputs, width = config.fpn.channels, head.channels
+    for i in range(head.num_convs):
+        names = f"roi_heads.mask_head.{i}", path, f"conv{i}", f"bn{i}"
+        yield from _normed(*names, width, inputs, 3, head.norm)
         inputs = width
-    predictor, deconv = "roi_heads.mask_predictor", ("params", *path, "deconv")
-    # A transposed convolution keeps its inputs first.
-    yield _entry(f"{predictor}.conv5_mask.weight", (*deconv, "kernel"), (inputs, width, 2, 2), (2, 3, 0, 1))
-    yield _entry(f"{predictor}.conv5_mask.bias", (*deconv, "bias"), (width,), (0,))
-    yield from _convolution(f"{predictor}.mask_fcn_logits", (*path, "logits"), config.num_classes, width, 1)
+    predictor = "roi_heads.mask_predictor"
+    deconv = (*path, "deconv"), inputs, width, 2
+    yield from transposed_convolution(f"{predictor}.conv5_mask", *deconv)
+    logits = (*path, "logits"), config.num_classes, width, 1
+    yield from convolution(f"{predictor}.mask_fcn_logits", *logits)
 
 
 def _normed(
     name: str, parent: Path, conv: str, bn: str, outputs: int, inputs: int, side: int, norm: str
 ) -> Iterator[Entry]:
-    """A convolution with a bias, or one without and the norm behind it."""
-    yield from _convolution(f"{name}.0", (*parent, conv), outputs, inputs, side, bias=norm == "none")
+    """Yields a convolution: with a bias, or without a bias and followed by a norm."""
+    path = (*parent, conv)
+    yield from convolution(f"{name}.0", path, outputs, inputs, side, bias=norm == "none")
     if norm != "none":
-        yield from _batch_norm(f"{name}.1", (*parent, bn), outputs, norm)
+        yield from batch_norm(f"{name}.1", (*parent, bn), outputs, norm)
 
 
-def _convolution(name: str, path: Path, outputs: int, inputs: int, side: int, *, bias: bool = True) -> Iterator[Entry]:
-    yield _entry(f"{name}.weight", ("params", *path, "kernel"), (outputs, inputs, side, side), (2, 3, 1, 0))
-    if bias:
-        yield _entry(f"{name}.bias", ("params", *path, "bias"), (outputs,), (0,))
+def function_of(config: ModelConfig) -> str | None:
+    """Returns the name of torchvision's function that builds a network, or None.
+
+    The number of classes and the kind of norm do not matter.
+    """
+    if config.backbone.stride_in_1x1:
+        return None
+    for name, build in presets.PRESETS.items():
+        if _shapes(build(config.num_classes)) == _shapes(config):
+            return name
+    return None
 
 
-def _linear(name: str, path: Path, outputs: int, inputs: Shape) -> Iterator[Entry]:
-    """A linear layer over features, or over a feature map of shape (channels, height, width)."""
-    view = (outputs, *inputs)
-    axes = (2, 3, 1, 0) if len(inputs) == 3 else (1, 0)
-    flat = int(np.prod(inputs))
-    yield Entry(f"{name}.weight", ("params", *path, "kernel"), (outputs, flat), view, axes, (flat, outputs))
-    yield _entry(f"{name}.bias", ("params", *path, "bias"), (outputs,), (0,))
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]] | None:
+    """Returns the shapes of all arrays by name, or None if torchvision has no such network."""
+    try:
+        return layout.shapes(entries(config))
+    except ValueError:
+        return None
 
 
-def _batch_norm(name: str, path: Path, channels: int, norm: str) -> Iterator[Entry]:
-    for theirs, collection, ours in BATCH_NORM:
-        collection = collection if norm == "batch" else "constants"
-        yield _entry(f"{name}.{theirs}", (collection, *path, ours), (channels,), (0,))
-
-
-def _entry(name: str, path: Path, shape: Shape, axes: Shape) -> Entry:
-    return Entry(name, path, shape, shape, axes, tuple(shape[axis] for axis in axes))
-
-
-def _leaves(tree: Mapping[str, Any], path: Path = ()) -> Iterable[tuple[Path, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*path, key))
-        else:
-            yield (*path, key), value
-
-
-def misfits(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> list[str]:
-    """Everything in which arrays differ from the names and shapes they should have, in words."""
-    problems = [f"missing {name}" for name in shapes if name not in arrays]
-    problems += [f"unexpected {name}" for name in arrays if name not in shapes]
-    problems += [
-        f"{name} has shape {arrays[name].shape}, expected {shape}"
-        for name, shape in shapes.items()
-        if name in arrays and arrays[name].shape != shape
-    ]
-    return problems
-
-
-def _refuse(problems: list[str]) -> None:
-    if problems:
-        raise ValueError("the weights do not fit the model:\n  " + "\n  ".join(problems))
+def check_can_build(config: ModelConfig) -> None:
+    """Raises ValueError if torchvision has no such network, or computes different outputs."""
+    differences = []
+    for name in ("backbone", "fpn", "box_head", "mask_head"):
+        if getattr(getattr(config, name), "norm", None) == "group":
+            differences.append(f'{name}.norm "group"')
+    if config.backbone.stem_channels != ModelConfig().backbone.stem_channels:
+        differences.append(f"backbone.stem_channels {config.backbone.stem_channels}")
+    if config.backbone.stride_in_1x1 and config.backbone.depth >= 50:
+        differences.append("backbone.stride_in_1x1")
+    if not config.box_head.num_convs and config.box_head.num_layers != 2:
+        differences.append(f"box_head.num_layers {config.box_head.num_layers}")
+    if config.roi.aligned:
+        differences.append("roi.aligned")
+    if config.roi.pooling != "align":
+        differences.append(f'roi.pooling "{config.roi.pooling}"')
+    if differences:
+        raise ValueError(
+            f"torchvision has no model with {', '.join(differences)}; .npz holds any of ours"
+        )

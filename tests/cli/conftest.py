@@ -1,4 +1,4 @@
-"""A run directory without the minutes that a real model takes to compile."""
+"""A run directory with a stand-in for the model, which needs no compilation."""
 
 import jax.numpy as jnp
 import pytest
@@ -18,20 +18,23 @@ def tiny_config():
     config.data.test_short_side = config.data.test_max_long_side = 64
     config.data.test_buckets, config.data.max_instances = ((64, 64),), 8
     network = config.model
-    network.num_classes, network.depth = len(ShapesDataset.categories) + 1, 18
-    network.fpn_channels = network.mask_head_channels = 8
-    network.box_head_features, network.mask_head_convs = 16, 1
-    network.rpn.test_num_candidates = network.rpn.test_num_proposals = 20
-    network.rpn.train_num_candidates = network.rpn.train_num_proposals = 20
-    network.detection.num_detections, network.detection.score_threshold = 5, 0.0
+    network.num_classes, network.backbone.depth = len(ShapesDataset.categories) + 1, 18
+    network.fpn.channels = network.mask_head.channels = 8
+    network.box_head.features, network.mask_head.num_convs = 16, 1
+    network.rpn.num_candidates = network.rpn.num_proposals = 20
+    config.detection.num_candidates = config.detection.num_proposals = 20
+    config.detection.num_detections, config.detection.score_threshold = 5, 0.0
     return config
 
 
 class FindsOneBox:
-    """Stands in for `MaskRCNN`: the upper left quarter of every image is an object of class 1."""
+    """Stands in for `MaskRCNN`: detects the upper left quarter of every image as class 1."""
 
-    def __init__(self, config):
-        self.config = config
+    def __init__(self, config, detection, run):
+        self.config, self.detection, self.run = config, detection, run
+
+    def clone(self, run):
+        return self
 
     def apply(self, variables, *arrays, method=None):
         if method == "losses":
@@ -43,7 +46,9 @@ class FindsOneBox:
         height, width = arrays[1][:, 0], arrays[1][:, 1]
         boxes = jnp.stack([0 * width, 0 * height, width / 2, height / 2], 1)[:, None]
         ones = jnp.ones(boxes.shape[:2])
-        return Detections(boxes, ones.astype(int), 0.75 * ones, jnp.ones((*ones.shape, 28, 28)), ones > 0)
+        has_masks = self.config.mask_head is not None
+        masks = jnp.ones((*ones.shape, 28, 28)) if has_masks else None
+        return Detections(boxes, ones.astype(int), 0.75 * ones, masks, ones > 0)
 
     def draw_masks(self, detections):
         return jnp.ones((*detections.valid.shape, 28, 28))
@@ -51,8 +56,8 @@ class FindsOneBox:
 
 @pytest.fixture
 def run_directory(tmp_path, monkeypatch):
-    """A run directory to evaluate and predict with, without the minutes that a real model takes to compile."""
-    report = Report("run", None, "a stand-in", 1e-5, "as the weights say", 0)
+    """A run directory to evaluate and predict with, whose model is a stand-in."""
+    report = Report("run", None, "a stand-in", {}, 0)
     loaded = loading.LoadedModel(tiny_config(), {}, ShapesDataset.categories, report)
     monkeypatch.setattr(loading, "load", lambda weights: loaded)
     for module in (model, evaluate):

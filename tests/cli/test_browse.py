@@ -14,7 +14,7 @@ GREY = 100
 
 @pytest.fixture
 def folder(tmp_path):
-    """Images 1 to 14, grey, of 40x50. Image 1 has a cat and a crowd, image 2 a dog, image 3 nothing, the rest cats."""
+    """Grey images 1 to 14 of 40x50: 1 has a cat and a crowd, 2 a dog, 3 nothing, the rest a cat."""
     entries = [{"id": i, "file_name": f"{i}.png", "height": 40, "width": 50} for i in range(1, 15)]
     for entry in entries:
         Image.fromarray(np.full((40, 50, 3), GREY, np.uint8)).save(tmp_path / entry["file_name"])
@@ -28,7 +28,13 @@ def folder(tmp_path):
 def found(number, image_id, category_id, x=5):
     polygon = [x, 20, x + 15, 20, x + 15, 35, x, 35]
     box = [x, 20, 15, 15]
-    return {"id": number, "image_id": image_id, "category_id": category_id, "bbox": box, "segmentation": [polygon]}
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": box,
+        "segmentation": [polygon],
+    }
 
 
 def write(folder, content):
@@ -37,25 +43,37 @@ def write(folder, content):
 
 def browse(folder, *arguments):
     source = ["--images", str(folder), "--annotations", str(folder / "instances.json")]
-    return main(["data", "browse", *source, "--side", "100", "--output", str(folder / "out"), *arguments])
+    return main(
+        ["data", "browse", *source, "--side", "100", "--output", str(folder / "out"), *arguments]
+    )
 
 
 def config(folder):
-    """A config file for these images; training resizes them to 80 pixels, crops nothing, and always flips."""
+    """A config file for these images. Training resizes to 80 pixels, never crops, always flips."""
     lines = [
         "from maskrcnn_jax.config import Config",
         "def get_config():",
         "    config = Config()",
         f"    config.data.train_images = config.data.val_images = {str(folder)!r}",
-        f"    config.data.train_annotations = config.data.val_annotations = {str(folder / 'instances.json')!r}",
+        f"    annotations = {str(folder / 'instances.json')!r}",
+        "    config.data.train_annotations = config.data.val_annotations = annotations",
         "    config.data.short_sides, config.data.horizontal_flip = (80,), 1.0",
         "    return config",
     ]
     (folder / "config.py").write_text("\n".join(lines))
-    return ["data", "browse", "--config", str(folder / "config.py"), "--output", str(folder / "out"), "--side", "100"]
+    return [
+        "data",
+        "browse",
+        "--config",
+        str(folder / "config.py"),
+        "--output",
+        str(folder / "out"),
+        "--side",
+        "100",
+    ]
 
 
-def picture(folder, name):
+def drawing(folder, name):
     return np.asarray(Image.open(folder / "out" / name))
 
 
@@ -63,11 +81,14 @@ def colored(pixels):
     return np.ptp(pixels.astype(int), axis=-1) > 20
 
 
-def test_pages_hold_twelve_pictures(folder, capsys):
+def test_pages_hold_twelve_drawings(folder, capsys):
     assert browse(folder) == 0
-    assert sorted(path.name for path in (folder / "out").iterdir()) == ["page-001.png", "page-002.png"]
-    assert picture(folder, "page-001.png").shape[1] == 4 * 100 + 5 * 4
-    assert picture(folder, "page-002.png").shape[1] == 2 * 100 + 3 * 4
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [
+        "page-001.png",
+        "page-002.png",
+    ]
+    assert drawing(folder, "page-001.png").shape[1] == 4 * 100 + 5 * 4
+    assert drawing(folder, "page-002.png").shape[1] == 2 * 100 + 3 * 4
     assert "14 of 14 images are drawn in" in capsys.readouterr().out
 
 
@@ -77,23 +98,29 @@ def test_the_summary_says_what_may_be_wrong(folder, capsys, monkeypatch):
     content["annotations"].append(found(16, 4, 7, x=30))
     write(folder, content)
     assert browse(folder, "--count", "1", "--set", "data.max_instances=1") == 0
-    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    lines = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in capsys.readouterr().out.splitlines()
+    ]
     assert ["cat", "7", "13", "12"] in lines and ["dog", "9", "1", "1"] in lines
-    assert ["crowds, not trained on", "1"] in lines and ["images without objects", "1: id 3"] in lines
+    assert ["crowds, not trained on", "1"] in lines and [
+        "images without objects",
+        "1: id 3",
+    ] in lines
     assert any(line[:1] == ["images with more than 1 objects, 1 too many"] for line in lines)
 
 
 def test_a_file_for_each_image(folder):
     assert browse(folder, "--separate", "--image-id", "2", "3") == 0
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["2.png", "3.png"]
-    with_object, without = picture(folder, "2.png"), picture(folder, "3.png")
+    with_object, without = drawing(folder, "2.png"), drawing(folder, "3.png")
     assert with_object.shape == without.shape
     assert colored(with_object).any() and not colored(without).any()
 
 
 def test_crowds_are_hatched(folder):
     assert browse(folder, "--separate", "--image-id", "1", "4") == 0
-    crowd, plain = picture(folder, "1.png").astype(int), picture(folder, "4.png").astype(int)
+    crowd, plain = drawing(folder, "1.png").astype(int), drawing(folder, "4.png").astype(int)
     region = np.abs(crowd - plain)[-38:-12, -38:-14]  # The crowd is at the lower right.
     assert region.max() > 60 and not colored(crowd[-38:-12, -38:-14]).any()
 
@@ -105,10 +132,10 @@ def test_only_images_of_a_category(folder):
 
 def test_views_of_training_are_beside_the_image(folder):
     assert main([*config(folder), "--augmented", "--separate", "--image-id", "2"]) == 0
-    page = picture(folder, "2.png")
+    page = drawing(folder, "2.png")
     cells = [page[:, 4 + i * 104 : 104 + i * 104] for i in range(4)]
     assert page.shape[1] == 4 * 100 + 5 * 4
-    # The object is at the left, and at the right in every view, since the flip is certain.
+    # The object is at the left of the image, and at the right of every view, which is flipped.
     lower = [colored(cell[-50:-12]) for cell in cells]
     assert lower[0][:, 10:40].mean() > 0.8 and lower[0][:, 60:90].mean() == 0
     for view in lower[1:]:
@@ -125,12 +152,15 @@ def test_training_leaves_out_images_without_objects(folder, capsys):
 
 
 def test_an_unreadable_image_does_not_stop_the_rest(folder, capsys):
-    (folder / "2.png").write_text("no picture")
+    (folder / "2.png").write_text("no image")
     Image.new("RGB", (9, 8)).save(folder / "4.png")
     assert browse(folder, "--separate") == 1
     captured = capsys.readouterr()
     assert "12 of 14 images are drawn" in captured.out
-    assert "image id 2: cannot read the image" in captured.err and "4.png (image id 4) is 8x9" in captured.err
+    assert (
+        "image id 2: cannot read the image" in captured.err
+        and "4.png (image id 4) is 8x9" in captured.err
+    )
     assert len(list((folder / "out").iterdir())) == 12
 
 
@@ -149,8 +179,21 @@ def test_crowds_without_a_mask_are_counted_in_either_split(folder, capsys):
     write(folder, content)
     for split in ("train", "val"):
         assert browse(folder, "--count", "1", "--split", split) == 0
-        (line,) = [line for line in capsys.readouterr().out.splitlines() if "crowds, not trained on" in line]
+        (line,) = [
+            line
+            for line in capsys.readouterr().out.splitlines()
+            if "crowds, not trained on" in line
+        ]
         assert "1" in line
+
+
+def test_objects_without_a_mask_are_counted(folder, capsys):
+    content = json.loads((folder / "instances.json").read_text())
+    content["annotations"][0]["segmentation"] = []
+    write(folder, content)
+    assert browse(folder, "--count", "1") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "without a mask" in line]
+    assert f"id {content['annotations'][0]['id']}" in line
 
 
 def test_all_categories_of_a_name_are_drawn(folder):
@@ -167,8 +210,11 @@ def test_all_categories_of_a_name_are_drawn(folder):
     [
         (["--image-id", "99"], "no image has the id 99"),
         (["--category", "cow"], "no category is called 'cow'; there are cat, dog"),
-        (["--config", "config.py"], "give either --config FILE, or --images DIR and --annotations JSON"),
-        (["--split", "val", "--augmented"], "--augmented shows what training makes"),
+        (
+            ["--config", "config.py"],
+            "give either --config FILE, or --images DIR and --annotations JSON",
+        ),
+        (["--split", "val", "--augmented"], "--augmented shows the images of training"),
         (["--set", "data.nothing=1"], "names no field of the config"),
         (["--annotations", "nowhere.json"], "there is no annotation file nowhere.json"),
     ],

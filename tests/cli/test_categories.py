@@ -1,4 +1,4 @@
-"""The map from label to category travels with weights: raw ids of 91 columns, and contiguous labels of a run."""
+"""Weights carry their categories: raw ids for 91 columns, and contiguous labels for a run."""
 
 import json
 
@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn_jax import checkpoints
 from maskrcnn_jax.cli import evaluate
 from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.runs import checkpoints
 from maskrcnn_jax.structures import Detections
 from maskrcnn_jax.weights import files, torchvision
+from tests.weights import states
 
 NAMES = {1: "person", 3: "car", 90: "toothbrush"}  # COCO's ids have gaps.
 CONFIG = """
@@ -29,36 +30,38 @@ def get_config():
 
 
 class FindsFirstAndLast:
-    """Stands in for `MaskRCNN`: an object of the first and one of the last class, in the quarters where they are.
+    """Stands in for `MaskRCNN`: detects an object of the first and one of the last class.
 
-    Its loss is the sum of the labels that it was given.
+    The objects are in the quarters of the image where `data` has them. The loss is the sum of the
+    labels of the batch.
     """
 
-    def __init__(self, config):
-        self.config = config
+    def __init__(self, config, detection, run):
+        self.config, self.detection, self.run = config, detection, run
+
+    def clone(self, run):
+        return self
 
     def apply(self, variables, *arrays, method=None):
         if method == "losses":
             instances = arrays[0].instances
-            return {"labels": (jnp.where(instances.valid, instances.classes, 0).sum(), jnp.float32(1))}, {}
+            return {
+                "labels": (jnp.where(instances.valid, instances.classes, 0).sum(), jnp.float32(1))
+            }, {}
         boxes = jnp.array([[[0, 0, 32, 32], [32, 32, 64, 64]]], jnp.float32)
         classes = jnp.array([[1, self.config.num_classes - 1]])
-        return Detections(boxes, classes, jnp.full((1, 2), 0.9), jnp.ones((1, 2, 28, 28)), jnp.ones((1, 2), bool))
+        return Detections(
+            boxes, classes, jnp.full((1, 2), 0.9), jnp.ones((1, 2, 28, 28)), jnp.ones((1, 2), bool)
+        )
 
 
 def small(num_classes):
-    config = ModelConfig(num_classes=num_classes, depth=18, stem_channels=4, fpn_channels=8)
-    config.box_head_features, config.mask_head_channels = 16, 12
-    return config
-
-
-def state_of(config):
-    return {entry.name: np.zeros(entry.shape, np.float32) for entry in torchvision.entries(config)}
+    return states.small(ModelConfig(num_classes=num_classes))
 
 
 @pytest.fixture
 def data(tmp_path):
-    """One picture with an object of each of two categories, and a third category without; its config file."""
+    """The config file of one image with objects of two categories; a third has no object."""
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "1.png")
     boxes = {1: [0, 0, 32, 32], 90: [32, 32, 32, 32]}
     annotations = {
@@ -78,7 +81,9 @@ def data(tmp_path):
         ],
     }
     (tmp_path / "val.json").write_text(json.dumps(annotations))
-    (tmp_path / "config.py").write_text(CONFIG.format(folder=str(tmp_path), file=str(tmp_path / "val.json")))
+    (tmp_path / "config.py").write_text(
+        CONFIG.format(folder=str(tmp_path), file=str(tmp_path / "val.json"))
+    )
     return tmp_path
 
 
@@ -89,7 +94,20 @@ def stand_in(monkeypatch):
 
 def evaluated(data, weights):
     output = data / "out"
-    assert main(["evaluate", "--weights", weights, "--config", str(data / "config.py"), "--output", str(output)]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                "--weights",
+                weights,
+                "--config",
+                str(data / "config.py"),
+                "--output",
+                str(output),
+            ]
+        )
+        == 0
+    )
     numbers = json.loads((output / "evaluation.json").read_text())
     detections = json.loads((output / "detections.json").read_text())
     return [d["category_id"] for d in detections], numbers
@@ -97,7 +115,7 @@ def evaluated(data, weights):
 
 def write_run(monkeypatch, folder, categories):
     config = Config(model=small(len(categories) + 1))
-    variables = torchvision.from_state_dict(state_of(config.model), config.model)
+    variables = torchvision.from_state_dict(states.state_of(config.model), config.model)
     run = checkpoints.Run(config, categories, variables, 1)
     monkeypatch.setattr(checkpoints, "load_run", lambda directory: run)
     (folder / "run").mkdir()
@@ -105,7 +123,7 @@ def write_run(monkeypatch, folder, categories):
 
 
 def test_a_file_of_91_columns_has_raw_ids(data):
-    files.write(data / "w.pth", state_of(small(91)))
+    files.write(data / "w.pth", states.state_of(small(91)))
     ids, numbers = evaluated(data, str(data / "w.pth"))
     assert ids == [1, 90] and numbers["bbox"]["AP"] == pytest.approx(1) == numbers["segm"]["AP50"]
     assert numbers["losses"]["labels"] == 1 + 90
@@ -119,7 +137,9 @@ def test_a_run_has_contiguous_labels(data, monkeypatch):
 
 
 def test_a_run_that_orders_or_has_more_of_them(data, monkeypatch):
-    run = write_run(monkeypatch, data, Categories((90, 7, 3, 1), ("toothbrush", "train", "car", "person")))
+    run = write_run(
+        monkeypatch, data, Categories((90, 7, 3, 1), ("toothbrush", "train", "car", "person"))
+    )
     ids, numbers = evaluated(data, run)
     assert ids == [90, 1] and numbers["losses"]["labels"] == 4 + 1
 
@@ -128,18 +148,23 @@ def test_a_run_that_orders_or_has_more_of_them(data, monkeypatch):
     "categories, message",
     [
         (Categories((1, 3), ("person", "car")), "does not know category 90 'toothbrush'"),
-        (Categories((1, 3, 90), ("person", "truck", "toothbrush")), "3 is 'car' in the data set, but 'truck'"),
+        (
+            Categories((1, 3, 90), ("person", "truck", "toothbrush")),
+            "3 is 'car' in the data set, but 'truck'",
+        ),
     ],
 )
-def test_a_category_that_the_model_does_not_know_is_named(data, monkeypatch, capsys, categories, message):
+def test_a_category_that_the_model_does_not_know_is_named(
+    data, monkeypatch, capsys, categories, message
+):
     run = write_run(monkeypatch, data, categories)
     assert main(["evaluate", "--weights", run, "--config", str(data / "config.py")]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_where_nobody_knows_the_names_the_ids_do(data):
-    """Another count of classes than COCO's: the labels are taken for the ids."""
-    files.write(data / "w.pth", state_of(small(101)))
+    """With another number of classes than COCO's, labels count as category ids."""
+    files.write(data / "w.pth", states.state_of(small(101)))
     ids, numbers = evaluated(data, str(data / "w.pth"))
     assert ids == [1, 100] and numbers["losses"]["labels"] == 1 + 90
 

@@ -1,4 +1,4 @@
-"""Config files from anywhere, and what may be changed in them."""
+"""Config files in any folder, and the fields that users may change."""
 
 from pathlib import Path
 
@@ -8,15 +8,20 @@ from ml_collections import config_flags
 
 from maskrcnn_jax import config_check
 from maskrcnn_jax.cli import config_file
-from maskrcnn_jax.config import Config, differences
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.settings import differences
 
 
 def test_a_config_may_import_its_neighbour(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.path", [])
     folder = tmp_path / "experiments"
     folder.mkdir()
-    (folder / "base.py").write_text("from maskrcnn_jax.config import Config\nbase = Config(seed=5)\n")
-    (folder / "derived.py").write_text("from experiments import base\ndef get_config():\n    return base.base\n")
+    (folder / "base.py").write_text(
+        "from maskrcnn_jax.config import Config\nbase = Config(seed=5)\n"
+    )
+    (folder / "derived.py").write_text(
+        "from experiments import base\ndef get_config():\n    return base.base\n"
+    )
     assert config_file.read(folder / "derived.py").seed == 5
 
 
@@ -41,11 +46,13 @@ def test_a_file_that_is_no_config(name, text, tmp_path):
         ("seed=7", 7),
         ("weights=COCO_V1", "COCO_V1"),
         ("model.dtype=bfloat16", "bfloat16"),
-        ("model.rematerialise=true", True),
-        ("model.norm_eps=0", 0.0),
+        ("execution.rematerialise=true", True),
+        ("model.backbone.norm_eps=0", 0.0),
         ("model.rpn.nms_threshold=0.6", 0.6),
         ("optimizer.average_decay=0.99", 0.99),
         ("data.buckets=((832, 1344),)", ((832, 1344),)),
+        ("execution.space=2", 2),
+        ("model.mask_head=None", None),
     ],
 )
 def test_a_field_takes_its_value(setting, value):
@@ -58,9 +65,9 @@ def test_a_field_takes_its_value(setting, value):
 
 OPTIONAL = {
     "weights": "file.pth",
-    "num_devices": 2,
-    "model.backbone_weights": "file.pth",
-    "model.roi.max_mask_samples": 8,
+    "execution.num_devices": 2,
+    "backbone_weights": "file.pth",
+    "model.mask_head.max_samples": 8,
     "data.crop_size": 100,
     "optimizer.max_gradient_norm": 10.0,
     "optimizer.average_decay": 0.99,
@@ -81,13 +88,17 @@ def test_an_optional_field_becomes_none_again(path):
     assert differences(with_all_options(), config) == [f"{path}: {OPTIONAL[path]} -> None"]
 
 
-# ml_collections' way to run a config file.
+# ml_collections runs a config file by this deprecated method.
 LOADS_MODULES = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 def parsed(path, *overrides):
-    """The config as train.py is given it."""
-    arguments = ["train.py", f"--config={path}", *(f"--config.{override}" for override in overrides)]
+    """The config that train.py gets."""
+    arguments = [
+        "train.py",
+        f"--config={path}",
+        *(f"--config.{override}" for override in overrides),
+    ]
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     values(arguments)
@@ -106,12 +117,21 @@ def file_with_all_options(tmp_path):
 def test_flags_set_optional_fields_to_none_too(file_with_all_options):
     assert parsed(file_with_all_options) == with_all_options()
     assert parsed(file_with_all_options, *(f"{path}=None" for path in OPTIONAL)) == Config()
-    changed = parsed(file_with_all_options, "num_devices=3", "weights=x", "optimizer.average_decay=0.5")
-    assert (changed.num_devices, changed.weights, changed.optimizer.average_decay) == (3, "x", 0.5)
+    overrides = "execution.num_devices=3", "weights=x", "optimizer.average_decay=0.5"
+    changed = parsed(file_with_all_options, *overrides)
+    assert changed.execution.num_devices == 3
+    assert (changed.weights, changed.optimizer.average_decay) == ("x", 0.5)
 
 
 @LOADS_MODULES
-@pytest.mark.parametrize("path", ["seed", "model.norm_eps", "model.dtype"])
+def test_flags_remove_the_mask_head(file_with_all_options):
+    changed = parsed(file_with_all_options, "model.mask_head=None")
+    assert changed.model.mask_head is None
+    config_check.check(changed)
+
+
+@LOADS_MODULES
+@pytest.mark.parametrize("path", ["seed", "model.backbone.norm_eps", "model.dtype"])
 def test_a_field_that_is_not_optional_is_never_none(path, file_with_all_options):
     with pytest.raises(ValueError, match=f"{path} must be of type .*got None"):
         config_file.override(Config(), f"{path}=None")
@@ -123,9 +143,10 @@ def test_a_field_that_is_not_optional_is_never_none(path, file_with_all_options)
     "setting",
     [
         "seed=x",
-        "model.rematerialise=1",
-        "model.norm_eps=small",
+        "execution.rematerialise=1",
+        "model.backbone.norm_eps=small",
         "model=3",
+        "model.rpn=None",
         "data.buckets=3",
         "weights=3",
         "data.crop_size=1.5",
@@ -137,7 +158,17 @@ def test_a_value_of_another_type_is_refused(setting):
 
 
 @pytest.mark.parametrize(
-    "setting", ["seeds=3", "model.rpn", "seed.more=1", "nothing.seed=1", "=3", "weights.x=1", "__class__.seed=1"]
+    "setting",
+    [
+        "seeds=3",
+        "model.rpn",
+        "seed.more=1",
+        "nothing.seed=1",
+        "=3",
+        "weights.x=1",
+        "__class__.seed=1",
+        "model.depth=18",
+    ],
 )
 def test_a_field_that_does_not_exist_is_refused(setting):
     with pytest.raises(ValueError, match="names no field"):

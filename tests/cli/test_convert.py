@@ -1,34 +1,37 @@
-"""`maskrcnn-jax convert`: every form a model comes in, to every other, and to torchvision where it is installed."""
+"""`maskrcnn-jax convert`: from every format to every other, and to torchvision if installed."""
 
 import jax
 import numpy as np
 import pytest
 
-from maskrcnn_jax import checkpoints
+from maskrcnn_jax import presets
 from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.weights import architecture, download, files, loading, torchvision
+from maskrcnn_jax.runs import checkpoints
+from maskrcnn_jax.weights import download, files, loading, torchvision
+from tests.weights import states
 
 CATEGORIES = Categories((3, 9), ("cat", "dog"))
 
 
 def small(config: ModelConfig) -> ModelConfig:
-    config.depth, config.fpn_channels, config.box_head_features, config.mask_head_channels = 18, 8, 16, 12
-    return config
+    return states.small(config, stem_channels=64)  # torchvision has no other stem.
 
 
 def variables_of(config):
-    random = np.random.default_rng(0)
-    state = {entry.name: random.normal(size=entry.shape).astype(np.float32) for entry in torchvision.entries(config)}
-    return torchvision.from_state_dict(state, config)
+    return torchvision.from_state_dict(states.state_of(config), config)
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """A run directory; its model has no released sizes, mean or anchors."""
-    config = Config(model=small(ModelConfig(num_classes=3, norm="batch", norm_eps=1e-3, image_mean=(0.5, 0.5, 0.5))))
-    config.data.test_short_side = 320
+@pytest.fixture(params=["masks", "boxes"])
+def run(request, tmp_path, monkeypatch):
+    """A run directory whose model has its own sizes, mean and anchors."""
+    model = small(ModelConfig(num_classes=3, image_mean=(0.5, 0.5, 0.5)))
+    model.backbone.norm, model.backbone.norm_eps = "batch", 1e-3
+    if request.param == "boxes":
+        model.mask_head = None
+    config = Config(model=model)
+    config.data.test_short_side, config.detection.score_threshold = 320, 0.25
     found = checkpoints.Run(config, CATEGORIES, variables_of(config.model), 1)
     monkeypatch.setattr(checkpoints, "load_run", lambda directory: found)
     (tmp_path / "run").mkdir()
@@ -44,19 +47,27 @@ def test_from_a_run_through_every_format_and_back(run, tmp_path, capsys):
     for name in ("a.pth", "b.npz", "c.safetensors", "d.npz"):
         assert convert(source, tmp_path / name) == 0
         printed = capsys.readouterr().out
-        assert source in printed and "eps of the norms: 0.001, as the weights say" in printed and name in printed
-        assert ("set theirs to 0.001" in printed) == (not name.endswith(".npz"))
+        assert (
+            source in printed
+            and "eps of the norms: 0.001, as the weights say" in printed
+            and name in printed
+        )
+        assert ("set theirs to 0.001 in backbone" in printed) == (not name.endswith(".npz"))
         source = str(tmp_path / name)
     loaded = loading.load(source)
     assert loaded.categories == CATEGORIES
-    assert loaded.config.model == config.model and loaded.config.data.test_short_side == 320
+    assert loaded.config.model == config.model and loaded.config.detection == config.detection
+    assert loaded.config.data.test_short_side == 320
     assert jax.tree.structure(loaded.variables) == jax.tree.structure(variables)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
-    assert files.read(tmp_path / "a.pth").arrays.keys() == files.read(tmp_path / "c.safetensors").arrays.keys()
+    assert (
+        files.read(tmp_path / "a.pth").arrays.keys()
+        == files.read(tmp_path / "c.safetensors").arrays.keys()
+    )
 
 
 def test_a_released_name(tmp_path, monkeypatch):
-    config = small(architecture.v1(91))
+    config = small(presets.maskrcnn_resnet50_fpn())
     state = torchvision.to_state_dict(variables_of(config), config)
     files.write(tmp_path / "released.pth", state)
     monkeypatch.setattr(download, "fetch", lambda name: tmp_path / "released.pth")
@@ -79,8 +90,8 @@ def test_a_suffix_that_says_nothing(run, tmp_path, capsys):
 
 
 def test_what_torchvision_lacks_is_refused_and_nothing_is_written(run, tmp_path, capsys):
-    run[1].config.model.stride_in_1x1 = True
-    run[1].config.model.depth = 50
+    run[1].config.model.backbone.stride_in_1x1 = True
+    run[1].config.model.backbone.depth = 50
     run[1].variables.update(variables_of(run[1].config.model))
     assert convert(run[0], tmp_path / "w.pth") == 2
     assert "stride_in_1x1" in capsys.readouterr().err
@@ -88,18 +99,25 @@ def test_what_torchvision_lacks_is_refused_and_nothing_is_written(run, tmp_path,
 
 
 @pytest.mark.parity
-@pytest.mark.filterwarnings("ignore")  # torch's own warnings differ from version to version.
+@pytest.mark.filterwarnings("ignore")  # torch's warnings differ between versions.
 @pytest.mark.parametrize(
-    "variant, suffix", [("v1", ".pth"), ("v1-batch-norm", ".safetensors"), ("v2", ".pth")], ids=lambda x: x
+    "name, norm, suffix",
+    [
+        ("maskrcnn_resnet50_fpn", "frozen_batch", ".pth"),
+        ("maskrcnn_resnet50_fpn", "batch", ".safetensors"),
+        ("maskrcnn_resnet50_fpn_v2", "batch", ".pth"),
+        ("fasterrcnn_resnet50_fpn", "batch", ".safetensors"),
+        ("fasterrcnn_resnet50_fpn_v2", "batch", ".pth"),
+    ],
 )
-def test_torchvision_loads_what_we_write(tmp_path, variant, suffix):
+def test_torchvision_loads_what_we_write(tmp_path, name, norm, suffix):
     pytest.importorskip("torch", reason="needs torch")
     from maskrcnn_jax.parity import reference
 
-    from torchvision.models import detection  # isort: skip  (after the reference: it loads torchvision's operators)
+    from torchvision.models import detection  # isort: skip  (after the reference)
 
-    config = architecture.v2(4) if variant == "v2" else architecture.v1(4)
-    config.norm = "frozen_batch" if variant == "v1" else "batch"
+    config = presets.PRESETS[name](4)
+    config.backbone.norm = norm
     state = torchvision.to_state_dict(variables_of(config), config)
     files.write(tmp_path / "in.pth", state)
     assert convert(tmp_path / "in.pth", tmp_path / f"out{suffix}") == 0
@@ -110,10 +128,10 @@ def test_torchvision_loads_what_we_write(tmp_path, variant, suffix):
     else:
         arrays = files.read(tmp_path / "out.safetensors").arrays
         theirs = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-    if variant == "v1":
-        model = reference.build(config, state)
+    if norm == "frozen_batch":
+        model = reference.build(Config(model=config), state)
     else:
-        build = detection.maskrcnn_resnet50_fpn_v2 if variant == "v2" else detection.maskrcnn_resnet50_fpn
+        build = getattr(detection, name)
         model = build(weights=None, weights_backbone=None, num_classes=4)
     model.load_state_dict(theirs, strict=True)
     for name, array in model.state_dict().items():

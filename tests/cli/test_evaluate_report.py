@@ -1,4 +1,4 @@
-"""`maskrcnn-jax evaluate --report`, with a stand-in for what takes minutes: the pass over the validation set."""
+"""`maskrcnn-jax evaluate --report`, with a stand-in for the pass over the validation set."""
 
 import pytest
 
@@ -17,10 +17,12 @@ def run_directory(tmp_path, monkeypatch):
     config = Config()
     config.data.source, config.data.shapes_image_size, config.data.shapes_num_val = "shapes", 64, 3
     config.data.test_short_side = config.data.test_max_long_side = 64
-    config.data.test_buckets, config.model.num_classes = ((64, 64),), len(ShapesDataset.categories) + 1
-    loaded = loading.LoadedModel(
-        config, {}, ShapesDataset.categories, Report("run", None, "a stand-in", 1e-5, "as the weights say", 0)
+    config.data.test_buckets, config.model.num_classes = (
+        ((64, 64),),
+        len(ShapesDataset.categories) + 1,
     )
+    report = Report("run", None, "a stand-in", {}, 0)
+    loaded = loading.LoadedModel(config, {}, ShapesDataset.categories, report)
 
     def find(model, variables, batches, annotations, *_, **__):
         found = [object | {"score": 0.9} for object in annotations["annotations"][::2]]
@@ -44,11 +46,16 @@ def test_the_report_is_written_where_asked(run_directory, tmp_path, capsys):
 
 def test_no_report_unless_asked(run_directory):
     assert main(["evaluate", "--weights", str(run_directory)]) == 0
-    assert sorted(path.name for path in run_directory.iterdir()) == ["detections.json", "evaluation.json"]
+    assert sorted(path.name for path in run_directory.iterdir()) == [
+        "detections.json",
+        "evaluation.json",
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "report.pdf", "report"])
 def test_a_wrong_name_is_refused_before_the_work(run_directory, tmp_path, capsys, name):
-    assert main(["evaluate", "--weights", str(run_directory), "--report", str(tmp_path / name)]) == 2
+    assert (
+        main(["evaluate", "--weights", str(run_directory), "--report", str(tmp_path / name)]) == 2
+    )
     assert ".html" in capsys.readouterr().err
     assert not list(run_directory.iterdir())

@@ -6,13 +6,13 @@ import json
 import jax
 import pytest
 
-from maskrcnn_jax import planning
 from maskrcnn_jax.cli import config_file
+from maskrcnn_jax.cli import plan as plan_command
 from maskrcnn_jax.cli.main import main
-from maskrcnn_jax.collectives import Collective
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.flops import Flops
-from maskrcnn_jax.planning import Memory, Plan
+from maskrcnn_jax.planning.collectives import Collective
+from maskrcnn_jax.planning.flops import Flops
+from maskrcnn_jax.planning.plan import Memory, Plan
 
 CONFIG = """
 from maskrcnn_jax.config import Config
@@ -24,14 +24,14 @@ def get_config():
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-    """The call on a config of eight images, without the devices."""
+    """The arguments for a config with a batch of eight images, without the devices."""
     (tmp_path / "config.py").write_text(CONFIG)
     return ["plan", "--config", str(tmp_path / "config.py")]
 
 
 @pytest.fixture
 def planned(monkeypatch):
-    """Stands in for `planning.plan`: collects what it is called with, and needs 3 GiB."""
+    """Stands in for `make_plan`: collects its arguments, and returns a plan of 3 GiB."""
     calls = []
 
     def plan(config, devices, bucket):
@@ -40,10 +40,22 @@ def planned(monkeypatch):
         mesh, images = {"data": len(devices)}, config.batch_size
         network, sums = Flops(10**12, 3 * 10**12), [Collective("all-reduce", 7, 2, 5 << 20)]
         return Plan(
-            "chip", len(devices), mesh, bucket, images, 1.0, 61.0, memory, 4 << 30, 8e12, 7 << 30, network, sums
+            "chip",
+            len(devices),
+            mesh,
+            bucket,
+            images,
+            1.0,
+            61.0,
+            memory,
+            4 << 30,
+            8e12,
+            7 << 30,
+            network,
+            sums,
         )
 
-    monkeypatch.setattr(planning, "plan", plan)
+    monkeypatch.setattr(plan_command, "make_plan", plan)
     return calls
 
 
@@ -60,17 +72,35 @@ def test_numbers_are_printed_and_written(command, planned, tmp_path, capsys):
         "3.000 TFLOP",
     ):
         assert words in printed
-    assert ["all-reduce", "7", "2", "5.0"] in [line.replace("│", " ").split() for line in printed.splitlines()]
+    assert ["all-reduce", "7", "2", "5.0"] in [
+        line.replace("│", " ").split() for line in printed.splitlines()
+    ]
     numbers = json.loads((tmp_path / "plan.json").read_text())
-    assert numbers["memory"]["peak"] == 3 << 30 and numbers["collectives"]["all-reduce"]["count"] == 7
+    assert (
+        numbers["memory"]["peak"] == 3 << 30 and numbers["collectives"]["all-reduce"]["count"] == 7
+    )
     assert numbers["versions"]["jax"] == jax.__version__ and numbers["config"]["batch_size"] == 8
 
 
 def test_the_config_is_changed_as_asked(command, planned):
-    changes = ["--set", "model.dtype=bfloat16", "--set", "model.rematerialise=true", "--set", "seed=3"]
-    assert main([*command, "--devices", "2", "--batch-per-device", "3", "--bucket", "64x96", *changes]) == 0
+    changes = [
+        "--set",
+        "model.dtype=bfloat16",
+        "--set",
+        "execution.rematerialise=true",
+        "--set",
+        "seed=3",
+    ]
+    assert (
+        main([*command, "--devices", "2", "--batch-per-device", "3", "--bucket", "64x96", *changes])
+        == 0
+    )
     config, devices, bucket = planned[0]
-    assert (config.model.dtype, config.model.rematerialise, config.seed) == ("bfloat16", True, 3)
+    assert (config.model.dtype, config.execution.rematerialise, config.seed) == (
+        "bfloat16",
+        True,
+        3,
+    )
     assert config.batch_size == 6 and len(devices) == 2 and bucket == (64, 96)
 
 
@@ -80,25 +110,28 @@ def test_each_device_has_an_image(command, planned):
 
 
 def test_devices_that_share_images_have_them_together(command, planned, capsys):
-    assert main([*command, "--devices", "4", "--set", "space=2", "--batch-per-device", "1"]) == 0
+    assert (
+        main([*command, "--devices", "4", "--set", "execution.space=2", "--batch-per-device", "1"])
+        == 0
+    )
     assert planned[0][0].batch_size == 2
     assert "0.5 per device" in capsys.readouterr().out
 
 
 def test_memory_that_falls_short_is_1(command, planned, monkeypatch, capsys):
-    small = planning.plan
+    small = plan_command.make_plan
 
     def large(*arguments):
         return small(*arguments)._replace(device_memory=1 << 30)
 
-    monkeypatch.setattr(planning, "plan", large)
+    monkeypatch.setattr(plan_command, "make_plan", large)
     assert main([*command, "--devices", "1"]) == 1
     assert "3.00 GiB of 1.00 GiB" in capsys.readouterr().out
 
     def refuse(*arguments):
         raise MemoryError("20G of 16G")
 
-    monkeypatch.setattr(planning, "plan", refuse)
+    monkeypatch.setattr(plan_command, "make_plan", refuse)
     assert main([*command, "--devices", "1"]) == 1
     assert "20G of 16G" in capsys.readouterr().err
 
@@ -107,13 +140,22 @@ def test_memory_that_falls_short_is_1(command, planned, monkeypatch, capsys):
     "arguments, message",
     [
         (["--devices", "3"], "batch_size=8 cannot be divided among 3 devices"),
-        (["--devices", "4", "--set", "space=3"], "space=3 does not divide the number of devices, 4"),
-        (["--devices", "2", "--set", "space=2", "--bucket", "96x64"], "heights must be multiples of 64"),
+        (
+            ["--devices", "4", "--set", "execution.space=3"],
+            "execution.space=3 does not divide the number of devices, 4",
+        ),
+        (
+            ["--devices", "2", "--set", "execution.space=2", "--bucket", "96x64"],
+            "heights must be multiples of 64",
+        ),
         (["--devices", "2", "--output", "nowhere/plan.json"], "there is no directory"),
         (["--devices", "9"], "allow 8 devices only, not 9"),
         (["--devices", "2", "--set", "model.size=3"], "'model.size=3' names no field"),
         (["--devices", "2", "--set", "model"], "'model' names no field"),
-        (["--devices", "2", "--set", "model.depth=deep"], "model.depth must be of type int, got 'deep'"),
+        (
+            ["--devices", "2", "--set", "model.backbone.depth=deep"],
+            "model.backbone.depth must be of type int, got 'deep'",
+        ),
     ],
 )
 def test_mistakes_are_one_message(command, arguments, message, capsys):
@@ -135,7 +177,8 @@ def test_libtpu_is_asked_for(command, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--devices", "0"], ["--devices", "2", "--topology", "v5e:2x2"], ["--bucket", "800"]]
+    "arguments",
+    [[], ["--devices", "0"], ["--devices", "2", "--topology", "v5e:2x2"], ["--bucket", "800"]],
 )
 def test_wrong_arguments_exit_with_2(command, arguments):
     with pytest.raises(SystemExit) as exit:

@@ -1,4 +1,4 @@
-"""`maskrcnn-jax predict` with a stand-in for the model, which finds the upper left quarter of every image."""
+"""`maskrcnn-jax predict` with a stand-in model that detects the upper left quarter of images."""
 
 import json
 import re
@@ -12,18 +12,21 @@ from PIL import Image
 from maskrcnn_jax import detector, video
 from maskrcnn_jax.cli import inputs
 from maskrcnn_jax.cli.main import main
+from maskrcnn_jax.weights import loading
 
 
 @pytest.fixture
 def predict(run_directory, tmp_path):
-    """Runs the command with some more arguments, and returns the exit code; results are in tmp_path / "out"."""
+    """Runs the command with more arguments; returns the exit code. Writes to tmp_path / "out"."""
     command = ["predict", "--weights", str(run_directory), "--output", str(tmp_path / "out")]
     return lambda *arguments: main([*command, *map(str, arguments)])
 
 
 def save(path, size=(40, 60)):
     path.parent.mkdir(exist_ok=True, parents=True)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)).save(
+        path
+    )
     return path
 
 
@@ -38,31 +41,47 @@ def test_predict_draws_what_it_can_read(run_directory, tmp_path, capsys):
         pixels = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(folder / "007.png")
     broken = tmp_path / "broken.png"
-    broken.write_text("not a picture")
+    broken.write_text("not an image")
     paths = [str(folders[0] / "007.png"), str(broken), str(folders[1] / "007.png")]
 
     output = tmp_path / "out"
-    command = ["predict", *paths, "--weights", str(run_directory), "--output", str(output), "--score-threshold", "0"]
+    command = [
+        "predict",
+        *paths,
+        "--weights",
+        str(run_directory),
+        "--output",
+        str(output),
+        "--score-threshold",
+        "0",
+    ]
     assert main(command) == 1
 
     captured = capsys.readouterr()
     assert str(broken) in captured.err and str(output) in captured.out
     assert {path.name for path in output.iterdir()} == {"007.png", "007-2.png", "detections.json"}
-    with Image.open(output / "007.png") as picture:
-        assert picture.size == (700, 500)  # Enlarged, for legible labels.
+    with Image.open(output / "007.png") as drawn_image:
+        assert drawn_image.size == (700, 500)  # Enlarged for legible labels.
     results = json.loads((output / "detections.json").read_text())
-    assert {(r["image_id"], r["file_name"]) for r in results} == {(7, paths[0]), ("007-2", paths[2])}
+    assert {(r["image_id"], r["file_name"]) for r in results} == {
+        (7, paths[0]),
+        ("007-2", paths[2]),
+    }
     assert {tuple(r["segmentation"]["size"]) for r in results} == {(50, 70), (64, 40)}
-    np.testing.assert_allclose([r["bbox"] for r in results], [[0, 0, 35, 25], [0, 0, 20, 32]], atol=0.5)
+    np.testing.assert_allclose(
+        [r["bbox"] for r in results], [[0, 0, 35, 25], [0, 0, 20, 32]], atol=0.5
+    )
 
 
 @pytest.mark.parametrize(
-    ("size", "drawn"), [((8, 300), (104, 3900)), ((2, 2000), (4, 4000)), ((12000, 10), (12000, 10))], ids=str
+    ("size", "drawn"),
+    [((8, 300), (104, 3900)), ((2, 2000), (4, 4000)), ((12000, 10), (12000, 10))],
+    ids=str,
 )
 def test_strips_are_not_enlarged_without_bound(predict, tmp_path, size, drawn):
     assert predict(save(tmp_path / "strip.png", size)) == 0
-    with Image.open(tmp_path / "out" / "strip.png") as picture:
-        assert picture.size[::-1] == drawn
+    with Image.open(tmp_path / "out" / "strip.png") as drawn_image:
+        assert drawn_image.size[::-1] == drawn
     (result,) = read(tmp_path / "out" / "detections.json")
     np.testing.assert_allclose(result["bbox"], [0, 0, size[1] / 2, size[0] / 2], rtol=0.1)
 
@@ -82,12 +101,28 @@ def test_results_name_the_category(predict, tmp_path):
     assert result["category_name"] == "disc" and result["category_id"] == 1
 
 
+def test_a_model_without_a_mask_head_gives_boxes_alone(predict, tmp_path, run_directory):
+    loading.load(run_directory).config.model.mask_head = None
+    assert predict(save(tmp_path / "a.png", (64, 40))) == 0
+    (result,) = read(tmp_path / "out" / "detections.json")
+    assert set(result) == {"image_id", "category_id", "category_name", "bbox", "score", "file_name"}
+    np.testing.assert_allclose(result["bbox"], [0, 0, 20, 32], atol=0.5)
+    assert predict(save(tmp_path / "b.png", (64, 40)), "--augment") == 0
+    assert all("segmentation" not in found for found in read(tmp_path / "out" / "detections.json"))
+
+
 def test_files_that_cannot_be_read_are_listed_at_the_end(predict, tmp_path, capsys):
     for name in ("a.png", "c.png"):
-        (tmp_path / name).write_text("no picture")
+        (tmp_path / name).write_text("no image")
     cut = save(tmp_path / "d.png")
     cut.write_bytes(cut.read_bytes()[:3000])
-    paths = [tmp_path / "a.png", save(tmp_path / "b.png"), tmp_path / "c.png", cut, save(tmp_path / "e.png")]
+    paths = [
+        tmp_path / "a.png",
+        save(tmp_path / "b.png"),
+        tmp_path / "c.png",
+        cut,
+        save(tmp_path / "e.png"),
+    ]
     assert predict(*paths) == 1
     lines = capsys.readouterr().err.strip().splitlines()[-4:]
     assert lines[0] == "maskrcnn-jax predict: 3 of 5 files failed:"
@@ -101,7 +136,7 @@ def test_files_that_cannot_be_read_are_listed_at_the_end(predict, tmp_path, caps
 
 @pytest.fixture
 def fails_at_third(monkeypatch):
-    """Lets the third image be the end of it, by the error given."""
+    """Makes the detection of the third image raise a given error."""
     detect = detector.Detector.detect
 
     def fail(error):
@@ -120,9 +155,15 @@ def fails_at_third(monkeypatch):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ValueError("it is no picture of ours"), "it is no picture of ours"),
-        (MemoryError("Unable to allocate 7 GiB"), "out of memory: Unable to allocate 7 GiB; use smaller images"),
-        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory."), "out of memory: Out of memory; use smaller images"),
+        (ValueError("it is no image of ours"), "it is no image of ours"),
+        (
+            MemoryError("Unable to allocate 7 GiB"),
+            "out of memory: Unable to allocate 7 GiB; use smaller images",
+        ),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory."),
+            "out of memory: Out of memory; use smaller images",
+        ),
     ],
     ids=lambda x: type(x).__name__,
 )
@@ -137,11 +178,13 @@ def test_what_fails_in_one_image_keeps_the_results_of_the_others(
     assert found == [str(paths[0]), str(paths[1]), str(paths[3])]
 
 
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (RuntimeError("an error of ours"), None)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (RuntimeError("an error of ours"), None)]
+)
 def test_what_was_found_before_the_end_is_kept(predict, tmp_path, fails_at_third, error, code):
     paths = [save(tmp_path / f"{name}.png") for name in "abcd"]
     fails_at_third(error)
-    if code is None:  # It is shown as it is, for a report.
+    if code is None:  # An unknown error keeps its traceback.
         with pytest.raises(RuntimeError, match="an error of ours"):
             predict(*paths)
     else:
@@ -153,7 +196,7 @@ def test_what_was_found_before_the_end_is_kept(predict, tmp_path, fails_at_third
 def test_folders_and_patterns(tmp_path):
     names = ("b.JPG", "a.png", "sub/c.jpeg", "sub/d.png", ".hidden.png")
     b, a, c, d, _ = (save(tmp_path / "in" / name) for name in names)
-    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
     assert inputs.expand([str(tmp_path / "in")]) == [a, b]
     assert inputs.expand([f"{tmp_path}/in/**/*.png"]) == [a, d]
     assert inputs.expand([f"{tmp_path}/in/*"]) == [a, b, tmp_path / "in" / "notes.txt"]
@@ -199,8 +242,10 @@ def test_augmented(predict, tmp_path):
     image = save(tmp_path / "a.png", (64, 40))
     assert predict(image, "--augment") == 0
     found = read(tmp_path / "out" / "detections.json")
-    # The quarter of the picture, and that of its mirror image.
-    np.testing.assert_allclose([result["bbox"] for result in found], [[0, 0, 20, 32], [20, 0, 20, 32]], atol=0.5)
+    # The upper left quarter of the image, and that of its mirror image.
+    np.testing.assert_allclose(
+        [result["bbox"] for result in found], [[0, 0, 20, 32], [20, 0, 20, 32]], atol=0.5
+    )
 
 
 def test_a_video_becomes_a_video_and_lines(predict, tmp_path, capsys):
@@ -214,11 +259,20 @@ def test_a_video_becomes_a_video_and_lines(predict, tmp_path, capsys):
     assert "1 objects in 1 images" in captured.out and "videos: 1" in captured.out
     assert "1 of 3 files failed" in captured.err and "broken.mov" in captured.err
     output = tmp_path / "out"
-    assert {path.name for path in output.iterdir()} == {"clip.mp4", "clip.jsonl", "clip-2.png", "detections.json"}
+    assert {path.name for path in output.iterdir()} == {
+        "clip.mp4",
+        "clip.jsonl",
+        "clip-2.png",
+        "detections.json",
+    }
     assert [frame.image.shape for frame in video.read(output / "clip.mp4")] == [(512, 768, 3)] * 3
     assert video.properties(output / "clip.mp4").rate == 10
     lines = [json.loads(line) for line in (output / "clip.jsonl").read_text().splitlines()]
-    assert [(line["frame"], round(line["seconds"], 3)) for line in lines] == [(0, 0.0), (1, 0.1), (2, 0.2)]
+    assert [(line["frame"], round(line["seconds"], 3)) for line in lines] == [
+        (0, 0.0),
+        (1, 0.1),
+        (2, 0.2),
+    ]
     assert [len(line["detections"]) for line in lines] == [1, 1, 1]
     np.testing.assert_allclose(lines[2]["detections"][0]["bbox"], [0, 0, 48, 32], atol=0.5)
 

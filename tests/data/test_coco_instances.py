@@ -1,4 +1,4 @@
-"""Two sources of the same data: a COCO json with its images, and the records prepared from them."""
+"""A COCO json with its images and the records prepared from them give the same data."""
 
 import itertools
 import json
@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from maskrcnn_jax.config import DataConfig
-from maskrcnn_jax.data import coco, coco_instances, pipeline, prepared, sources
+from maskrcnn_jax.data import coco_instances, pipeline, prepared, rle, sources
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.prepared import PreparedDataset
@@ -23,39 +23,59 @@ POLYGON = [3, 4, 20.125, 4.5, 18.1, 19.7, 3.3333333333333335, 17]
 
 
 def write_images(folder):
-    """Pictures of all kinds that have to be read alike; the first is turned by its EXIF data."""
+    """Writes images of several formats; the first one has an EXIF rotation."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(folder / "turned.jpg", exif=exif)
+    Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(
+        folder / "turned.jpg", exif=exif
+    )
     Image.fromarray(rng.integers(0, 256, (40, 48, 4), np.uint8)).save(folder / "alpha.png")
     Image.fromarray(rng.integers(0, 256, (24, 40), np.uint8)).save(folder / "grey.jpg")
     Image.fromarray(rng.integers(0, 256, (36, 28, 3), np.uint8)).save(folder / "empty.webp")
     Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / "thin.jpg")
-    sizes = {"turned.jpg": (40, 30), "empty.webp": (36, 28), "alpha.png": (40, 48), "thin.jpg": (32, 32)}
+    sizes = {
+        "turned.jpg": (40, 30),
+        "empty.webp": (36, 28),
+        "alpha.png": (40, 48),
+        "thin.jpg": (32, 32),
+    }
     found = zip((900, 12, 7, 11, -3), (sizes | {"grey.jpg": (24, 40)}).items(), strict=True)
     return [{"id": i, "file_name": name, "height": h, "width": w} for i, (name, (h, w)) in found]
 
 
 def write_annotations(path, images):
-    """Every kind of mask, a crowd, a box that is clamped, one that is dropped, and one too thin to learn from."""
+    """Writes all mask formats, a crowd, and boxes that are clamped, dropped and too thin."""
     sides = {entry["id"]: (entry["height"], entry["width"]) for entry in images}
     found = [
         (900, 5, [POLYGON], [3, 4, 17.2, 15.7], 0),
         (900, 2, [POLYGON, [1, 1, 5, 1, 5, 6]], [-2, 1, 22, 18.7], 0),
         (900, 5, {"size": [40, 30], "counts": [0, 1200]}, [0, 0, 30, 40], 1),
-        (7, 2, coco.rle([POLYGON], *sides[7]), [3, 4, 17.1, 15.7], 0),
+        (7, 2, rle.encode([POLYGON], *sides[7]), [3, 4, 17.1, 15.7], 0),
         (7, 5, [POLYGON], [3, 4, 0, 15.7], 0),
         (-3, 9, {"size": [24, 40], "counts": [50, 9, 901]}, [2, 2, 1.5, 9], 0),
         (11, 9, [[1, 1, 2, 1, 2, 30]], [1, 1, 1, 29], 0),
     ]
     annotations = [
-        {"id": i, "image_id": image, "category_id": c, "segmentation": m, "bbox": box, "iscrowd": crowd, "area": 1.5}
+        {
+            "id": i,
+            "image_id": image,
+            "category_id": c,
+            "segmentation": m,
+            "bbox": box,
+            "iscrowd": crowd,
+            "area": 1.5,
+        }
         for i, (image, c, m, box, crowd) in enumerate(found, start=1)
     ]
     categories = [{"id": 9, "name": "cow"}, {"id": 2, "name": "Käfer"}, {"id": 5, "name": "cat"}]
-    content = {"info": {"year": 2026}, "images": images, "annotations": annotations, "categories": categories}
+    content = {
+        "info": {"year": 2026},
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
@@ -89,7 +109,7 @@ def assert_same_example(ours, theirs):
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
         np.testing.assert_array_equal(a, b)
     assert ours.image_id == theirs.image_id and type(ours.image_id) is type(theirs.image_id)
-    assert json.dumps(ours.masks) == json.dumps(theirs.masks)  # So 3 is not 3.0.
+    assert json.dumps(ours.masks) == json.dumps(theirs.masks)  # Distinguishes 3 from 3.0.
 
 
 def assert_same_batches(ours, theirs, number):
@@ -109,14 +129,21 @@ def test_both_sources_have_the_same_data(small, tmp_path):
 
 def test_both_sources_give_the_same_batches(small, tmp_path):
     prepare(small, tmp_path / "out")
-    config = DataConfig(short_sides=(40, 56), max_long_side=96, test_short_side=64, test_max_long_side=96)
+    config = DataConfig(
+        short_sides=(40, 56), max_long_side=96, test_short_side=64, test_max_long_side=96
+    )
     config.buckets = config.test_buckets = ((64, 96), (96, 64), (96, 96))
     config.max_instances, config.vertical_flip, config.num_threads = 3, 0.5, 2
     ours = PreparedDataset(tmp_path / "out", "train", keep_empty=False)
     theirs = CocoDataset(*small, keep_empty=False)
-    batches = [pipeline.train_batches(d, config, batch_size=2, seed=3, start_step=5) for d in (ours, theirs)]
+    batches = [
+        pipeline.train_batches(d, config, batch_size=2, seed=3, start_step=5)
+        for d in (ours, theirs)
+    ]
     assert_same_batches(*batches, number=6)
-    assert_same_batches(*(pipeline.eval_batches(d, config, batch_size=2) for d in (ours, theirs)), number=9)
+    assert_same_batches(
+        *(pipeline.eval_batches(d, config, batch_size=2) for d in (ours, theirs)), number=9
+    )
 
 
 def test_evaluation_gets_the_annotation_file_itself(small, tmp_path):
@@ -132,8 +159,12 @@ def test_records_have_the_bytes_of_the_files(small, tmp_path):
     prepare(small, tmp_path / "out")
     builder = tfds.builder_from_directory(prepared.folder(tmp_path / "out", "train"))
     records = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
-    names = [entry["file_name"] for entry in json.loads(small[1].read_text(encoding="utf-8"))["images"]]
-    assert [record["image"] for record in records] == [(small[0] / name).read_bytes() for name in names]
+    names = [
+        entry["file_name"] for entry in json.loads(small[1].read_text(encoding="utf-8"))["images"]
+    ]
+    assert [record["image"] for record in records] == [
+        (small[0] / name).read_bytes() for name in names
+    ]
 
 
 def test_images_are_read_at_random(small, tmp_path):
@@ -161,7 +192,12 @@ def test_labels_follow_a_given_map(small, tmp_path):
     for a, b in zip(ours, CocoDataset(*small, keep_empty=True, categories=given), strict=True):
         assert_same_example(a, b)
     with pytest.raises(ValueError, match="unknown category id 9"):
-        PreparedDataset(tmp_path / "out", "train", keep_empty=True, categories=Categories((5, 2), ("cat", "beetle")))
+        PreparedDataset(
+            tmp_path / "out",
+            "train",
+            keep_empty=True,
+            categories=Categories((5, 2), ("cat", "beetle")),
+        )
 
 
 def test_a_split_that_was_not_prepared_is_named(small, tmp_path):
@@ -174,10 +210,10 @@ def test_a_damaged_record_is_named(small, tmp_path):
     prepare(small, tmp_path / "out")
     shard = next(tmp_path.glob("out/**/*.array_record*"))
     content = bytearray(shard.read_bytes())
-    content[200] ^= 1  # In the first record.
+    content[200] ^= 1  # A bit of the first record.
     shard.write_bytes(content)
     dataset = PreparedDataset(tmp_path / "out", "train", keep_empty=False)
-    with pytest.raises(OSError, match="cannot read image id 900 from .*1.0.0"):
+    with pytest.raises(OSError, match="cannot read image id 900 from .*1.1.0"):
         dataset[0]
 
 
@@ -206,8 +242,11 @@ def test_an_interrupted_attempt_is_nothing_and_leaves_nothing(small, tmp_path):
         done.append(num_images)
         if len(done) == 3:
             (unfinished,) = target.parent.iterdir()
-            # As a process that is killed leaves it, with no chance to tidy up.
-            shutil.copytree(unfinished, unfinished.with_name(unfinished.name.replace("incomplete.", "incomplete.X")))
+            # A copy of the files that a killed process would leave.
+            shutil.copytree(
+                unfinished,
+                unfinished.with_name(unfinished.name.replace("incomplete.", "incomplete.X")),
+            )
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -244,7 +283,9 @@ def test_a_full_disk_is_an_error_of_the_system(small, tmp_path):
 
 
 def test_an_empty_set_is_refused(small, tmp_path):
-    small[1].write_text(json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}))
+    small[1].write_text(
+        json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]})
+    )
     with pytest.raises(ValueError, match="instances.json has no images"):
         prepare(small, tmp_path / "out")
 
@@ -273,11 +314,41 @@ def test_an_experiment_names_either_source(small, tmp_path):
             sources.open_val(config, Categories((5, 2, 9), ("cat", "Käfer", "horse")))
 
 
+def test_objects_without_a_mask_are_prepared_and_left_out_on_request(small, tmp_path, caplog):
+    content = json.loads(small[1].read_text(encoding="utf-8"))
+    for annotation, mask in ((content["annotations"][0], []), (content["annotations"][3], None)):
+        annotation["segmentation"] = mask
+    small[1].write_text(json.dumps(content), encoding="utf-8")
+    coco_instances.prepare(
+        CocoDataset(*small, keep_empty=True, masks=False), "train", tmp_path / "out", lambda n: None
+    )
+    for masks, expected in ((True, [1, 0, 0, 1, 1]), (False, [2, 0, 1, 1, 1])):
+        for keep_empty in (True, False):
+            caplog.clear()
+            records = PreparedDataset(tmp_path / "out", "train", keep_empty=keep_empty, masks=masks)
+            said = [record.getMessage() for record in caplog.records]
+            assert said == (
+                ["dropped 2 objects without a mask, in 2 images: 900, 7"] if masks else []
+            )
+            direct = CocoDataset(*small, keep_empty=keep_empty, masks=masks)
+            assert records.image_ids.tolist() == direct.image_ids.tolist()
+            for ours, theirs in zip(records, direct, strict=True):
+                assert_same_example(ours, theirs)
+            if keep_empty:
+                assert [len(labels) for labels in records.labels] == expected
+    assert None in records[0].masks
+
+
 def test_photographs(shared, tmp_path):
     root = shared / "data" / "coco_subset"
     source = root / "val", root / "instances_val.json"
     prepare(source, tmp_path, "val")
     assert_same_data(source, tmp_path, "val")
-    sets = PreparedDataset(tmp_path, "val", keep_empty=False), CocoDataset(*source, keep_empty=False)
-    batches = [pipeline.train_batches(d, DataConfig(num_threads=2), batch_size=2, seed=0) for d in sets]
+    sets = (
+        PreparedDataset(tmp_path, "val", keep_empty=False),
+        CocoDataset(*source, keep_empty=False),
+    )
+    batches = [
+        pipeline.train_batches(d, DataConfig(num_threads=2), batch_size=2, seed=0) for d in sets
+    ]
     assert_same_batches(*batches, number=3)

@@ -7,7 +7,7 @@ from PIL import Image
 from pycocotools import mask as rle_masks
 from pycocotools.coco import COCO
 
-from maskrcnn_jax.data import coco, shapes
+from maskrcnn_jax.data import coco, rle, shapes
 from maskrcnn_jax.data.shapes import ShapesDataset
 
 
@@ -17,8 +17,9 @@ def examples():
 
 
 def test_an_image_depends_on_the_seed_and_its_index_alone():
-    long, short, other = ShapesDataset(50, 64, seed=1), ShapesDataset(4, 64, seed=1), ShapesDataset(50, 64, seed=2)
-    long[7]  # Reading another image first changes nothing.
+    long, short = ShapesDataset(50, 64, seed=1), ShapesDataset(4, 64, seed=1)
+    other = ShapesDataset(50, 64, seed=2)
+    long[7]  # Reading another image first must not change the result.
     for a, b in zip(long[3], short[3], strict=True):
         np.testing.assert_array_equal(a, b)
     assert long[3].image.shape != other[3].image.shape or (long[3].image != other[3].image).any()
@@ -43,7 +44,11 @@ def test_arguments_are_checked(arguments):
 def test_sizes_are_those_of_the_images_and_vary(examples):
     dataset = ShapesDataset(150, 128, seed=0)
     assert [list(example.image.shape[:2]) for example in examples] == dataset.sizes.tolist()
-    assert [example.image_id for example in examples] == dataset.image_ids.tolist() == list(range(1, 151))
+    assert (
+        [example.image_id for example in examples]
+        == dataset.image_ids.tolist()
+        == list(range(1, 151))
+    )
     assert dataset.sizes.min() >= 0.7 * 128 and dataset.sizes.max() <= 128
     landscape = (dataset.sizes[:, 1] > dataset.sizes[:, 0]).mean()
     assert 0.3 < landscape < 0.7
@@ -56,11 +61,11 @@ def test_boxes_classes_and_masks_belong_together(examples):
         assert example.image.dtype == np.uint8 and example.boxes.dtype == np.float32
         covered = np.zeros((height, width), int)
         for box, mask in zip(example.boxes, example.masks, strict=True):
-            pixels = coco.decode_mask(mask, height, width)
+            pixels = rle.decode(mask, height, width)
             rows, columns = np.nonzero(pixels)
             assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             covered += pixels
-        assert covered.max() <= 1  # What one object hides is no part of another.
+        assert covered.max() <= 1  # No pixel belongs to two masks.
 
 
 def test_the_set_is_varied(examples):
@@ -76,7 +81,7 @@ def test_objects_differ_from_the_background(examples):
     differences = []
     for example in examples:
         height, width, _ = example.image.shape
-        masks = [coco.decode_mask(mask, height, width).astype(bool) for mask in example.masks]
+        masks = [rle.decode(mask, height, width).astype(bool) for mask in example.masks]
         background = ~np.any([np.zeros((height, width), bool), *masks], axis=0)
         mean = example.image[background].mean(axis=0)
         differences += [np.linalg.norm(example.image[mask].mean(axis=0) - mean) for mask in masks]
@@ -84,11 +89,11 @@ def test_objects_differ_from_the_background(examples):
 
 
 def test_classes_tell_outlines_apart():
-    """Solidity and roundness, found from the drawn outline, are those of the class."""
+    """The solidity and roundness of the drawn outlines determine the class."""
     step = (np.arange(-150, 150) + 0.5) / 100
     x, y = np.broadcast_to(step, (300, 300)), np.broadcast_to(step[:, None], (300, 300))
     areas = {name: (outline(x, y) < 0).sum() / 1e4 for name, outline in shapes._OUTLINES.items()}
-    star = 5 * 1.15 * 0.5 * np.sin(np.pi / 5)  # Ten triangles with sides 1.15 and 0.5.
+    star = 5 * 1.15 * 0.5 * np.sin(np.pi / 5)  # The area of ten triangles, sides 1.15 and 0.5.
     expected = {
         "disc": np.pi * 0.9**2,
         "ring": np.pi * (0.95**2 - 0.45**2),
@@ -97,7 +102,8 @@ def test_classes_tell_outlines_apart():
         "star": star,
     }
     assert areas == pytest.approx(expected, rel=0.01)
-    assert shapes._OUTLINES["ring"](np.zeros((1, 1)), np.zeros((1, 1))) > 0  # The hole is no part of it.
+    origin = np.zeros((1, 1))
+    assert shapes._OUTLINES["ring"](origin, origin) > 0  # The hole is outside.
 
 
 def test_edges_are_smooth():
@@ -114,10 +120,14 @@ def test_annotations_are_a_coco_file(tmp_path, examples, capsys):
     path.write_text(json.dumps(dataset.annotations()))
     truth = COCO(path)
     assert sorted(truth.getImgIds()) == dataset.image_ids.tolist() and min(truth.getAnnIds()) == 1
-    assert [category["name"] for category in truth.dataset["categories"]] == list(dataset.categories.names)
+    assert [category["name"] for category in truth.dataset["categories"]] == list(
+        dataset.categories.names
+    )
     for example in examples[:20]:
         found = truth.loadAnns(truth.getAnnIds(imgIds=example.image_id))
-        assert [dataset.categories.label(entry["category_id"]) for entry in found] == example.classes.tolist()
+        assert [
+            dataset.categories.label(entry["category_id"]) for entry in found
+        ] == example.classes.tolist()
         for entry, box, mask in zip(found, example.boxes, example.masks, strict=True):
             assert entry["area"] == rle_masks.area(mask)
             np.testing.assert_allclose(rle_masks.toBbox(mask), entry["bbox"])

@@ -1,7 +1,6 @@
-"""Our stages of inference on small images: those that see RoIs are fed with torchvision's."""
+"""Runs our stages of inference on small images; the stages of RoIs get torchvision's RoIs."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.detections import detect
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.parity import padding
@@ -17,25 +16,29 @@ from maskrcnn_jax.structures import Batch, Detections, Proposals
 
 
 def run(
-    config: ModelConfig,
+    config: Config,
     variables: dict[str, Any],
     batch: Batch,
     recorded: list[dict[str, np.ndarray]],
     jit: Callable[..., Any],
 ) -> list[dict[str, np.ndarray]]:
-    """Per image the arrays that `write_torchvision.inference_arrays` records, whole.
+    """Computes the arrays of `write_torchvision.inference_arrays` in full, for each image.
 
     Args:
-        batch: Its bucket is its canvas; of its images, not of its objects.
-        recorded: Per image ``proposals`` for the box head, and ``boxes`` and ``labels`` for the mask head.
+        batch: The images. The bucket of the batch must equal the canvas.
+        recorded: For each image ``proposals`` for the box head, and ``boxes`` and ``labels`` for
+            the mask head.
         jit: Compiles functions.
     """
-    rois, boxes, labels = ([arrays[name] for arrays in recorded] for name in ("proposals", "boxes", "labels"))
-    counts = [len(x) for x in rois], [len(x) for x in boxes]
-    valid = np.array([np.arange(max(counts[0])) < count for count in counts[0]])
+    names = "proposals", "boxes", "labels"
+    rois, boxes, labels = ([arrays[name] for arrays in recorded] for name in names)
+    num_rois = [len(x) for x in rois]
+    valid = np.array([np.arange(max(num_rois)) < count for count in num_rois])
     inputs = [_slots(rois), valid, _slots(boxes), _slots(labels).astype(np.int32)]
-    stages = jit(nn.apply(_stages, MaskRCNN(config)))
-    levels, found = jax.device_get(stages(variables, batch.images, batch.sizes, batch.canvas, *inputs))
+    model = MaskRCNN(config.model, config.detection)
+    stages = jit(nn.apply(_stages, model))
+    results = stages(variables, batch.images, batch.sizes, batch.canvas, *inputs)
+    levels, found = jax.device_get(results)
     return [_of_image(i, levels, found, len(rois[i]), len(boxes[i])) for i in range(len(recorded))]
 
 
@@ -49,42 +52,57 @@ def _stages(
     boxes: jax.Array,
     labels: jax.Array,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arrays with an entry per level, and the other arrays."""
     config, image = model.config, model.normalise(images, sizes)
-    maps = model.backbone(image, canvas)
     pyramid = model.features(images, sizes, canvas)
-    logits, deltas = model.rpn_head(pyramid, {level: -(-canvas // 2**level) for level in pyramid})
-    proposals = model.propose(
-        pyramid, logits, deltas, sizes, canvas, config.rpn.test_num_candidates, config.rpn.test_num_proposals
-    )
-    box_features = model.pool(pyramid, rois, canvas, config.roi.box_resolution)
-    class_logits, class_deltas = model.box_head(box_features)
-    detect_one = partial(detect, config=config.detection, box_weights=config.roi.box_weights)
-    threshold = jnp.full(len(images), config.detection.score_threshold, jnp.float32)
-    detections = jax.vmap(detect_one)(class_logits, class_deltas, Proposals(rois, valid), sizes, threshold)
-    mask_features = model.pool(pyramid, boxes, canvas, config.roi.mask_resolution)
-    mask_logits = model.mask_head(mask_features, labels)
-    levels = {"backbone": maps, "pyramid": pyramid, "objectness": logits, "deltas": deltas}
-    heads = {"box_features": box_features, "class_logits": class_logits, "class_deltas": class_deltas}
-    return levels, heads | {
-        "image": image,
-        "proposals": proposals,
-        "detections": detections,
-        "mask_logits": mask_logits,
+    scores = model.rpn(pyramid, canvas)
+    levels = {
+        "backbone": model.backbone(image, canvas),
+        "pyramid": pyramid,
+        "objectness": scores.logits,
+        "deltas": scores.deltas,
     }
+    box_features = model.pool(pyramid, rois, canvas, config.box_head.resolution)
+    class_logits, class_deltas = model.box_head(box_features)
+    mask_features = model.pool(pyramid, boxes, canvas, config.mask_head.resolution)
+    thresholds = jnp.full(len(images), model.detection.score_threshold, jnp.float32)
+    detect_each = model.each(detect, config=model.detection, box_weights=config.roi.box_weights)
+    proposals = Proposals(rois, valid)
+    found = {
+        "image": image,
+        "proposals": model.propose(scores, pyramid, sizes, canvas, model.detection),
+        "box_features": box_features,
+        "class_logits": class_logits,
+        "class_deltas": class_deltas,
+        "detections": detect_each(class_logits, class_deltas, proposals, sizes, thresholds),
+        "mask_logits": model.mask_head(mask_features, labels),
+    }
+    return levels, found
 
 
 def _of_image(
-    i: int, levels: dict[str, dict[int, np.ndarray]], found: dict[str, Any], num_rois: int, num_boxes: int
+    i: int,
+    levels: dict[str, dict[int, np.ndarray]],
+    found: dict[str, Any],
+    num_rois: int,
+    num_boxes: int,
 ) -> dict[str, np.ndarray]:
-    arrays = {f"{name}{level}": x[i] for name, by_level in levels.items() for level, x in by_level.items()}
-    arrays |= {name: found[name][i][:num_rois] for name in ("box_features", "class_logits", "class_deltas")}
+    """The arrays of one image, without padded slots."""
+    arrays = {"image": found["image"][i]}
+    for name, by_level in levels.items():
+        arrays |= {f"{name}{level}": x[i] for level, x in by_level.items()}
+    for name in ("box_features", "class_logits", "class_deltas"):
+        arrays[name] = found[name][i][:num_rois]
     proposals: Proposals = found["proposals"]
     detections: Detections = found["detections"]
-    there = detections.valid[i]
-    arrays |= {"boxes": detections.boxes[i][there], "labels": detections.classes[i][there]}
-    arrays |= {"scores": detections.scores[i][there], "proposals": proposals.boxes[i][proposals.valid[i]]}
-    return arrays | {"image": found["image"][i], "mask_logits": found["mask_logits"][i][:num_boxes]}
+    arrays["proposals"] = proposals.boxes[i][proposals.valid[i]]
+    valid = detections.valid[i]
+    arrays |= {"boxes": detections.boxes[i][valid], "labels": detections.classes[i][valid]}
+    arrays |= {"scores": detections.scores[i][valid]}
+    return arrays | {"mask_logits": found["mask_logits"][i][:num_boxes]}
 
 
 def _slots(arrays: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([padding.slots(array, max(map(len, arrays))) for array in arrays])
+    """Stacks arrays of different lengths, padded with zeros."""
+    count = max(map(len, arrays))
+    return np.concatenate([padding.slots(array, count) for array in arrays])

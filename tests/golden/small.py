@@ -1,34 +1,43 @@
-"""Models, pictures and objects small enough for a recording of torchvision, from a seed; see `write_torchvision`."""
+"""Small models, images and objects from a seed, for recordings of torchvision.
+
+`write_torchvision` makes the recordings.
+"""
 
 from pathlib import Path
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from maskrcnn_jax.config import DetectionConfig, ModelConfig, RoIConfig, RPNConfig
-from maskrcnn_jax.data.coco import Example
+from maskrcnn_jax.config import Config, DetectionConfig, RoIConfig, RPNConfig
+from maskrcnn_jax.data.dataset import Example
 from maskrcnn_jax.parity import recipe
 
 FOLDER = Path(__file__).parent
-SHORT_SIDE, MAX_LONG_SIDE = 128, 1333  # Pixels, of the resized pictures.
-SAMPLES = 300  # Values kept of each large array.
+SHORT_SIDE, MAX_LONG_SIDE = 128, 1333  # Pixels of the resized images.
+SAMPLES = 300  # The number of recorded values of each large array.
+VARIANTS = ("v1", "v1-batch-norm", "v2")  # The recorded models.
 
 
-def config(variant: str) -> ModelConfig:
-    """torchvision's model of this name with a ResNet-18, of which the last stage trains, and narrow heads."""
-    settings = recipe.config(variant)
-    settings.depth, settings.num_classes, settings.frozen_stages = 18, 5, 4
-    settings.fpn_channels = settings.box_head_channels = settings.mask_head_channels = 64
-    settings.box_head_features = 128
-    settings.rpn = RPNConfig(
-        train_num_candidates=200, train_num_proposals=200, test_num_candidates=200, test_num_proposals=150
-    )
-    settings.roi, settings.detection = RoIConfig(num_samples=48), DetectionConfig(num_detections=40)
-    return settings
+def config(variant: str) -> Config:
+    """torchvision's model of this name with a ResNet-18 and narrow heads.
+
+    Only the last stage of the backbone trains.
+    """
+    model = recipe.config(variant)
+    model.num_classes = 5
+    model.backbone.depth, model.backbone.frozen_stages = 18, 4
+    model.fpn.channels = model.box_head.channels = 64
+    model.box_head.features = 128
+    if model.mask_head is not None:
+        model.mask_head.channels = 64
+    model.rpn = RPNConfig(num_convs=model.rpn.num_convs, num_candidates=200, num_proposals=200)
+    model.roi = RoIConfig(num_samples=48)
+    detection = DetectionConfig(num_candidates=200, num_proposals=150, num_detections=40)
+    return Config(model=model, detection=detection)
 
 
 def examples() -> list[Example]:
-    """Two pictures of different sizes with overlapping ellipses, drawn without antialiasing."""
+    """Draws two images of different sizes with overlapping ellipses, without antialiasing."""
     random = np.random.default_rng(1)
     return [_draw(random, (150, 200), 3), _draw(random, (200, 130), 4)]
 
@@ -53,11 +62,12 @@ def _draw(random: np.random.Generator, size: tuple[int, int], num_objects: int) 
 
 
 def sample(array: np.ndarray) -> np.ndarray:
-    """At most `SAMPLES` values of a large array, evenly spread over it."""
+    """At most `SAMPLES` evenly spaced values of an array."""
     flat = np.asarray(array).reshape(-1)
     return flat[np.linspace(0, flat.size - 1, min(SAMPLES, flat.size)).astype(np.int64)]
 
 
 def statistics(state: dict[str, np.ndarray], kind: str) -> np.ndarray:
     """A few values of each norm's running statistics, ``running_mean`` or ``running_var``."""
-    return np.concatenate([array[:: max(1, len(array) // 16)] for name, array in state.items() if name.endswith(kind)])
+    arrays = [array for name, array in state.items() if name.endswith(kind)]
+    return np.concatenate([array[:: max(1, len(array) // 16)] for array in arrays])

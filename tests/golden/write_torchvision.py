@@ -1,19 +1,20 @@
-"""Records what torchvision computes with small models: inference stage by stage, and one step of training.
+"""Records torchvision's results with small models: stages of inference, and a training step.
 
     python -m tests.golden.write_torchvision
 
-Writes an ``.npz`` for each variant beside this file. Needs torch and torchvision. The weights are not recorded: they
-follow from a seed, see `small` and `maskrcnn_jax.parity.recipe`.
+Writes an ``.npz`` for each variant beside this file. Needs torch and torchvision. The weights are
+not recorded, since they follow from a seed, see `small` and `maskrcnn_jax.parity.recipe`.
 """
 
 import numpy as np
 
-from maskrcnn_jax.config import ModelConfig, OptimizerConfig
+from maskrcnn_jax.config import Config, OptimizerConfig
 from maskrcnn_jax.parity import recipe, reference, training_reference
 from maskrcnn_jax.parity.records import Stages
 from tests.golden import small
 
-WHOLE = ("proposals", "boxes", "labels", "scores")  # Recorded in full; of other arrays a sample.
+WHOLE = ("proposals", "boxes", "labels", "scores")  # Recorded in full; other arrays are sampled.
+# The recorded gradients. Each variant has some of these parameters.
 GRADIENTS = (
     "backbone.body.layer4.0.conv1.weight",
     "backbone.body.layer4.1.bn2.weight",
@@ -24,19 +25,21 @@ GRADIENTS = (
     "roi_heads.box_head.3.1.bias",
     "roi_heads.mask_head.0.0.weight",
     "roi_heads.mask_predictor.conv5_mask.weight",
-)  # Of those that a variant has.
+)
 
 
 def main() -> None:
-    for variant in recipe.VARIANTS:
+    for variant in small.VARIANTS:
         np.savez_compressed(small.FOLDER / f"{variant}.npz", **record(small.config(variant)))
 
 
-def record(config: ModelConfig) -> dict[str, np.ndarray]:
-    """Everything about one variant."""
-    state, examples = recipe.state_dict(config), small.examples()
-    model = reference.build(config, state, short_side=small.SHORT_SIDE, max_long_side=small.MAX_LONG_SIDE)
-    arrays = {"weights": small.sample(np.concatenate([np.ravel(array) for array in state.values()]))}
+def record(config: Config) -> dict[str, np.ndarray]:
+    """All arrays of one variant."""
+    state, examples = recipe.state_dict(config.model), small.examples()
+    sides = {"short_side": small.SHORT_SIDE, "max_long_side": small.MAX_LONG_SIDE}
+    model = reference.build(config, state, **sides)
+    weights = np.concatenate([np.ravel(array) for array in state.values()])
+    arrays = {"weights": small.sample(weights)}
     for i, stages in enumerate(reference.predict(model, [example.image for example in examples])):
         for name, array in inference_arrays(stages).items():
             arrays[f"{name}/{i}"] = array if name in WHOLE else small.sample(array)
@@ -46,27 +49,37 @@ def record(config: ModelConfig) -> dict[str, np.ndarray]:
 def inference_arrays(stages: Stages) -> dict[str, np.ndarray]:
     """The stages of one image by name."""
     outcome = stages.outcome
-    levels = {"backbone": stages.backbone, "pyramid": stages.pyramid}
-    levels |= {"objectness": outcome.objectness, "deltas": outcome.deltas}
-    arrays = {f"{name}{level}": x for name, by_level in levels.items() for level, x in by_level.items()}
+    by_level = {"backbone": stages.backbone, "pyramid": stages.pyramid}
+    by_level |= {"objectness": outcome.objectness, "deltas": outcome.deltas}
+    arrays = {
+        f"{name}{level}": array
+        for name, levels in by_level.items()
+        for level, array in levels.items()
+    }
     arrays |= {name: getattr(outcome, name) for name in ("class_logits", "class_deltas", *WHOLE)}
-    return arrays | {"image": stages.image, "box_features": stages.box_features, "mask_logits": stages.mask_logits}
+    arrays |= {"image": stages.image, "box_features": stages.box_features}
+    return arrays | {"mask_logits": stages.mask_logits}
 
 
-def training_arrays(model: training_reference.torch.nn.Module, config: ModelConfig) -> dict[str, np.ndarray]:
-    """What was drawn, the losses, some gradients, and the running statistics afterwards."""
-    (step,) = training_reference.steps(model, [small.examples()], OptimizerConfig(learning_rate=0.0))
+def training_arrays(
+    model: training_reference.torch.nn.Module, config: Config
+) -> dict[str, np.ndarray]:
+    """The samples, the losses, some gradients and the running statistics of a step."""
+    optimizer = OptimizerConfig(learning_rate=0.0)
+    (step,) = training_reference.steps(model, [small.examples()], optimizer)
     arrays = {
         f"{name}/{i}": array.astype(np.uint16) if array.dtype == np.int64 else array
         for name in ("positive_anchors", "negative_anchors", "rois", "roi_classes", "roi_instances")
         for i, array in enumerate(getattr(step, name))
     }
-    arrays |= {f"mask_targets/{i}": small.sample(array) for i, array in enumerate(step.mask_targets)}
+    arrays |= {f"mask_targets/{i}": small.sample(x) for i, x in enumerate(step.mask_targets)}
     arrays |= {f"losses/{name}": np.float32(loss) for name, loss in step.losses.items()}
-    arrays |= {f"gradients/{name}": small.sample(step.gradients[name]) for name in GRADIENTS if name in step.gradients}
-    if config.norm == "batch":
+    gradients = {name: step.gradients[name] for name in GRADIENTS if name in step.gradients}
+    arrays |= {f"gradients/{name}": small.sample(x) for name, x in gradients.items()}
+    if config.model.backbone.norm == "batch":
         state = training_reference.state_dict(model)
-        arrays |= {f"statistics/{kind}": small.statistics(state, kind) for kind in ("running_mean", "running_var")}
+        for kind in ("running_mean", "running_var"):
+            arrays[f"statistics/{kind}"] = small.statistics(state, kind)
     return arrays
 
 

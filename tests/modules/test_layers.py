@@ -1,12 +1,21 @@
 """Layers against plain NumPy."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from maskrcnn_jax.modules import layers
-from maskrcnn_jax.modules.layers import BatchNorm, Conv, Deconv2x2, FrozenBatchNorm, GroupNorm, interleave
+from maskrcnn_jax.modules.layers import (
+    BatchNorm,
+    Conv,
+    Deconv2x2,
+    FrozenBatchNorm,
+    GroupNorm,
+    interleave,
+    relu,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -23,7 +32,9 @@ def test_deconvolution_equals_pytorch_written_as_loops():
         for column in range(5):
             for i in range(2):
                 for j in range(2):
-                    expected[:, 2 * y + i, 2 * column + j] = x[:, y, column] @ weight[:, :, i, j] + bias
+                    expected[:, 2 * y + i, 2 * column + j] = (
+                        x[:, y, column] @ weight[:, :, i, j] + bias
+                    )
     variables = {"params": {"kernel": weight.transpose(2, 3, 0, 1), "bias": bias}}
     found = jax.jit(lambda variables, x: interleave(Deconv2x2(6).apply(variables, x)))(variables, x)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -53,7 +64,9 @@ def test_group_norm_measures_inside_the_extent_only():
     y = jax.jit(GroupNorm().apply)({"params": {"scale": scale, "bias": bias}}, x, extent)
     for image, (height, width) in enumerate(extent):
         expected = group_norm(x[image : image + 1, :height, :width], scale, bias, 32, 1e-5)
-        np.testing.assert_allclose(y[image : image + 1, :height, :width], expected, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            y[image : image + 1, :height, :width], expected, rtol=1e-3, atol=1e-4
+        )
     assert np.isfinite(y).all()
 
 
@@ -63,7 +76,9 @@ def test_frozen_batch_norm_has_constants_and_no_parameters():
     variables = jax.eval_shape(FrozenBatchNorm().init, jax.random.key(0), x)
     assert jax.tree.map(jnp.shape, variables) == {"constants": dict.fromkeys(constants, (5,))}
     y = jax.jit(FrozenBatchNorm(eps=1e-2).apply)({"constants": constants}, x)
-    expected = (x - constants["mean"]) / np.sqrt(constants["var"] + 1e-2) * constants["scale"] + constants["bias"]
+    expected = (x - constants["mean"]) / np.sqrt(constants["var"] + 1e-2) * constants[
+        "scale"
+    ] + constants["bias"]
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -85,7 +100,8 @@ def test_batch_norm_by_hand():
     np.testing.assert_allclose(y, 10 + 2 * (x - 4) / 5**0.5, rtol=1e-5)
     np.testing.assert_allclose(updated["batch_stats"]["mean"], [0.9 * 1 + 0.1 * 4], rtol=1e-6)
     np.testing.assert_allclose(updated["batch_stats"]["var"], [0.9 * 1 + 0.1 * 20 / 3], rtol=1e-6)
-    y = jax.jit(BatchNorm(eps=0.0).apply)(variables, x)  # Nothing may change: the running statistics hold.
+    # Without mutable statistics, the running ones are used.
+    y = jax.jit(BatchNorm(eps=0.0).apply)(variables, x)
     np.testing.assert_allclose(y, 10 + 2 * (x - 1), rtol=1e-6)
 
 
@@ -95,13 +111,20 @@ def test_batch_norm_takes_its_statistics_inside_the_extents():
     y, updated = train(BatchNorm(eps=1e-2), variables, x, extents)
     inside = np.concatenate([x[0, :4, :3].reshape(-1, 5), x[1].reshape(-1, 5)])
     mean, variance = inside.mean(0), inside.var(0)
-    expected = (x - mean) / np.sqrt(variance + 1e-2) * variables["params"]["scale"] + variables["params"]["bias"]
+    expected = (x - mean) / np.sqrt(variance + 1e-2) * variables["params"]["scale"] + variables[
+        "params"
+    ]["bias"]
     np.testing.assert_allclose(y[0, :4, :3], expected[0, :4, :3], rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(y[1], expected[1], rtol=1e-3, atol=1e-5)
     old = variables["batch_stats"]
-    np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.9 * old["mean"] + 0.1 * mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(
-        updated["batch_stats"]["var"], 0.9 * old["var"] + 0.1 * inside.var(0, ddof=1), rtol=1e-4, atol=1e-6
+        updated["batch_stats"]["mean"], 0.9 * old["mean"] + 0.1 * mean, rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        updated["batch_stats"]["var"],
+        0.9 * old["var"] + 0.1 * inside.var(0, ddof=1),
+        rtol=1e-4,
+        atol=1e-6,
     )
 
 
@@ -112,7 +135,9 @@ def test_an_empty_batch_leaves_the_running_statistics_alone(x, extents):
     variables = batch_norm_variables(5)
 
     def loss(params):
-        y, updated = BatchNorm().apply(variables | {"params": params}, x, extents, mutable=["batch_stats"])
+        y, updated = BatchNorm().apply(
+            variables | {"params": params}, x, extents, mutable=["batch_stats"]
+        )
         return jnp.sum(y**2), updated
 
     (_, updated), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
@@ -122,7 +147,7 @@ def test_an_empty_batch_leaves_the_running_statistics_alone(x, extents):
 
 
 def test_gradient_of_batch_norm_flows_through_its_statistics():
-    """A constant or a factor added to all inputs changes no output, so the gradient has no such component."""
+    """Shifting or scaling all inputs changes no output, so the gradient is orthogonal to both."""
     x, weight, variables = normal(2, 3, 4, 5), normal(2, 3, 4, 5), batch_norm_variables(5)
 
     def loss(x):
@@ -142,7 +167,9 @@ def test_convolution_sees_nothing_beyond_the_extent(stride):
     extent = np.array([[5, 6], [8, 10]])
     y = jax.jit(module.apply)(variables, x, extent)
     cropped = jax.jit(module.apply)(variables, x[:1, :5, :6])
-    np.testing.assert_allclose(y[:1, : -(-5 // stride), : 6 // stride], cropped, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        y[:1, : -(-5 // stride), : 6 // stride], cropped, rtol=1e-4, atol=1e-5
+    )
     whole = jax.jit(module.apply)(variables, x)
     np.testing.assert_allclose(y[1], whole[1], rtol=1e-4, atol=1e-5)
     assert abs(y[0] - whole[0]).max() > 0.1
@@ -160,10 +187,14 @@ def test_halve_rounds_up():
     np.testing.assert_array_equal(layers.halve(jnp.array([[5, 6]])), [[3, 3]])
     sides = np.arange(200).reshape(-1, 2)
     for stride in (1, 2, 4, 32):
-        np.testing.assert_array_equal(layers.halve(jnp.array(sides), stride), np.ceil(sides / stride))
+        np.testing.assert_array_equal(
+            layers.halve(jnp.array(sides), stride), np.ceil(sides / stride)
+        )
 
 
-@pytest.mark.parametrize("module", [Conv(64), Deconv2x2(64), GroupNorm(), BatchNorm(), FrozenBatchNorm()])
+@pytest.mark.parametrize(
+    "module", [Conv(64), Deconv2x2(64), GroupNorm(), BatchNorm(), FrozenBatchNorm()]
+)
 def test_dtype_is_that_of_the_activations_while_parameters_stay_float32(module):
     module = module.clone(dtype="bfloat16")
     x = jnp.zeros((1, 4, 4, 32), jnp.bfloat16)
@@ -189,3 +220,12 @@ def test_initial_values_spread_as_in_pytorch(init, deviation, bound):
         assert abs(values).max() > 2.5 * deviation  # Not truncated.
     else:
         assert 0.95 * bound < abs(values).max() <= bound
+
+
+def test_relu_and_its_gradients_are_those_of_flax():
+    x = jnp.array([-2.0, -0.0, 0.0, 1e-30, 3.0, jnp.inf])
+    tangent = jnp.arange(1.0, 7.0)
+    np.testing.assert_array_equal(relu(x), nn.relu(x))
+    for function in (jax.jvp, lambda f, x, t: jax.vjp(f, *x)[1](*t)):
+        ours, theirs = (function(f, (x,), (tangent,)) for f in (relu, nn.relu))
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)

@@ -36,7 +36,9 @@ def test_anchors_of_two_cells_start_on_the_corner_and_run_along_the_row():
     build = jax.jit(lambda extent, canvas: anchors.grid_anchors((1, 2), extent, canvas, 32, RATIOS))
     grid, inside = build(jnp.array([1, 2]), jnp.array([16, 32]))
     first = [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]]
-    np.testing.assert_array_equal(grid, first + [[x0 + 16, y0, x1 + 16, y1] for x0, y0, x1, y1 in first])
+    np.testing.assert_array_equal(
+        grid, first + [[x0 + 16, y0, x1 + 16, y1] for x0, y0, x1, y1 in first]
+    )
     assert inside.all()
 
 
@@ -55,7 +57,9 @@ def test_stride_of_p6_is_the_whole_quotient_of_canvas_and_map():
     np.testing.assert_array_equal(p6[0, 1] - p6[0, 0], np.tile([64, 0] * 2, (3, 1)))
 
 
-@pytest.mark.parametrize("canvas, total", [((800, 1088), 217_413), ((800, 1344), 268_569), ((1024, 1024), 261_888)])
+@pytest.mark.parametrize(
+    "canvas, total", [((800, 1088), 217_413), ((800, 1344), 268_569), ((1024, 1024), 261_888)]
+)
 def test_number_of_anchors(canvas, total):
     def build(canvas_size):
         return anchors.pyramid_anchors(shapes, canvas_size, SIZES, RATIOS)

@@ -17,7 +17,9 @@ decode = jax.jit(boxes.decode, static_argnums=2)
 
 def random_boxes(rng, n, size=100.0):
     corner = rng.uniform(0, size, (n, 2))
-    return np.concatenate([corner, corner + rng.uniform(1, size, (n, 2))], axis=1).astype(np.float32)
+    return np.concatenate([corner, corner + rng.uniform(1, size, (n, 2))], axis=1).astype(
+        np.float32
+    )
 
 
 def test_area_has_no_extra_pixel():
@@ -27,7 +29,9 @@ def test_area_has_no_extra_pixel():
 
 def test_iou_of_pairs_worked_out_by_hand():
     a = jnp.array([[0.0, 0, 10, 10], [20, 20, 20, 30]])
-    b = jnp.array([[0.0, 0, 10, 10], [5, 0, 15, 10], [10, 0, 20, 10], [2, 2, 4, 4], [50, 50, 60, 60]])
+    b = jnp.array(
+        [[0.0, 0, 10, 10], [5, 0, 15, 10], [10, 0, 20, 10], [2, 2, 4, 4], [50, 50, 60, 60]]
+    )
     expected = [[1, 50 / 150, 0, 4 / 100, 0], [0, 0, 0, 0, 0]]
     np.testing.assert_allclose(pairwise_iou(a, b), expected, rtol=1e-6)
 
@@ -44,7 +48,9 @@ def test_iou_is_symmetric_and_survives_translation(seed):
     iou = pairwise_iou(jnp.asarray(a), jnp.asarray(b))
     assert iou.shape == (7, 9) and (iou > 0).any() and (iou < 1).all()
     np.testing.assert_array_equal(iou, pairwise_iou(jnp.asarray(b), jnp.asarray(a)).T)
-    np.testing.assert_allclose(iou, pairwise_iou(jnp.asarray(a + 16), jnp.asarray(b + 16)), atol=1e-5)
+    np.testing.assert_allclose(
+        iou, pairwise_iou(jnp.asarray(a + 16), jnp.asarray(b + 16)), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +78,9 @@ def test_decode_golden_clamps_growth_but_neither_shift_nor_shrinking():
 def test_decode_inverts_encode(weights):
     rng = np.random.default_rng(0)
     target, anchor = jnp.asarray(random_boxes(rng, 50)), jnp.asarray(random_boxes(rng, 50))
-    np.testing.assert_allclose(decode(encode(target, anchor, weights), anchor, weights), target, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        decode(encode(target, anchor, weights), anchor, weights), target, rtol=1e-4, atol=1e-3
+    )
 
 
 def test_decode_broadcasts_anchors_over_classes():
@@ -81,15 +89,19 @@ def test_decode_broadcasts_anchors_over_classes():
     deltas = jnp.asarray(rng.normal(size=(3, 5, 4)).astype(np.float32))
     together = decode(deltas, anchor.reshape(3, 1, 4), ROI_WEIGHTS)
     for k in range(5):
-        np.testing.assert_allclose(together[:, k], decode(deltas[:, k], anchor, ROI_WEIGHTS), rtol=1e-6)
+        np.testing.assert_allclose(
+            together[:, k], decode(deltas[:, k], anchor, ROI_WEIGHTS), rtol=1e-6
+        )
 
 
 def test_clip_takes_height_before_width():
     outside = jnp.array([[-5.0, -6, 300, 400], [10, 20, 30, 40], [500, 500, 600, 600]])
     clipped = boxes.clip(outside, jnp.array([100, 200]))
-    np.testing.assert_array_equal(clipped, [[0, 0, 200, 100], [10, 20, 30, 40], [200, 100, 200, 100]])
+    np.testing.assert_array_equal(
+        clipped, [[0, 0, 200, 100], [10, 20, 30, 40], [200, 100, 200, 100]]
+    )
 
 
 def test_at_least_keeps_sides_of_exactly_the_minimum():
     given = jnp.array([[0.0, 0, 2, 2], [0, 0, 1.5, 9], [0, 0, 9, 1.5], [3, 3, 3, 3]])
-    np.testing.assert_array_equal(boxes.at_least(given, 2.0), [True, False, False, False])
+    np.testing.assert_array_equal(boxes.has_min_side(given, 2.0), [True, False, False, False])

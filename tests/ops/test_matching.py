@@ -11,7 +11,7 @@ ROI = {"positive_iou": 0.5, "negative_iou": 0.5, "low_quality": False}
 
 
 def match_slowly(iou, positive_iou, negative_iou, low_quality):
-    """One candidate at a time; as torchvision's Matcher on the rows of the objects there are."""
+    """One candidate at a time, as torchvision's Matcher on the rows of valid objects."""
     num_instances, num_candidates = iou.shape
     best_of_instance = [max(row) for row in iou]
     matched, labels = np.zeros(num_candidates, int), np.zeros(num_candidates, int)
@@ -26,7 +26,9 @@ def match_slowly(iou, positive_iou, negative_iou, low_quality):
     return matched, labels
 
 
-jitted_match = jax.jit(matching.match, static_argnames=("positive_iou", "negative_iou", "low_quality"))
+jitted_match = jax.jit(
+    matching.match, static_argnames=("positive_iou", "negative_iou", "low_quality")
+)
 
 
 def iou_on_the_host(a, b):
@@ -45,15 +47,24 @@ def match(iou, valid=None, **knobs):
 
 
 def test_golden_with_low_quality_matches():
-    iou = [[0.9, 0.5, 0.2, 0.1, 0.29, 0.29], [0.8, 0.75, 0.6, 0.4, 0.05, 0.05], [0, 0, 0, 0, 0.29, 0.28]]
+    iou = [
+        [0.9, 0.5, 0.2, 0.1, 0.29, 0.29],
+        [0.8, 0.75, 0.6, 0.4, 0.05, 0.05],
+        [0, 0, 0, 0, 0.29, 0.28],
+    ]
     matched, labels = match(iou, **RPN)
     np.testing.assert_array_equal(labels, [1, 1, -1, -1, 1, 0])
-    # The third object asks for the fifth candidate, which keeps the first object: equal overlap, and it comes first.
+    # The fifth candidate is the best of the third object, but keeps the first object, which has the
+    # same overlap and comes first.
     np.testing.assert_array_equal(matched[labels == 1], [0, 1, 0])
 
 
 def test_golden_with_one_threshold():
-    iou = [[0.9, 0.5, 0.2, 0.1, 0.29, 0.29], [0.8, 0.75, 0.6, 0.4, 0.05, 0.05], [0, 0, 0, 0, 0.29, 0.28]]
+    iou = [
+        [0.9, 0.5, 0.2, 0.1, 0.29, 0.29],
+        [0.8, 0.75, 0.6, 0.4, 0.05, 0.05],
+        [0, 0, 0, 0, 0.29, 0.28],
+    ]
     matched, labels = match(iou, **ROI)
     np.testing.assert_array_equal(labels, [1, 1, 1, 0, 0, 0])
     np.testing.assert_array_equal(matched[:3], [0, 1, 1])
@@ -66,7 +77,9 @@ def test_object_that_nothing_overlaps_takes_everything():
 
 
 def test_thresholds_belong_to_the_upper_side():
-    _, labels = match([[0.75, 0.25, 0.2, 1.0]], positive_iou=0.75, negative_iou=0.25, low_quality=False)
+    _, labels = match(
+        [[0.75, 0.25, 0.2, 1.0]], positive_iou=0.75, negative_iou=0.25, low_quality=False
+    )
     np.testing.assert_array_equal(labels, [1, -1, 0, 1])
 
 
@@ -74,9 +87,11 @@ def test_thresholds_belong_to_the_upper_side():
 @pytest.mark.parametrize("knobs", [RPN, ROI], ids=["rpn", "roi"])
 def test_equals_the_oracle(seed, knobs):
     rng = np.random.default_rng(seed)
-    # Twentieths make ties frequent, between objects and between candidates.
+    # Multiples of 1/20 make ties frequent, between objects and between candidates.
     iou = (rng.integers(0, 21, (1 + seed % 3, 30)) / 20 * rng.uniform(0.3, 1)).astype(np.float32)
-    expected_match, expected_labels = match_slowly(iou, **{k: np.float32(v) for k, v in knobs.items()})
+    expected_match, expected_labels = match_slowly(
+        iou, **{k: np.float32(v) for k, v in knobs.items()}
+    )
     matched, labels = match(iou, **knobs)
     np.testing.assert_array_equal(labels, expected_labels)
     np.testing.assert_array_equal(matched, expected_match)
@@ -85,7 +100,9 @@ def test_equals_the_oracle(seed, knobs):
 @pytest.mark.parametrize("knobs", [RPN, ROI], ids=["rpn", "roi"])
 def test_padded_objects_change_nothing(knobs):
     iou = np.random.default_rng(0).uniform(0, 1, (3, 40)).astype(np.float32)
-    padded = np.concatenate([iou, np.full((2, 40), 0.99, np.float32), np.full((2, 40), np.nan, np.float32)])
+    padded = np.concatenate(
+        [iou, np.full((2, 40), 0.99, np.float32), np.full((2, 40), np.nan, np.float32)]
+    )
     valid = np.arange(7) < 3
     expected_match, expected_labels = match(iou, **knobs)
     matched, labels = match(padded, valid, **knobs)
@@ -107,12 +124,16 @@ def test_nan_matches_nothing():
 
 
 def test_low_quality_matches_survive_compilation_among_padding():
-    """Computed twice in different fusions, an IoU can differ in the last place and an object lose its only anchor."""
+    """Two fusions can compute one IoU differently: an object could lose its anchor."""
     rng = np.random.default_rng(3)
     corner = rng.uniform(0, 900, (20_000, 2))
-    anchors = np.concatenate([corner, corner + rng.uniform(20, 300, (20_000, 2))], axis=1).astype(np.float32)
+    anchors = np.concatenate([corner, corner + rng.uniform(20, 300, (20_000, 2))], axis=1).astype(
+        np.float32
+    )
     corner = rng.uniform(0, 900, (12, 2))
-    objects = np.concatenate([corner, corner + rng.uniform(2, 300, (12, 2))], axis=1).astype(np.float32)
+    objects = np.concatenate([corner, corner + rng.uniform(2, 300, (12, 2))], axis=1).astype(
+        np.float32
+    )
     instances = np.concatenate([objects, np.zeros((100, 4), np.float32)])
 
     @jax.jit

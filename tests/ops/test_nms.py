@@ -1,4 +1,4 @@
-"""Non-maximum suppression against the greedy rule, at thresholds where others' parallel versions go wrong."""
+"""Non-maximum suppression against the greedy rule, at all kinds of thresholds."""
 
 from functools import partial
 
@@ -16,11 +16,13 @@ suppress = jax.jit(nms.suppress, static_argnames="threshold")
 
 @partial(jax.jit, static_argnames=("threshold", "num_selected", "block_size"))
 def select(boxes, valid, groups, threshold, num_selected, block_size):
-    return nms.select(boxes, valid, groups, threshold, num_selected=num_selected, block_size=block_size)
+    return nms.select(
+        boxes, valid, groups, threshold, num_selected=num_selected, block_size=block_size
+    )
 
 
 def clustered(seed, num_boxes=120):
-    """Boxes in few clusters, so that most are suppressed, with duplicates and boxes without area among them."""
+    """Boxes in few clusters, so that most are suppressed; some are duplicates or have no area."""
     rng = np.random.default_rng(seed)
     cluster = rng.integers(0, 12, num_boxes)
     centers = rng.uniform(0, 100, (12, 2))[cluster] + rng.normal(0, 3, (num_boxes, 2))
@@ -51,7 +53,9 @@ def test_selection_is_the_first_survivors(num_selected, block_size):
         boxes, valid, groups = clustered(seed)
         survivors = np.flatnonzero(oracles.nms(boxes, valid, 0.4, groups)).tolist()
         assert 5 < len(survivors) < 100
-        indices, found = select(boxes, valid, groups, 0.4, num_selected=num_selected, block_size=block_size)
+        indices, found = select(
+            boxes, valid, groups, 0.4, num_selected=num_selected, block_size=block_size
+        )
         assert indices.shape == found.shape == (num_selected,)
         assert selected(indices, found) == survivors[:num_selected]
         assert not indices[~found].any()
@@ -63,23 +67,32 @@ def test_chain_of_boxes_survives_every_other():
     boxes = jnp.stack([start, 0 * start, start + 5, 0 * start + 1], axis=1)
     valid, groups = jnp.ones(101, bool), jnp.zeros(101, int)
     assert suppress(boxes, valid, 0.6).tolist() == [i % 2 == 0 for i in range(101)]
-    assert selected(*select(boxes, valid, groups, 0.6, num_selected=60, block_size=8)) == list(range(0, 101, 2))
+    assert selected(*select(boxes, valid, groups, 0.6, num_selected=60, block_size=8)) == list(
+        range(0, 101, 2)
+    )
 
 
 @pytest.mark.parametrize("num_sweeps", [0, 1, nms.GPU_SWEEPS, 200])
 def test_every_number_of_sweeps_gives_the_same(num_sweeps):
-    start = jnp.arange(101.0)  # The chain of above: each sweep settles one or two boxes more.
+    start = jnp.arange(101.0)  # The same chain: each sweep settles one or two boxes more.
     chain = jnp.stack([start, 0 * start, start + 5, 0 * start + 1], axis=1)
     sweep = jax.jit(partial(nms._sweep, num_sweeps=num_sweeps))
-    for boxes, valid in [(chain, jnp.ones(101, bool))] + [clustered(seed)[:2] for seed in range(10)]:
+    for boxes, valid in [(chain, jnp.ones(101, bool))] + [
+        clustered(seed)[:2] for seed in range(10)
+    ]:
         found = sweep(nms._suppressors(jnp.asarray(boxes), 0.6, None), jnp.asarray(valid))
         np.testing.assert_array_equal(found, oracles.nms(boxes, valid, 0.6))
 
 
 @pytest.mark.parametrize("platform, loops", [("cpu", 1), ("tpu", 1), ("cuda", 2), ("rocm", 2)])
 def test_only_a_gpu_sweeps_before_it_asks(platform, loops):
-    exporting = jax.export.export(jax.jit(partial(nms.suppress, threshold=0.5)), platforms=[platform])
-    assert exporting(jnp.zeros((4, 4)), jnp.ones(4, bool)).mlir_module().count("stablehlo.while") == loops
+    exporting = jax.export.export(
+        jax.jit(partial(nms.suppress, threshold=0.5)), platforms=[platform]
+    )
+    assert (
+        exporting(jnp.zeros((4, 4)), jnp.ones(4, bool)).mlir_module().count("stablehlo.while")
+        == loops
+    )
 
 
 def test_threshold_is_exclusive():
@@ -90,13 +103,21 @@ def test_threshold_is_exclusive():
 
 
 def test_first_of_duplicates_survives():
-    boxes, valid = jnp.tile(jnp.array([[1.0, 2, 5, 9]]), (4, 1)), jnp.array([False, True, True, True])
+    boxes, valid = (
+        jnp.tile(jnp.array([[1.0, 2, 5, 9]]), (4, 1)),
+        jnp.array([False, True, True, True]),
+    )
     assert suppress(boxes, valid, 0.7).tolist() == [False, True, False, False]
 
 
 def test_groups_do_not_compete():
     boxes, valid = jnp.tile(jnp.array([[1.0, 2, 5, 9]]), (4, 1)), jnp.ones(4, bool)
-    assert suppress(boxes, valid, 0.7, jnp.array([3, 1, 3, -1])).tolist() == [True, True, False, True]
+    assert suppress(boxes, valid, 0.7, jnp.array([3, 1, 3, -1])).tolist() == [
+        True,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_touching_boxes_survive_the_threshold_zero():
@@ -107,7 +128,9 @@ def test_touching_boxes_survive_the_threshold_zero():
 def test_boxes_without_area_survive():
     boxes = jnp.array([[3.0, 3, 3, 3], [3, 3, 3, 3], [0, 3, 9, 3], [0, 0, 9, 9], [2, 2, 2, 2]])
     assert suppress(boxes, jnp.ones(5, bool), 0.0).all()
-    assert select(boxes, jnp.ones(5, bool), jnp.zeros(5, int), 0.0, num_selected=5, block_size=2)[1].all()
+    assert select(boxes, jnp.ones(5, bool), jnp.zeros(5, int), 0.0, num_selected=5, block_size=2)[
+        1
+    ].all()
 
 
 def test_nothing_valid():
@@ -126,7 +149,9 @@ def test_invalid_boxes_may_hold_anything():
     garbage = np.where(valid[:, None], boxes, np.nan).astype(np.float32)
     np.testing.assert_array_equal(suppress(garbage, valid, 0.5), suppress(boxes, valid, 0.5))
     survivors = selected(*select(boxes, valid, groups, 0.5, num_selected=200, block_size=60))
-    assert selected(*select(garbage, valid, groups, 0.5, num_selected=200, block_size=60)) == survivors
+    assert (
+        selected(*select(garbage, valid, groups, 0.5, num_selected=200, block_size=60)) == survivors
+    )
 
 
 def test_many_candidates_cost_the_blocks_of_the_valid():
@@ -137,7 +162,9 @@ def test_many_candidates_cost_the_blocks_of_the_valid():
     is_valid[:120], is_valid[89_999] = valid, True
     many[89_999] = [500, 500, 600, 600]
     survivors = np.flatnonzero(oracles.nms(boxes, valid, 0.5, groups)).tolist()
-    indices, found = select(many, is_valid, np.tile(groups, 750), 0.5, num_selected=200, block_size=1024)
+    indices, found = select(
+        many, is_valid, np.tile(groups, 750), 0.5, num_selected=200, block_size=1024
+    )
     assert selected(indices, found) == [*survivors, 89_999]
 
 
@@ -158,7 +185,9 @@ def sharded(check_vma):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     spec = PartitionSpec("data")
     mapped = jax.vmap(suppress_and_select)
-    return jax.jit(jax.shard_map(mapped, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=check_vma))
+    return jax.jit(
+        jax.shard_map(mapped, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=check_vma)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Sampling: how many, which, without repetition, fairly, and independently of padding."""
+"""Sampling: numbers of samples, no repetition, fairness, and independence of padding."""
 
 from functools import partial
 
@@ -13,11 +13,15 @@ from maskrcnn_jax.ops import sampling
 @partial(jax.jit, static_argnames=("num_samples", "max_positives"))
 def sample(key, labels, num_samples, max_positives):
     priority = sampling.priorities(key, jnp.arange(len(labels)))
-    return sampling.sample(priority, labels == 1, labels == 0, num_samples=num_samples, max_positives=max_positives)
+    return sampling.sample(
+        priority, labels == 1, labels == 0, num_samples=num_samples, max_positives=max_positives
+    )
 
 
 def draw(seed, labels, num_samples, max_positives):
-    return jax.tree.map(np.asarray, sample(jax.random.key(seed), np.array(labels), num_samples, max_positives))
+    return jax.tree.map(
+        np.asarray, sample(jax.random.key(seed), np.array(labels), num_samples, max_positives)
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,7 +45,7 @@ def test_counts(num_positives, num_negatives, expected_positives, expected_negat
     assert indices.shape == positive.shape == valid.shape == (16,)
     assert positive.sum() == expected_positives
     assert valid.sum() == expected_positives + expected_negatives
-    np.testing.assert_array_equal(positive, np.arange(16) < expected_positives)  # First, hence in the first slots.
+    np.testing.assert_array_equal(positive, np.arange(16) < expected_positives)  # They come first.
     np.testing.assert_array_equal(valid, np.arange(16) < valid.sum())
     np.testing.assert_array_equal(labels[indices[positive]], 1)
     np.testing.assert_array_equal(labels[indices[valid & ~positive]], 0)
@@ -75,7 +79,9 @@ def test_priorities_belong_to_positions():
 
 def test_priorities_take_old_style_keys():
     old, new = jax.random.PRNGKey(3), jax.random.key(3)
-    np.testing.assert_array_equal(sampling.priorities(old, jnp.arange(9)), sampling.priorities(new, jnp.arange(9)))
+    np.testing.assert_array_equal(
+        sampling.priorities(old, jnp.arange(9)), sampling.priorities(new, jnp.arange(9))
+    )
 
 
 def test_ineligible_positions_change_no_draw():

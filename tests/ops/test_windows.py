@@ -9,11 +9,11 @@ from maskrcnn_jax.ops.windows import windows_at
 
 NUM_RATIOS = 3
 SHAPES = {2: (5, 6), 3: (3, 4), 4: (2, 2)}
-EXTENTS = {2: (4, 6), 3: (3, 3), 4: (2, 2)}  # Of these, the canvas covers less than two of the maps.
+EXTENTS = {2: (4, 6), 3: (3, 3), 4: (2, 2)}  # The canvas covers only a part of two maps.
 
 
 def cell_of(index):
-    """Level, row and column of an anchor, counted one by one."""
+    """Level, row and column of an anchor, found by counting."""
     for level, (height, width) in SHAPES.items():
         for row, column, _ in np.ndindex(height, width, NUM_RATIOS):
             if index == 0:
@@ -23,7 +23,7 @@ def cell_of(index):
 
 
 def cells_around(index, radius):
-    """Place in the window, level and cell, of all that lie within the extent."""
+    """Place in the window, level and cell of each cell within the extent."""
     level, row, column = cell_of(index)
     for y, x in np.ndindex(2 * radius + 1, 2 * radius + 1):
         cell = row + y - radius, column + x - radius
@@ -50,9 +50,10 @@ TWICE = np.array([40, 3, 3, 40, 5])
 def test_windows_and_their_gradient_equal_a_loop(indices, radius):
     rng = np.random.default_rng(radius)
     pyramid, side = random_pyramid(rng), 2 * radius + 1
-    windows, inside = np.zeros((len(indices), side, side, 2), "f"), np.zeros((len(indices), side, side, 1), bool)
-    upstream, of_maps = rng.normal(size=windows.shape).astype("f"), random_pyramid(rng)
-    gradients = {level: gradient.copy() for level, gradient in of_maps.items()}
+    windows = np.zeros((len(indices), side, side, 2), "f")
+    inside = np.zeros((len(indices), side, side, 1), bool)
+    upstream = rng.normal(size=windows.shape).astype("f")
+    gradients = {level: np.zeros_like(x) for level, x in pyramid.items()}
     for i, index in enumerate(indices):
         for place, level, cell in cells_around(index, radius):
             windows[i][place] = pyramid[level][cell]
@@ -60,29 +61,29 @@ def test_windows_and_their_gradient_equal_a_loop(indices, radius):
             gradients[level][cell] += upstream[i][place]
 
     @jax.jit
-    def read_and_pull_back(pyramid, of_maps, upstream):
-        found, pull_back, inside = jax.vjp(lambda p: split(*read(p, indices, radius)), pyramid, has_aux=True)
-        return *found, inside, *pull_back((of_maps, upstream))
+    def read_and_pull_back(pyramid, upstream):
+        read_windows = lambda pyramid: read(pyramid, indices, radius)  # noqa: E731
+        found, pull_back, inside = jax.vjp(read_windows, pyramid, has_aux=True)
+        return found, inside, *pull_back(upstream)
 
-    def split(passed_on, windows, inside):
-        return (passed_on, windows), inside
-
-    *found, found_gradients = read_and_pull_back(pyramid, of_maps, upstream)
-    jax.tree.map(np.testing.assert_array_equal, found, [pyramid, windows, inside])
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), found_gradients, gradients)
+    *found, found_gradients = read_and_pull_back(pyramid, upstream)
+    jax.tree.map(np.testing.assert_array_equal, found, [windows, inside])
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), found_gradients, gradients
+    )
 
 
 def test_images_of_a_batch_have_windows_of_their_own():
     rng = np.random.default_rng(3)
     pyramids = [random_pyramid(rng) for _ in range(2)]
     indices = rng.integers(0, len(ALL), (2, 7))
-    together = jax.tree.map(lambda *maps: jnp.stack(maps), *pyramids)
-    found = jax.jit(jax.vmap(lambda pyramid, i: read(pyramid, i, 1)))(together, indices)
+    stacked = jax.tree.map(lambda *maps: jnp.stack(maps), *pyramids)
+    found = jax.jit(jax.vmap(lambda pyramid, i: read(pyramid, i, 1)))(stacked, indices)
     for i, pyramid in enumerate(pyramids):
         expected = read(pyramid, indices[i], 1)
         jax.tree.map(lambda x, y, i=i: np.testing.assert_array_equal(x[i], y), found, expected)
 
 
 def test_windows_of_no_anchors():
-    _, windows, inside = read(random_pyramid(np.random.default_rng(4)), np.zeros(0, int), 1)
+    windows, inside = read(random_pyramid(np.random.default_rng(4)), np.zeros(0, int), 1)
     assert windows.shape == (0, 3, 3, 2) and inside.shape == (0, 3, 3, 1)

@@ -8,47 +8,52 @@ import pytest
 from PIL import Image
 
 from maskrcnn_jax.cli import main, parity
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.parity import comparison, report
 
 ARGUMENTS = ["parity", "--random", "v1"]
 
 
 @pytest.fixture
-def picture(tmp_path):
-    path = tmp_path / "picture.png"
+def image(tmp_path):
+    path = tmp_path / "image.png"
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(path)
     return str(path)
 
 
 @pytest.fixture
 def no_models(monkeypatch):
-    """Neither torchvision's model nor ours is built."""
+    """Replaces torchvision's model and ours."""
     reference = SimpleNamespace(build=lambda *args, **sizes: None, predict=None)
     monkeypatch.setitem(sys.modules, "maskrcnn_jax.parity.reference", reference)
     monkeypatch.setattr("maskrcnn_jax.parity.reference", reference, raising=False)
-    monkeypatch.setattr(parity, "_model", lambda args: ("made up", None, None))
-    monkeypatch.setattr(parity, "Ours", lambda *args, **sizes: None)
+    monkeypatch.setattr(parity, "_model", lambda args: ("made up", Config(), None))
+    jax_model = SimpleNamespace(model=SimpleNamespace(run=Execution()))
+    monkeypatch.setattr(parity, "JaxModel", lambda *args, **sizes: jax_model)
     monkeypatch.setattr(parity.torchvision, "to_state_dict", lambda *args: {})
     monkeypatch.setattr(comparison, "Comparer", lambda *args: None)
 
 
-def test_without_torch_the_extra_is_named(monkeypatch, capsys, picture):
+def test_without_torch_the_extra_is_named(monkeypatch, capsys, image):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "maskrcnn_jax.parity.reference", raising=False)
     monkeypatch.delattr("maskrcnn_jax.parity.reference", raising=False)
-    assert main.main([*ARGUMENTS, picture]) == 2
+    assert main.main([*ARGUMENTS, image]) == 2
     assert "pip install 'maskrcnn-jax[parity]'" in capsys.readouterr().err
 
 
-def test_mistakes_are_refused(no_models, capsys, picture):
+def test_mistakes_are_refused(no_models, capsys, image):
     assert main.main([*ARGUMENTS, "nowhere.png"]) == 2
     assert "nowhere.png" in capsys.readouterr().err
-    assert main.main([*ARGUMENTS, picture, "--short-side", "900", "--max-long-side", "800"]) == 2
+    assert main.main([*ARGUMENTS, image, "--short-side", "900", "--max-long-side", "800"]) == 2
     assert "900 and 800" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("tolerance, code", [(1.0, 0), (0.0, 1)])
-def test_the_verdict_is_the_exit_code(no_models, monkeypatch, capsys, tmp_path, picture, tolerance, code):
+def test_the_verdict_is_the_exit_code(
+    no_models, monkeypatch, capsys, tmp_path, image, tolerance, code
+):
     def run(comparer, paths, *, title, advance):
         found = report.Comparison("each image alone", 1, 5, 5, 5)
         stage = report.Stage("C2", "relative", tolerance, error=0.5)
@@ -56,6 +61,6 @@ def test_the_verdict_is_the_exit_code(no_models, monkeypatch, capsys, tmp_path, 
 
     monkeypatch.setattr(comparison, "run", run)
     output = tmp_path / "report.json"
-    assert main.main([*ARGUMENTS, picture, "--output", str(output)]) == code
+    assert main.main([*ARGUMENTS, image, "--output", str(output)]) == code
     assert "| C2 | 5.0e-01" in capsys.readouterr().out
     assert f'"passed": {"true" if code == 0 else "false"}' in output.read_text()

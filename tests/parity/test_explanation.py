@@ -1,4 +1,4 @@
-"""Every decision that rounding can tip: found when it was tipped narrowly, refused when the numbers lie apart."""
+"""Decisions that rounding can change are explained if, and only if, the numbers are close."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def texts(left_over):
 
 
 def overlapping(iou, side=100.0):
-    """Two boxes of equal height with this IoU."""
+    """Two boxes of equal height with a given IoU."""
     shift = side * (1 - iou) / (1 + iou)
     return [[10, 10, 10 + side, 110], [10 + shift, 10, 10 + shift + side, 110]]
 
@@ -60,22 +60,25 @@ def test_a_tie_between_overlapping_boxes(gap, explained):
 
 @pytest.mark.parametrize("gap, explained", [(1e-5, True), (1e-2, False)])
 def test_a_tie_between_boxes_that_one_side_keeps_both(gap, explained):
-    """The order alone does not tell why one of them is missing: they must also overlap at the threshold."""
+    """The tie alone does not explain the missing box: the IoU must be at the threshold too."""
     theirs = simulate(config(), overlapping(0.5 - gap), [0.8 + 1e-6, 0.8])
     ours = simulate(config(), overlapping(0.5 + gap), [0.8, 0.8 + 1e-6])
     ours = ours._replace(original_boxes=theirs.original_boxes[1:])
     (left_over,) = explain(config(), theirs, ours)
-    assert "its score and that of its rival" in texts(left_over) and "threshold 0.5" in texts(left_over)
+    assert "its score and that of its rival" in texts(left_over) and "threshold 0.5" in texts(
+        left_over
+    )
     assert left_over.explained == explained
 
 
 @pytest.mark.parametrize("gap, explained", [(0.0, True), (1e-2, False)])
 def test_every_other_box_of_a_row_with_equal_scores(gap, explained):
-    """Each box of the row overlaps its neighbours, and which ones stay hangs on the order among equals."""
+    """Each box overlaps its neighbours, so the order of ties decides which boxes stay."""
     row = np.array([[10 + 4 * i, 10, 34 + 4 * i, 43] for i in range(4)], np.float32)
     theirs = simulate(config(), row, [0.9] * 4, objectness=-gap * np.arange(4))
     np.testing.assert_array_equal(theirs.proposals, row[::2])
-    sides = Side("torchvision", theirs, config()), Side("ours", theirs._replace(proposals=row[1::2]), config())
+    ours = theirs._replace(proposals=row[1::2])
+    sides = Side("torchvision", theirs, config()), Side("ours", ours, config())
     left_overs = explanation.explain_proposals(*sides)
     assert len(left_overs) == 4
     assert [left_over.explained for left_over in left_overs] == [explained] * 4
@@ -89,7 +92,9 @@ def test_a_tie_for_the_last_place(gap, explained):
     left_overs = explain(settings, theirs, ours)
     assert len(left_overs) == 2
     for left_over in left_overs:
-        assert "below the last of 2 boxes" in texts(left_over) or "one of 2 places" in texts(left_over)
+        assert "below the last of 2 boxes" in texts(left_over) or "one of 2 places" in texts(
+            left_over
+        )
         assert left_over.explained == explained
 
 
@@ -167,7 +172,8 @@ def test_an_roi_at_the_boundary_of_two_levels(gap, explained):
 
 @pytest.mark.parametrize("gap, explained", [(1e-4, True), (0.4, False)])
 def test_a_sample_at_the_border_of_the_map(gap, explained):
-    x = 320 - 4 * 27 / 28  # A narrow RoI is widened to a cell of 4 pixels; the last of 14 samples is at 27/28.
+    # A narrow RoI is widened to one cell of 4 pixels; the last of 14 samples is at 27/28.
+    x = 320 - 4 * 27 / 28
     theirs = simulate(config(), [[x - gap / 2, 10, 319, 60]], [0.9])
     ours = simulate(config(), [[x + gap / 2, 10, 319, 60]], [0.7])
     first, second = explain(config(), theirs, ours)
@@ -181,7 +187,8 @@ def test_a_mask_pasted_from_another_pixel(gap, explained):
     masks = np.zeros((1, 320, 320), np.float32)
     masks[0, 10:70, 10:70] = np.linspace(0, 1, 60)
     theirs = simulate(config(), [[12 - gap / 2, 12, 68 - gap / 2, 68]], [0.9], masks=masks)
-    ours = simulate(config(), [[12 + gap / 2, 12, 68 + gap / 2, 68]], [0.9], masks=np.roll(masks, 1, axis=2))
+    moved = np.roll(masks, 1, axis=2)
+    ours = simulate(config(), [[12 + gap / 2, 12, 68 + gap / 2, 68]], [0.9], masks=moved)
     first, second = explain(config(), theirs, ours)
     assert "truncated to whole pixels" in texts(first)
     assert first.explained == second.explained == explained
@@ -196,6 +203,19 @@ def test_other_numbers_without_a_decision_are_unexplained():
     ):
         left_overs = explain(config(), theirs, ours)
         assert left_overs and not any(left_over.explained for left_over in left_overs)
+
+
+@pytest.mark.parametrize("gap, explained", [(5e-4, True), (1.0, False)])
+def test_decisions_of_a_model_without_masks(gap, explained):
+    settings = config(has_masks=False)
+    theirs = simulate(settings, [[10, 10, 122 - gap, 122]], [0.9])
+    ours = simulate(settings, [[10, 10, 122, 122]], [0.7])
+    assert theirs.masks is None
+    first, second = explain(settings, theirs, ours)
+    assert "boundary 3" in texts(first)
+    assert first.explained == second.explained == explained
+    (first, _) = explain(settings, theirs, theirs._replace(original_boxes=theirs.boxes + 1))
+    assert "differ" in texts(first) and "mask" not in texts(first) and not first.explained
 
 
 def test_a_detection_that_comes_from_nowhere_is_unexplained():
@@ -214,9 +234,11 @@ def test_a_missing_detection_for_no_reason_is_unexplained():
 
 def test_offsets_added_to_coordinates_excuse_a_larger_margin():
     theirs, ours = (
-        simulate(config(), [*overlapping(iou), FAR[2]], [0.9, 0.8, 0.7], classes=[1, 1, 2]) for iou in (0.4995, 0.5005)
+        simulate(config(), [*overlapping(iou), FAR[2]], [0.9, 0.8, 0.7], classes=[1, 1, 2])
+        for iou in (0.4995, 0.5005)
     )
-    selections = [Side("torchvision", theirs, config(), adds).detections for adds in (True, False)]
+    sides = [Side("torchvision", theirs, config(), adds) for adds in (True, False)]
+    selections = [side.detections for side in sides]
     assert selections[0].coordinate_rounding == np.spacing(np.float32(3 * 261)) > 0
     assert selections[1].coordinate_rounding == 0
     assert not explain(config(), theirs, ours, adds_offsets=True)[0].explained

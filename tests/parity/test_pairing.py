@@ -1,4 +1,4 @@
-"""Detections are the same ones if label, box, score and mask are, each within its tolerance."""
+"""Detections pair if their labels are equal, and box, score and mask within tolerance."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,9 @@ def test_an_outcome_pairs_with_itself_in_any_order(outcome):
     assert found.box_error == found.score_error == found.mask_share == 0
 
 
-@pytest.mark.parametrize("name, small, large", [("original_boxes", 0.04, 0.06), ("scores", 9e-5, 2e-4)])
+@pytest.mark.parametrize(
+    "name, small, large", [("original_boxes", 0.04, 0.06), ("scores", 9e-5, 2e-4)]
+)
 def test_tolerances_of_boxes_and_scores(outcome, name, small, large):
     for change, num_pairs in ((small, 3), (large, 2)):
         array = getattr(outcome, name).copy()
@@ -31,7 +33,8 @@ def test_tolerances_of_boxes_and_scores(outcome, name, small, large):
         found = pairing.pair(outcome, outcome._replace(**{name: array}))
         assert len(found.pairs) == num_pairs
         assert found.theirs == found.ours == ([] if num_pairs == 3 else [1])
-    assert pairing.pair(outcome, outcome._replace(scores=outcome.scores + np.float32(5e-5))).score_error > 4e-5
+    shifted = outcome._replace(scores=outcome.scores + np.float32(5e-5))
+    assert pairing.pair(outcome, shifted).score_error > 4e-5
 
 
 def test_labels_must_be_equal(outcome):
@@ -51,9 +54,17 @@ def test_masks_may_differ_in_few_of_the_pixels_they_reach(outcome):
     assert len(pairing.pair(theirs, theirs._replace(masks=masks + np.float32(9e-4))).pairs) == 3
 
 
+def test_without_masks_the_rest_decides():
+    outcome = simulate(config(has_masks=False), FAR[:3], SCORES)
+    found = pairing.pair(outcome, outcome._replace(scores=outcome.scores + np.float32([0, 0, 1])))
+    assert found.pairs == [(0, 0), (1, 1)] and found.theirs == found.ours == [2]
+    assert found.mask_share is None
+
+
 def test_each_detection_has_one_partner(outcome):
     same = np.zeros(3, np.float32)
-    theirs = outcome._replace(original_boxes=np.tile(FAR[0], (3, 1)).astype(np.float32), scores=same)
+    boxes = np.tile(FAR[0], (3, 1)).astype(np.float32)
+    theirs = outcome._replace(original_boxes=boxes, scores=same)
     names = ("labels", "scores", "original_boxes", "masks")
     ours = theirs._replace(**{name: getattr(theirs, name)[:2] for name in names})
     found = pairing.pair(theirs, ours)

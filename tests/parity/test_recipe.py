@@ -1,17 +1,26 @@
-"""The random weights: complete, repeatable, and of the size that torchvision's models have."""
+"""The random weights are complete and reproducible, and as many as those of torchvision."""
+
+import dataclasses
 
 import jax
 import numpy as np
 import pytest
 
-from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.cli import main
+from maskrcnn_jax.config import BoxHeadConfig, FPNConfig, MaskHeadConfig, ModelConfig, ResNetConfig
 from maskrcnn_jax.parity import recipe
 from maskrcnn_jax.weights import torchvision
 
 
 @pytest.mark.parametrize(
     "variant, num_arrays, num_parameters",
-    [("v1", 307, 44_401_393), ("v1-batch-norm", 360, 44_454_513), ("v2", 432, 46_359_409)],
+    [
+        ("v1", 307, 44_401_393),
+        ("v1-batch-norm", 360, 44_454_513),
+        ("v2", 432, 46_359_409),
+        ("faster-v1", 295, 41_755_286),
+        ("faster-v2", 404, 43_712_278),
+    ],
 )
 def test_variants_are_those_of_torchvision(variant, num_arrays, num_parameters):
     config = recipe.config(variant)
@@ -23,13 +32,18 @@ def test_variants_are_those_of_torchvision(variant, num_arrays, num_parameters):
 
 @pytest.fixture(scope="module")
 def config():
-    config = ModelConfig(depth=18, num_classes=5, norm="batch", fpn_channels=32, box_head_features=64)
-    config.mask_head_channels = 32
-    return config
+    return ModelConfig(
+        num_classes=5,
+        backbone=ResNetConfig(depth=18, norm="batch"),
+        fpn=FPNConfig(channels=32),
+        box_head=BoxHeadConfig(features=64),
+        mask_head=MaskHeadConfig(channels=32),
+    )
 
 
 def test_a_state_dict_is_complete_and_repeatable(config):
-    state, same, other = recipe.state_dict(config), recipe.state_dict(config), recipe.state_dict(config, 1)
+    state, same = recipe.state_dict(config), recipe.state_dict(config)
+    other = recipe.state_dict(config, 1)
     variables = torchvision.from_state_dict(state, config)
     for name, array in torchvision.to_state_dict(variables, config).items():
         np.testing.assert_array_equal(array, state[name])
@@ -48,5 +62,17 @@ def test_no_statistic_is_trivial(config):
 
 
 def test_an_unknown_variant_is_named():
-    with pytest.raises(ValueError, match="no variant 'v3', only v1, v1-batch-norm, v2"):
+    with pytest.raises(ValueError, match="no variant 'v3', only v1, v1-batch-norm, v2, faster-v1"):
         recipe.config("v3")
+
+
+def test_the_command_offers_all_variants():
+    assert main.RANDOM_MODELS == recipe.VARIANTS
+
+
+def test_other_weights_do_not_depend_on_the_mask_head(config):
+    state = recipe.state_dict(config)
+    faster = recipe.state_dict(dataclasses.replace(config, mask_head=None))
+    assert set(state) - set(faster) == {name for name in state if ".mask_" in name}
+    for name, array in faster.items():
+        np.testing.assert_array_equal(array, state[name])

@@ -1,4 +1,7 @@
-"""Where torchvision's operators come from if its build does not fit that of torch, with empty packages for both."""
+"""The source of torchvision's operators if the builds of torchvision and torch do not match.
+
+Empty packages stand in for torchvision and torch.
+"""
 
 import os
 import subprocess
@@ -17,25 +20,28 @@ class extension:
 
 
 def stand_ins(folder, message):
-    """A file in the place of the reference data's, which refuses with a message."""
+    """Writes stand-ins that raise an error with a message."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["print('read')", "def load():", f"    raise ImportError({message!r})"]
     (folder / "tv_real_ops.py").write_text("\n".join(lines))
 
 
 def import_reference(tmp_path, shared):
-    """What is printed by a process in a folder that has stand-ins of its own, in all places that might be looked at."""
+    """Imports the reference in a process whose working directory has other stand-ins."""
     for name, content in {"torch": "", "torchvision": WITHOUT_OPERATORS}.items():
         (tmp_path / "packages" / name).mkdir(parents=True)
         (tmp_path / "packages" / name / "__init__.py").write_text(content)
     for folder in ("here", "here/oracle"):
         stand_ins(tmp_path / folder, "of the working directory")
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'packages'}:{ROOT}", "JAX_PLATFORMS": "cpu"}
+    paths = f"{tmp_path / 'packages'}:{ROOT}"
+    environment = os.environ | {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}
     environment.pop("MASKRCNN_JAX_SHARED", None)
     if shared is not None:
         environment["MASKRCNN_JAX_SHARED"] = shared
     command = [sys.executable, "-c", "import maskrcnn_jax.parity.reference"]
-    done = subprocess.run(command, cwd=tmp_path / "here", env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=tmp_path / "here", env=environment, capture_output=True, text=True
+    )
     return done.stdout + done.stderr
 
 

@@ -1,4 +1,4 @@
-"""Verdicts and tables of a comparison with made-up numbers."""
+"""Verdicts and tables of a comparison with invented numbers."""
 
 import json
 import math
@@ -9,21 +9,23 @@ from maskrcnn_jax.parity import report
 from maskrcnn_jax.parity.explanation import LeftOver, Step
 from maskrcnn_jax.parity.pairing import Pairing
 
-NARROW = LeftOver("ours", 3, 0.0500001, [0.0, 0.0, 9.0, 9.0], (Step("score threshold 0.05", 1e-7, 1e-4),))
-WIDE = LeftOver("torchvision", 3, 0.4, [0.0, 0.0, 9.0, 9.0], (Step("no reason", math.inf, 0.0),))
+BOX = [0.0, 0.0, 9.0, 9.0]
+NARROW = LeftOver("ours", 3, 0.0500001, BOX, (Step("score threshold 0.05", 1e-7, 1e-4),))
+WIDE = LeftOver("torchvision", 3, 0.4, BOX, (Step("no reason", math.inf, 0.0),))
 
 
-def comparison(num_pairs, left_overs):
+def comparison(num_pairs, left_overs, mask_share=0.0):
     found = report.Comparison("each image alone")
-    ours = list(range(len(left_overs)))
-    found.add("a.jpg", Pairing([(i, i) for i in range(num_pairs)], [], ours, 0.01, 2e-5, 0.0), left_overs)
+    pairs, ours = [(i, i) for i in range(num_pairs)], list(range(len(left_overs)))
+    found.add("a.jpg", Pairing(pairs, [], ours, 0.01, 2e-5, mask_share), left_overs)
     return found
 
 
 def whole(stage_error=1e-6, num_pairs=1000, left_overs=()):
     stage = report.Stage("C2", "relative", 1e-5)
     stage.add(stage_error)
-    return report.Report("random", [stage], [comparison(num_pairs, list(left_overs))], {"images": 1})
+    comparisons = [comparison(num_pairs, list(left_overs))]
+    return report.Report("random", [stage], comparisons, {"images": 1})
 
 
 def test_all_is_well():
@@ -69,7 +71,8 @@ def test_share_counts_both_sides():
 
 
 def test_numbers_survive_json():
-    values = json.loads(json.dumps(report.to_dict(whole(left_overs=[NARROW, WIDE])), allow_nan=False))
+    values = report.to_dict(whole(left_overs=[NARROW, WIDE]))
+    values = json.loads(json.dumps(values, allow_nan=False))
     assert values["passed"] is False
     first, second = values["comparisons"][0]["left_overs"]
     assert first["image"] == "a.jpg" and first["explained"] and first["steps"][0]["margin"] == 1e-7
@@ -78,6 +81,16 @@ def test_numbers_survive_json():
 
 def test_tables_show_every_left_over():
     text = report.to_markdown(whole(left_overs=[NARROW, WIDE]))
-    assert "| each image alone | a.jpg | ours | 3 | 0.050000 | score threshold 0.05 | 1.0e-07 (1e-04) |" in text
+    row = "a.jpg | ours | 3 | 0.050000 | score threshold 0.05 | 1.0e-07 (1e-04) |"
+    assert f"| each image alone | {row}" in text
     assert "**unexplained**: no reason" in text
     assert "| C2 | 1.0e-06 | 1e-05 | relative |" in text
+
+
+def test_a_model_without_masks_has_an_empty_cell():
+    found = comparison(5, [], mask_share=None)
+    stage = report.Stage("C2", "relative", 1e-5)
+    result = report.Report("faster", [stage], [found], {"images": 1})
+    assert report.to_dict(result)["comparisons"][0]["mask_share"] is None
+    assert "| 1.0e-02 | 2.0e-05 |  | none |" in report.to_markdown(result)
+    assert "| 2.0e-05 | 0.00% | none |" in report.to_markdown(whole())

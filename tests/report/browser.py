@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages, driven over a pipe by its remote debugging protocol."""
+"""A headless Chromium for tests of pages, driven by its debugging protocol over a pipe."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# JavaScript for the lowest contrast of any text of a page with its background.
+# JavaScript that computes the lowest contrast between a text of the page and its background.
 CONTRAST = """
 (() => {
   const channels = (color) => color.match(/[\\d.]+/g).map(Number);
@@ -18,7 +18,7 @@ CONTRAST = """
     .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
   const ground = (e) => { const c = getComputedStyle(e).backgroundColor;
     return c === "rgba(0, 0, 0, 0)" ? ground(e.parentElement) : c; };
-  const read = (e) => e instanceof SVGElement ? getComputedStyle(e).fill : getComputedStyle(e).color;
+  const read = (e) => getComputedStyle(e)[e instanceof SVGElement ? "fill" : "color"];
   const kinds = "h1, h2, h3, p, th, td, label, button, select, strong, figcaption, li, .chart text";
   const texts = [...document.querySelectorAll(kinds)];
   return Math.min(...texts.map(e => { const [a, b] = [light(read(e)), light(ground(e))];
@@ -26,11 +26,16 @@ CONTRAST = """
 })()
 """
 
-TIMEOUT = 60  # Seconds for any answer; a busy machine is slow to start.
+TIMEOUT = 60  # Seconds to wait for an answer; Chromium starts slowly on a busy machine.
 
 
 class Browser:
-    """One page in one browser; `problems` are the errors its console showed, `requests` the addresses it asked for."""
+    """One page in one browser.
+
+    Attributes:
+        problems: The errors in the console.
+        requests: The addresses that the page requested.
+    """
 
     def __init__(self, executable: str, profile: Path):
         self.problems: list[str] = []
@@ -38,12 +43,33 @@ class Browser:
         self._loaded, self._count, self._buffer, self._session = False, 0, b"", ""
         commands, self._write = os.pipe()
         self._read, answers = os.pipe()
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
-        quiet = ["--no-first-run", "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND"]
-        # The protocol is spoken on the descriptors 3 and 4. Only bash takes numbers of more than one digit.
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--remote-debugging-pipe",
+        ]
+        quiet = [
+            "--no-first-run",
+            "--disable-background-networking",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+        ]
+        # Chromium uses the file descriptors 3 and 4. Only bash redirects descriptors with several
+        # digits.
         shell = f'exec "$@" 3<&{commands} 4>&{answers}'
         self._process = subprocess.Popen(
-            ["bash", "-c", shell, "bash", executable, *flags, *quiet, f"--user-data-dir={profile}", "about:blank"],
+            [
+                "bash",
+                "-c",
+                shell,
+                "bash",
+                executable,
+                *flags,
+                *quiet,
+                f"--user-data-dir={profile}",
+                "about:blank",
+            ],
             pass_fds=(commands, answers),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -52,14 +78,26 @@ class Browser:
         os.close(commands)
         os.close(answers)
         pages = [t for t in self.send("Target.getTargets")["targetInfos"] if t["type"] == "page"]
-        target = pages[0]["targetId"] if pages else self.send("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        target = (
+            pages[0]["targetId"]
+            if pages
+            else self.send("Target.createTarget", url="about:blank")["targetId"]
+        )
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
-        self.send("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+        self.send(
+            "Network.emulateNetworkConditions",
+            offline=True,
+            latency=0,
+            downloadThroughput=0,
+            uploadThroughput=0,
+        )
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
-        """Gives a command of the protocol and returns its result."""
+        """Sends a command of the protocol, and returns its result."""
         self._count += 1
         message = {"id": self._count, "method": method, "params": params}
         if self._session:
@@ -90,7 +128,11 @@ class Browser:
         if method == "Runtime.exceptionThrown":
             details = params["exceptionDetails"]
             self.problems.append(details.get("exception", {}).get("description", details["text"]))
-        elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
+        elif method == "Runtime.consoleAPICalled" and params["type"] in (
+            "error",
+            "warning",
+            "assert",
+        ):
             self.problems.append(str(params["args"]))
         elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             self.problems.append(params["entry"]["text"])
@@ -100,8 +142,8 @@ class Browser:
             self._loaded = True
 
     def open(self, path: Path, fragment: str = "") -> None:
-        """Loads a page from disk anew, and waits until it is complete."""
-        if fragment:  # A page that is there already would not be loaded again.
+        """Loads a page from disk, and waits until the page is complete."""
+        if fragment:  # A new fragment alone would not reload the page.
             self._navigate("about:blank")
         self.problems.clear()
         self.requests.clear()
@@ -114,52 +156,70 @@ class Browser:
             self._note(self._receive())
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page, of the kinds that JSON has."""
-        result = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        """The value of a JavaScript expression in the page, as a JSON value."""
+        result = self.send(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in result:
             raise RuntimeError(result["exceptionDetails"]["exception"].get("description"))
         return result["result"].get("value")
 
     def click(self, selector: str) -> None:
-        """Clicks with the mouse in the middle of an element, after scrolling to it."""
+        """Scrolls to an element, and clicks in its middle."""
         x, y = self.evaluate(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             " e.scrollIntoView({block: 'center', inline: 'center'});"
-            " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+            " const r = e.getBoundingClientRect();"
+            " return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def type(self, selector: str, text: str) -> None:
-        """Replaces the content of a field, as if typed."""
+        """Replaces the content of a field as typing does."""
         self.evaluate(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); e.select(); }})()"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            " e.focus(); e.select(); })()"
         )
         if text:
             self.send("Input.insertText", text=text)
         else:
             for kind in ("keyDown", "keyUp"):
                 self.send(
-                    "Input.dispatchKeyEvent", type=kind, key="Backspace", code="Backspace", windowsVirtualKeyCode=8
+                    "Input.dispatchKeyEvent",
+                    type=kind,
+                    key="Backspace",
+                    code="Backspace",
+                    windowsVirtualKeyCode=8,
                 )
 
     def select(self, selector: str, value: str) -> None:
         """Chooses an option of a menu."""
         self.evaluate(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.value = {json.dumps(value)};"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            f" e.value = {json.dumps(value)};"
             " e.dispatchEvent(new Event('input', {bubbles: true})); })()"
         )
 
     def appear(self, width: int, height: int, scheme: str) -> None:
-        """Sets the size of the window in pixels, and the colour scheme: "light" or "dark"."""
+        """Sets the size of the window in pixels, and the colour scheme, "light" or "dark"."""
         self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
         )
-        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.send(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        """Writes what the window shows, or the whole page, as a PNG file."""
-        content = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
+        """Writes a PNG file of the window, or of the whole page."""
+        content = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)[
+            "data"
+        ]
         path.write_bytes(base64.b64decode(content))
 
     def close(self) -> None:

@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-from browser import Browser
+
+from tests.report.browser import Browser
 
 
 @pytest.fixture(scope="package")

@@ -1,4 +1,4 @@
-"""Files of PyTorch assembled byte by byte, good and bad ones, so that tests need no PyTorch."""
+"""Assembles files of PyTorch byte by byte, valid and invalid ones, without PyTorch."""
 
 import io
 import pickle
@@ -45,12 +45,31 @@ ORDERED_DICT = call(name("collections", "OrderedDict"))
 
 
 def storage(key: str, num_elements: int, kind: str = "FloatStorage", *more: bytes) -> bytes:
-    return sequence(text("storage"), name("torch", kind), text(key), text("cpu"), integer(num_elements), *more) + b"Q"
+    return (
+        sequence(
+            text("storage"),
+            name("torch", kind),
+            text(key),
+            text("cpu"),
+            integer(num_elements),
+            *more,
+        )
+        + b"Q"
+    )
 
 
 def tensor(where: bytes, shape: tuple, strides: tuple, offset: int = 0, *more: bytes) -> bytes:
     function = name("torch._utils", "_rebuild_tensor_v2")
-    return call(function, where, integer(offset), integers(*shape), integers(*strides), b"\x89", ORDERED_DICT, *more)
+    return call(
+        function,
+        where,
+        integer(offset),
+        integers(*shape),
+        integers(*strides),
+        b"\x89",
+        ORDERED_DICT,
+        *more,
+    )
 
 
 def parameter(of: bytes) -> bytes:
@@ -61,10 +80,14 @@ def protocol2(content: bytes) -> bytes:
     return b"\x80\x02" + content + b"."
 
 
-def zip_file(content: bytes, storages: dict[str, bytes], *, compressed: bool = False, **more: bytes) -> bytes:
-    """The zip format round a pickle's content; more are other records."""
+def zip_file(
+    content: bytes, storages: dict[str, bytes], *, compressed: bool = False, **more: bytes
+) -> bytes:
+    """Wraps the content of a pickle in the zip format; ``more`` are additional records."""
     kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
-    records = {"data.pkl": protocol2(content), **more} | {f"data/{key}": value for key, value in storages.items()}
+    records = {"data.pkl": protocol2(content), **more} | {
+        f"data/{key}": value for key, value in storages.items()
+    }
     records["version"] = b"3\n"
     return archive({f"model/{record}": value for record, value in records.items()}, kind)
 
@@ -77,15 +100,19 @@ def archive(records: dict[str, bytes], kind: int = zipfile.ZIP_STORED) -> bytes:
     return file.getvalue()
 
 
-def legacy_file(content: bytes, storages: dict[str, np.ndarray], keys: bytes | None = None) -> bytes:
-    """The legacy format round a pickle's content."""
-    listed = protocol2(b"](" + b"".join(text(key) for key in storages) + b"e") if keys is None else keys
+def legacy_file(
+    content: bytes, storages: dict[str, np.ndarray], keys: bytes | None = None
+) -> bytes:
+    """Wraps the content of a pickle in the legacy format."""
+    listed = (
+        protocol2(b"](" + b"".join(text(key) for key in storages) + b"e") if keys is None else keys
+    )
     blocks = [struct.pack("<q", array.size) + array.tobytes() for array in storages.values()]
     return b"".join([MAGIC, PROTOCOL, MACHINE, protocol2(content), listed, *blocks])
 
 
 def patched_directory(content: bytes, record: str, **fields: int) -> bytes:
-    """An archive whose central directory says something else of a record."""
+    """Changes fields of a record in the central directory of an archive."""
     places = {
         "method": (10, "<H"),
         "crc": (16, "<I"),

@@ -1,30 +1,36 @@
-"""Pretrained backbones: torchvision's names and ours, what the file lacks, and what does not fit."""
+"""Pretrained backbones: torchvision's names and ours, incomplete files, and misfits."""
 
 import re
 
 import numpy as np
 import pytest
 
-from maskrcnn_jax.config import ModelConfig
-from maskrcnn_jax.weights import backbones, download, files, torchvision
+from maskrcnn_jax.config import ModelConfig, ResNetConfig
+from maskrcnn_jax.weights import backbones, download, files, layout, torchvision_resnet
+from tests.weights.states import with_counters
 
 
 def config_of(depth=18, norm="frozen_batch"):
-    return ModelConfig(depth=depth, norm=norm, stem_channels=4)
+    return ModelConfig(backbone=ResNetConfig(depth=depth, norm=norm, stem_channels=4))
 
 
 def released(config):
-    """A file as torchvision releases it: a classifier besides, and counters of batches."""
+    """Makes a state dict like torchvision's releases, with a classifier and batch counters."""
     random = np.random.default_rng(0)
-    state = {e.name: random.normal(size=e.shape).astype(np.float32) for e in torchvision.backbone_entries(config)}
-    counters = {n.replace("running_var", torchvision.COUNTER): np.array(5) for n in state if n.endswith("running_var")}
-    return state | counters | {"fc.weight": np.zeros((1000, 32), np.float32), "fc.bias": np.zeros(1000, np.float32)}
+    state = {
+        e.name: random.normal(size=e.shape).astype(np.float32)
+        for e in torchvision_resnet.entries(config)
+    }
+    return with_counters(state) | {
+        "fc.weight": np.zeros((1000, 32), np.float32),
+        "fc.bias": np.zeros(1000, np.float32),
+    }
 
 
 def variables_of(config):
-    """Ones everywhere, with a neck that no backbone file has."""
-    table = list(torchvision.backbone_entries(config))
-    ones = torchvision.arrange({e.name: np.ones(e.shape, np.float32) for e in table}, table)
+    """Makes variables of ones, including a neck, which no backbone file has."""
+    table = list(torchvision_resnet.entries(config))
+    ones = layout.arrange({e.name: np.ones(e.shape, np.float32) for e in table}, table)
     ones["params"]["fpn"] = {"lateral2": {"bias": np.ones(3, np.float32)}}
     return {"constants": {}, "batch_stats": {}} | ones
 
@@ -38,7 +44,9 @@ def test_torchvisions_files_replace_the_whole_backbone(tmp_path, depth, norm):
     loaded = backbones.load(str(tmp_path / "resnet.pth"), variables_of(config), config)
     kernel = loaded["params"]["backbone"]["layer4_0"]["conv2"]["kernel"]
     np.testing.assert_array_equal(kernel, state["layer4.0.conv2.weight"].transpose(2, 3, 1, 0))
-    statistics = loaded["batch_stats" if norm == "batch" else "constants"]["backbone"]["layer2_0"]["downsample_bn"]
+    statistics = loaded["batch_stats" if norm == "batch" else "constants"]["backbone"]["layer2_0"][
+        "downsample_bn"
+    ]
     np.testing.assert_array_equal(statistics["mean"], state["layer2.0.downsample.1.running_mean"])
     np.testing.assert_array_equal(loaded["params"]["fpn"]["lateral2"]["bias"], 1)
     assert loaded.keys() == {"params", "constants", "batch_stats"}
@@ -48,10 +56,14 @@ def test_released_names_are_those_of_the_depth(tmp_path, monkeypatch):
     config = config_of(34)
     files.write(tmp_path / "resnet34.pth", released(config))
     asked = []
-    monkeypatch.setattr(download, "fetch", lambda name: asked.append(name) or tmp_path / "resnet34.pth")
+    monkeypatch.setattr(
+        download, "fetch", lambda name: asked.append(name) or tmp_path / "resnet34.pth"
+    )
     backbones.load("IMAGENET1K_V1", variables_of(config), config)
     assert asked == [download.BACKBONES[34, "IMAGENET1K_V1"]]
-    with pytest.raises(FileNotFoundError, match='IMAGENET1K_V2.*no such file.*ResNet-34 there is "IMAGENET1K_V1"$'):
+    with pytest.raises(
+        FileNotFoundError, match='IMAGENET1K_V2.*no such file.*ResNet-34 there is "IMAGENET1K_V1"$'
+    ):
         backbones.load("IMAGENET1K_V2", variables_of(config), config)
 
 
@@ -64,20 +76,28 @@ def test_every_misfit_of_torchvisions_names_is_listed(tmp_path):
     files.write(tmp_path / "resnet.pth", state)
     with pytest.raises(ValueError) as error:
         backbones.load(str(tmp_path / "resnet.pth"), variables_of(config), config)
-    parts = "resnet.pth", "missing bn1.bias", "unexpected maxpool.weight", "(4, 4, 1, 1), expected (4, 4, 3, 3)"
+    parts = (
+        "resnet.pth",
+        "missing bn1.bias",
+        "unexpected maxpool.weight",
+        "(4, 4, 1, 1), expected (4, 4, 3, 3)",
+    )
     assert all(part in str(error.value) for part in parts)
 
 
 @pytest.mark.parametrize(
     "config, rename, message",
     [
-        (config_of(50), "", "holds a ResNet-18, config.model.depth is 50"),
+        (config_of(50), "", "holds a ResNet-18, config.model.backbone.depth is 50"),
         (config_of(18, "group"), "", 'norm is "group"'),
         (config_of(), "backbone.body.", "whole detector: give it as config.weights"),
     ],
 )
 def test_a_file_for_something_else_says_so(tmp_path, config, rename, message):
-    files.write(tmp_path / "resnet.pth", {rename + name: array for name, array in released(config_of()).items()})
+    files.write(
+        tmp_path / "resnet.pth",
+        {rename + name: array for name, array in released(config_of()).items()},
+    )
     with pytest.raises(ValueError, match=f"resnet.pth .*{re.escape(message)}"):
         backbones.load(str(tmp_path / "resnet.pth"), {}, config)
 
@@ -85,7 +105,10 @@ def test_a_file_for_something_else_says_so(tmp_path, config, rename, message):
 def test_our_own_names_replace_what_the_file_has(tmp_path):
     kernel = np.random.default_rng(0).normal(size=(7, 7, 3, 4)).astype(np.float32)
     mean = np.arange(4, dtype=np.float32)
-    files.write(tmp_path / "w.npz", {"params/backbone/conv1/kernel": kernel, "constants/backbone/bn1/mean": mean})
+    files.write(
+        tmp_path / "w.npz",
+        {"params/backbone/conv1/kernel": kernel, "constants/backbone/bn1/mean": mean},
+    )
     for norm, collection in (("frozen_batch", "constants"), ("batch", "batch_stats")):
         config = config_of(norm=norm)
         loaded = backbones.load(str(tmp_path / "w.npz"), variables_of(config), config)
@@ -98,10 +121,15 @@ def test_our_own_names_that_do_not_fit_are_listed_together(tmp_path):
     arrays = {
         "params/backbone/conv1/kernel": np.zeros((1, 1, 2, 4)),
         "params/backbone/conv9/kernel": np.zeros(1),
-        "params/fpn/lateral2/bias": np.zeros(3),  # Not part of the backbone.
+        "params/fpn/lateral2/bias": np.zeros(3),  # The neck is not part of the backbone.
     }
     files.write(tmp_path / "w.npz", arrays)
     with pytest.raises(ValueError) as error:
         backbones.load(str(tmp_path / "w.npz"), variables_of(config_of()), config_of())
-    parts = "w.npz", "unexpected backbone/conv9/kernel", "unexpected fpn/lateral2/bias", "(1, 1, 2, 4), expected (7, 7"
+    parts = (
+        "w.npz",
+        "unexpected backbone/conv9/kernel",
+        "unexpected fpn/lateral2/bias",
+        "(1, 1, 2, 4), expected (7, 7",
+    )
     assert all(part in str(error.value) for part in parts)

@@ -1,4 +1,4 @@
-"""Downloads from a server of our own that can misbehave. Files carry the start of their sha256 in their name."""
+"""Downloads from a local server with faults. File names contain the first digits of the sha256."""
 
 import contextlib
 import hashlib
@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskrcnn_jax import cache
+from maskrcnn_jax import presets
 from maskrcnn_jax.weights import download
+from maskrcnn_jax.xla import cache
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 NAME = f"resnet0-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
@@ -21,15 +22,15 @@ HALF = len(CONTENT) // 2
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT under every address; `fault` says what goes wrong, `ranges` what was asked for."""
+    """Serves CONTENT under every address, with a `fault`; `ranges` records the requested ranges."""
 
-    daemon_threads = False  # Closing waits for the requests, so that no socket outlives a test.
+    daemon_threads = False  # Closing waits for all requests, so that no socket outlives a test.
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.fault = ""
         self.content = CONTENT
-        self.ranges = []  # The Range header of each request, None where there was none.
+        self.ranges = []  # The Range header of each request, or None.
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -62,14 +63,15 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         if self.server.fault == "broken chunks":
             self.send_header("Transfer-Encoding", "chunked")
-            body = b"%x\r\n%b\r\n" % (HALF, body[:HALF])  # The chunk of size 0 that ends a body is missing.
+            # The chunk of size 0 at the end of the body is missing.
+            body = b"%x\r\n%b\r\n" % (HALF, body[:HALF])
         self.end_headers()
         self.wfile.write(body[:HALF] if self.server.fault in ("cut", "stalled") else body)
         if self.server.fault == "stalled":
             time.sleep(0.3)
 
     def log_message(self, *args: object) -> None:
-        pass  # Silent: the tests look at stderr.
+        pass  # Print nothing: the tests read stderr.
 
 
 @contextlib.contextmanager
@@ -87,15 +89,19 @@ def running_server():
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     with running_server() as server:
-        monkeypatch.setenv("MASKRCNN_JAX_DOWNLOAD_URL", f"http://127.0.0.1:{server.server_port}/models/")
+        monkeypatch.setenv(
+            "MASKRCNN_JAX_DOWNLOAD_URL", f"http://127.0.0.1:{server.server_port}/models/"
+        )
         monkeypatch.setenv("MASKRCNN_JAX_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("no_proxy", "*")
         yield server
 
 
 def cached() -> dict[str, bytes]:
-    """The files in the cache but for the empty one that processes lock."""
-    return {path.name: path.read_bytes() for path in cache.folder().iterdir() if path.suffix != ".lock"}
+    """Returns the files in the cache, without the empty lock file."""
+    return {
+        path.name: path.read_bytes() for path in cache.folder().iterdir() if path.suffix != ".lock"
+    }
 
 
 def leave_part(content: bytes) -> None:
@@ -104,10 +110,14 @@ def leave_part(content: bytes) -> None:
 
 
 def test_names_of_detectors_and_backbones():
-    assert set(download.DETECTORS) == {"maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"}
+    assert set(download.DETECTORS) == set(presets.PRESETS)
     for model, name in download.DETECTORS.items():
         assert re.fullmatch(rf"{model}_coco-[0-9a-f]{{8}}\.pth", name)
-    both = {(depth, version) for depth in (50, 101, 152) for version in ("IMAGENET1K_V1", "IMAGENET1K_V2")}
+    both = {
+        (depth, version)
+        for depth in (50, 101, 152)
+        for version in ("IMAGENET1K_V1", "IMAGENET1K_V2")
+    }
     assert set(download.BACKBONES) == both | {(18, "IMAGENET1K_V1"), (34, "IMAGENET1K_V1")}
     for (depth, _), name in download.BACKBONES.items():
         assert re.fullmatch(rf"resnet{depth}-[0-9a-f]{{8}}\.pth", name)
@@ -160,7 +170,9 @@ def test_wrong_content_is_refused_and_the_next_call_starts_anew(server):
 
 def test_an_interrupted_download_asks_for_the_rest_only(server):
     server.fault = "cut"
-    with pytest.raises(OSError, match=f"ended after {HALF} of {len(CONTENT)} bytes.*keeps {HALF} bytes.*resumes"):
+    with pytest.raises(
+        OSError, match=f"ended after {HALF} of {len(CONTENT)} bytes.*keeps {HALF} bytes.*resumes"
+    ):
         download.fetch(NAME)
     assert cached() == {f"{NAME}.part": CONTENT[:HALF]}
     server.fault = ""
@@ -168,7 +180,9 @@ def test_an_interrupted_download_asks_for_the_rest_only(server):
     assert server.ranges == [None, f"bytes={HALF}-"] and cached() == {NAME: CONTENT}
 
 
-@pytest.mark.parametrize(("fault", "reason"), [("stalled", "timed out"), ("broken chunks", "IncompleteRead")])
+@pytest.mark.parametrize(
+    ("fault", "reason"), [("stalled", "timed out"), ("broken chunks", "IncompleteRead")]
+)
 def test_a_connection_that_fails_keeps_the_blocks_before(server, monkeypatch, fault, reason):
     monkeypatch.setattr(download, "_TIMEOUT", 0.1)
     server.fault = fault
@@ -217,7 +231,9 @@ def test_a_damaged_part_is_deleted_after_the_check(server):
 def test_an_error_of_the_server_names_the_address_and_the_way_out(server, fault):
     server.fault = fault
     path = re.escape(str(cache.folder() / NAME))
-    with pytest.raises(OSError, match=f"127.*/models/{NAME}: HTTP Error {fault}.*by hand to {path}"):
+    with pytest.raises(
+        OSError, match=f"127.*/models/{NAME}: HTTP Error {fault}.*by hand to {path}"
+    ):
         download.fetch(NAME)
     assert cached() == {}
 
@@ -247,7 +263,7 @@ def test_a_full_disk(server):
 
 
 def test_two_at_once_download_one_file(server, capfd):
-    # Threads stand for processes: the lock belongs to the open file, of which each has its own.
+    # Threads replace processes here: a lock belongs to an open file, and each thread opens its own.
     server.fault = "slow"
     threads = [threading.Thread(target=download.fetch, args=(NAME,)) for _ in range(2)]
     for thread in threads:
@@ -265,7 +281,9 @@ def test_a_damaged_file_in_the_cache_is_refused(server):
         download.fetch(NAME)
 
 
-@pytest.mark.parametrize("name", ["resnet50.pth", "../resnet50-0676ba61.pth", "resnet50-0676ba6.pth", ""])
+@pytest.mark.parametrize(
+    "name", ["resnet50.pth", "../resnet50-0676ba61.pth", "resnet50-0676ba6.pth", ""]
+)
 def test_a_name_without_a_digest_is_refused(name):
     with pytest.raises(ValueError, match=re.escape(repr(name))):
         download.fetch(name)

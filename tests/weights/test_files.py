@@ -1,4 +1,4 @@
-"""Weight files: what is written is read back, and refusals name the file and everything wrong in it."""
+"""Weight files are read back as written; error messages name the file and every error."""
 
 import hashlib
 import json
@@ -20,9 +20,21 @@ EVERYWHERE = (
 @pytest.fixture
 def arrays():
     matrix = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    dtypes = {f"dtypes/{np.dtype(dtype).name}": np.array([[0, 1, 2], [1, 0, 3]]).astype(dtype) for dtype in EVERYWHERE}
-    orders = {"transposed": matrix.T, "fortran": np.asfortranarray(matrix), "part": matrix[::2, 1:], "matrix": matrix}
-    shapes = {"zero.dimensional": np.array(2.5), "empty": np.zeros((0, 3), np.float32), "b\u00e9ta": np.ones(1)}
+    dtypes = {
+        f"dtypes/{np.dtype(dtype).name}": np.array([[0, 1, 2], [1, 0, 3]]).astype(dtype)
+        for dtype in EVERYWHERE
+    }
+    orders = {
+        "transposed": matrix.T,
+        "fortran": np.asfortranarray(matrix),
+        "part": matrix[::2, 1:],
+        "matrix": matrix,
+    }
+    shapes = {
+        "zero.dimensional": np.array(2.5),
+        "empty": np.zeros((0, 3), np.float32),
+        "b\u00e9ta": np.ones(1),
+    }
     return dtypes | orders | shapes | {"big endian": np.arange(3, dtype=">i4")}
 
 
@@ -38,14 +50,16 @@ def test_round_trip(tmp_path, arrays, suffix):
         assert loaded.arrays[name].dtype == array.dtype.newbyteorder("=")
         np.testing.assert_array_equal(loaded.arrays[name], array)
         assert loaded.arrays[name].shape == array.shape
-    if suffix != ".safetensors":  # Those are sorted when they are written.
+    if suffix != ".safetensors":  # The library sorts arrays when it writes them.
         assert list(loaded.arrays) == list(arrays)
 
 
 def test_a_safetensors_header_whose_length_begins_like_a_pickle(tmp_path):
     """The format pads headers to a multiple of 8 bytes: one length in 32 has the last byte 0x80."""
     for size in range(32):
-        files.write(tmp_path / "w.safetensors", {"a": np.zeros(2, np.float32)}, {"note": "x" * 8 * size})
+        files.write(
+            tmp_path / "w.safetensors", {"a": np.zeros(2, np.float32)}, {"note": "x" * 8 * size}
+        )
         assert list(files.read(tmp_path / "w.safetensors").arrays) == ["a"]
 
 
@@ -60,7 +74,9 @@ def test_unsigned_integers_where_the_format_has_them(tmp_path):
     array = np.array([1, 65_535], np.uint16)
     for suffix in (".npz", ".safetensors"):
         files.write(tmp_path / f"w{suffix}", {"x": array})
-        np.testing.assert_array_equal(files.read(tmp_path / f"w{suffix}").arrays["x"], array, strict=True)
+        np.testing.assert_array_equal(
+            files.read(tmp_path / f"w{suffix}").arrays["x"], array, strict=True
+        )
 
 
 @pytest.mark.parametrize("suffix", files.SUFFIXES)
@@ -140,7 +156,9 @@ def test_archives_of_numpy(tmp_path):
             np.testing.assert_array_equal(loaded[name], array, strict=True)
 
 
-@pytest.mark.parametrize("kind, found", [("C64", "complex64"), ("F8_E4M3", "float8"), ("I99", "I99")])
+@pytest.mark.parametrize(
+    "kind, found", [("C64", "complex64"), ("F8_E4M3", "float8"), ("I99", "I99")]
+)
 def test_safetensors_of_other_numbers_are_refused(tmp_path, kind, found):
     size = 8 if kind == "C64" else 1
     header = json.dumps({"x": {"dtype": kind, "shape": [1], "data_offsets": [0, size]}}).encode()
@@ -156,7 +174,8 @@ def test_numpy_reads_ours(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "array", [np.array([{"not": "an array"}], dtype=object), np.array(["text"]), np.zeros(2, "i4,i4")]
+    "array",
+    [np.array([{"not": "an array"}], dtype=object), np.array(["text"]), np.zeros(2, "i4,i4")],
 )
 def test_archives_of_other_things_than_numbers_are_refused(tmp_path, array):
     path = tmp_path / "w.npz"
@@ -166,7 +185,8 @@ def test_archives_of_other_things_than_numbers_are_refused(tmp_path, array):
 
 
 @pytest.mark.parametrize(
-    "shape", [b"(999999999999,), }", b"(3,), }           ", b"(-4, -1), }       ", b"(4, ), 'x': 1}    "]
+    "shape",
+    [b"(999999999999,), }", b"(3,), }           ", b"(-4, -1), }       ", b"(4, ), 'x': 1}    "],
 )
 def test_a_header_that_declares_another_shape_takes_no_memory(tmp_path, shape):
     np.savez(tmp_path / "good.npz", a=np.zeros(4))
@@ -180,7 +200,9 @@ def test_a_header_that_declares_another_shape_takes_no_memory(tmp_path, shape):
 
 
 @pytest.mark.parametrize("record", [b"[]", b'{"a": 1}', b"{", b"[" * 100_000, b"\xff"])
-@pytest.mark.parametrize("suffix, name", [(".npz", "maskrcnn_jax.json"), (".pth", "archive/maskrcnn_jax.json")])
+@pytest.mark.parametrize(
+    "suffix, name", [(".npz", "maskrcnn_jax.json"), (".pth", "archive/maskrcnn_jax.json")]
+)
 def test_metadata_that_are_not_text_by_key_are_refused(tmp_path, suffix, name, record):
     path, bad = tmp_path / f"w{suffix}", tmp_path / f"bad{suffix}"
     files.write(path, {"x": np.ones(2)})

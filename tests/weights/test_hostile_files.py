@@ -1,4 +1,4 @@
-"""Files made to run code, to fill the memory or to read beyond their bytes: all are refused by name, none runs."""
+"""Hostile files, made to run code, exhaust memory or read beyond their bytes, are refused."""
 
 import argparse
 import io
@@ -17,7 +17,9 @@ FOUR = np.arange(4, dtype=np.float32)
 
 
 def tensor(shape=(4,), strides=(1,), offset=0, num_elements=4):
-    return build.mapping({"x": build.tensor(build.storage("0", num_elements), shape, strides, offset)})
+    return build.mapping(
+        {"x": build.tensor(build.storage("0", num_elements), shape, strides, offset)}
+    )
 
 
 def assert_refused(tmp_path, content, match=""):
@@ -28,7 +30,7 @@ def assert_refused(tmp_path, content, match=""):
 
 
 def attacks(marker):
-    """Pickles that create the marker when Python's own unpickler loads them."""
+    """Makes pickles that create the marker when Python's own unpickler loads them."""
     shell, code = build.text(f"touch {marker}"), build.text(f"open({str(marker)!r}, 'w').close()")
     namespace = build.name("argparse", "Namespace") + b")\x81"
     setstate = build.mapping({"__setstate__": SYSTEM})
@@ -37,12 +39,25 @@ def attacks(marker):
         "reduce posix": build.call(build.name("posix", "system"), shell),
         "reduce eval": build.call(build.name("builtins", "eval"), code),
         "reduce exec": build.call(build.name("builtins", "exec"), code),
-        "names on the stack": build.text("os") + build.text("system") + b"\x93" + build.sequence(shell) + b"R",
-        "dotted name": build.text("os") + build.text("path.os.system") + b"\x93" + build.sequence(shell) + b"R",
+        "names on the stack": build.text("os")
+        + build.text("system")
+        + b"\x93"
+        + build.sequence(shell)
+        + b"R",
+        "dotted name": build.text("os")
+        + build.text("path.os.system")
+        + b"\x93"
+        + build.sequence(shell)
+        + b"R",
         "inst": b"(" + shell + b"ios\nsystem\n",
         "obj": b"(" + SYSTEM + shell + b"o",
         "newobj and build": namespace + setstate + b"b" + shell + b"b",
-        "newobj with keywords": build.name("argparse", "Namespace") + b")}\x92" + setstate + b"b" + shell + b"b",
+        "newobj with keywords": build.name("argparse", "Namespace")
+        + b")}\x92"
+        + setstate
+        + b"b"
+        + shell
+        + b"b",
         "build on a dict": build.ORDERED_DICT + setstate + b"b" + shell + b"b",
         "hidden in a value": build.mapping({"x": build.call(SYSTEM, shell), "y": b"N"}),
         "dropped from the stack": build.call(SYSTEM, shell) + b"0}",
@@ -54,7 +69,7 @@ def attacks(marker):
 def test_code_is_not_run(tmp_path, attack, place):
     marker = tmp_path / "marker"
     content = attacks(marker)[attack]
-    # Shows that the attack is one.
+    # Python's own unpickler shows that the attack works.
     pickle.loads(b"\x80\x04" + content + b".")
     assert marker.exists()
     marker.unlink()
@@ -72,7 +87,12 @@ def test_code_is_not_run(tmp_path, attack, place):
 
 def test_a_persistent_id_is_not_code_either(tmp_path):
     module = build.sequence(build.text("module"), SYSTEM, build.text("a"), build.text("b")) + b"Q"
-    for identifier in (module, b"Pmarker\n", build.sequence() + b"Q", build.storage("0", 1, "system")):
+    for identifier in (
+        module,
+        b"Pmarker\n",
+        build.sequence() + b"Q",
+        build.storage("0", 1, "system"),
+    ):
         assert_refused(tmp_path, build.zip_file(identifier, {}))
 
 
@@ -93,7 +113,9 @@ def test_what_needs_a_class_is_refused_with_a_way_out(tmp_path):
     arguments = pickle.dumps(argparse.Namespace(rate=0.1), 2)[2:-1]
     content = build.mapping({"args": arguments, "model": tensor()})
     assert_refused(
-        tmp_path, build.zip_file(content, {"0": FOUR.tobytes()}), r"argparse.Namespace.*model.state_dict\(\)"
+        tmp_path,
+        build.zip_file(content, {"0": FOUR.tobytes()}),
+        r"argparse.Namespace.*model.state_dict\(\)",
     )
 
 
@@ -103,7 +125,10 @@ def test_what_needs_a_class_is_refused_with_a_way_out(tmp_path):
         pytest.param(b"]" * 3_000 + b"a" * 2_999, id="deep list"),
         pytest.param(b"}" + b")" + b"\x85" * 3_000 + b"Ns", id="deep tuple as a key"),
         pytest.param(b"]q\x00h\x00a", id="a list in itself"),
-        pytest.param(b"]" + b"q\x00(" + b"h\x00" * 9 + b"t" + b"q\x00(h\x00h\x00h\x00t" * 60, id="exponential tuples"),
+        pytest.param(
+            b"]" + b"q\x00(" + b"h\x00" * 9 + b"t" + b"q\x00(h\x00h\x00h\x00t" * 60,
+            id="exponential tuples",
+        ),
         pytest.param(b"r\xff\xff\xff\xff", id="memo of nothing"),
         pytest.param(b"]r\xff\xff\xff\xff", id="memo far away"),
         pytest.param(b"h\x07", id="memo never stored"),
@@ -124,11 +149,22 @@ def test_what_needs_a_class_is_refused_with_a_way_out(tmp_path):
         pytest.param(b"}X\x01\x00\x00\x00xK\x05s", id="number as a tensor"),
         pytest.param(b"}K\x05K\x05s", id="number as a name"),
         pytest.param(b"]", id="list"),
-        pytest.param(build.call(build.name("collections", "OrderedDict"), b"K\x05"), id="dict of a number"),
-        pytest.param(build.call(build.name("collections", "OrderedDict"), b"](N]e"), id="dict of no pairs"),
-        pytest.param(build.call(build.name("torch._utils", "_rebuild_tensor_v2")), id="tensor of nothing"),
-        pytest.param(build.call(build.name("torch._utils", "_rebuild_parameter"), b"N", b"N", b"N"), id="no parameter"),
-        pytest.param(build.call(build.name("collections", "Counter"), b"K\x05"), id="counter of a number"),
+        pytest.param(
+            build.call(build.name("collections", "OrderedDict"), b"K\x05"), id="dict of a number"
+        ),
+        pytest.param(
+            build.call(build.name("collections", "OrderedDict"), b"](N]e"), id="dict of no pairs"
+        ),
+        pytest.param(
+            build.call(build.name("torch._utils", "_rebuild_tensor_v2")), id="tensor of nothing"
+        ),
+        pytest.param(
+            build.call(build.name("torch._utils", "_rebuild_parameter"), b"N", b"N", b"N"),
+            id="no parameter",
+        ),
+        pytest.param(
+            build.call(build.name("collections", "Counter"), b"K\x05"), id="counter of a number"
+        ),
         pytest.param(build.call(build.name("torch", "Size"), b"K\x05"), id="size of a number"),
     ],
 )
@@ -147,8 +183,14 @@ def test_pickles_that_break_or_fill_an_unpickler(tmp_path, content):
         pytest.param({"shape": (-4,)}, "natural", id="negative size"),
         pytest.param({"strides": (2,)}, "reaches to element 7", id="stride"),
         pytest.param({"shape": (5,)}, "reaches to element 5", id="size"),
-        pytest.param({"shape": (1 << 32, 1 << 32), "strides": (1 << 32, 1)}, "reaches", id="sizes that overflow"),
-        pytest.param({"shape": (2, 2), "strides": (1 << 63, 1)}, "reaches", id="stride that overflows"),
+        pytest.param(
+            {"shape": (1 << 32, 1 << 32), "strides": (1 << 32, 1)},
+            "reaches",
+            id="sizes that overflow",
+        ),
+        pytest.param(
+            {"shape": (2, 2), "strides": (1 << 63, 1)}, "reaches", id="stride that overflows"
+        ),
         pytest.param({"shape": (1 << 62, 0), "strides": (1, 1)}, "sizes", id="huge and empty"),
         pytest.param({"shape": (1 << 40,), "strides": (0,)}, "sizes", id="repeated without bound"),
         pytest.param({"shape": (2, 2)}, "2 axes and 1 strides", id="too few strides"),
@@ -165,9 +207,13 @@ def test_storages_of_another_size_than_declared(tmp_path, num_elements):
     content = tensor(shape=(0,), num_elements=num_elements)
     assert_refused(tmp_path, build.zip_file(content, {"0": FOUR.tobytes()}))
     assert_refused(tmp_path, build.legacy_file(content, {"0": FOUR}))
-    declared = struct.pack("<q", min(max(num_elements, 0), 1 << 61))  # The file agrees, but ends too soon.
+    # The number before the storage agrees with the declared one, but the file ends too early.
+    declared = struct.pack("<q", min(max(num_elements, 0), 1 << 61))
     if num_elements > 4:
-        assert_refused(tmp_path, build.legacy_file(content, {"0": FOUR}).replace(struct.pack("<q", 4), declared))
+        assert_refused(
+            tmp_path,
+            build.legacy_file(content, {"0": FOUR}).replace(struct.pack("<q", 4), declared),
+        )
 
 
 def test_storages_that_are_missing_twofold_or_contradictory(tmp_path):
@@ -180,23 +226,35 @@ def test_storages_that_are_missing_twofold_or_contradictory(tmp_path):
     assert_refused(tmp_path, build.zip_file(both, {"0": FOUR.tobytes()}), "declared twice")
     assert_refused(tmp_path, build.zip_file(tensor(), {}), "no record")
     for keys in (b"]", b"](" + build.text("0") * 2 + b"e", b"](K\x00e", b"N"):
-        assert_refused(tmp_path, build.legacy_file(tensor(), {"0": FOUR}, keys=build.protocol2(keys)), "storages")
+        assert_refused(
+            tmp_path,
+            build.legacy_file(tensor(), {"0": FOUR}, keys=build.protocol2(keys)),
+            "storages",
+        )
 
 
 def test_a_legacy_storage_of_negative_size_that_no_tensor_uses(tmp_path):
     content = build.mapping({"unused": build.storage("0", -4, "FloatStorage", b"N"), "model": b"}"})
-    file = build.legacy_file(content, {"0": FOUR}).replace(struct.pack("<q", 4), struct.pack("<q", -4))
+    file = build.legacy_file(content, {"0": FOUR}).replace(
+        struct.pack("<q", 4), struct.pack("<q", -4)
+    )
     assert_refused(tmp_path, file, "not a storage")
 
 
 def test_a_legacy_file_of_another_protocol(tmp_path):
-    file = build.legacy_file(tensor(), {"0": FOUR}).replace(build.PROTOCOL, build.protocol2(build.integer(1002)))
+    file = build.legacy_file(tensor(), {"0": FOUR}).replace(
+        build.PROTOCOL, build.protocol2(build.integer(1002))
+    )
     assert_refused(tmp_path, file, "protocol 1001")
 
 
 def test_marks_that_change_the_values_of_a_tensor(tmp_path):
     negated = build.tensor(build.storage("0", 4), (4,), (1,), 0, build.mapping({"neg": b"\x88"}))
-    assert_refused(tmp_path, build.zip_file(build.mapping({"x": negated}), {"0": FOUR.tobytes()}), "unknown way")
+    assert_refused(
+        tmp_path,
+        build.zip_file(build.mapping({"x": negated}), {"0": FOUR.tobytes()}),
+        "unknown way",
+    )
 
 
 def test_archives_that_unpack_to_much(tmp_path):
@@ -205,7 +263,9 @@ def test_archives_that_unpack_to_much(tmp_path):
     assert len(bomb) < 1 << 20
     assert_refused(tmp_path, bomb, "compressed")
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (70 << 18,)})
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (70 << 18,)}
+    )
     bomb = build.archive({"x.npy": header.getvalue() + zeros}, zipfile.ZIP_DEFLATED)
     assert_refused(tmp_path, bomb, "unpack to 734")
 
@@ -232,9 +292,13 @@ def test_a_directory_of_the_archive_that_lies(tmp_path):
 
 def test_a_record_inside_another_one(tmp_path):
     outer = build.archive({"model/data/1": FOUR.tobytes()})[:58]
-    content = build.zip_file(tensor(num_elements=len(outer) // 4), {"0": outer, "1": FOUR.tobytes()})
+    content = build.zip_file(
+        tensor(num_elements=len(outer) // 4), {"0": outer, "1": FOUR.tobytes()}
+    )
     start = content.index(outer)
-    assert_refused(tmp_path, build.patched_directory(content, "model/data/1", start=start), "overlaps")
+    assert_refused(
+        tmp_path, build.patched_directory(content, "model/data/1", start=start), "overlaps"
+    )
 
 
 @pytest.mark.parametrize("size", [0, 3, 1000, 1 << 25])
@@ -273,13 +337,17 @@ def test_records_of_one_name(tmp_path):
 @pytest.mark.parametrize("size", [0, 1, 24, 60, 0.5, 0.9, -1])
 def test_truncated_files(tmp_path, size):
     arrays = {"x": np.arange(100, dtype=np.float32), "y": np.ones((2, 3))}
-    items = build.mapping({"x": build.tensor(build.storage("0", 4, "FloatStorage", b"N"), (4,), (1,))})
+    items = build.mapping(
+        {"x": build.tensor(build.storage("0", 4, "FloatStorage", b"N"), (4,), (1,))}
+    )
     contents = [build.legacy_file(items, {"0": FOUR})]
     for suffix in files.SUFFIXES:
         files.write(tmp_path / f"w{suffix}", arrays)
         contents.append((tmp_path / f"w{suffix}").read_bytes())
     for content in contents:
-        assert_refused(tmp_path, content[: int(size * len(content)) if isinstance(size, float) else size])
+        assert_refused(
+            tmp_path, content[: int(size * len(content)) if isinstance(size, float) else size]
+        )
 
 
 @pytest.mark.parametrize("kind", ["legacy", *files.SUFFIXES])

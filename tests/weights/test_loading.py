@@ -1,4 +1,4 @@
-"""Weights of whole detectors: what fits is loaded, what does not is named, and the report tells the difference."""
+"""Weights of whole detectors: fitting arrays are loaded, misfits are named, and both reported."""
 
 import hashlib
 import json
@@ -8,35 +8,33 @@ import jax
 import numpy as np
 import pytest
 
-from maskrcnn_jax import checkpoints, training
-from maskrcnn_jax.config import Config, ModelConfig, RoIConfig
+from maskrcnn_jax import presets, training
+from maskrcnn_jax.config import Config, DetectionConfig, ModelConfig, ResNetConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.weights import architecture, download, files, loading, model_metadata, saving, torchvision
+from maskrcnn_jax.runs import checkpoints
+from maskrcnn_jax.weights import (
+    download,
+    files,
+    loading,
+    model_metadata,
+    saving,
+    torchvision,
+    torchvision_resnet,
+)
+from tests.weights.states import small, state_of, with_counters
+
+v1, v2 = presets.maskrcnn_resnet50_fpn, presets.maskrcnn_resnet50_fpn_v2
 
 HEADS = {
     f"roi_heads.{layer}.{kind}"
-    for layer in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits")
+    for layer in (
+        "box_predictor.cls_score",
+        "box_predictor.bbox_pred",
+        "mask_predictor.mask_fcn_logits",
+    )
     for kind in ("weight", "bias")
 }
-
-
-def small(config: ModelConfig, depth: int = 18, stem_channels: int = 4) -> ModelConfig:
-    config.depth, config.stem_channels = depth, stem_channels
-    config.fpn_channels, config.box_head_features, config.mask_head_channels = 8, 16, 12
-    config.box_head_channels = 10 if config.box_head_convs else config.box_head_channels
-    return config
-
-
-def state_of(config: ModelConfig) -> dict[str, np.ndarray]:
-    """Every number differs, so that no two arrays can be confused."""
-    random = np.random.default_rng(0)
-    return {entry.name: random.normal(size=entry.shape).astype(np.float32) for entry in torchvision.entries(config)}
-
-
-def with_counters(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    names = [name for name in state if name.endswith("running_var")]
-    return state | {name.replace("running_var", torchvision.COUNTER): np.array(7) for name in names}
 
 
 def assert_equal(a, b):
@@ -57,11 +55,13 @@ def write(tmp_path):
 @pytest.mark.parametrize(
     "config, counted",
     [
-        (small(architecture.v1(91)), False),
-        (small(architecture.v1(3, norm="batch")), True),
-        (small(architecture.v2(3), depth=50), True),
+        (small(v1(91)), False),
+        (small(v1(3, norm="batch")), True),
+        (small(v2(3), depth=50), True),
+        (small(presets.fasterrcnn_resnet50_fpn(91)), False),
+        (small(presets.fasterrcnn_resnet50_fpn_v2(3), depth=50), True),
     ],
-    ids=["v1", "v1-batch-norm", "v2"],
+    ids=["v1", "v1-batch-norm", "v2", "faster-v1", "faster-v2"],
 )
 def test_the_architecture_of_a_foreign_file_is_inferred(write, config, counted, suffix):
     state = state_of(config)
@@ -73,50 +73,46 @@ def test_the_architecture_of_a_foreign_file_is_inferred(write, config, counted, 
     assert loaded.report.digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
-def test_every_depth_is_told_from_the_others(depth):
-    assert architecture.infer(state_of(small(architecture.v1(5), depth))).depth == depth
-
-
-@pytest.mark.parametrize("build", [architecture.v1, architecture.v2])
-def test_released_architectures_know_their_function(build):
-    config = build(7)
-    assert architecture.BUILDERS[architecture.builder(config)] is build
-    config.depth = 101
-    assert architecture.builder(config) is None and "ResNet-101" in architecture.describe(config)
-
-
 def test_old_names_are_read_as_the_present_ones(write):
-    config = small(architecture.v1(3))
+    config = small(v1(3))
     state = state_of(config)
     old = {}
     for name, array in state.items():
-        name = re.sub(r"_blocks\.(\d)\.0\.", r"_blocks.\1.", name).replace("rpn.head.conv.0.0.", "rpn.head.conv.")
-        name = re.sub(r"mask_head\.(\d)\.0\.", lambda match: f"mask_head.mask_fcn{int(match[1]) + 1}.", name)
+        name = re.sub(r"_blocks\.(\d)\.0\.", r"_blocks.\1.", name).replace(
+            "rpn.head.conv.0.0.", "rpn.head.conv."
+        )
+        name = re.sub(
+            r"mask_head\.(\d)\.0\.", lambda match: f"mask_head.mask_fcn{int(match[1]) + 1}.", name
+        )
         old[name] = array
-    for name in ("backbone.fpn.inner_blocks.0.weight", "rpn.head.conv.weight", "roi_heads.mask_head.mask_fcn1.weight"):
+    for name in (
+        "backbone.fpn.inner_blocks.0.weight",
+        "rpn.head.conv.weight",
+        "roi_heads.mask_head.mask_fcn1.weight",
+    ):
         assert name in old
     loaded = loading.load(write(old))
     assert_equal(loaded.variables, torchvision.from_state_dict(state, config))
-    assert len(loaded.report.renamed) == 26  # Eight convolutions of the pyramid, one of the RPN, four of the mask head.
+    # Weights and biases of eight convolutions of the FPN, one of the RPN, four of the mask head.
+    assert len(loaded.report.renamed) == 26
     assert "old names: 26" in str(loaded.report)
 
 
 @pytest.mark.parametrize("norm, counted", [("batch", False), ("frozen_batch", True)])
 def test_either_batch_norm_is_loaded_into_the_other(write, norm, counted):
-    config = small(architecture.v1(3, norm))
+    config = small(v1(3, norm))
     state = state_of(config)
     path = write(with_counters(state) if counted else state)
     assert_equal(loading.load(path, config).variables, torchvision.from_state_dict(state, config))
     ours = path.with_suffix(".npz")
     other = loading.load(path)
-    assert other.config.model.norm != norm
+    assert other.config.model.backbone.norm != norm
     saving.save(ours, other.config, other.variables, None)
     assert_equal(loading.load(ours, config).variables, torchvision.from_state_dict(state, config))
 
 
 def test_every_misfit_is_listed_in_one_error_that_names_the_file(write):
-    config = small(architecture.v1(3))
+    config = small(v1(3))
     state = state_of(config)
     del state["rpn.head.conv.0.0.bias"]
     del state["backbone.body.layer1.0.conv1.weight"]
@@ -137,16 +133,25 @@ def test_every_misfit_is_listed_in_one_error_that_names_the_file(write):
 
 
 def test_a_file_of_another_architecture_says_what_it_looks_like(write):
-    path = write(state_of(small(architecture.v1(3), depth=34)))
-    with pytest.raises(ValueError, match="does not fit .*ResNet-18-FPN.*looks like .*ResNet-34-FPN.*frozen batch norm"):
-        loading.load(path, small(architecture.v1(3)))
+    path = write(state_of(small(v1(3), depth=34)))
+    with pytest.raises(
+        ValueError,
+        match="does not fit .*ResNet-18-FPN.*looks like .*ResNet-34-FPN.*frozen batch norm",
+    ):
+        loading.load(path, small(v1(3)))
 
 
 @pytest.mark.parametrize(
     "names, message",
     [
         (["conv1.weight", "fc.weight"], "conv1.weight, fc.weight"),
-        ([e.name for e in torchvision.backbone_entries(ModelConfig(depth=18))], "ResNet-18 for classification"),
+        (
+            [
+                e.name
+                for e in torchvision_resnet.entries(ModelConfig(backbone=ResNetConfig(depth=18)))
+            ],
+            "ResNet-18 for classification",
+        ),
         ([], "no array"),
     ],
 )
@@ -157,17 +162,20 @@ def test_what_is_no_detector_is_refused(write, names, message):
 
 
 def test_what_is_not_there_is_refused_with_what_would_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match='absent.pth; expected such a path or "COCO_V1" or "V2_COCO_V1"$'):
+    with pytest.raises(
+        FileNotFoundError, match='absent.pth; expected such a path or "COCO_V1" or "V2_COCO_V1"$'
+    ):
         loading.load(tmp_path / "absent.pth")
     with pytest.raises(FileNotFoundError, match="COCO_V1; and torchvision released none"):
-        loading.load("COCO_V1", ModelConfig(depth=101))
+        loading.load("COCO_V1", ModelConfig(backbone=ResNetConfig(depth=101)))
 
 
 def test_another_number_of_classes_starts_the_heads_anew(write):
-    state = state_of(small(architecture.v1(6)))
-    path = write(state, metadata=model_metadata.encode(Config(model=small(architecture.v1(6))), Categories.numbered(5)))
+    state = state_of(small(v1(6)))
+    metadata = model_metadata.encode(Config(model=small(v1(6))), Categories.numbered(5))
+    path = write(state, metadata=metadata)
     loaded = loading.load(path, num_classes=3, seed=5)
-    config = small(architecture.v1(3))
+    config = small(v1(3))
     assert loaded.config.model == config and loaded.categories is None
     assert set(loaded.report.reinitialised) == HEADS
     assert all(name in str(loaded.report) for name in HEADS) and "6 classes" in str(loaded.report)
@@ -176,15 +184,15 @@ def test_another_number_of_classes_starts_the_heads_anew(write):
     back = torchvision.to_state_dict(loaded.variables, config)
     for name in state.keys() - HEADS:
         np.testing.assert_array_equal(back[name], state[name], err_msg=name)
-    bound = 16**-0.5  # PyTorch's default for 16 inputs.
+    bound = 16**-0.5  # The bound of PyTorch's default initialisation for 16 inputs.
     scores = np.abs(back["roi_heads.box_predictor.cls_score.weight"])
     assert scores.shape == (3, 16) and 0.8 * bound < scores.max() <= bound
 
 
 @pytest.mark.slow
 def test_new_heads_begin_as_those_of_a_new_model(write):
-    config = small(architecture.v1(3))
-    loaded = loading.load(write(state_of(small(architecture.v1(6)))), num_classes=3, seed=5)
+    config = small(v1(3))
+    loaded = loading.load(write(state_of(small(v1(6)))), num_classes=3, seed=5)
     ours = torchvision.to_state_dict(loaded.variables, config)
     initial = torchvision.to_state_dict(training.init_variables(MaskRCNN(config), seed=5), config)
     for name in HEADS:
@@ -192,13 +200,13 @@ def test_new_heads_begin_as_those_of_a_new_model(write):
 
 
 def test_the_same_number_of_classes_keeps_them(write):
-    path = write(state_of(small(architecture.v1(6))))
+    path = write(state_of(small(v1(6))))
     report = loading.load(path, num_classes=6).report
     assert report.reinitialised == () and "re-init" not in str(report)
 
 
 def test_heads_that_contradict_each_other_are_an_error_whatever_the_number(write):
-    state = state_of(small(architecture.v1(6)))
+    state = state_of(small(v1(6)))
     state["roi_heads.mask_predictor.mask_fcn_logits.bias"] = np.zeros(3, np.float32)
     with pytest.raises(ValueError, match=r"mask_fcn_logits.bias has shape \(3,\), expected \(6,\)"):
         loading.load(write(state), num_classes=3)
@@ -207,88 +215,85 @@ def test_heads_that_contradict_each_other_are_an_error_whatever_the_number(write
 @pytest.mark.parametrize("num_classes", [1, -3])
 def test_a_number_without_an_object_is_refused(write, num_classes):
     with pytest.raises(ValueError, match="at least 2"):
-        loading.load(write(state_of(small(architecture.v1(3)))), num_classes=num_classes)
+        loading.load(write(state_of(small(v1(3)))), num_classes=num_classes)
 
 
-class TestEps:
-    """The order of precedence: argument, configuration, file of ours, released file, torchvision's default."""
+@pytest.fixture
+def released(write, monkeypatch):
+    """A file that the table of released names knows by its digest."""
+    path = write(state_of(small(v1(3))))
+    name = f"any-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"
+    monkeypatch.setitem(download.DETECTORS, "maskrcnn_resnet50_fpn", name)
+    return path
 
-    @pytest.fixture
-    def released(self, write, monkeypatch):
-        """A file that the table of released names knows by its digest."""
-        path = write(state_of(small(architecture.v1(3))))
-        name = f"any-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"
-        monkeypatch.setitem(download.DETECTORS, "maskrcnn_resnet50_fpn", name)
-        return path
 
-    def test_the_released_file_has_none(self, released):
-        loaded = loading.load(released)
-        assert loaded.config.model.norm_eps == loaded.report.norm_eps == 0.0
-        assert "eps of the norms: 0, as the released" in str(loaded.report)
+def test_the_eps_of_a_released_file_stays_with_what_is_saved(released, tmp_path):
+    loaded = loading.load(released)
+    assert loaded.config.model.backbone.norm_eps == 0.0
+    assert "eps of the norms: 0, as the released" in str(loaded.report)
+    saving.save(tmp_path / "ours.npz", loaded.config, loaded.variables, None)
+    loaded = loading.load(tmp_path / "ours.npz")
+    assert loaded.config.model.backbone.norm_eps == 0.0
+    assert "as the weights say" in str(loaded.report)
+    trained = small(v1(3, "batch"))
+    assert loading.load(tmp_path / "ours.npz", trained).config.model.backbone.norm_eps == 1e-5
 
-    def test_a_configuration_that_says_nothing_gives_way(self, released):
-        assert loading.load(released, small(architecture.v1(3))).config.model.norm_eps == 0.0
 
-    def test_a_configuration_that_says_something_wins(self, released):
-        config = small(architecture.v1(3))
-        config.norm_eps = 1e-3
-        loaded = loading.load(released, config)
-        assert loaded.config.model.norm_eps == 1e-3 and "as the configuration says" in str(loaded.report)
+def test_the_eps_of_the_argument_and_of_the_configuration(released):
+    config = small(v1(3))
+    assert loading.load(released, config).config.model.backbone.norm_eps == 0.0
+    config.backbone.norm_eps = 1e-3
+    assert loading.load(released, config).config.model.backbone.norm_eps == 1e-3
+    loaded = loading.load(released, config, norm_eps=1e-4)
+    assert loaded.config.model.backbone.norm_eps == 1e-4 and "as given" in str(loaded.report)
 
-    def test_the_argument_wins_over_all(self, released):
-        config = small(architecture.v1(3))
-        config.norm_eps = 1e-3
-        loaded = loading.load(released, config, norm_eps=1e-4)
-        assert loaded.config.model.norm_eps == 1e-4 and "as given" in str(loaded.report)
 
-    def test_a_norm_that_trains_needs_one(self, released):
-        assert loading.load(released, small(architecture.v1(3, "batch"))).config.model.norm_eps == 1e-5
-
-    def test_any_other_file_has_torchvisions(self, write):
-        loaded = loading.load(write(state_of(small(architecture.v1(3)))))
-        assert loaded.config.model.norm_eps == 1e-5 and "torchvision's default" in str(loaded.report)
-
-    def test_a_file_of_ours_says_it(self, released, tmp_path):
-        loaded = loading.load(released)
-        saving.save(tmp_path / "ours.npz", loaded.config, loaded.variables, None)
-        loaded = loading.load(tmp_path / "ours.npz")
-        assert loaded.config.model.norm_eps == 0.0 and "as the weights say" in str(loaded.report)
-        trains = loading.load(tmp_path / "ours.npz", small(architecture.v1(3, "batch")))
-        assert trains.config.model.norm_eps == 1e-5
+def test_the_report_says_the_eps_of_each_part_where_they_differ(write):
+    config = small(v2(3))
+    config.fpn.norm_eps = 1e-3
+    report = str(loading.load(write(with_counters(state_of(config))), config).report)
+    assert "eps of the norms of backbone: 1e-05, torchvision's default\n" in report
+    assert "eps of the norms of fpn: 0.001, as the configuration says\n" in report
 
 
 class TestCategories:
     def test_91_columns_are_cocos_own_ids(self, write):
-        categories = loading.load(write(state_of(small(architecture.v1(91))))).categories
+        categories = loading.load(write(state_of(small(v1(91))))).categories
         assert len(categories) == 90 and categories.ids == tuple(range(1, 91))
-        assert (categories.name(1), categories.name(44), categories.name(90)) == ("person", "bottle", "toothbrush")
+        assert (categories.name(1), categories.name(44), categories.name(90)) == (
+            "person",
+            "bottle",
+            "toothbrush",
+        )
         gaps = [i for i in categories.ids if categories.name(i) == "N/A"]
         assert gaps == [12, 26, 29, 30, 45, 66, 68, 69, 71, 83]
 
     def test_of_another_count_nobody_knows_them(self, write):
-        assert loading.load(write(state_of(small(architecture.v1(90))))).categories is None
+        assert loading.load(write(state_of(small(v1(90))))).categories is None
 
     def test_a_file_of_ours_with_91_columns_says_it_or_nobody_does(self, write):
-        config = small(architecture.v1(91))
+        config = small(v1(91))
         path = write(state_of(config), metadata=model_metadata.encode(Config(model=config), None))
         assert loading.load(path).categories is None
 
     def test_a_file_that_carries_them_wins(self, write):
         mine = Categories(tuple(range(101, 191)), tuple(map(str, range(90))))
         metadata = {model_metadata.CATEGORIES: str(mine.to_json()).replace("'", '"')}
-        assert loading.load(write(state_of(small(architecture.v1(91))), metadata=metadata)).categories == mine
+        assert loading.load(write(state_of(small(v1(91))), metadata=metadata)).categories == mine
 
     def test_as_many_as_the_model_has(self, write):
         metadata = {model_metadata.CATEGORIES: '[{"id": 1, "name": "cat"}]'}
         with pytest.raises(ValueError, match="3 classes with background, but 1 categories"):
-            loading.load(write(state_of(small(architecture.v1(3))), metadata=metadata))
+            loading.load(write(state_of(small(v1(3))), metadata=metadata))
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".pth", ".safetensors"])
 def test_what_we_save_comes_back_with_all_that_belongs_to_it(tmp_path, suffix):
-    config = Config(model=small(architecture.v1(3), stem_channels=64))
+    config = Config(model=small(v1(3), stem_channels=64))
     config.model.rpn.anchor_sizes = (8, 16, 32, 64, 128)
-    config.model.backbone_weights = "somewhere/else.npz"
+    config.backbone_weights = "somewhere/else.npz"
+    config.detection = DetectionConfig(score_threshold=0.3, num_detections=7)
+    config.execution.rematerialise = True
     config.data.test_short_side, config.data.test_buckets = 320, ((320, 320), (320, 448))
     categories = Categories((5, 17), ("cat", "dog"))
     variables = torchvision.from_state_dict(state_of(config.model), config.model)
@@ -297,7 +302,9 @@ def test_what_we_save_comes_back_with_all_that_belongs_to_it(tmp_path, suffix):
     assert_equal(loaded.variables, variables)
     assert loaded.categories == categories
     assert loaded.config.model.rpn.anchor_sizes == (8, 16, 32, 64, 128)
-    assert loaded.config.model.backbone_weights is None
+    assert loaded.config.model == config.model and loaded.config.detection == config.detection
+    assert loaded.config.backbone_weights is None
+    assert loaded.config.execution == Config().execution  # A file does not store this.
     assert loaded.config.data == config.data
 
 
@@ -311,29 +318,12 @@ def test_a_model_torchvision_lacks_travels_as_npz_only(tmp_path, tiny):
     assert loaded.config.model == config.model and "group norm" in loaded.report.architecture
     assert_equal(loaded.variables, variables)
     with pytest.raises(ValueError, match="torchvision's names.*'group'"):
-        files.write(tmp_path / "w.pth", state_of(small(architecture.v1(4))))
+        files.write(tmp_path / "w.pth", state_of(small(v1(4))))
         loading.load(tmp_path / "w.pth", config.model)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"stem_channels": 32},
-        {"stride_in_1x1": True},
-        {"norm": "group"},
-        {"box_head_layers": 1},
-        {"roi": RoIConfig(pooling="pool")},
-    ],
-    ids=str,
-)
-def test_what_torchvision_would_compute_otherwise_is_refused(change):
-    with pytest.raises(ValueError, match=next(iter(change))):
-        saving.check_torchvision_has(ModelConfig(**change))
-    saving.check_torchvision_has(ModelConfig(depth=101))
-
-
 def test_our_own_names_without_a_configuration_need_one(tmp_path):
-    config = small(architecture.v1(3))
+    config = small(v1(3))
     variables = torchvision.from_state_dict(state_of(config), config)
     saving.save(tmp_path / "w.npz", Config(model=config), variables, None)
     files.write(tmp_path / "bare.npz", files.read(tmp_path / "w.npz").arrays)
@@ -355,7 +345,7 @@ def test_our_own_names_without_a_configuration_need_one(tmp_path):
     ],
 )
 def test_broken_metadata_is_refused_with_the_name_of_the_file(write, metadata):
-    path = write(state_of(small(architecture.v1(3))), metadata=metadata)
+    path = write(state_of(small(v1(3))), metadata=metadata)
     with pytest.raises(ValueError, match=f"{path}.*{next(iter(metadata))}"):
         loading.load(path)
 
@@ -364,38 +354,94 @@ def test_broken_metadata_is_refused_with_the_name_of_the_file(write, metadata):
 @pytest.mark.parametrize(
     "model, field",
     [
-        ({"depth": 19}, "model.depth"),
-        ({"depth": "18"}, "model.depth"),
-        ({"norm": "foo"}, "model.norm"),
-        ({"norm": "group", "stem_channels": 8}, "model.stem_channels"),
+        ({"backbone": {"depth": 19}}, "model.backbone.depth"),
+        ({"backbone": {"depth": "18"}}, "model.backbone.depth"),
+        ({"backbone": {"norm": "foo"}}, "model.backbone.norm"),
+        ({"backbone": {"norm": "group", "stem_channels": 8}}, "model.backbone.stem_channels"),
+        ({"backbone": None}, "model.backbone"),
         ({"dtype": "float99"}, "model.dtype"),
-        ({"stem_channels": 0}, "model.stem_channels"),
-        ({"mask_head_convs": 1_000_000_000}, "model.mask_head_convs"),
-        ({"norm_eps": float("nan")}, "model.norm_eps"),
+        ({"backbone": {"stem_channels": 0}}, "model.backbone.stem_channels"),
+        ({"mask_head": {"num_convs": 1_000_000_000}}, "model.mask_head.num_convs"),
+        ({"backbone": {"norm_eps": float("nan")}}, "model.backbone.norm_eps"),
         ({"rpn": {"anchor_sizes": [32]}}, "model.rpn.anchor_sizes"),
         ({"roi": {"sampling_ratio": 1_000_000_000}}, "model.roi.sampling_ratio"),
-        ({"detection": {"num_detections": 10**30}}, "model.detection.num_detections"),
     ],
     ids=str,
 )
 def test_a_field_that_cannot_be_is_named_with_the_file(tmp_path, named_by, model, field):
-    name = {"ours": "params/box_head/cls_score/bias", "torchvision": "roi_heads.box_predictor.cls_score.bias"}[named_by]
+    name = {
+        "ours": "params/box_head/cls_score/bias",
+        "torchvision": "roi_heads.box_predictor.cls_score.bias",
+    }[named_by]
     path = tmp_path / "weights.npz"
-    files.write(path, {name: np.zeros(81, np.float32)}, {model_metadata.CONFIG: json.dumps({"model": model})})
-    with pytest.raises(ValueError, match=f"{path} .*metadata '{model_metadata.CONFIG}' is broken: .*{field} must be"):
+    files.write(
+        path,
+        {name: np.zeros(81, np.float32)},
+        {model_metadata.CONFIG: json.dumps({"model": model})},
+    )
+    with pytest.raises(
+        ValueError,
+        match=f"{path} .*metadata '{model_metadata.CONFIG}' is broken: .*{field} must be",
+    ):
+        loading.load(path)
+
+
+def test_a_setting_of_detection_that_cannot_be_is_named(write):
+    metadata = {model_metadata.CONFIG: json.dumps({"detection": {"num_detections": 10**30}})}
+    path = write(state_of(small(v1(3))), metadata=metadata)
+    with pytest.raises(ValueError, match=f"{path} .*detection.num_detections must be"):
         loading.load(path)
 
 
 def test_names_are_said_to_be_those_that_a_file_has(tmp_path):
-    config = ModelConfig(depth=18, stem_channels=4)
+    config = ModelConfig(backbone=ResNetConfig(depth=18, stem_channels=4))
     config.roi.sampling_ratio = -1
-    files.write(tmp_path / "weights.npz", {"params/box_head/cls_score/bias": np.zeros(81, np.float32)})
-    with pytest.raises(ValueError, match="weights.npz has our names, but sampling_ratio must be positive"):
+    files.write(
+        tmp_path / "weights.npz", {"params/box_head/cls_score/bias": np.zeros(81, np.float32)}
+    )
+    with pytest.raises(
+        ValueError, match="weights.npz has our names, but sampling_ratio must be positive"
+    ):
         loading.load(tmp_path / "weights.npz", config)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".pth", ".safetensors"])
+def test_faster_rcnn_travels_in_every_format(tmp_path, suffix):
+    config = Config(model=small(presets.fasterrcnn_resnet50_fpn_v2(3), stem_channels=64))
+    variables = torchvision.from_state_dict(state_of(config.model), config.model)
+    saving.save(tmp_path / f"w{suffix}", config, variables, None)
+    loaded = loading.load(tmp_path / f"w{suffix}")
+    assert loaded.config.model == config.model and loaded.config.model.mask_head is None
+    assert "mask_head" not in loaded.variables["params"]
+    # The backbone has 18 layers, so the name of no released architecture fits.
+    assert "fasterrcnn_resnet50_fpn_v2" not in loaded.report.architecture
+    assert loaded.report.architecture.startswith("Faster R-CNN with ResNet-18-FPN")
+    assert_equal(loaded.variables, variables)
+
+
+@pytest.mark.parametrize("has_masks", [True, False])
+def test_masks_cannot_be_added_or_left_out(write, has_masks):
+    with_masks = small(v1(3))
+    without = small(presets.fasterrcnn_resnet50_fpn(3))
+    wanted, given = (with_masks, without) if has_masks else (without, with_masks)
+    with pytest.raises(ValueError, match="roi_heads.mask_head.0.0.weight"):
+        loading.load(write(state_of(given)), wanted)
+
+
+def test_a_model_of_four_channels_is_saved_and_loaded(tmp_path):
+    config = Config(
+        model=small(ModelConfig(num_classes=3, image_mean=(0.5,) * 4, image_std=(1.0,) * 4))
+    )
+    variables = torchvision.from_state_dict(state_of(config.model), config.model)
+    saving.save(tmp_path / "w.npz", config, variables, None)
+    loaded = loading.load(tmp_path / "w.npz")
+    assert loaded.config.model == config.model
+    assert loaded.variables["params"]["backbone"]["conv1"]["kernel"].shape == (7, 7, 4, 4)
+    assert_equal(loaded.variables, variables)
+
+
 def test_a_run_directory_is_loaded_with_its_experiment(tmp_path, monkeypatch):
-    config = Config(model=small(architecture.v1(3)), num_steps=7)
+    config = Config(model=small(v1(3)), num_steps=7)
     variables = torchvision.from_state_dict(state_of(config.model), config.model)
     categories = Categories((3, 9), ("cat", "dog"))
     run = checkpoints.Run(config, categories, variables | {"batch_stats": {}}, 7)
@@ -413,6 +459,8 @@ def test_a_run_directory_is_loaded_with_its_experiment(tmp_path, monkeypatch):
 
 
 def test_released_files_follow_the_architecture():
-    assert loading.released_for(architecture.v1(5)) == {"COCO_V1": "maskrcnn_resnet50_fpn"}
-    assert loading.released_for(architecture.v2(5)) == {"COCO_V1": "maskrcnn_resnet50_fpn_v2"}
-    assert loading.released_for(ModelConfig(depth=101)) == {}
+    assert loading.released_for(v1(5)) == {"COCO_V1": "maskrcnn_resnet50_fpn"}
+    assert loading.released_for(v2(5)) == {"COCO_V1": "maskrcnn_resnet50_fpn_v2"}
+    faster = presets.fasterrcnn_resnet50_fpn(5)
+    assert loading.released_for(faster) == {"COCO_V1": "fasterrcnn_resnet50_fpn"}
+    assert loading.released_for(ModelConfig(backbone=ResNetConfig(depth=101))) == {}

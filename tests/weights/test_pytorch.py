@@ -1,4 +1,4 @@
-"""PyTorch's two formats: what a state dict can be, byte by byte, and against PyTorch itself where it is installed."""
+"""PyTorch's two formats: state dicts byte by byte, and compared with PyTorch if installed."""
 
 from collections import OrderedDict
 
@@ -18,7 +18,7 @@ def read(tmp_path, content):
 
 
 def formats(items, storages, start=build.ORDERED_DICT):
-    """The same state dict in the zip and in the legacy format; legacy storages name their (missing) view."""
+    """Writes a state dict in both formats; the legacy format declares an empty view of storages."""
     zipped = build.mapping({key: make() for key, make in items.items()}, start)
     legacy = build.mapping({key: make(b"N") for key, make in items.items()}, start)
     return [
@@ -29,30 +29,59 @@ def formats(items, storages, start=build.ORDERED_DICT):
 
 def test_tensors_may_be_views_of_one_storage_in_any_order(tmp_path):
     def view(shape, strides, offset=0):
-        return lambda *more: build.tensor(build.storage("0", 12, "FloatStorage", *more), shape, strides, offset)
+        return lambda *more: build.tensor(
+            build.storage("0", 12, "FloatStorage", *more), shape, strides, offset
+        )
 
-    items = {"z": view((3, 4), (4, 1)), "transposed": view((4, 3), (1, 4)), "column": view((3,), (4,), 2)}
-    items |= {"scalar": view((), (), 11), "nothing": view((0, 3), (3, 1)), "end": view((0,), (1,), 12)}
-    expected = {"z": COUNT.reshape(3, 4), "transposed": COUNT.reshape(3, 4).T, "column": COUNT[2::4]}
+    items = {
+        "z": view((3, 4), (4, 1)),
+        "transposed": view((4, 3), (1, 4)),
+        "column": view((3,), (4,), 2),
+    }
+    items |= {
+        "scalar": view((), (), 11),
+        "nothing": view((0, 3), (3, 1)),
+        "end": view((0,), (1,), 12),
+    }
+    expected = {
+        "z": COUNT.reshape(3, 4),
+        "transposed": COUNT.reshape(3, 4).T,
+        "column": COUNT[2::4],
+    }
     expected |= {"scalar": COUNT[11], "nothing": np.zeros((0, 3)), "end": np.zeros(0)}
     for content in formats(items, {"0": COUNT}):
         arrays, metadata = read(tmp_path, content)
         assert list(arrays) == list(expected) and metadata == {}
         for name, array in expected.items():
-            np.testing.assert_array_equal(arrays[name], array, strict=name not in ("nothing", "end"))
+            np.testing.assert_array_equal(
+                arrays[name], array, strict=name not in ("nothing", "end")
+            )
 
 
 @pytest.mark.parametrize(
     "kind, dtype",
     [
-        *(("Double", np.float64), ("Float", np.float32), ("Half", np.float16), ("BFloat16", ml_dtypes.bfloat16)),
-        *(("Long", np.int64), ("Int", np.int32), ("Short", np.int16), ("Char", np.int8), ("Byte", np.uint8)),
+        *(
+            ("Double", np.float64),
+            ("Float", np.float32),
+            ("Half", np.float16),
+            ("BFloat16", ml_dtypes.bfloat16),
+        ),
+        *(
+            ("Long", np.int64),
+            ("Int", np.int32),
+            ("Short", np.int16),
+            ("Char", np.int8),
+            ("Byte", np.uint8),
+        ),
         ("Bool", np.bool_),
     ],
 )
 def test_dtypes(tmp_path, kind, dtype):
     array = np.array([0, 1, 1, 0]).astype(dtype)
-    items = {"x": lambda *more: build.tensor(build.storage("0", 4, f"{kind}Storage", *more), (4,), (1,))}
+    items = {
+        "x": lambda *more: build.tensor(build.storage("0", 4, f"{kind}Storage", *more), (4,), (1,))
+    }
     for content in formats(items, {"0": array}):
         np.testing.assert_array_equal(read(tmp_path, content).arrays["x"], array, strict=True)
     swapped = build.mapping({"x": items["x"]()})
@@ -62,8 +91,12 @@ def test_dtypes(tmp_path, kind, dtype):
 
 
 @pytest.mark.parametrize("wrapper", ["model", "state_dict", "model_state_dict"])
-def test_a_checkpoint_round_the_state_dict_may_hold_numbers_text_and_other_tensors(tmp_path, wrapper):
-    inner = build.mapping({"x": build.parameter(build.tensor(build.storage("1", 2), (2,), (1,)))}, build.ORDERED_DICT)
+def test_a_checkpoint_round_the_state_dict_may_hold_numbers_text_and_other_tensors(
+    tmp_path, wrapper
+):
+    inner = build.mapping(
+        {"x": build.parameter(build.tensor(build.storage("1", 2), (2,), (1,)))}, build.ORDERED_DICT
+    )
     inner += b"}" + build.text("_metadata") + build.ORDERED_DICT + b"sb"
     optimizer = build.mapping({"momentum": build.tensor(build.storage("0", 3), (3,), (1,))})
     counter = build.call(build.name("collections", "Counter"), build.mapping({"16": b"K\x01"}))
@@ -85,7 +118,10 @@ def test_legacy_storages_that_nothing_wanted_uses_are_skipped(tmp_path):
         return build.tensor(build.storage(key, size, "FloatStorage", b"N"), (size,), (1,))
 
     content = build.mapping(
-        {"other": build.mapping({"m": tensor("a", 3)}), "model": build.mapping({"x": tensor("b", 2)})}
+        {
+            "other": build.mapping({"m": tensor("a", 3)}),
+            "model": build.mapping({"x": tensor("b", 2)}),
+        }
     )
     arrays = read(tmp_path, build.legacy_file(content, {"a": COUNT[:3], "b": COUNT[7:9]})).arrays
     np.testing.assert_array_equal(arrays["x"], [7, 8])
@@ -118,7 +154,10 @@ def tensors(torch):
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(4, 6, generator=generator)
     whole = {f"i{x}": torch.arange(-3, 3).to(getattr(torch, f"int{x}")) for x in (8, 16, 32, 64)}
-    floats = {f"f{x}": torch.randn(5, generator=generator).to(getattr(torch, f"float{x}")) for x in (16, 32, 64)}
+    floats = {
+        f"f{x}": torch.randn(5, generator=generator).to(getattr(torch, f"float{x}"))
+        for x in (16, 32, 64)
+    }
     views = {
         "t": matrix.t(),
         "part": matrix[1:3, ::2],
@@ -126,7 +165,11 @@ def tensors(torch):
         "matrix": matrix,
         "expanded": matrix[0, :1].expand(3),
     }
-    other = {"b": torch.tensor([True, False]), "u8": torch.tensor([7], dtype=torch.uint8), "bf": matrix.bfloat16()}
+    other = {
+        "b": torch.tensor([True, False]),
+        "u8": torch.tensor([7], dtype=torch.uint8),
+        "bf": matrix.bfloat16(),
+    }
     shapes = {
         "scalar": torch.tensor(3.5),
         "empty": torch.zeros(0, 3),
@@ -158,16 +201,23 @@ def test_what_torch_saves(torch, tensors, tmp_path, zipped, protocol):
 @pytest.mark.parity
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_a_module_and_its_training_saved_by_torch(torch, tmp_path, zipped):
-    path, model = tmp_path / "w.pth", torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    path = tmp_path / "w.pth"
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [16, 22])
     model(torch.ones(1, 3, 8, 8)).sum().backward()
     optimizer.step()
-    checkpoint = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": scheduler.state_dict()}
+    checkpoint = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": scheduler.state_dict(),
+    }
     torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped)
     assert_same(torch, files.read(path).arrays, model.state_dict())
     torch.save(model, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"torch.nn.modules.container.Sequential.*save model.state_dict\(\)"):
+    with pytest.raises(
+        ValueError, match=r"torch.nn.modules.container.Sequential.*save model.state_dict\(\)"
+    ):
         files.read(path)
 
 

@@ -1,0 +1,66 @@
+"""COCO's three mask formats: polygons, and run-length encodings with and without compression."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from pycocotools import mask as codec
+
+# Polygons as flat lists x0 y0 x1 y1 ..., or a run-length encoding with "size" and "counts".
+Mask = list | dict
+
+
+def encode(mask: Mask, height: int, width: int) -> dict[str, Any]:
+    """Converts a mask of any format to a compressed run-length encoding, with ``counts`` a string.
+
+    Polygons are rasterised in an image of ``height`` by ``width`` pixels; the mask is their union.
+    """
+    if isinstance(mask, list):
+        encoded = codec.merge(codec.frPyObjects(mask, height, width))
+    elif isinstance(mask["counts"], list):
+        encoded = codec.frPyObjects(mask, height, width)
+    else:
+        encoded = mask
+    counts = encoded["counts"]
+    counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": [height, width], "counts": counts}
+
+
+def encode_bitmap(bitmap: np.ndarray) -> dict[str, Any]:
+    """Encodes the non-zero pixels of a bitmap (height, width) as compressed run lengths."""
+    encoded = codec.encode(np.asfortranarray(bitmap != 0, np.uint8))
+    return {"size": list(bitmap.shape), "counts": encoded["counts"].decode("ascii")}
+
+
+def decode(mask: Mask, height: int, width: int) -> UInt8[np.ndarray, "{height} {width}"]:
+    """Converts a mask of any format to pixels: 1 inside, 0 outside."""
+    lengths = run_lengths(encode(mask, height, width)["counts"])
+    # Runs alternate between outside and inside; the first one is outside. They are column-major.
+    inside = (np.arange(lengths.size) % 2).astype(np.uint8)
+    return np.repeat(inside, lengths).reshape(width, height).T
+
+
+def run_lengths(counts: str) -> Int64[np.ndarray, " n"]:
+    """Decodes COCO's ``counts`` string to run lengths, alternately outside and inside the mask.
+
+    A malformed string gives [-1]. The caller has to check that the lengths add up to the number of
+    pixels.
+
+    The format is that of pycocotools. Each character minus "0" is a digit of six bits. The lower
+    five bits are part of a number, lowest digit first; the sixth bit says that another digit
+    follows. The fifth bit of the last digit is the sign. From the fourth number on, each number is
+    the difference to the run length two places before.
+    """
+    digits = np.frombuffer(counts.encode("utf-8"), np.uint8).astype(np.int64) - ord("0")
+    last = np.flatnonzero((digits & 32) == 0)
+    if digits.size == 0 or digits.min() < 0 or digits.max() > 63:
+        return np.array([-1])
+    if last.size == 0 or last[-1] != digits.size - 1:
+        return np.array([-1])
+    first = np.concatenate([[0], last[:-1] + 1])
+    place = np.arange(digits.size) - np.repeat(first, last - first + 1)
+    numbers = np.add.reduceat((digits & 31) << (5 * place), first)
+    numbers -= np.where(digits[last] & 16, 1 << (5 * (place[last] + 1)), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers

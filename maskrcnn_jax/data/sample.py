@@ -1,0 +1,125 @@
+"""An image between the data set and the batch: crops, resizes and flips it with its objects.
+
+Boxes are float64 until they are packed. This precision recovers the annotated float32 boxes exactly
+when a box is mapped back to the annotated image.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32, Int, UInt8
+
+from maskrcnn_jax import images
+from maskrcnn_jax.data import masks
+from maskrcnn_jax.data.dataset import Example
+from maskrcnn_jax.data.masks import PlacedMask
+
+Pixels = UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]
+
+
+class Sample(NamedTuple):
+    """An image with its objects, in pixels of this image.
+
+    Do not modify the arrays: a transform returns a new sample.
+    """
+
+    image: Pixels
+    boxes: Float[np.ndarray, "n 4"]  # x0 y0 x1 y1.
+    classes: Int[np.ndarray, " n"]
+    masks: list[PlacedMask | None]  # One for each box; None if the object has no mask.
+    image_id: int
+
+
+class Window(NamedTuple):
+    """A rectangle of an image, in whole pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def whole(example: Example) -> Sample:
+    """Makes a sample of a whole, unchanged image."""
+    size = example.image.shape[:2]
+    placed = [None if mask is None else masks.place(mask, size) for mask in example.masks]
+    return Sample(
+        example.image, example.boxes.astype(np.float64), example.classes, placed, example.image_id
+    )
+
+
+def select(sample: Sample, indices: Sequence[int] | Int[np.ndarray, " k"]) -> Sample:
+    """Returns a sample with only the objects at the given indices, in this order."""
+    indices = np.asarray(indices, int)
+    chosen = [sample.masks[i] for i in indices]
+    return sample._replace(
+        boxes=sample.boxes[indices], classes=sample.classes[indices], masks=chosen
+    )
+
+
+def crop(sample: Sample, window: Window) -> Sample:
+    """Crops a sample to a window.
+
+    A box inside the window keeps its size. A box that the window cuts is tightened to the visible
+    pixels of its mask. A cut object is dropped if no pixel of it is visible, or if a side of its
+    box is below one pixel.
+    """
+    top, left, height, width = window
+    boxes = sample.boxes - np.array([left, top, left, top])
+    shown = np.clip(boxes, 0, np.array([width, height, width, height]))
+    placed = [mask and _cropped(mask, window) for mask in sample.masks]
+    is_cut = (shown != boxes).any(1)
+    visible = (shown[:, 2:] > shown[:, :2]).all(1)
+    for i in np.flatnonzero(is_cut & visible):
+        if placed[i] is not None:
+            bounds = masks.visible_bounds(placed[i], (height, width))
+            shown[i, :2] = np.maximum(shown[i, :2], bounds[:2])
+            shown[i, 2:] = np.minimum(shown[i, 2:], bounds[2:])
+    visible &= ~is_cut | (shown[:, 2:] - shown[:, :2] >= 1).all(1)
+    image = sample.image[top : top + height, left : left + width]
+    return select(sample._replace(image=image, boxes=shown, masks=placed), np.flatnonzero(visible))
+
+
+def _cropped(mask: PlacedMask, window: Window) -> PlacedMask:
+    rows = mask.rows.crop(window.top, window.height)
+    return mask._replace(rows=rows, columns=mask.columns.crop(window.left, window.width))
+
+
+def resize(
+    sample: Sample,
+    size: tuple[int, int],
+    resize_image: Callable[[np.ndarray, tuple[int, int]], np.ndarray] = images.resize_uint8,
+) -> Sample:
+    """Resizes a sample to ``size`` (height, width).
+
+    Boxes are multiplied per axis by new / old, rounded to float32, as in torchvision.
+    """
+    old_size = sample.image.shape[:2]
+    new, old = (np.array([width, height] * 2, np.float32) for height, width in (size, old_size))
+    boxes = sample.boxes * (new / old).astype(np.float64)
+    placed = [mask and _resized(mask, old_size, size) for mask in sample.masks]
+    return sample._replace(image=resize_image(sample.image, size), boxes=boxes, masks=placed)
+
+
+def _resized(mask: PlacedMask, old: tuple[int, int], new: tuple[int, int]) -> PlacedMask:
+    rows, columns = mask.rows.resize(old[0], new[0]), mask.columns.resize(old[1], new[1])
+    return mask._replace(rows=rows, columns=columns)
+
+
+def flip_horizontally(sample: Sample) -> Sample:
+    """Mirrors the image, the boxes and the masks left to right."""
+    width = sample.image.shape[1]
+    x0, y0, x1, y1 = sample.boxes.T
+    boxes = np.stack([width - x1, y0, width - x0, y1], axis=1)
+    placed = [mask and mask._replace(columns=mask.columns.flip(width)) for mask in sample.masks]
+    return sample._replace(image=images.mirror(sample.image), boxes=boxes, masks=placed)
+
+
+def flip_vertically(sample: Sample) -> Sample:
+    """Mirrors the image, the boxes and the masks top to bottom."""
+    height = sample.image.shape[0]
+    x0, y0, x1, y1 = sample.boxes.T
+    boxes = np.stack([x0, height - y1, x1, height - y0], axis=1)
+    placed = [mask and mask._replace(rows=mask.rows.flip(height)) for mask in sample.masks]
+    return sample._replace(image=sample.image[::-1], boxes=boxes, masks=placed)

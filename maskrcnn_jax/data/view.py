@@ -1,0 +1,41 @@
+"""The first stage of the pipeline: chooses a window of an image and the size to resize it to."""
+
+import numpy as np
+
+from maskrcnn_jax import images
+from maskrcnn_jax.config import DataConfig
+from maskrcnn_jax.data import sample as samples
+from maskrcnn_jax.data.dataset import Example
+from maskrcnn_jax.data.sample import Sample, Window
+
+
+def train_view(rng: np.random.Generator, example: Example, config: DataConfig) -> Sample:
+    """Crops an image to a random window and resizes it to a random short side; see `draw`."""
+    window, short_side = draw(rng, example.image.shape[:2], config)
+    size = images.resized_size((window.height, window.width), short_side, config.max_long_side)
+    return samples.resize(samples.crop(samples.whole(example), window), size)
+
+
+def eval_view(example: Example, config: DataConfig) -> Sample:
+    """Resizes the whole image to the size of evaluation, as float32 in [0, 1]."""
+    height, width = example.image.shape[:2]
+    size = images.resized_size((height, width), config.test_short_side, config.test_max_long_side)
+    # The crop clips boxes, which may exceed the image in data sets other than `CocoDataset`.
+    cropped = samples.crop(samples.whole(example), Window(0, 0, height, width))
+    return samples.resize(cropped, size, images.resize)
+
+
+def draw(rng: np.random.Generator, size: tuple[int, int], config: DataConfig) -> tuple[Window, int]:
+    """Draws a window of an image of ``size`` (height, width), and the short side to resize it to.
+
+    Sides longer than ``config.crop_size`` are cropped to it. The offsets are drawn even if no side
+    is cropped, so that ``crop_size`` does not change the draws of short sides.
+    """
+    height, width = size
+    if config.crop_size is not None:
+        height, width = min(height, config.crop_size), min(width, config.crop_size)
+    row, column = rng.random(2)
+    # The draws are below 1, so all possible offsets, 0 included, are equally likely.
+    top, left = int(row * (size[0] - height + 1)), int(column * (size[1] - width + 1))
+    short_side = config.short_sides[int(rng.integers(len(config.short_sides)))]
+    return Window(top, left, height, width), short_side

@@ -1,0 +1,123 @@
+"""How the network is computed: a choice for the devices at hand, made outside the model."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jaxlib
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from maskrcnn_jax import sharding
+from maskrcnn_jax.config import ExecutionConfig
+from maskrcnn_jax.xla import compiler
+
+# On NVIDIA GPUs these versions add atomically by compare-and-swap in a loop, at times a thousand
+# times as slowly as others: https://github.com/jax-ml/jax/issues/38806.
+SLOW_ATOMICS = jaxlib.__version__ in ("0.10.2", "0.11.0")
+
+MASK_CHUNK = 20  # Most images fill few of the slots, and a CPU skips the empty chunks.
+UPSAMPLE_CHUNK = 32  # RoIs per image.
+
+Map = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _identity(x: Array) -> Array:
+    return x
+
+
+class Execution(NamedTuple):
+    """How the network is computed. No field changes a result beyond rounding.
+
+    The default is the plain network of the paper, on any platform.
+    """
+
+    per_image: Map = jax.vmap  # Maps a stage of one image over the batch.
+    per_pyramid: Map = jax.vmap  # Maps RoI pooling over the batch.
+    row_shards: int = 1  # Number of devices that share the rows of each image.
+    gather_rows: Callable[[Array], Array] = _identity  # Brings all rows to each of these devices.
+    # Forms of RoIAlign and of its gradient: "gather", "einsum", or "by_platform" for a program
+    # that is compiled later, for any platform.
+    align_form: str = "gather"
+    align_gradient: str = "gather"
+    rpn_windows: bool = False  # The gradient of the RPN flows through windows, not whole maps.
+    recompute: tuple[str, ...] = ()  # Activations that the backward pass rematerialises.
+    mask_chunk: int | None = None  # Detections per image whose masks are drawn at once.
+    upsample_chunk: int | None = None  # RoIs per image that the mask head upsamples at once.
+    deterministic: bool = False  # The same bits in every run, on a GPU too.
+    small_on_cpu: bool = False  # XLA orders instructions for the least memory; see `xla.compiler`.
+
+    def jit(self, function: Callable[..., Any], **settings: Any) -> Any:
+        """`jax.jit` with the compiler options of this execution."""
+        options = compiler.options(deterministic=self.deterministic, small_on_cpu=self.small_on_cpu)
+        return jax.jit(function, compiler_options=options or None, **settings)
+
+
+def choose(
+    settings: ExecutionConfig | None = None, mesh: Mesh | None = None, *, portable: bool = False
+) -> Execution:
+    """Resolves the settings for the devices of the mesh, or for the default device.
+
+    No other function asks which platform a program is for.
+
+    Args:
+        settings: By default `ExecutionConfig()`.
+        mesh: The devices, with the axes ``data`` and ``space``.
+        portable: The program is for any platform, and is compiled later.
+    """
+    settings = settings or ExecutionConfig()
+    platform = "any" if portable else _platform(mesh)
+    row_shards = 1 if mesh is None else mesh.shape["space"]
+    # On several devices, barriers would keep XLA from reducing all gradients in one operation.
+    is_one_cpu = platform == "cpu" and (mesh is None or mesh.size == 1)
+    per_image = jax.vmap if mesh is None else sharding.per_image(mesh)
+    return Execution(
+        per_image=per_image,
+        # A `shard_map` over ``data`` alone would give each device all rows of its images, so it
+        # must not map RoI pooling if several devices share rows.
+        per_pyramid=per_image if row_shards == 1 else jax.vmap,
+        row_shards=row_shards,
+        gather_rows=_identity if row_shards == 1 else partial(sharding.gather_rows, mesh=mesh),
+        align_form=_align_form(settings, platform, row_shards),
+        align_gradient=_align_gradient(settings, platform, row_shards),
+        rpn_windows=_has_windows(settings, platform) and row_shards == 1,
+        recompute=_recomputed(settings, is_one_cpu),
+        mask_chunk=MASK_CHUNK if platform in ("cpu", "any") else None,
+        upsample_chunk=UPSAMPLE_CHUNK if is_one_cpu else None,
+        deterministic=settings.deterministic,
+        small_on_cpu=is_one_cpu,
+    )
+
+
+def _align_form(settings: ExecutionConfig, platform: str, row_shards: int) -> str:
+    if row_shards > 1:
+        return "einsum"  # Each device multiplies its own rows; the products are added.
+    if settings.align_form != "auto":
+        return settings.align_form
+    return {"any": "by_platform", "tpu": "einsum"}.get(platform, "gather")
+
+
+def _align_gradient(settings: ExecutionConfig, platform: str, row_shards: int) -> str:
+    form = _align_form(settings, platform, row_shards)
+    # On a GPU the gradient of a gather is added by atomic operations, in any order.
+    avoids_atomics = settings.deterministic or (settings.align_form == "auto" and SLOW_ATOMICS)
+    return "einsum" if platform == "gpu" and avoids_atomics else form
+
+
+def _recomputed(settings: ExecutionConfig, is_one_cpu: bool) -> tuple[str, ...]:
+    if settings.rematerialise:
+        return ("blocks",)
+    # On other platforms XLA may hoist the recomputation and use more memory.
+    return ("strided", "top_down") if is_one_cpu else ()
+
+
+def _has_windows(settings: ExecutionConfig, platform: str) -> bool:
+    if settings.rpn_gradient == "auto":
+        return platform == "cpu"
+    return settings.rpn_gradient == "windows"
+
+
+def _platform(mesh: Mesh | None) -> str:
+    """The platform of the devices of the mesh, or of the default device: "cpu", "gpu" or "tpu"."""
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform

@@ -1,0 +1,46 @@
+"""Box head (section 2 of Fast R-CNN): the class of each RoI, and a refined box for each class."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from maskrcnn_jax.config import BoxHeadConfig
+from maskrcnn_jax.modules.layers import relu, roi_convs, torch_bias, torch_linear
+
+
+class BoxHead(nn.Module):
+    """3x3 convolutions, then fully connected layers. Logits and deltas leave it in float32."""
+
+    config: BoxHeadConfig
+    num_classes: int  # Background included.
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, pooled: Float[Array, "b r s s c"], valid: Bool[Array, "b r"] | None = None
+    ) -> tuple[Float[Array, "b r k"], Float[Array, "b r k 4"]]:
+        """Class logits and box deltas of each RoI.
+
+        Args:
+            pooled: Features of each RoI.
+            valid: Slots that hold an RoI; norms leave the others out of their statistics.
+        """
+        b, r = pooled.shape[:2]
+        x = roi_convs(pooled, self.config, self.dtype, valid)
+        # With more than two axes, the gradient by the weights would be slow; see `matmul`.
+        x = x.reshape(b * r, -1)
+        for i in range(self.config.num_layers):
+            x = relu(self._linear(x, self.config.features, f"fc{6 + i}"))
+        logits = self._linear(x, self.num_classes, "cls_score").astype(jnp.float32)
+        deltas = self._linear(x, 4 * self.num_classes, "bbox_pred").astype(jnp.float32)
+        return logits.reshape(b, r, -1), deltas.reshape(b, r, self.num_classes, 4)
+
+    def _linear(self, x: Array, features: int, name: str) -> Array:
+        layer = nn.Dense(
+            features,
+            dtype=self.dtype,
+            kernel_init=torch_linear,
+            bias_init=torch_bias(x.shape[-1]),
+            name=name,
+        )
+        return layer(x)

@@ -1,0 +1,132 @@
+"""Region proposal network (section 3.1 of Faster R-CNN): objectness and deltas of every anchor."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from maskrcnn_jax.config import RPNConfig
+from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.modules.layers import ConvParameters, add_bias, extents, relu, zero_beyond
+from maskrcnn_jax.ops.convolution import conv
+from maskrcnn_jax.ops.windows import windows_at
+from maskrcnn_jax.structures import AnchorScores, Pyramid
+from maskrcnn_jax.xla.barriers import barrier
+
+
+class RPN(nn.Module):
+    """3x3 convolutions shared by all levels, then a 1x1 convolution for logits and one for deltas.
+
+    Logits and deltas are float32.
+    """
+
+    config: RPNConfig
+    dtype: str = "float32"
+    run: Execution = Execution()
+
+    def __call__(self, pyramid: Pyramid, canvas: Int[Array, "b 2"]) -> AnchorScores:
+        """Scores all anchors: per level ``[b, n]`` logits and ``[b, n, 4]`` deltas.
+
+        The anchors of a level are ordered by row, column, ratio.
+        """
+        convs, predict = self._parameters(next(iter(pyramid.values())).shape[-1])
+        extent = extents(pyramid, canvas)
+        logits, deltas = {}, {}
+        for level, x in pyramid.items():
+            for parameters in convs:
+                x = relu(self._conv(zero_beyond(x, extent[level]), *parameters))
+            y = self.run.gather_rows(self._conv(x, *predict).astype(jnp.float32))
+            logits[level] = y[..., : self.num_ratios].reshape(len(x), -1)
+            deltas[level] = y[..., self.num_ratios :].reshape(len(x), -1, 4)
+        return AnchorScores(logits, deltas)
+
+    def learn(
+        self, pyramid: Pyramid, canvas: Int[Array, "b 2"], indices: Int[Array, "b s"]
+    ) -> tuple[Pyramid, AnchorScores, tuple[Float[Array, "b s"], Float[Array, "b s 4"]]]:
+        """Scores all anchors, for the proposals, and the sampled ones, for the loss.
+
+        Args:
+            pyramid: Feature maps P2 to P6.
+            canvas: Height and width of each padded image, in pixels.
+            indices: Indices of the sampled anchors among those of all levels, the finest first.
+
+        Returns:
+            The pyramid for the later stages, the scores of all anchors, and the logits and deltas
+            of the sampled anchors. Only the sampled logits and deltas need a gradient, because none
+            flows through proposals.
+        """
+        scores = self(pyramid, canvas)
+        if self.run.rpn_windows:
+            sampled = self._score_windows(pyramid, canvas, indices)
+            # The barrier bounds live ranges: the windows are scored before any later stage reads
+            # the pyramid, and their cotangents are computed after those of the later stages.
+            pyramid, sampled = barrier((pyramid, sampled))
+            return pyramid, jax.lax.stop_gradient(scores), sampled
+        logits, deltas = (jnp.concatenate(list(levels.values()), axis=1) for levels in scores)
+        take = jax.vmap(lambda x, indices: x[indices])
+        return pyramid, scores, (take(logits, indices), take(deltas, indices))
+
+    def _score_windows(
+        self, pyramid: Pyramid, canvas: Int[Array, "b 2"], indices: Int[Array, "b s"]
+    ) -> tuple[Float[Array, "b s"], Float[Array, "b s 4"]]:
+        """Scores some anchors from windows of cells around them.
+
+        All other anchors have a zero cotangent, and the gradient of whole maps would mostly
+        multiply these zeros.
+        """
+        ratio = jnp.expand_dims(indices % self.num_ratios, (2, 3))
+        windows_one = partial(windows_at, num_ratios=self.num_ratios, radius=self.config.num_convs)
+        windows = self.run.per_image(windows_one)(pyramid, extents(pyramid, canvas), indices)
+        x, inside = (y.reshape(-1, *y.shape[2:]) for y in windows)
+        convs, predict = self._parameters(x.shape[-1])
+        for parameters in convs:
+            x = relu(self._valid_conv(jnp.where(inside, x, 0), *parameters))
+            inside = inside[:, 1:-1, 1:-1]
+        y = self._conv(x, *predict).astype(jnp.float32).reshape(*indices.shape, -1)
+        logits, deltas = y[..., : self.num_ratios], y[..., self.num_ratios :]
+        deltas = jnp.take_along_axis(deltas.reshape(*logits.shape, 4), ratio, axis=2).squeeze(2)
+        return jnp.take_along_axis(logits, ratio.squeeze(3), axis=2).squeeze(2), deltas
+
+    @property
+    def num_ratios(self) -> int:
+        """Anchors per cell."""
+        return len(self.config.aspect_ratios)
+
+    def _conv(self, x: Array, kernel: Array, bias: Array) -> Array:
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return add_bias(conv(x, kernel, 1, rows_sharded=self.run.row_shards > 1), bias)
+
+    def _valid_conv(
+        self,
+        x: Float[Array, "n d d i"],
+        kernel: Float[Array, "3 3 i o"],
+        bias: Float[Array, " o"],
+    ) -> Float[Array, "n d-2 d-2 o"]:
+        """The 3x3 convolution without padding of each window, as one matrix product."""
+        side = x.shape[1] - 2
+        if (
+            side == 1
+        ):  # One output cell: unlike a concatenation of slices, a reshape copies nothing.
+            patches = x.reshape(len(x), 1, 1, -1)
+        else:
+            shifted = [x[:, i : i + side, j : j + side] for i in range(3) for j in range(3)]
+            patches = jnp.concatenate(shifted, axis=-1)
+        return self._conv(patches, kernel.reshape(1, 1, -1, kernel.shape[-1]), bias)
+
+    @nn.compact
+    def _parameters(self, features: int) -> tuple[list[tuple[Array, Array]], tuple[Array, Array]]:
+        """Kernel and bias of each 3x3 convolution, and of both predictions, concatenated.
+
+        One product for both predictions gives the features a single cotangent.
+        """
+        small = nn.initializers.normal(0.01)
+        convs = [
+            ConvParameters(features, 3, small, name=f"conv{i}")(features)
+            for i in range(self.config.num_convs)
+        ]
+        logits = ConvParameters(self.num_ratios, 1, small, name="cls_logits")(features)
+        deltas = ConvParameters(4 * self.num_ratios, 1, small, name="bbox_pred")(features)
+        kernel, bias = (jnp.concatenate(pair, axis=-1) for pair in zip(logits, deltas, strict=True))
+        return convs, (kernel, bias)

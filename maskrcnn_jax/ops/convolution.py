@@ -1,0 +1,95 @@
+"""Convolution with symmetric padding, and the matrix product over the channels of a map."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from maskrcnn_jax.ops import winograd
+from maskrcnn_jax.xla.barriers import backward_barrier, barrier
+
+
+def conv(
+    x: Float[Array, "b h w i"],
+    kernel: Float[Array, "kh kw i_per_group o"],
+    stride: int,
+    *,
+    groups: int = 1,
+    rows_sharded: bool = False,
+) -> Float[Array, "b h2 w2 o"]:
+    """Convolves with zero padding of half a kernel on every side.
+
+    The result has ``h2 = ceil(h / stride)`` rows for odd kernels, and the dtype of ``x``. Large 3x3
+    convolutions in float32 use Winograd's algorithm where the program is compiled for a CPU; they
+    are differentiable in reverse mode only.
+
+    Args:
+        x: Feature maps.
+        kernel: HWIO.
+        stride: Of both axes.
+        groups: Number of equal groups of channels; each group of output channels reads its own
+            group of input channels.
+        rows_sharded: Several devices share the rows of ``x``. XLA partitions a direct convolution
+            well, and no other form.
+    """
+    if kernel.shape[:2] == (1, 1) and groups == 1:
+        # A matrix product is faster than a 1x1 convolution, most of all in the backward pass.
+        x, matrix = x[:, ::stride, ::stride], kernel[0, 0]
+        return x @ matrix if rows_sharded else matmul(x, matrix)
+    x, kernel = backward_barrier((x, kernel))
+    by_winograd = stride == 1 and groups == 1 and not rows_sharded and x.dtype == jnp.float32
+    if by_winograd and winograd.is_faster(x.shape, kernel.shape):
+        return _conv3x3(x, kernel)
+    return _direct(x, kernel, stride, groups)
+
+
+def matmul(x: Float[Array, "*axes i"], matrix: Float[Array, "i o"]) -> Float[Array, "*axes o"]:
+    """``x @ matrix``, as the product of two matrices.
+
+    This makes the gradient by ``matrix`` faster: XLA would transpose an array of more axes first,
+    and on a CPU the copy takes longer than the product.
+    """
+    cells, matrix = backward_barrier((x.reshape(-1, x.shape[-1]), matrix))
+    return (cells @ matrix).reshape(*x.shape[:-1], matrix.shape[1])
+
+
+@jax.custom_vjp
+def _conv3x3(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]
+) -> Float[Array, "b h w o"]:
+    return jax.lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=_direct)
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _conv3x3(x, kernel), (x, kernel)
+
+
+def _backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    # The forward pass transforms x into larger arrays. The barrier makes the gradient of the kernel
+    # transform x again instead of keeping them alive.
+    x, kernel, cotangent = barrier((*residuals, cotangent))
+    # The cotangent of x is a convolution with the kernel rotated by half a turn.
+    x_cotangent = _conv3x3(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
+
+    def direct_kernel_gradient(x: Array, cotangent: Array) -> Array:
+        return jax.vjp(partial(_direct, x), kernel)[1](cotangent)[0]
+
+    kernel_cotangent = jax.lax.platform_dependent(
+        x, cotangent, cpu=winograd.kernel_gradient, default=direct_kernel_gradient
+    )
+    return x_cotangent, kernel_cotangent
+
+
+_conv3x3.defvjp(_forward, _backward)
+
+
+def _direct(x: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Float[Array, "b h2 w2 o"]:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=[(side // 2, side // 2) for side in kernel.shape[:2]],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )

@@ -1,0 +1,107 @@
+"""Converts the training state to the items of a checkpoint, and back."""
+
+import contextlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from maskrcnn_jax.training import TrainState
+
+# The codes of tensorstore's errors for missing, truncated or altered files. Other codes, such as
+# PERMISSION_DENIED and UNAVAILABLE, do not mean that files are damaged.
+_DAMAGE = ("DATA_LOSS", "NOT_FOUND", "OUT_OF_RANGE")
+
+
+class DoesNotFit(Exception):
+    """The checkpoint is intact, but has another model or optimizer."""
+
+
+def items(state: TrainState) -> dict[str, Any]:
+    """Splits a state into ``variables``, for all uses, and ``training``, for training only.
+
+    If the state keeps an average, the variables hold the average instead of the parameters.
+    """
+    params = None if state.average is None else state.params
+    training = {"step": state.step, "optimizer": state.optimizer, "params": params}
+    return {"variables": state.variables, "training": training}
+
+
+def read(path: Path, state: TrainState) -> TrainState:
+    """Reads the state in a checkpoint directory, with the shardings of the given state.
+
+    The call does not wait for other processes.
+
+    Raises:
+        DoesNotFit: The checkpoint has another model or optimizer; the message lists differences.
+        OSError, ValueError, LookupError: The files cannot be read; see `is_damage`.
+    """
+    found = {name: _read_item(path / name, _abstract(x)) for name, x in items(state).items()}
+    return _join(**found)
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether an error of `read` means damaged files, rather than unreachable ones."""
+    if isinstance(error, OSError):
+        return isinstance(error, FileNotFoundError)
+    unreadable = isinstance(error, LookupError | json.JSONDecodeError | UnicodeDecodeError)
+    return unreadable or str(error).startswith(_DAMAGE)
+
+
+def _read_item(path: Path, target: Any) -> Any:
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+        saved = handler.metadata(path).tree
+        found, wanted = _leaves_by_name(saved), _leaves_by_name(target)
+        differing = _differences(found, wanted)
+        if differing:
+            raise DoesNotFit(f"{path} does not fit this config: {differing}; use a new --workdir")
+        # Orbax can only restore the tree structure that was saved.
+        places = jax.tree.unflatten(jax.tree.structure(saved), [wanted[name] for name in found])
+        values = jax.tree.leaves(handler.restore(path, args=ocp.args.StandardRestore(places)))
+    by_name = dict(zip(found, values, strict=True))
+    return jax.tree.unflatten(jax.tree.structure(target), [by_name[name] for name in wanted])
+
+
+def _leaves_by_name(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their path, without positions in tuples.
+
+    Positions in the optimizer's state change with gradient clipping and masks of the weight decay.
+    If several leaves then share a path, such as the two counts of AdamW, all but the first get a
+    number.
+    """
+    leaves: dict[str, Any] = {}
+    seen: Counter[str] = Counter()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        keys = tuple(key for key in path if not isinstance(key, jax.tree_util.SequenceKey))
+        name = jax.tree_util.keystr(keys, simple=True, separator=".")
+        seen[name] += 1
+        leaves[name if seen[name] == 1 else f"{name} ({seen[name]})"] = leaf
+    return leaves
+
+
+def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Lists the leaves that only one tree has, or whose shapes differ; empty if there are none."""
+    found = [f"{name} is missing" for name in sorted(wanted.keys() - saved.keys())]
+    found += [f"{name} is unexpected" for name in sorted(saved.keys() - wanted.keys())]
+    for name in sorted(wanted.keys() & saved.keys()):
+        theirs, ours = tuple(saved[name].shape), wanted[name].shape
+        if theirs != ours:
+            found.append(f"{name} is {theirs}, not {ours}")
+    return ", ".join(found[:5]) + (f", and {len(found) - 5} more" if len(found) > 5 else "")
+
+
+def _abstract(tree: Any) -> Any:
+    def describe(x: jax.Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+    return jax.tree.map(describe, tree)
+
+
+def _join(variables: dict[str, Any], training: dict[str, Any]) -> TrainState:
+    params = training.pop("params")
+    if params is None:
+        return TrainState(**variables, **training)
+    return TrainState(**variables | {"params": params}, **training, average=variables["params"])

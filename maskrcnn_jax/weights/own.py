@@ -1,0 +1,72 @@
+"""Our own names in weight files: paths of variables, such as ``params/fpn/lateral2/kernel``.
+
+Frozen and trained norms have different collections. Names are therefore compared without the
+collection, so that the weights of one also fit a model with the other.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.weights.layout import Entry
+
+WHOSE = "our"
+COLLECTIONS = ("params/", "constants/", "batch_stats/")
+
+
+def recognises(names: Iterable[str]) -> bool:
+    """Tells whether a file has our names."""
+    return any(name.startswith(COLLECTIONS) for name in names)
+
+
+def config(state: Mapping[str, np.ndarray]) -> ModelConfig | None:
+    """Returns None: our names do not determine a config, which our files store as metadata."""
+    return None
+
+
+def categories(config: ModelConfig) -> Categories | None:
+    """Returns None: our files store their categories as metadata."""
+    return None
+
+
+def num_classes(arrays: Mapping[str, np.ndarray]) -> int | None:
+    """Returns the number of classes, including background; None if the classifier is missing."""
+    bias = arrays.get("box_head/cls_score/bias")
+    return None if bias is None else bias.size
+
+
+def present(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the arrays by their names without the collection, and no old names.
+
+    Raises:
+        ValueError: Two collections have an array of the same name.
+    """
+    arrays = {}
+    for name, array in state.items():
+        short = name.partition("/")[2] if name.startswith(COLLECTIONS) else name
+        if short in arrays:
+            raise ValueError(f"{short} is there twice")
+        arrays[short] = np.asarray(array)
+    return arrays, {}
+
+
+def entries(config: ModelConfig) -> list[Entry]:
+    """Returns the table of a model, which changes no array."""
+    variables = jax.eval_shape(initialiser(config), jax.random.key(0))
+    table = []
+    for path, x in traverse_util.flatten_dict(variables).items():
+        axes = tuple(range(x.ndim))
+        table.append(Entry("/".join(path[1:]), path, x.shape, x.shape, axes, x.shape))
+    return table
+
+
+def initialiser(config: ModelConfig) -> Any:
+    """Returns a function that maps a random key to the initial variables of a model."""
+    model, inputs = MaskRCNN(config), example_inputs(config)
+    return lambda key: model.init(key, *inputs)

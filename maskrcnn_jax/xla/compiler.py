@@ -1,0 +1,56 @@
+"""Options for XLA when it compiles a whole model."""
+
+import ctypes
+import functools
+import sys
+from typing import Any
+
+import jax
+import jax.monitoring
+
+# The name of this event in JAX; it occurs for programs found in the cache too.
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+# The same bits in every run: on a GPU, XLA must not add in any order, nor choose kernels by timing
+# them. Compilers for CPUs and TPUs do neither and ignore the option.
+DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
+
+# Less memory on one CPU: XLA orders instructions for the least memory and keeps optimisation
+# barriers. By default the pass named here drops them before XLA decides what to recompute.
+SMALL_ON_CPU = {
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+    "xla_disable_hlo_passes": "cse_barrier_expander",
+}
+
+
+def options(*, deterministic: bool, small_on_cpu: bool) -> dict[str, Any]:
+    """Compiler options for `jax.jit`, without those that this version of XLA does not support."""
+    found = DETERMINISTIC if deterministic else {}
+    return found | SMALL_ON_CPU if small_on_cpu and _understands_small() else found
+
+
+@functools.cache
+def _understands_small() -> bool:
+    """Whether this version of XLA knows these options and can run barriers on a CPU."""
+    try:
+        program = lambda x: jax.lax.optimization_barrier(2 * x) + 1  # noqa: E731
+        return int(jax.jit(program, compiler_options=SMALL_ON_CPU)(3)) == 7
+    except jax.errors.JaxRuntimeError:
+        return False
+
+
+@functools.cache
+def return_memory_after_compiling() -> None:
+    """Makes each later compilation of this process return free memory to the operating system.
+
+    Compiling leaves hundreds of megabytes in small pieces, which glibc would keep. Only our own
+    commands call this: a library must not change the process of its user.
+    """
+    is_linux = sys.platform.startswith("linux")
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if is_linux else None
+
+    def after(event: str, *_: Any, **__: Any) -> None:
+        if event == COMPILED and trim:
+            trim(0)
+
+    jax.monitoring.register_event_duration_secs_listener(after)

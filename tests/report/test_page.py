@@ -54,7 +54,7 @@ def boxes_alone(started, tmp_path):
 
 def test_without_masks_the_page_is_about_boxes(boxes_alone):
     heads = "[...document.querySelectorAll('{} thead th')].map(e => e.textContent.split(' ')[0])"
-    assert boxes_alone.evaluate(heads.format("#numbers")) == ["number", "box", "what"]
+    assert boxes_alone.evaluate(heads.format("#numbers")) == ["number", "box", "meaning"]
     assert boxes_alone.evaluate(heads.format("#classes"))[-2:] == ["box", "box"]
     options = "[...document.querySelector('[name=match]').options].map(e => e.textContent)"
     assert boxes_alone.evaluate(options) == ["boxes"]

@@ -63,10 +63,11 @@ class MaskHead(nn.Module):
             logits = interleave(logits.reshape(b * r, side, side, 2, 2, 1))
             return logits.reshape(b, r, 2 * side, 2 * side) + jnp.expand_dims(bias, (2, 3))
 
-        if self.run.upsample_chunk is None or self.is_initializing():
+        chunk = self.run.upsample_chunk or classes.shape[1]
+        if classes.shape[1] <= chunk or self.is_initializing():
             return draw(x, kernel, bias)
         used = jnp.ones(classes.shape, bool) if valid is None else valid
-        return map_chunks(jax.checkpoint(draw), self.run.upsample_chunk, used, x, kernel, bias)
+        return map_chunks(jax.checkpoint(draw), chunk, used, x, kernel, bias)
 
     def _class_parameters(
         self, classes: Int[Array, "b r"]

@@ -43,6 +43,7 @@ def map_chunks(
         skip = lambda *_: jnp.zeros(empty.shape, empty.dtype)  # noqa: E731
         return None, jax.lax.cond(valid.any(), function, skip, *slots)
 
+    size = max(min(size, valid.shape[1]), 1)  # No chunk is larger than the slots there are.
     split_images = jax.vmap(partial(split, size=size), out_axes=1)
     chunks = tuple(split_images(x) for x in (valid, *slots))
     _, results = jax.lax.scan(map_chunk, None, chunks)  # [chunks, b, size, ...]

@@ -27,6 +27,17 @@ def test_chunks_equal_the_whole(size):
     np.testing.assert_allclose(found, double_and_sum(x, y), rtol=1e-6)
 
 
+def test_no_chunk_is_larger_than_the_slots():
+    seen = []
+
+    def note(x):
+        seen.append(x.shape)
+        return x
+
+    map_chunks(note, 32, jnp.ones((2, 5), bool), jnp.ones((2, 5)))
+    assert set(seen) == {(2, 5)}
+
+
 def test_a_chunk_without_a_valid_slot_is_zero():
     x, y = np.ones((2, 6), "f"), np.ones((2, 6, 4), "f")
     valid = np.zeros((2, 6), bool)

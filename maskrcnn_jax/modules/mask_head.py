@@ -17,7 +17,6 @@ from maskrcnn_jax.modules.layers import (
     torch_bias,
 )
 from maskrcnn_jax.ops.slots import map_chunks
-from maskrcnn_jax.xla.barriers import backward_barrier
 
 
 class MaskHead(nn.Module):
@@ -58,8 +57,7 @@ class MaskHead(nn.Module):
             b, r, side = x.shape[:3]
             x = relu(upsample(x.reshape(b * r, side, side, -1)))  # [n, s, s, 2, 2, c]
             x = x.reshape(b * r, -1, x.shape[-1])
-            x, kernel = backward_barrier((x, kernel.reshape(b * r, -1)))
-            logits = jnp.einsum("npc,nc->np", x, kernel).astype(jnp.float32)
+            logits = jnp.einsum("npc,nc->np", x, kernel.reshape(b * r, -1)).astype(jnp.float32)
             logits = interleave(logits.reshape(b * r, side, side, 2, 2, 1))
             return logits.reshape(b, r, 2 * side, 2 * side) + jnp.expand_dims(bias, (2, 3))
 

@@ -26,10 +26,12 @@ class Constraint(NamedTuple):
 
 
 def at_least(low: float | int) -> Constraint:
+    """No less than ``low``."""
     return Constraint(f"at least {low}", lambda x: x >= low)
 
 
 def above(low: float | int) -> Constraint:
+    """More than ``low``."""
     return Constraint(f"above {low}", lambda x: x > low)
 
 
@@ -39,6 +41,7 @@ def between(low: float | int, high: float | int) -> Constraint:
 
 
 def one_of(*choices: Any) -> Constraint:
+    """Equal to one of the choices."""
     return Constraint(f"one of {', '.join(map(str, choices))}", lambda x: x in choices)
 
 

@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "data/": GROUND | {"images"},
     "drawing/": GROUND | INPUTS | {"visualize"},
     "visualize": {"drawing/", "images"},
-    # What runs the network.
+    # Training, detection and evaluation run the network.
     "training": COMPUTED,
     "evaluation": COMPUTED | INPUTS,
     "runs/": COMPUTED | INPUTS | {"training", "evaluation"},
@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "parity/": COMPUTED | INPUTS | {"training", "weights/", "presets"},
     "test_time_augmentation": COMPUTED | INPUTS | {"detector"},
     "torchvision_models": COMPUTED | INPUTS | DETECTOR | {"training"},
-    # What starts it all.
+    # The entry points.
     "cli/": COMPUTED | INPUTS | DETECTOR | DRAWING | TOOLS | {"training", "evaluation", "runs/"},
     "__init__": {"xla/"},  # Public names are imported when they are first used.
     "__main__": {"cli/"},

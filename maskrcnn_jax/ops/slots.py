@@ -40,7 +40,10 @@ def map_chunks(
     def map_chunk(_: None, chunk: tuple[Array, ...]) -> tuple[None, Array]:
         valid, *slots = chunk
         empty = jax.eval_shape(function, *slots)
-        skip = lambda *_: jnp.zeros(empty.shape, empty.dtype)  # noqa: E731
+
+        def skip(*_: Array) -> Array:
+            return jnp.zeros(empty.shape, empty.dtype)
+
         return None, jax.lax.cond(valid.any(), function, skip, *slots)
 
     size = max(min(size, valid.shape[1]), 1)  # No chunk is larger than the slots there are.

@@ -31,7 +31,7 @@ class Step(NamedTuple):
     Lists have one array per image. Boxes are in pixels of the resized image.
     """
 
-    # Of all anchors from the finest level on: 1 positive, 0 negative, -1 ignored.
+    # A label for each anchor, the finest level first: 1 positive, 0 negative, -1 ignored.
     anchor_labels: list[np.ndarray]
     positive_anchors: list[np.ndarray]  # Indices of the sampled positive anchors.
     negative_anchors: list[np.ndarray]

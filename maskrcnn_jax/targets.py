@@ -29,7 +29,7 @@ def anchor_targets(
         shapes: Per level, height and width of the feature map.
         config: Anchors, thresholds and numbers of samples.
     """
-    grids = anchors.pyramid_anchors(shapes, canvas, config.anchor_sizes, config.aspect_ratios)
+    grids = anchors.pyramid_anchors(shapes, canvas, **config.anchors)
     grid, inside = (jnp.concatenate(parts) for parts in zip(*grids.values(), strict=True))
     # Anchors beyond the canvas, which only a larger bucket has, must not be the best of an object.
     iou = jnp.where(inside.reshape(1, -1), boxes.pairwise_iou(instances.boxes, grid), -1.0)

@@ -40,13 +40,22 @@ def encode(
 
 
 def decode(
-    deltas: Float[Array, "*#n 4"], anchors: Float[Array, "*#n 4"], weights: tuple[float, ...]
+    deltas: Float[Array, "*#n 4"],
+    anchors: Float[Array, "*#n 4"],
+    weights: tuple[float, ...],
+    limit_shrinking: bool = False,
 ) -> Float[Array, "*_ 4"]:
-    """Moves anchors by deltas; the inverse of `encode`, up to a growth of `MAX_LOG_SCALE`."""
+    """Moves anchors by deltas; the inverse of `encode`, up to a growth of `MAX_LOG_SCALE`.
+
+    With ``limit_shrinking`` the same number limits how much a side shrinks.
+    """
     deltas = deltas / _row(weights, deltas.ndim)
     size = _sizes(anchors)
     center = deltas[..., :2] * size + _centers(anchors, size)
-    half = 0.5 * (jnp.exp(jnp.minimum(deltas[..., 2:], MAX_LOG_SCALE)) * size)
+    log_scale = jnp.minimum(deltas[..., 2:], MAX_LOG_SCALE)
+    if limit_shrinking:
+        log_scale = jnp.maximum(log_scale, -MAX_LOG_SCALE)
+    half = 0.5 * (jnp.exp(log_scale) * size)
     return jnp.concatenate([center - half, center + half], axis=-1)
 
 
@@ -60,6 +69,11 @@ def clip(boxes: Float[Array, "*n 4"], size: Int[Array, "2"]) -> Float[Array, "*n
 def has_min_side(boxes: Float[Array, "*n 4"], side: float) -> Bool[Array, "*n"]:
     """Whether both sides of a box measure at least ``side`` pixels."""
     return (_sizes(boxes) >= side).all(axis=-1)
+
+
+def has_area(boxes: Float[Array, "*n 4"]) -> Bool[Array, "*n"]:
+    """Whether both sides of a box are longer than zero."""
+    return (_sizes(boxes) > 0).all(axis=-1)
 
 
 def _sizes(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 2"]:

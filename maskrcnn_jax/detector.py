@@ -34,8 +34,8 @@ class Detector:
         model: A `MaskRCNN`, or a stand-in such as `artifact.ExportedModel`.
         variables: The variables of the model.
         categories: The map from labels to categories.
-        data: Gives ``test_short_side``, ``test_max_long_side`` and ``test_buckets``. The default is
-            torchvision's rule for COCO.
+        data: Gives ``test_short_side``, ``test_max_long_side``, ``test_buckets``, ``size_rule`` and
+            ``resize``. The default is torchvision's rule for COCO.
         batch_size: Number of images of one bucket that the model processes at once. A GPU needs
             several to be busy.
         dtype: The dtype of the model's input images: "float32", or "uint8", which rounds resized
@@ -221,7 +221,9 @@ class Detector:
             for row, i in enumerate(members):
                 # Detections come by descending score.
                 best = jax.tree.map(lambda x, row=row: x[row, :top_k], detections)
-                found[i] = pasting.to_original(best, sizes[row], batch[i].shape[:2])
+                found[i] = pasting.to_original(
+                    best, sizes[row], batch[i].shape[:2], self.model.detection
+                )
         return [found[i] for i in range(len(batch))]
 
     def _checked(
@@ -239,7 +241,8 @@ class Detector:
         Args:
             size: Height and width of the original image.
         """
-        resized = images.resized_size(size, self.data.test_short_side, self.data.test_max_long_side)
+        limits = self.data.test_short_side, self.data.test_max_long_side
+        resized = images.resized_size(size, *limits, self.data.size_rule)
         try:
             return resized, images.bucket_for(resized, self.data.test_buckets)
         except ValueError:
@@ -274,7 +277,7 @@ class Detector:
         """
         padded = np.zeros((self.batch_size, *bucket, self.num_channels), self.dtype)
         for slot, image, (height, width) in zip(padded, batch, sizes, strict=False):
-            resized = images.resize(image, (height, width))
+            resized = images.resize(image, (height, width), self.data.resize)
             if self.dtype == np.uint8:
                 resized = np.rint(resized * np.float32(255))
             slot[:height, :width] = resized

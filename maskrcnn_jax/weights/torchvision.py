@@ -18,9 +18,9 @@ from maskrcnn_jax.modules.resnet import DEPTHS
 from maskrcnn_jax.weights import layout, torchvision_resnet
 from maskrcnn_jax.weights.layout import Entry, Path
 from maskrcnn_jax.weights.pytorch_layers import (
-    batch_norm,
     convolution,
     linear,
+    normalisation,
     transposed_convolution,
 )
 from maskrcnn_jax.weights.torchvision_resnet import COUNTER
@@ -158,6 +158,11 @@ def entries(config: ModelConfig) -> Iterator[Entry]:
         ValueError: torchvision's models do not have a norm of the config.
     """
     _check_norms(config)
+    yield from layers(config)
+
+
+def layers(config: ModelConfig) -> Iterator[Entry]:
+    """Yields the table of a model with any norms: PyTorch's layers by torchvision's names."""
     yield from torchvision_resnet.entries(config, BODY)
     yield from _fpn(config)
     yield from _rpn(config)
@@ -238,7 +243,7 @@ def _normed(
     path = (*parent, conv)
     yield from convolution(f"{name}.0", path, outputs, inputs, side, bias=norm == "none")
     if norm != "none":
-        yield from batch_norm(f"{name}.1", (*parent, bn), outputs, norm)
+        yield from normalisation(f"{name}.1", (*parent, bn), outputs, norm)
 
 
 def function_of(config: ModelConfig) -> str | None:

@@ -8,7 +8,7 @@ import numpy as np
 from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.modules.resnet import DEPTHS
 from maskrcnn_jax.weights.layout import Entry, Path
-from maskrcnn_jax.weights.pytorch_layers import batch_norm, convolution
+from maskrcnn_jax.weights.pytorch_layers import convolution, normalisation
 
 CLASSIFIER = "fc."
 COUNTER = "num_batches_tracked"  # The batch counter of a trained norm; PyTorch never reads it.
@@ -48,7 +48,7 @@ def entries(config: ModelConfig, prefix: str = "") -> Iterator[Entry]:
     width, norm = backbone.stem_channels, backbone.norm
     stem = ("backbone", "conv1"), width, len(config.image_mean), 7
     yield from convolution(f"{prefix}conv1", *stem, bias=False)
-    yield from batch_norm(f"{prefix}bn1", ("backbone", "bn1"), width, norm)
+    yield from normalisation(f"{prefix}bn1", ("backbone", "bn1"), width, norm)
     sizes, bottleneck = DEPTHS[backbone.depth]
     channels = width
     for stage, num_blocks in enumerate(sizes, start=1):
@@ -61,7 +61,7 @@ def entries(config: ModelConfig, prefix: str = "") -> Iterator[Entry]:
                 conv = (*path, "downsample_conv"), outputs, channels, 1
                 yield from convolution(f"{name}.downsample.0", *conv, bias=False)
                 bn = (*path, "downsample_bn")
-                yield from batch_norm(f"{name}.downsample.1", bn, outputs, norm)
+                yield from normalisation(f"{name}.downsample.1", bn, outputs, norm)
             channels = outputs
 
 
@@ -79,4 +79,4 @@ def _block(
     for i, (outputs, inputs, side) in enumerate(layers, start=1):
         conv = (*path, f"conv{i}"), outputs, inputs, side
         yield from convolution(f"{name}.conv{i}", *conv, bias=False)
-        yield from batch_norm(f"{name}.bn{i}", (*path, f"bn{i}"), outputs, norm)
+        yield from normalisation(f"{name}.bn{i}", (*path, f"bn{i}"), outputs, norm)

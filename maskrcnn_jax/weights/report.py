@@ -21,6 +21,7 @@ class Report:
     renamed: dict[str, str] = field(default_factory=dict)  # Present names by old names.
     reinitialised: tuple[str, ...] = ()  # Names, as in the source, of arrays drawn at random.
     num_classes_found: int = 0  # Number of classes of the source, including background.
+    reasons: tuple[str, ...] = ()  # What the source does not say: what was taken for it, and why.
 
     def __str__(self) -> str:
         digest = f" (sha256 {self.digest[:8]}...)" if self.digest else ""
@@ -28,6 +29,7 @@ class Report:
             f"weights: {self.source}{digest}",
             f"model: {self.architecture}",
             *self._norm_lines(),
+            *self.reasons,
             f"loaded: {self.num_arrays} arrays",
         ]
         if self.renamed:

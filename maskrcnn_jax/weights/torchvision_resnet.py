@@ -31,11 +31,20 @@ def resnet_depth(names: Iterable[str], prefix: str = "") -> int | None:
 
     The names of the backbone begin with ``prefix``.
     """
+    return matched_depth(names, rf"{re.escape(prefix)}layer([1-4])\.(\d{{1,3}})\.(conv3\.)?")
+
+
+def matched_depth(names: Iterable[str], pattern: str) -> int | None:
+    """Infers the depth as `resnet_depth` does, from names of any family.
+
+    The pattern has groups for the number of a stage, of which the highest is the last, for the
+    number of a block, and for the third convolution.
+    """
     blocks, has_bottlenecks = [0, 0, 0, 0], False
-    pattern = re.compile(rf"{re.escape(prefix)}layer([1-4])\.(\d{{1,3}})\.(conv3\.)?")
+    last = 5 if "[2-5]" in pattern else 4
     for name in names:
-        if match := pattern.match(name):
-            stage, block = int(match[1]) - 1, int(match[2])
+        if match := re.match(pattern, name):
+            stage, block = int(match[1]) - last + 3, int(match[2])
             blocks[stage] = max(blocks[stage], block + 1)
             has_bottlenecks |= match[3] is not None
     found = tuple(blocks), has_bottlenecks

@@ -49,6 +49,11 @@ def recognises(names: Iterable[str]) -> bool:
     return any(name.startswith(starts) for name in names)
 
 
+def is_backbone(names: Iterable[str]) -> bool:
+    """Tells whether a file has the names of a ResNet alone, such as ``stem.conv1.weight``."""
+    return "stem.conv1.weight" in names
+
+
 def infer(state: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Guess:
     """Infers the network of a file from its names and shapes, and a preset for all else.
 

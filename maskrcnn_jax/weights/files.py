@@ -161,5 +161,13 @@ def _plain(name: str, array: np.ndarray) -> np.ndarray:
 
 def sha256(path: str | Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal digits."""
+    return digest(path, "sha256")
+
+
+def digest(path: str | Path, algorithm: str) -> str:
+    """Returns the digest of a file, "sha256" or "md5", in hexadecimal digits.
+
+    An md5 finds damage, but no intent.
+    """
     with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()

@@ -19,6 +19,7 @@ from maskrcnn_jax.artifacts import artifact
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.weights import (
+    detectron1,
     detectron2,
     download,
     files,
@@ -28,6 +29,7 @@ from maskrcnn_jax.weights import (
     own,
     torchvision,
     torchvision_resnet,
+    zoo,
 )
 from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Entry
@@ -35,7 +37,7 @@ from maskrcnn_jax.weights.norm_eps import choose as choose_eps
 from maskrcnn_jax.weights.norm_eps import replace as replace_eps
 from maskrcnn_jax.weights.report import Report, describe
 
-FAMILIES = (own, torchvision, detectron2, mmdetection)
+FAMILIES = (own, torchvision, detectron2, mmdetection, detectron1)
 RELEASED = {"COCO_V1": "maskrcnn_resnet50_fpn", "V2_COCO_V1": "maskrcnn_resnet50_fpn_v2"}
 
 
@@ -76,8 +78,9 @@ def load(
     """Loads the weights of a whole detector.
 
     Args:
-        weights: A weight file; a run directory; or "COCO_V1" or "V2_COCO_V1", torchvision's
-            released weights of `maskrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn_v2`.
+        weights: A weight file; a run directory; "COCO_V1" or "V2_COCO_V1", torchvision's released
+            weights of `maskrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn_v2`; or a name of
+            `zoo`, such as "detectron2:mask_rcnn_R_50_FPN_3x".
         config: The model to load the weights into; by default the model that they were trained
             with. With a config, "COCO_V1" names the released file of its architecture. See
             `norm_eps.choose` for the eps of the norms.
@@ -97,6 +100,11 @@ def load(
     released = RELEASED if config is None else released_for(config)
     source = read(weights, released, channel_order=channel_order)
     return fit(source, config, num_classes=num_classes, norm_eps=norm_eps, seed=seed)
+
+
+def is_released(name: str) -> bool:
+    """Whether a name stands for released weights instead of a path."""
+    return name in RELEASED or zoo.is_name(name)
 
 
 def released_for(config: ModelConfig) -> dict[str, str]:
@@ -126,6 +134,8 @@ def read(
         raise ValueError(f'channel_order must be "RGB" or "BGR", got {channel_order!r}')
     if str(weights) in released:
         path = download.fetch(download.DETECTORS[released[str(weights)]])
+    elif zoo.is_name(str(weights)):
+        path = download.fetch_release(zoo.release(str(weights)))
     else:
         path = Path(weights)
     if path.exists():
@@ -186,6 +196,8 @@ def _family(arrays: Mapping[str, np.ndarray]) -> ModuleType:
             return family
     if depth := torchvision_resnet.resnet_depth(arrays):
         found = f"it looks like a ResNet-{depth} for classification: give it as backbone_weights"
+    elif detectron1.is_backbone(arrays) or detectron2.is_backbone(arrays):
+        found = "it looks like the backbone of a detector: give it as backbone_weights"
     elif arrays:
         names = ", ".join(name[:100] for name in list(arrays)[:3])
         found = f"of its {len(arrays)} arrays the first are {names}"

@@ -84,15 +84,26 @@ class Detector:
         return cls(model, run.variables, run.categories, run.config.data)
 
     @classmethod
-    def from_weights(cls, weights: str | Path) -> "Detector":
-        """Loads a weight file of torchvision or of this package, a run directory, or a release.
+    def from_weights(
+        cls,
+        weights: str | Path,
+        *,
+        preset: str | None = None,
+        channel_order: str | None = None,
+    ) -> "Detector":
+        """Loads a weight file, a run directory, or a release.
 
-        The architecture comes from the config in the file, or else from the names and shapes of the
-        arrays. A file without a mask head is a Faster R-CNN, whose detections have no masks.
+        Files are those of this package, torchvision, Detectron2 and MMDetection. The architecture
+        comes from the config in the file, or else from the names and shapes of the arrays. A file
+        without a mask head is a Faster R-CNN, whose detections have no masks.
 
         Args:
-            weights: A path; or "COCO_V1" or "V2_COCO_V1", torchvision's weights of
-                `maskrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn_v2`, which are downloaded once.
+            weights: A path; "COCO_V1" or "V2_COCO_V1", torchvision's weights of
+                `maskrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn_v2`; or a name such as
+                "detectron2:mask_rcnn_R_50_FPN_3x" or "mmdet:mask-rcnn_r50_fpn_1x_coco". Released
+                weights are downloaded once.
+            preset: For files of Detectron2 and MMDetection, as in `weights.loading.load`.
+            channel_order: As in `weights.loading.load`.
 
         Raises:
             OSError: The file does not exist or cannot be downloaded.
@@ -101,7 +112,8 @@ class Detector:
         """
         from maskrcnn_jax.weights import loading
 
-        return cls.from_loaded(loading.load(weights))
+        loaded = loading.load(weights, preset=preset, channel_order=channel_order)
+        return cls.from_loaded(loaded)
 
     @classmethod
     def from_loaded(cls, loaded: "LoadedModel") -> "Detector":

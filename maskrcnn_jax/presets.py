@@ -6,6 +6,7 @@ the final boxes belong to the model, detection and data settings. The schedule o
 set.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 from maskrcnn_jax.config import (
@@ -27,6 +28,7 @@ COCO_80_CLASSES = 81  # Of the other libraries: background and COCO's 80 categor
 # Pixels from 0 to 255 less their mean, in the order RGB: what backbones of Caffe learned with.
 CAFFE_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
+LARGEST_STD_OF_CAFFE = 2 / 255
 
 
 def maskrcnn_resnet50_fpn(
@@ -188,6 +190,36 @@ def mmdet_r50_fpn_gn(num_classes: int = COCO_80_CLASSES) -> Config:
     config.model.image_mean, config.model.image_std = CAFFE_MEAN, CAFFE_STD
     _use_norm(config.model, "group")
     return config
+
+
+OF_OTHERS: dict[str, Callable[..., Config]] = {
+    build.__name__: build
+    for build in (
+        detectron2_r50_fpn,
+        detectron2_r101_fpn,
+        detectron2_r50_fpn_gn,
+        detectron2_r50_fpn_syncbn,
+        detectron2_r50_fpn_lsj,
+        mmdet_r50_fpn,
+        mmdet_r101_fpn,
+        mmdet_r50_caffe_fpn,
+        mmdet_r50_fpn_gn,
+    )
+}
+
+
+def applied(name: str, config: Config) -> Config:
+    """Returns a preset of `OF_OTHERS` with the layers and the classes of a config."""
+    chosen, model = OF_OTHERS[name](config.model.num_classes), config.model
+    chosen.model.backbone = dataclasses.replace(
+        model.backbone,
+        stride_in_1x1=chosen.model.backbone.stride_in_1x1,
+        frozen_stages=chosen.model.backbone.frozen_stages,
+    )
+    chosen.model.rpn.num_convs = model.rpn.num_convs
+    chosen.model.fpn, chosen.model.box_head = model.fpn, model.box_head
+    chosen.model.mask_head = model.mask_head
+    return chosen
 
 
 def use_torchvision_input(model: ModelConfig) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from maskrcnn_jax import presets
 from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.weights import (
     detectron1,
@@ -111,18 +112,17 @@ def _from_detectron(
     if detectron1.is_backbone(arrays):
         named, _ = detectron1.present(arrays)
         table = [detectron1.renamed_entry(entry, config) for entry in table]
-        stem, variance = detectron1.STEM, "res_conv1_bn_running_var"
-        is_bgr = True
+        stem, is_bgr = detectron1.STEM, True
     else:
         named, _ = detectron2.present(arrays)
         named = {x: array for x, array in named.items() if x.startswith(("stem.", "res"))}
         table = [detectron2.renamed(x, detectron2.name(x.path[1:-1], config)) for x in table]
         table = [x._replace(name=x.name.removeprefix(detectron2.BODY)) for x in table]
-        stem, variance = "stem.conv1.weight", "stem.conv1.norm.running_var"
-        ratio = guess.input_ratio(named.get(stem), named.get(variance))
+        stem = "stem.conv1.weight"
+        ratio = guess.input_ratio(named.get(stem), named.get("stem.conv1.norm.running_var"))
         is_bgr = ratio is not None and ratio >= guess.NORMALISED_BELOW
     layout.check_fit(named, layout.shapes(table), f"{path} does not fit the backbone")
-    if is_bgr and max(config.image_std) > 2 / 255:
+    if is_bgr and max(config.image_std) > presets.LARGEST_STD_OF_CAFFE:
         raise ValueError(
             f"{path} learned from BGR pixels of 0 to 255 less their mean: set model.image_mean, "
             "model.image_std and model.backbone.stride_in_1x1 as presets.detectron2_r50_fpn does"

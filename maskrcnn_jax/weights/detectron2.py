@@ -184,7 +184,7 @@ def _read_pixels(config: Config, state: Mapping[str, np.ndarray]) -> str | None:
     if not all(y > 0 for y in std):
         raise ValueError(f"its pixel_std is {found[1].reshape(-1)}, expected positive numbers")
     config.model.image_mean, config.model.image_std = mean, std
-    config.model.backbone.stride_in_1x1 = std[0] < 2 / 255
+    config.model.backbone.stride_in_1x1 = max(std) < presets.LARGEST_STD_OF_CAFFE
     return "pixel statistics as in the file, in BGR order"
 
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from maskrcnn_jax import presets
 from maskrcnn_jax.artifacts import artifact
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
@@ -72,6 +73,7 @@ def load(
     *,
     num_classes: int | None = None,
     norm_eps: float | None = None,
+    preset: str | None = None,
     channel_order: str | None = None,
     seed: int = 0,
 ) -> LoadedModel:
@@ -87,9 +89,11 @@ def load(
         num_classes: Number of classes, including background; by default that of the config or of
             the weights.
         norm_eps: Replaces the eps of all norms.
-        channel_order: "RGB" or "BGR", the order in which the network of a file of another library
-            reads its channels; by default the report says what was inferred, and why. Images are
-            always given as RGB.
+        preset: A function of `presets` for Detectron2 or MMDetection, by its name. It replaces
+            what a file of these does not say: pixel statistics, the place of strides, and rules.
+            By default it is inferred, and the report says why.
+        channel_order: "RGB" or "BGR", the order in which the network of such a file reads its
+            channels; by default that of the preset. Images are always given as RGB.
         seed: Seed of the random values of layers that do not fit another number of classes.
 
     Raises:
@@ -98,7 +102,7 @@ def load(
             that is wrong.
     """
     released = RELEASED if config is None else released_for(config)
-    source = read(weights, released, channel_order=channel_order)
+    source = read(weights, released, preset=preset, channel_order=channel_order)
     return fit(source, config, num_classes=num_classes, norm_eps=norm_eps, seed=seed)
 
 
@@ -117,6 +121,7 @@ def read(
     weights: str | Path,
     released: Mapping[str, str] = RELEASED,
     *,
+    preset: str | None = None,
     channel_order: str | None = None,
 ) -> Source:
     """Reads arrays and the known facts about their model, without comparing them with a model.
@@ -124,12 +129,16 @@ def read(
     Args:
         weights: A weight file, a run directory, or a released name.
         released: Functions of torchvision by the released names of their weights.
+        preset: As in `load`.
         channel_order: As in `load`.
 
     Raises:
         OSError: The file does not exist or cannot be downloaded.
         ValueError: The file is broken, or its names belong to no family.
     """
+    if preset not in (None, *presets.OF_OTHERS):
+        known = ", ".join(presets.OF_OTHERS)
+        raise ValueError(f"preset must be one of {known}; got {preset!r}")
     if channel_order not in (None, "RGB", "BGR"):
         raise ValueError(f'channel_order must be "RGB" or "BGR", got {channel_order!r}')
     if str(weights) in released:
@@ -139,7 +148,7 @@ def read(
     else:
         path = Path(weights)
     if path.exists():
-        return _read_run(path) if path.is_dir() else _read_file(path, channel_order)
+        return _read_run(path) if path.is_dir() else _read_file(path, preset, channel_order)
     names = " or ".join(f'"{name}"' for name in released)
     if released:
         accepted = f"expected such a path or {names}"
@@ -157,7 +166,7 @@ def _read_run(path: Path) -> Source:
     return Source(path, None, own, arrays, renamed, run.config, True, run.categories)
 
 
-def _read_file(path: Path, channel_order: str | None) -> Source:
+def _read_file(path: Path, preset: str | None, channel_order: str | None) -> Source:
     arrays, metadata = files.read(path)
     digest = files.sha256(path)
     try:
@@ -171,19 +180,28 @@ def _read_file(path: Path, channel_order: str | None) -> Source:
     except ValueError as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
     source = Source(path, digest, family, arrays, renamed, config, is_carried, categories)
-    return source if inferred is None else _with(source, inferred, channel_order)
+    if family in (own, torchvision) and (preset or channel_order):
+        raise ValueError(
+            f"{path} has {family.WHOSE} names: preset and channel_order are for other libraries"
+        )
+    return source if inferred is None else _with(source, inferred, preset, channel_order)
 
 
-def _with(source: Source, inferred: Guess, channel_order: str | None) -> Source:
+def _with(source: Source, inferred: Guess, preset: str | None, channel_order: str | None) -> Source:
     """Adds what was inferred of a network, and brings the channels of its input to RGB."""
-    is_bgr, reasons = inferred.is_bgr, inferred.reasons
+    config, is_bgr, reasons = inferred.config, inferred.is_bgr, inferred.reasons
+    if preset is not None:
+        config = presets.applied(preset, config)
+        is_bgr = max(config.model.image_std) < presets.LARGEST_STD_OF_CAFFE
+        order = "BGR" if is_bgr else "RGB"
+        reasons = (f"{order} pixels and all rules of presets.{preset}, as given",)
     if channel_order is not None:
         is_bgr, reasons = channel_order == "BGR", (*reasons, f"{channel_order} channels, as given")
     stem = source.layout.STEM
     if is_bgr and stem in source.arrays and source.arrays[stem].ndim == 4:
         source.arrays[stem] = source.arrays[stem][:, ::-1]
     return source._replace(
-        config=inferred.config,
+        config=config,
         categories=source.categories or inferred.categories,
         reasons=reasons,
     )

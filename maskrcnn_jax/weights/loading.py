@@ -232,7 +232,7 @@ def fit(
     norm_eps: float | None = None,
     seed: int = 0,
 ) -> LoadedModel:
-    """Makes a model from a source; arguments and errors as in `load`.
+    """Makes a model from a source, whose arrays it takes; arguments and errors as in `load`.
 
     For another number of classes, the layers with one output per class are initialised at random.
     """
@@ -245,7 +245,8 @@ def fit(
     table = _matched(source, dataclasses.replace(model, num_classes=found))
     _check_categories(source, found)
     fresh = [] if found == model.num_classes else _misshapen(table, source.layout.entries(model))
-    variables = layout.arrange(source.arrays, [x for x in table if x.path not in fresh])
+    kept = [entry for entry in table if entry.path not in fresh]
+    variables = layout.arrange(source.arrays, kept, consume=True)
     if fresh:
         variables = _filled(variables, _initial(model, fresh, seed))
     report = Report(

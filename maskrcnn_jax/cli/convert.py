@@ -1,9 +1,10 @@
 """`maskrcnn-jax convert`: rewrites a model in another file format."""
 
 import argparse
+from typing import Any
 
 from maskrcnn_jax.cli import outputs
-from maskrcnn_jax.weights import files, loading, norm_eps, saving
+from maskrcnn_jax.weights import detectron2_config, files, loading, norm_eps, saving
 
 
 def run(args: argparse.Namespace) -> int:
@@ -13,8 +14,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output.exists() and not args.force:
         raise ValueError(f"{args.output} exists; --force replaces it")
     outputs.check_file(args.output)
-    choices = {"preset": args.preset, "channel_order": args.channel_order}
-    loaded = loading.load(args.weights, **choices)
+    loaded = loading.load(args.weights, **_choices(args))
     print(loaded.report)
     saving.save(args.output, loaded.config, loaded.variables, loaded.categories)
     names = "our names" if args.output.suffix == ".npz" else "torchvision's names"
@@ -22,6 +22,14 @@ def run(args: argparse.Namespace) -> int:
     if args.output.suffix != ".npz":
         _print_norm_eps(loaded.report.norm_eps)
     return 0
+
+
+def _choices(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `loading.load` for what a file does not say."""
+    if args.d2_config is None:
+        return {"preset": args.preset, "channel_order": args.channel_order}
+    config, channel_order = detectron2_config.read(args.d2_config)
+    return {"preset": config, "channel_order": args.channel_order or channel_order}
 
 
 def _print_norm_eps(found: dict[str, norm_eps.NormEps]) -> None:

@@ -140,7 +140,14 @@ def _add_convert(commands: Any) -> None:
         help=".pth or .safetensors with torchvision's names, .npz with ours",
     )
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
-    parser.add_argument(
+    rules = parser.add_mutually_exclusive_group()
+    rules.add_argument(
+        "--d2-config",
+        type=_path,
+        metavar="FILE",
+        help="the config.yaml of a file of Detectron2: take its settings instead of inferring them",
+    )
+    rules.add_argument(
         "--preset",
         metavar="NAME",
         help="of a file of Detectron2 or MMDetection, such as mmdet_r50_caffe_fpn: take its pixel "

@@ -4,7 +4,14 @@ import argparse
 from typing import Any
 
 from maskrcnn_jax.cli import outputs
-from maskrcnn_jax.weights import detectron2_config, files, loading, norm_eps, saving
+from maskrcnn_jax.weights import (
+    detectron2_config,
+    files,
+    loading,
+    mmdetection_config,
+    norm_eps,
+    saving,
+)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,9 +33,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _choices(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `loading.load` for what a file does not say."""
-    if args.d2_config is None:
+    if args.d2_config is not None:
+        config, channel_order = detectron2_config.read(args.d2_config)
+    elif args.mmdet_config is not None:
+        config, channel_order = mmdetection_config.read(args.mmdet_config)
+    else:
         return {"preset": args.preset, "channel_order": args.channel_order}
-    config, channel_order = detectron2_config.read(args.d2_config)
     return {"preset": config, "channel_order": args.channel_order or channel_order}
 
 

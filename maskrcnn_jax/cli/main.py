@@ -148,6 +148,12 @@ def _add_convert(commands: Any) -> None:
         help="the config.yaml of a file of Detectron2: take its settings instead of inferring them",
     )
     rules.add_argument(
+        "--mmdet-config",
+        type=_path,
+        metavar="FILE",
+        help="the same for MMDetection: a config as its tools print it; it is not run",
+    )
+    rules.add_argument(
         "--preset",
         metavar="NAME",
         help="of a file of Detectron2 or MMDetection, such as mmdet_r50_caffe_fpn: take its pixel "

@@ -67,7 +67,8 @@ def test_every_key_that_is_read_is_set(tmp_path):
         )
         changed = detectron2_config._convert(values | {key: other}).config
         (difference,) = differences(plain, changed)
-        assert difference.startswith(f"{field}: ") and difference.endswith(str(other)), key
+        assert difference.startswith(f"{field}: "), key
+        assert difference.endswith((f" -> {other}", f" -> {other}.0")), key
 
 
 def test_rgb_pixels_stay_in_their_order(tmp_path):

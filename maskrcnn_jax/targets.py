@@ -155,8 +155,8 @@ def _grid_priorities(
     levels = []
     for level in sorted(shapes):
         height, width = shapes[level]
-        axes = map(jnp.arange, (height, width, num_ratios))
-        row, column, ratio = jnp.meshgrid(*axes, indexing="ij")
+        axes = map(jnp.arange, (num_ratios, height, width))
+        ratio, row, column = jnp.meshgrid(*axes, indexing="ij")
         # The number of an anchor must not depend on the size of the map.
         position = ((row << 14) + column) * num_ratios + ratio
         level_key = jax.random.fold_in(key, level)

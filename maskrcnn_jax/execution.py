@@ -17,6 +17,9 @@ from maskrcnn_jax.xla import compiler
 # times as slowly as others: https://github.com/jax-ml/jax/issues/38806.
 SLOW_ATOMICS = jaxlib.__version__ in ("0.10.2", "0.11.0")
 
+# These have 128 MiB of vector memory (VMEM), which hold the maps of an image; other TPUs have less.
+LARGE_VMEM = ("TPU v5 lite", "TPU v5e", "TPU v6 lite", "TPU v6e")
+
 MASK_CHUNK = 20  # Most images fill few of the slots, and a CPU skips the empty chunks.
 UPSAMPLE_CHUNK = 32  # RoIs per image.
 
@@ -37,8 +40,8 @@ class Execution(NamedTuple):
     per_pyramid: Map = jax.vmap  # Maps RoI pooling over the batch.
     row_shards: int = 1  # Number of devices that share the rows of each image.
     gather_rows: Callable[[Array], Array] = _identity  # Brings all rows to each of these devices.
-    # Forms of RoIAlign and of its gradient: "gather", "einsum", or "by_platform" for a program
-    # that is compiled later, for any platform.
+    # Forms of RoIAlign and of its gradient: "gather", "einsum", "pallas", or "by_platform" for a
+    # program that is compiled later, for any platform.
     align_form: str = "gather"
     align_gradient: str = "gather"
     rpn_windows: bool = False  # The gradient of the RPN flows through windows, not whole maps.
@@ -79,8 +82,8 @@ def choose(
         per_pyramid=per_image if row_shards == 1 else jax.vmap,
         row_shards=row_shards,
         gather_rows=_identity if row_shards == 1 else partial(sharding.gather_rows, mesh=mesh),
-        align_form=_align_form(settings, platform, row_shards),
-        align_gradient=_align_gradient(settings, platform, row_shards),
+        align_form=_align_form(settings, platform, row_shards, mesh),
+        align_gradient=_align_gradient(settings, platform, row_shards, mesh),
         rpn_windows=_has_windows(settings, platform) and row_shards == 1,
         recompute=_recomputed(settings, is_one_cpu),
         mask_chunk=MASK_CHUNK if platform in ("cpu", "any") else None,
@@ -90,16 +93,23 @@ def choose(
     )
 
 
-def _align_form(settings: ExecutionConfig, platform: str, row_shards: int) -> str:
+def _align_form(
+    settings: ExecutionConfig, platform: str, row_shards: int, mesh: Mesh | None
+) -> str:
     if row_shards > 1:
         return "einsum"  # Each device multiplies its own rows; the products are added.
     if settings.align_form != "auto":
         return settings.align_form
-    return {"any": "by_platform", "tpu": "einsum"}.get(platform, "gather")
+    if platform == "tpu":
+        device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+        return "pallas" if device.device_kind in LARGE_VMEM else "einsum"
+    return "by_platform" if platform == "any" else "gather"
 
 
-def _align_gradient(settings: ExecutionConfig, platform: str, row_shards: int) -> str:
-    form = _align_form(settings, platform, row_shards)
+def _align_gradient(
+    settings: ExecutionConfig, platform: str, row_shards: int, mesh: Mesh | None
+) -> str:
+    form = _align_form(settings, platform, row_shards, mesh)
     # On a GPU the gradient of a gather is added by atomic operations, in any order.
     avoids_atomics = settings.deterministic or (settings.align_form == "auto" and SLOW_ATOMICS)
     return "einsum" if platform == "gpu" and avoids_atomics else form

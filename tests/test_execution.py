@@ -83,6 +83,17 @@ def test_forms_of_roi_align_on_a_gpu(monkeypatch, settings, slow, expected):
     assert (run.align_form, run.align_gradient) == expected
 
 
+@pytest.mark.parametrize("form", ["pallas", "einsum"])
+def test_the_vector_memory_of_a_tpu_decides_on_the_kernels(monkeypatch, form):
+    kind = jax.devices()[0].device_kind
+    monkeypatch.setattr(execution, "LARGE_VMEM", (kind,) if form == "pallas" else ())
+    monkeypatch.setattr(execution, "_platform", lambda mesh: "tpu")
+    for run in choose(), choose(mesh=mesh_of(2, 1)):
+        assert run.align_form == run.align_gradient == form
+    assert choose(mesh=mesh_of(2, 2)).align_form == "einsum"
+    assert choose(ExecutionConfig(align_form="einsum")).align_form == "einsum"
+
+
 def test_settings_win_over_the_platform(monkeypatch):
     assert not on("cpu", monkeypatch, rpn_gradient="maps").rpn_windows
     assert on("tpu", monkeypatch, rpn_gradient="windows").rpn_windows

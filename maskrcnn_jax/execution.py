@@ -18,6 +18,9 @@ from maskrcnn_jax.xla import compiler
 WITH_SLOW_ATOMICS = ("0.10.2", "0.11.0")
 HOPPER = 9.0  # Compute capability.
 
+# These have 128 MiB of vector memory (VMEM), which hold the maps of an image; other TPUs have less.
+LARGE_VMEM = ("TPU v5 lite", "TPU v5e", "TPU v6 lite", "TPU v6e")
+
 MASK_CHUNK = 20  # Most images fill few of the slots, and a CPU skips the empty chunks.
 UPSAMPLE_CHUNK = 32  # RoIs per image.
 
@@ -38,8 +41,8 @@ class Execution(NamedTuple):
     per_pyramid: Map = jax.vmap  # Maps RoI pooling over the batch.
     row_shards: int = 1  # Number of devices that share the rows of each image.
     gather_rows: Callable[[Array], Array] = _identity  # Brings all rows to each of these devices.
-    # Forms of RoIAlign and of its gradient: "gather", "einsum", or "by_platform" for a program
-    # that is compiled later, for any platform.
+    # Forms of RoIAlign and of its gradient: "gather", "einsum", "pallas", or "by_platform" for a
+    # program that is compiled later, for any platform.
     align_form: str = "gather"
     align_gradient: str = "gather"
     rpn_windows: bool = False  # The gradient of the RPN flows through windows, not whole maps.
@@ -86,7 +89,7 @@ def choose(
         per_pyramid=per_image if row_shards == 1 else jax.vmap,
         row_shards=row_shards,
         gather_rows=_identity if row_shards == 1 else partial(sharding.gather_rows, mesh=mesh),
-        align_form=_align_form(settings, platform, row_shards),
+        align_form=_align_form(settings, device, row_shards),
         align_gradient=_align_gradient(settings, device, row_shards),
         rpn_windows=settings.rpn_gradient == "windows" and row_shards == 1,
         recompute=_recomputed(settings, is_one_cpu),
@@ -98,21 +101,25 @@ def choose(
     )
 
 
-def _align_form(settings: ExecutionConfig, platform: str, row_shards: int) -> str:
+def _align_form(settings: ExecutionConfig, device: Any, row_shards: int) -> str:
     if row_shards > 1:
         return "einsum"  # Each device multiplies its own rows; the products are added.
     if settings.align_form != "auto":
         return settings.align_form
-    return {"any": "by_platform", "tpu": "einsum"}.get(platform, "gather")
+    if device is None:
+        return "by_platform"
+    if device.platform != "tpu":
+        return "gather"
+    return "pallas" if device.device_kind in LARGE_VMEM else "einsum"
 
 
 def _align_gradient(settings: ExecutionConfig, device: Any, row_shards: int) -> str:
-    platform = device.platform if device else "any"
-    form = _align_form(settings, platform, row_shards)
+    form = _align_form(settings, device, row_shards)
     # On a GPU the gradient of a gather is added by atomic operations, in any order.
     is_auto = settings.align_form == "auto"
     avoids_atomics = settings.deterministic or (is_auto and _has_slow_atomics(device))
-    return "einsum" if platform == "gpu" and avoids_atomics else form
+    is_gpu = device is not None and device.platform == "gpu"
+    return "einsum" if is_gpu and avoids_atomics else form
 
 
 def _has_slow_atomics(device: Any) -> bool:

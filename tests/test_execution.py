@@ -20,8 +20,8 @@ def mesh_of(data, space):
     return jax.make_mesh((data, space), ("data", "space"), **axes)
 
 
-def on(platform, monkeypatch, *, capability="9.0", **settings):
-    device = SimpleNamespace(platform=platform, compute_capability=capability)
+def on(platform, monkeypatch, *, kind="", capability="9.0", **settings):
+    device = SimpleNamespace(platform=platform, device_kind=kind, compute_capability=capability)
     monkeypatch.setattr(jax, "devices", lambda: [device])
     return choose(ExecutionConfig(**settings))
 
@@ -92,6 +92,15 @@ def test_the_gradient_of_roi_align_on_a_gpu(
 def test_roi_align_is_computed_in_the_form_that_is_asked_for(monkeypatch):
     run = on("gpu", monkeypatch, align_form="einsum")
     assert run.align_form == run.align_gradient == "einsum"
+
+
+@pytest.mark.parametrize(
+    "kind, form", [("TPU v5 lite", "pallas"), ("TPU v6e", "pallas"), ("TPU v4", "einsum")]
+)
+def test_the_vector_memory_of_a_tpu_decides_on_the_kernels(monkeypatch, kind, form):
+    run = on("tpu", monkeypatch, kind=kind)
+    assert run.align_form == run.align_gradient == form
+    assert on("tpu", monkeypatch, kind=kind, align_form="einsum").align_form == "einsum"
 
 
 def test_settings_win_over_the_platform(monkeypatch):

@@ -139,8 +139,13 @@ def _anchor_targets(
     grids = anchors.pyramid_anchors(shapes, canvas, rpn.anchor_sizes, rpn.aspect_ratios)
     grid, inside = (jnp.concatenate(parts) for parts in zip(*grids.values(), strict=True))
     thresholds = {"positive_iou": rpn.positive_iou, "negative_iou": rpn.negative_iou}
-    iou = jnp.where(inside.reshape(1, -1), boxes.pairwise_iou(instances.boxes, grid), -1.0)
-    matched, labels = matching.match(iou, instances.valid, **thresholds, low_quality=True)
+
+    def overlaps(objects: Float[Array, "s 4"]) -> Float[Array, "s n"]:
+        return jnp.where(inside.reshape(1, -1), boxes.pairwise_iou(objects, grid), -1.0)
+
+    matched, labels = matching.match(
+        instances.boxes, instances.valid, overlaps, **thresholds, low_quality=True
+    )
     deltas = boxes.encode(instances.boxes[matched[indices]], grid[indices], rpn.box_weights)
     deltas = jnp.where(positive.reshape(-1, 1), deltas, 0)
     return AnchorTargets(indices, positive, deltas, valid), labels
@@ -156,8 +161,10 @@ def _roi_targets(
     """Targets of given RoIs of one image."""
     threshold = config.roi.positive_iou
     thresholds = {"positive_iou": threshold, "negative_iou": threshold}
-    iou = boxes.pairwise_iou(instances.boxes, rois)
-    matched, labels = matching.match(iou, instances.valid, **thresholds, low_quality=False)
+    overlaps = partial(boxes.pairwise_iou, b=rois)
+    matched, labels = matching.match(
+        instances.boxes, instances.valid, overlaps, **thresholds, low_quality=False
+    )
     positive = valid & (labels == 1)
     deltas = boxes.encode(instances.boxes[matched], rois, config.roi.box_weights)
     deltas = jnp.where(positive.reshape(-1, 1), deltas, 0)

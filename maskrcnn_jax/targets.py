@@ -31,7 +31,7 @@ def anchor_targets(
         shapes: Per level, height and width of the feature map.
         config: Anchors, thresholds and numbers of samples.
     """
-    grids = anchors.pyramid_anchors(shapes, canvas, config.anchor_sizes, config.aspect_ratios)
+    grids = anchors.pyramid_anchors(shapes, canvas, **config.anchors)
     grid, inside = (jnp.concatenate(parts) for parts in zip(*grids.values(), strict=True))
 
     def overlaps(objects: Float[Array, "s 4"]) -> Float[Array, "s n"]:

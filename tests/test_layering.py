@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "images": {"ops/"},
     "video": set(),
     "distributed": set(),
-    "pasting": {"structures"},
+    "pasting": {"config", "structures"},
     "config_check": {"config", "settings"},
     "data/": GROUND | {"images"},
     "drawing/": GROUND | INPUTS | {"visualize"},

@@ -13,7 +13,8 @@ def run(args: argparse.Namespace) -> int:
     if args.output.exists() and not args.force:
         raise ValueError(f"{args.output} exists; --force replaces it")
     outputs.check_file(args.output)
-    loaded = loading.load(args.weights)
+    choices = {"preset": args.preset, "channel_order": args.channel_order}
+    loaded = loading.load(args.weights, **choices)
     print(loaded.report)
     saving.save(args.output, loaded.config, loaded.variables, loaded.categories)
     names = "our names" if args.output.suffix == ".npz" else "torchvision's names"

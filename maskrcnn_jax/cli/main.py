@@ -13,8 +13,10 @@ from maskrcnn_jax.cli import memory
 
 WEIGHTS = (
     "directory of a training run, or of one of its checkpoints (RUN/checkpoints/STEP); or a weight "
-    "file, torchvision's or ours (.pth, .safetensors, .npz); or COCO_V1 or V2_COCO_V1: "
-    "torchvision's maskrcnn_resnet50_fpn and maskrcnn_resnet50_fpn_v2, downloaded once"
+    "file of ours, torchvision, Detectron2 or MMDetection (.npz, .pth, .safetensors, .pkl); or "
+    "COCO_V1 or V2_COCO_V1: torchvision's maskrcnn_resnet50_fpn and maskrcnn_resnet50_fpn_v2, "
+    "downloaded once; or a name such as detectron2:mask_rcnn_R_50_FPN_3x or "
+    "mmdet:mask-rcnn_r50_fpn_1x_coco"
 )
 AUGMENT = "join the detections of every image in three sizes and mirrored: slower, and more exact"
 RANDOM_MODELS = ("v1", "v1-batch-norm", "v2", "faster-v1", "faster-v2")  # `recipe.VARIANTS`.
@@ -140,6 +142,17 @@ def _add_convert(commands: Any) -> None:
         help=".pth or .safetensors with torchvision's names, .npz with ours",
     )
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="of a file of Detectron2 or MMDetection, such as mmdet_r50_caffe_fpn: take its pixel "
+        "statistics, strides and rules instead of inferring them",
+    )
+    parser.add_argument(
+        "--channel-order",
+        choices=("RGB", "BGR"),
+        help="in which the network of such a file reads its channels",
+    )
 
 
 def _add_export(commands: Any) -> None:

@@ -60,14 +60,24 @@ def encode(
 
 
 def decode(
-    deltas: Float[Array, "*#n 4"], anchors: Float[Array, "*#n 4"], weights: tuple[float, ...]
+    deltas: Float[Array, "*#n 4"],
+    anchors: Float[Array, "*#n 4"],
+    weights: tuple[float, ...],
+    limit_shrinking: bool = False,
 ) -> Float[Array, "*_ 4"]:
-    """Moves anchors by deltas; the inverse of `encode`, up to a growth of `MAX_LOG_SCALE`."""
-    dx, dy, dw, dh = (d / weight for d, weight in zip(split(deltas), weights, strict=True))
+    """Moves anchors by deltas; the inverse of `encode`, up to a growth of `MAX_LOG_SCALE`.
+
+    With ``limit_shrinking`` the same number limits how much a side shrinks.
+    """
+    dx, dy, *log_scales = (d / weight for d, weight in zip(split(deltas), weights, strict=True))
     anchor_x, anchor_y, anchor_width, anchor_height = _centers_and_sizes(anchors)
     x, y = dx * anchor_width + anchor_x, dy * anchor_height + anchor_y
-    half_width = 0.5 * (jnp.exp(jnp.minimum(dw, MAX_LOG_SCALE)) * anchor_width)
-    half_height = 0.5 * (jnp.exp(jnp.minimum(dh, MAX_LOG_SCALE)) * anchor_height)
+    lowest = -MAX_LOG_SCALE if limit_shrinking else -jnp.inf
+    dw, dh = (jnp.clip(log_scale, lowest, MAX_LOG_SCALE) for log_scale in log_scales)
+    half_width, half_height = (
+        0.5 * (jnp.exp(dw) * anchor_width),
+        0.5 * (jnp.exp(dh) * anchor_height),
+    )
     return join(x - half_width, y - half_height, x + half_width, y + half_height)
 
 
@@ -83,6 +93,12 @@ def has_min_side(boxes: Float[Array, "*n 4"], side: float) -> Bool[Array, "*n"]:
     """Whether both sides of a box measure at least ``side`` pixels."""
     x0, y0, x1, y1 = split(boxes)
     return (x1 - x0 >= side) & (y1 - y0 >= side)
+
+
+def has_area(boxes: Float[Array, "*n 4"]) -> Bool[Array, "*n"]:
+    """Whether both sides of a box are longer than zero."""
+    x0, y0, x1, y1 = split(boxes)
+    return (x1 > x0) & (y1 > y0)
 
 
 def _centers_and_sizes(boxes: Float[Array, "*n 4"]) -> tuple[Float[Array, "*n"], ...]:

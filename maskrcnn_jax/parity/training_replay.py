@@ -136,7 +136,7 @@ def _anchor_targets(
 ) -> tuple[AnchorTargets, Int[Array, " n"]]:
     """Targets of given anchors, and labels of all anchors."""
     rpn = config.rpn
-    grids = anchors.pyramid_anchors(shapes, canvas, rpn.anchor_sizes, rpn.aspect_ratios)
+    grids = anchors.pyramid_anchors(shapes, canvas, **rpn.anchors)
     grid, inside = (jnp.concatenate(parts) for parts in zip(*grids.values(), strict=True))
     thresholds = {"positive_iou": rpn.positive_iou, "negative_iou": rpn.negative_iou}
 

@@ -91,3 +91,27 @@ def test_anchors_of_a_canvas_do_not_depend_on_the_bucket():
         assert alone[level][1].all()
         assert not inside.all()
         np.testing.assert_array_equal(grid[inside], alone[level][0])
+
+
+def test_anchors_that_are_not_rounded_are_detectron2s():
+    half = 16 * np.sqrt(np.float64(2)), 16 / np.sqrt(np.float64(2))
+    expected = [(*half,), (16, 16), half[::-1]]
+    cell = anchors.cell_anchors(32, RATIOS, rounded=False)
+    np.testing.assert_array_equal(cell, np.float32([(-x, -y, x, y) for x, y in expected]))
+    # The anchors of Detectron2's own test, at the origin.
+    cells = [anchors.cell_anchors(size, (0.25, 1, 4), rounded=False) for size in (32, 64)]
+    np.testing.assert_array_equal(
+        np.concatenate(cells),
+        [(-32, -8, 32, 8), (-16, -16, 16, 16), (-8, -32, 8, 32)]
+        + [(-64, -16, 64, 16), (-32, -32, 32, 32), (-16, -64, 16, 64)],
+    )
+
+
+def test_the_stride_of_a_level_does_not_depend_on_the_canvas():
+    def build(canvas):
+        return anchors.pyramid_anchors(shapes, canvas, SIZES, RATIOS, stride="level")
+
+    shapes = pyramid_shapes(800, 1088)
+    p6 = np.asarray(jax.jit(build)(jnp.array([800, 1088]))[6][0]).reshape(13, 17, 3, 4)
+    np.testing.assert_array_equal(p6[1, 0] - p6[0, 0], np.tile([0, 64] * 2, (3, 1)))
+    np.testing.assert_array_equal(p6[0, 1] - p6[0, 0], np.tile([64, 0] * 2, (3, 1)))

@@ -31,6 +31,7 @@ def multilevel_roi_align(
     resolution: int,
     sampling_ratio: int,
     aligned: bool,
+    level_rule: str = "torchvision",
     form: str = "gather",
     gradient_form: str | None = None,
 ) -> Float[Array, "r p p c"]:
@@ -52,6 +53,7 @@ def multilevel_roi_align(
             cells.
         aligned: Correct to half a pixel, as Detectron2's ROIAlignV2. False is torchvision's rule:
             half a cell off, and boxes of at least one cell.
+        level_rule: As in `placement.assign_levels`.
         form: "gather"; "einsum"; "pallas", for a v5e or a v6e only; or "by_platform": the einsum
             where the program is compiled for a TPU, the gather elsewhere.
         gradient_form: The same for the backward pass; by default the form of the forward pass. On a
@@ -70,7 +72,7 @@ def multilevel_roi_align(
         if name not in (*FORMS, "by_platform"):
             expected = '"gather", "einsum", "pallas" or "by_platform"'
             raise ValueError(f"RoIAlign is computed by {expected}; got {name!r}")
-    rois = place(boxes, canvas, tuple(sorted(pyramid)))
+    rois = place(boxes, canvas, tuple(sorted(pyramid)), level_rule)
     rule = Rule(resolution, sampling_ratio, aligned)
     return _align(pyramid, rois, rule, form, gradient_form)
 

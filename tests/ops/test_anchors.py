@@ -99,7 +99,7 @@ def test_anchors_that_are_not_rounded_are_detectron2s():
     cell = anchors.cell_anchors(32, RATIOS, rounded=False)
     np.testing.assert_array_equal(cell, np.float32([(-x, -y, x, y) for x, y in expected]))
     # The anchors of Detectron2's own test, at the origin.
-    cells = [anchors.cell_anchors(size, (0.25, 1, 4), rounded=False) for size in (32, 64)]
+    cells = [anchors.cell_anchors(size, (0.25, 1.0, 4.0), rounded=False) for size in (32, 64)]
     np.testing.assert_array_equal(
         np.concatenate(cells),
         [(-32, -8, 32, 8), (-16, -16, 16, 16), (-8, -32, 8, 32)]

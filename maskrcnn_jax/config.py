@@ -202,8 +202,9 @@ class ExecutionConfig:
     rematerialise: bool = False  # Rematerialise the blocks of the backbone, to save memory.
     deterministic: bool = False  # The same bits in every run on a GPU too; slower there.
     align_form: Annotated[str, one_of("auto", "gather", "einsum")] = "auto"  # Of RoIAlign.
-    # The gradient of the RPN flows through "windows" around the sampled anchors, or whole "maps".
-    rpn_gradient: Annotated[str, one_of("auto", "windows", "maps")] = "auto"
+    # The gradient of the RPN flows through "windows" around the sampled anchors, or whole "maps";
+    # always through maps where devices share the rows of an image.
+    rpn_gradient: Annotated[str, one_of("windows", "maps")] = "windows"
 
 
 @settings

@@ -21,8 +21,9 @@ from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.losses import box_loss, mask_loss, mean, rpn_loss
 from maskrcnn_jax.modules import backbones
 from maskrcnn_jax.modules.box_head import BoxHead
+from maskrcnn_jax.modules.extents import zero_beyond
 from maskrcnn_jax.modules.fpn import FPN
-from maskrcnn_jax.modules.layers import as_function, zero_beyond
+from maskrcnn_jax.modules.layers import as_function
 from maskrcnn_jax.modules.mask_head import MaskHead
 from maskrcnn_jax.modules.rpn import RPN
 from maskrcnn_jax.ops.rounding import ceil32, ceil_div

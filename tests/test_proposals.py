@@ -127,9 +127,7 @@ def test_anchors_beyond_the_canvas_do_not_exist():
     outside = {level: np.ones(shape, bool) for level, shape in SHAPES.items()}
     for level, mask in outside.items():
         mask[: -(-32 // 2**level), : -(-48 // 2**level)] = False
-    noisy = {
-        level: x + 100 * np.repeat(outside[level].reshape(-1), 3) for level, x in logits.items()
-    }
+    noisy = {level: x + 100 * np.tile(outside[level].reshape(-1), 3) for level, x in logits.items()}
     noisy = {level: x.astype("f") for level, x in noisy.items()}
     size, canvas = np.array([30, 40]), np.array([32, 48])
     expected, proposals = run(logits, deltas, size, canvas), run(noisy, deltas, size, canvas)

@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 means success, 1 that an image or a check failed, and 2 a mistake in the call.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     args = _parser().parse_args(arguments)
+    args.arguments = list(arguments)  # `plan` may start them again, in a process of its own.
     # Imported late, so that --help does not wait for jax.
     command = importlib.import_module(f"maskrcnn_jax.cli.{args.command}")
     try:
@@ -224,7 +226,7 @@ def _add_parity(commands: Any) -> None:
 
 def _add_plan(commands: Any) -> None:
     parser = commands.add_parser(
-        "plan", help="compile a training step for many devices, and print its cost"
+        "plan", help="compile training or detection for other devices, and print its cost"
     )
     parser.add_argument(
         "--config", required=True, type=_path, metavar="FILE", help="experiment, as for train.py"
@@ -234,13 +236,37 @@ def _add_plan(commands: Any) -> None:
         "--topology", metavar="T", help="TPU slice, such as v5e:16x16; needs libtpu, but no TPU"
     )
     devices.add_argument(
+        "--gpu", metavar="NAME", help="h100 or h200; needs NVIDIA's compiler, but no card"
+    )
+    devices.add_argument(
         "--devices", type=_positive, metavar="N", help="this machine's; simulated if it has fewer"
+    )
+    parser.add_argument(
+        "--gpu-count", default=1, type=_positive, metavar="N", help="of --gpu (default: 1)"
     )
     parser.add_argument(
         "--batch-per-device",
         type=_positive,
         metavar="N",
         help="images (default: batch_size divided, or 1)",
+    )
+    parser.add_argument(
+        "--program",
+        default="train",
+        choices=("train", "detect"),
+        help="the training step (default), or detection",
+    )
+    parser.add_argument(
+        "--stage",
+        metavar="NAME",
+        help="one stage of it, on one device, with its gradient in training: backbone, fpn, rpn, "
+        "roi_align, box_head, mask_head, anchor_targets, proposals, roi_targets, mask_targets, "
+        "detections",
+    )
+    parser.add_argument(
+        "--cost",
+        action="store_true",
+        help="predict the time, by stage, kind and instruction",
     )
     parser.add_argument(
         "--bucket",

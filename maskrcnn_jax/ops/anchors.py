@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from maskrcnn_jax.ops import boxes
 from maskrcnn_jax.ops.rounding import ceil_div
 
 
@@ -36,8 +37,8 @@ def grid_anchors(
 ) -> tuple[Float[Array, "n 4"], Bool[Array, " n"]]:
     """Anchors of one level, and whether the cell of each lies on the canvas.
 
-    Anchors are ordered by row, column, ratio. The first anchor is centred on the corner of the
-    image, without half a stride of offset.
+    Anchors are ordered by ratio, row, column: the innermost axis is a long one, as accelerators
+    need. The first anchor is centred on the corner of the image, without half a stride of offset.
 
     Args:
         shape: Height and width of the feature map, in cells.
@@ -51,12 +52,14 @@ def grid_anchors(
     """
     down, across = canvas // extent if stride is None else (stride, stride)
     rows, columns = jnp.arange(shape[0]), jnp.arange(shape[1])
-    y, x = jnp.meshgrid(rows * down, columns * across, indexing="ij")
-    shifts = jnp.stack([x, y, x, y], axis=-1).astype(jnp.float32)  # [h, w, 4]
-    base = jnp.asarray(cell_anchors(size, aspect_ratios, rounded))
-    anchors = shifts.reshape(*shape, 1, 4) + base.reshape(1, 1, -1, 4)
-    inside = (rows < extent[0]).reshape(-1, 1, 1) & (columns < extent[1]).reshape(1, -1, 1)
-    return anchors.reshape(-1, 4), jnp.broadcast_to(inside, anchors.shape[:3]).reshape(-1)
+    y = (rows * down).astype(jnp.float32).reshape(1, -1, 1)
+    x = (columns * across).astype(jnp.float32).reshape(1, 1, -1)
+    whole = (len(aspect_ratios), *shape)
+    bases = cell_anchors(size, aspect_ratios, rounded).T.reshape(4, -1, 1, 1)
+    corners = [shift + base for shift, base in zip((x, y, x, y), bases, strict=True)]
+    coordinates = [jnp.broadcast_to(corner, whole).reshape(-1) for corner in corners]
+    inside = (rows < extent[0]).reshape(1, -1, 1) & (columns < extent[1]).reshape(1, 1, -1)
+    return boxes.join(*coordinates), jnp.broadcast_to(inside, whole).reshape(-1)
 
 
 def pyramid_anchors(

@@ -2,8 +2,9 @@
 
 Each RoI is cut into ``resolution x resolution`` bins, and a bin is the mean of ``sampling_ratio x
 sampling_ratio`` bilinear samples (section 3 of Mask R-CNN). So pooling is a linear map of the
-features, and its coefficients come from the boxes alone. Two forms compute it, with the same
-result: `gather` reads the cells it needs, `einsum` multiplies matrices.
+features, and its coefficients come from the boxes alone. Three forms compute it, with the
+same result: `gather` reads the cells it needs, `einsum` multiplies matrices, `pallas` has kernels
+for TPUs with much vector memory.
 """
 
 from collections.abc import Callable
@@ -14,12 +15,12 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.ops.roi_pooling import einsum, gather
+from maskrcnn_jax.ops.roi_pooling import einsum, gather, pallas
 from maskrcnn_jax.ops.roi_pooling.placement import RoIs, place
 from maskrcnn_jax.ops.roi_pooling.taps import Rule
 from maskrcnn_jax.structures import ImagePyramid
 
-FORMS = {"gather": gather, "einsum": einsum}
+FORMS = {"gather": gather, "einsum": einsum, "pallas": pallas}
 
 
 def multilevel_roi_align(
@@ -53,8 +54,8 @@ def multilevel_roi_align(
         aligned: Correct to half a pixel, as Detectron2's ROIAlignV2. False is torchvision's rule:
             half a cell off, and boxes of at least one cell.
         level_rule: As in `placement.assign_levels`.
-        form: "gather"; "einsum"; or "by_platform": the einsum where the program is compiled for a
-            TPU, the gather elsewhere.
+        form: "gather"; "einsum"; "pallas", for a v5e or a v6e only; or "by_platform": the einsum
+            where the program is compiled for a TPU, the gather elsewhere.
         gradient_form: The same for the backward pass; by default the form of the forward pass. On a
             GPU the gradient of a gather is added by atomic operations, in any order.
 
@@ -69,7 +70,7 @@ def multilevel_roi_align(
     gradient_form = gradient_form or form
     for name in (form, gradient_form):
         if name not in (*FORMS, "by_platform"):
-            expected = '"gather", "einsum" or "by_platform"'
+            expected = '"gather", "einsum", "pallas" or "by_platform"'
             raise ValueError(f"RoIAlign is computed by {expected}; got {name!r}")
     rois = place(boxes, canvas, tuple(sorted(pyramid)), level_rule)
     rule = Rule(resolution, sampling_ratio, aligned)

@@ -20,7 +20,7 @@ COMPILE_ONLY = {
 }
 
 # Without a card XLA cannot time kernels, and fails where it would choose one of Triton's.
-GPU_FLAGS = "--xla_gpu_autotune_level=0", "--xla_gpu_enable_triton_gemm=false"
+GPU_OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 
 # What XLA would ask the driver of an H100 or H200. The versions belong into the first part: without
 # them XLA keeps matrix products out of CUDA graphs.
@@ -92,6 +92,7 @@ def check_gpu(name: str) -> None:
 def gpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process that compiles for GPUs; jax reads it when it is imported."""
     flags = environment.get("XLA_FLAGS", "").split()
-    missing = [flag for flag in GPU_FLAGS if flag not in flags]
+    needed = [f"--{name}={str(value).lower()}" for name, value in GPU_OPTIONS.items()]
+    missing = [flag for flag in needed if flag not in flags]
     # Otherwise jax would look for a card.
     return dict(environment) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join([*flags, *missing])}

@@ -95,7 +95,7 @@ def make_plan(
     lowered = programs.lower(config, bucket, mesh, program, stage)
     traced = time.perf_counter()
     with tempfile.TemporaryDirectory() as dump:
-        options = {"xla_dump_to": dump} if price and devices[0].platform == "gpu" else {}
+        options = cost.dump_options(devices[0].device_kind, dump) if price else {}
         compiled = _compile(lowered, (compiler_options or {}) | options)
         compile_seconds = time.perf_counter() - traced
         text = compiled.as_text()

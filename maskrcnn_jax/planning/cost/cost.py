@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from maskrcnn_jax.planning.cost import chips, gpu, launches, tpu
+from maskrcnn_jax.planning.cost import bundles, chips, gpu, launches, tpu
 from maskrcnn_jax.planning.cost.launches import Launches
 from maskrcnn_jax.planning.cost.schedule import Item, Loop
 from maskrcnn_jax.planning.hlo import Program
@@ -54,22 +54,29 @@ class Row(NamedTuple):
     runs: float = 0.0  # Of all instructions, in one step.
 
 
+def dump_options(device_kind: str, folder: str) -> dict[str, Any]:
+    """Options with which the compiler for a chip writes into a folder what `read` needs."""
+    if isinstance(chips.find(device_kind), chips.TPU):
+        return bundles.OPTIONS | {"xla_jf_dump_to": folder}
+    return {"xla_dump_to": folder}
+
+
 def read(device_kind: str, program: Program, dump: Path | None = None) -> Cost:
     """Prices a compiled program.
 
     Args:
         device_kind: The chip that it was compiled for, `jax.Device.device_kind`.
         program: The program.
-        dump: Of a program for GPUs, the folder of the option ``xla_dump_to``.
+        dump: The folder of `dump_options`; for TPUs it is optional.
 
     Raises:
         ValueError: There are no prices for the chip.
     """
     chip = chips.find(device_kind)
     if isinstance(chip, chips.TPU):
-        items, loops = tpu.read(program, chip)
+        items, loops = tpu.read(program, chip, bundles.read_dump(dump, program))
         return Cost(chip, sum(item.seconds for item in items), items, loops, None)
-    launched = launches.read_dump(dump, program)
+    launched = launches.read(launches.find_dump(dump).read_text(), program)
     num_sorts = sum(1 for x in program.instructions.values() if x.opcode == "sort")
     items, loops = gpu.read(program, chip, max(launched.sort_kernels / max(num_sorts, 1), 1.0))
     busy = sum(item.seconds for item in items)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from maskrcnn_jax.planning.cost import origins
+from maskrcnn_jax.planning import origins
 from maskrcnn_jax.planning.hlo import Instruction, Program
 
 

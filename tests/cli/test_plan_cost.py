@@ -16,7 +16,6 @@ from maskrcnn_jax.planning.cost import chips
 from maskrcnn_jax.planning.cost.cost import Cost
 from maskrcnn_jax.planning.cost.launches import Launches
 from maskrcnn_jax.planning.cost.schedule import Item, Loop, Price
-from tests.cli.test_plan import command, planned  # noqa: F401: fixtures.
 
 LAUNCHES = Launches(launches=21, graphs=4, in_graphs=55, questions=2, sort_kernels=0)
 
@@ -33,7 +32,7 @@ def cost_on(device_kind):
 
 
 @pytest.fixture
-def priced(planned, monkeypatch):  # noqa: F811
+def priced(planned, monkeypatch):
     """Lets plans have a cost on a chip."""
     without = plan_command.make_plan
 
@@ -52,7 +51,7 @@ def rows(printed):
     return [line.replace("│", " ").split() for line in printed.splitlines()]
 
 
-def test_the_cost_on_a_tpu(command, priced, capsys, tmp_path):  # noqa: F811
+def test_the_cost_on_a_tpu(command, priced, capsys, tmp_path):
     priced("TPU v5 lite")
     output = tmp_path / "plan.json"
     arguments = ["--devices", "2", "--cost", "--output", str(output)]
@@ -73,7 +72,7 @@ def test_the_cost_on_a_tpu(command, priced, capsys, tmp_path):  # noqa: F811
     assert [x["name"] for x in numbers["instructions"]] == ["fusion.1", "copy.7"]
 
 
-def test_the_cost_on_a_gpu(command, priced, capsys):  # noqa: F811
+def test_the_cost_on_a_gpu(command, priced, capsys):
     priced("NVIDIA H100 80GB HBM3")
     assert main([*command, "--devices", "1", "--cost"]) == 0
     printed = capsys.readouterr().out
@@ -86,7 +85,7 @@ def test_constants_that_nobody_checked_are_told():
     assert any("constants not checked" in note for note in cost_tables.notes(cost_on("TPU v4")))
 
 
-def test_program_and_stage_are_passed_on(command, planned, capsys):  # noqa: F811
+def test_program_and_stage_are_passed_on(command, planned, capsys):
     arguments = ["--program", "detect", "--stage", "fpn", "--devices", "4"]
     assert main([*command, *arguments, "--batch-per-device", "3"]) == 0
     config, _, _, wanted = planned[0]
@@ -95,29 +94,29 @@ def test_program_and_stage_are_passed_on(command, planned, capsys):  # noqa: F81
     assert "detect, fpn" in capsys.readouterr().out
 
 
-def test_fewer_devices_by_the_config(command, planned):  # noqa: F811
+def test_fewer_devices_by_the_config(command, planned):
     limit = ["--set", "execution.num_devices=2", "--batch-per-device", "3"]
     assert main([*command, "--devices", "4", *limit]) == 0
     assert planned[0][0].batch_size == 6
 
 
-def test_a_cpu_has_no_prices(command, capsys):  # noqa: F811
+def test_a_cpu_has_no_prices(command, capsys):
     assert main([*command, "--devices", "1", "--cost"]) == 2
     assert "there are no prices for 'cpu'" in capsys.readouterr().err
 
 
-def test_an_unknown_gpu(command, capsys):  # noqa: F811
+def test_an_unknown_gpu(command, capsys):
     assert main([*command, "--gpu", "gtx"]) == 2
     assert "no GPU 'gtx' to compile for, only h100 and h200" in capsys.readouterr().err
 
 
-def test_the_compiler_for_gpus_is_asked_for(command, monkeypatch, capsys):  # noqa: F811
+def test_the_compiler_for_gpus_is_asked_for(command, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main([*command, "--gpu", "h100"]) == 2
     assert "pip install 'maskrcnn-jax[gpu-compiler]'" in capsys.readouterr().err
 
 
-def test_a_gpu_gets_a_process_of_its_own(command, monkeypatch):  # noqa: F811
+def test_a_gpu_gets_a_process_of_its_own(command, monkeypatch):
     started = []
 
     def run(arguments, env):

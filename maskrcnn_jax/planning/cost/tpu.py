@@ -22,8 +22,8 @@ BANDWIDTH_SHARE = 0.8  # Of the published bandwidth.
 MATRIX_SHARE = 0.87  # Of the rate of the matrix units.
 MATRIX_SIDE = 128  # Products are filled up to so many rows and columns.
 MIN_ROWS = 40  # To load a matrix takes as long as to multiply it with so many rows.
-# Estimated cycles per cycle of the bundles, in the middle: from 0.6 to 1.5 for products, from 1 to 35
-# for other instructions.
+# Estimated cycles per cycle of the bundles, in the middle: from 0.6 to 1.5 for products, and from 1
+# to 35 for other instructions.
 PESSIMISM_OF_PRODUCTS, PESSIMISM = 1.3, 6.0
 # Guesses, for what has neither bundles nor an estimate.
 VMEM_BYTES_PER_CYCLE = 8192  # One register of 4 KiB is loaded and one stored.

@@ -95,6 +95,9 @@ def _summary(priced: Cost, is_tpu: bool) -> Table:
     if is_tpu:
         rows["compiler's estimate"] = f"{priced.estimate * 1e3:.2f} ms, uncorrected"
         rows["copies beside the schedule"] = f"{beside / 1e9:.2f} GB"
+        bases = cost.group(priced.items, lambda item: item.price.basis)
+        parts = [f"{name} {row.seconds * 1e3:.2f} ms" for name, row in bases.items()]
+        rows["priced by"] = ", ".join(parts)
     else:
         host = priced.launches
         rows["kernels"] = (

@@ -3,11 +3,13 @@
 import importlib.util
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import topologies
 
+from maskrcnn_jax.planning.cost import bundles
 from maskrcnn_jax.planning.cost.chips import GPUS
 
 TOPOLOGIES = "v5e:2x2, v5e:16x16, v5p:2x2x2, v6e:4x4"
@@ -44,8 +46,13 @@ device_description_str: "{kind}"
 """
 
 
-def topology(name: str) -> list[Any]:
+def topology(name: str, dump: Path | None = None) -> list[Any]:
     """The devices of a TPU slice, such as ``v5e:16x16``, to compile for. Needs libtpu only.
+
+    Args:
+        name: The slice.
+        dump: A folder for what libtpu writes about the programs that this process compiles; the
+            first call decides.
 
     Raises:
         ValueError: libtpu is not installed, or the slice is unknown.
@@ -53,6 +60,9 @@ def topology(name: str) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError("compiling for a TPU needs its compiler: pip install 'maskrcnn-jax[tpu]'")
     os.environ.update(COMPILE_ONLY | os.environ)
+    if dump:
+        flags = os.environ.get("LIBTPU_INIT_ARGS", "")
+        os.environ["LIBTPU_INIT_ARGS"] = f"{flags} {' '.join(bundles.FLAGS)}{dump}"
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except jax.errors.JaxRuntimeError as error:

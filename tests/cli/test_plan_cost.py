@@ -38,7 +38,7 @@ def priced(planned, monkeypatch):
 
     def on(device_kind):
         def make_plan(*arguments, **wanted):
-            assert wanted["price"]
+            assert wanted["dump"].is_dir()
             return without(*arguments, **wanted)._replace(cost=cost_on(device_kind))
 
         monkeypatch.setattr(plan_command, "make_plan", make_plan)
@@ -89,7 +89,7 @@ def test_program_and_stage_are_passed_on(command, planned, capsys):
     arguments = ["--program", "detect", "--stage", "fpn", "--devices", "4"]
     assert main([*command, *arguments, "--batch-per-device", "3"]) == 0
     config, _, _, wanted = planned[0]
-    assert wanted == {"program": "detect", "stage": "fpn", "price": False}
+    assert wanted == {"program": "detect", "stage": "fpn", "dump": None}
     assert config.batch_size == 3  # A stage takes one device.
     assert "detect, fpn" in capsys.readouterr().out
 
@@ -123,7 +123,7 @@ def test_a_gpu_gets_a_process_of_its_own(command, monkeypatch):
         started.append((arguments, env))
         return subprocess.CompletedProcess(arguments, 7)
 
-    monkeypatch.setattr(devices, "check_gpu", lambda name: None)
+    monkeypatch.setattr(plan_command, "check_gpu", lambda name: None)
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_hlo_as_text")
     arguments = [*command, "--gpu", "h100", "--gpu-count", "2", "--cost"]

@@ -1,4 +1,4 @@
-"""Single stages as programs: their shapes, their gradients, and what they refuse. No compilation."""
+"""Single stages as programs: shapes, gradients, and what they refuse. Nothing is compiled."""
 
 import jax
 import jax.numpy as jnp

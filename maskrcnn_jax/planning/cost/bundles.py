@@ -6,11 +6,12 @@ from pathlib import Path
 
 from maskrcnn_jax.planning.hlo import Instruction, Program
 
-# With these options, and ``xla_jf_dump_to``, libtpu writes a short file for each instruction.
-OPTIONS = {
-    "xla_jf_dump_llo_text": True,
-    "xla_jf_dump_llo_pass_label_regex": ".*schedule-analysis_final_bundles.*",
-}
+# With these flags and a folder libtpu writes a short file for each instruction.
+FLAGS = (
+    "--xla_jf_dump_llo_text=true",
+    "--xla_jf_dump_llo_pass_label_regex=.*schedule-analysis_final_bundles.*",
+    "--xla_jf_dump_to=",
+)
 _FILE = re.compile(r"^\d+-(.+)-\d+-schedule-analysis_final_bundles\.txt$")
 _COUNT = re.compile(r"non empty scheduled bundles: (\d+)")
 

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from maskrcnn_jax.planning.cost import bundles, chips, gpu, launches, tpu
 from maskrcnn_jax.planning.cost.launches import Launches
@@ -54,25 +54,15 @@ class Row(NamedTuple):
     runs: float = 0.0  # Of all instructions, in one step.
 
 
-def dump_options(device_kind: str, folder: str) -> dict[str, Any]:
-    """Options with which the compiler for a chip writes into a folder what `read` needs."""
-    if isinstance(chips.find(device_kind), chips.TPU):
-        return bundles.OPTIONS | {"xla_jf_dump_to": folder}
-    return {"xla_dump_to": folder}
-
-
-def read(device_kind: str, program: Program, dump: Path | None = None) -> Cost:
+def read(chip: chips.TPU | chips.GPU, program: Program, dump: Path | None = None) -> Cost:
     """Prices a compiled program.
 
     Args:
-        device_kind: The chip that it was compiled for, `jax.Device.device_kind`.
+        chip: The chip that it was compiled for, from `chips.find`.
         program: The program.
-        dump: The folder of `dump_options`; for TPUs it is optional.
-
-    Raises:
-        ValueError: There are no prices for the chip.
+        dump: The folder into which the compiler wrote: libtpu with `bundles.FLAGS`, or XLA for GPUs
+            with the option ``xla_dump_to``. A TPU's program has prices without it.
     """
-    chip = chips.find(device_kind)
     if isinstance(chip, chips.TPU):
         items, loops = tpu.read(program, chip, bundles.read_dump(dump, program))
         return Cost(chip, sum(item.seconds for item in items), items, loops, None)

@@ -16,6 +16,7 @@ class Price(NamedTuple):
     flops: float = 0.0  # Operations of products, without padding.
     traffic: float = 0.0  # Bytes read from and written to HBM.
     overlapped: float = 0.0  # Bytes that travel beside other instructions, at no cost in time.
+    basis: str = "roofline"  # What the time follows from.
 
 
 class Item(NamedTuple):

@@ -70,12 +70,14 @@ def price(
     estimate = instruction.find(r'"estimated_cycles":"(\d+)"')
     turns = bundles.iterations(instruction)
     if turns and instruction.name in scheduled:
-        cycles = turns * scheduled[instruction.name]
+        basis, cycles = "bundles", turns * scheduled[instruction.name]
     elif estimate:
+        basis = "compiler's estimate"
         cycles = int(estimate) / (PESSIMISM_OF_PRODUCTS if useful else PESSIMISM)
     elif opcode == "sort":
-        cycles = _sort_cycles(instruction)
+        basis, cycles = "guess", _sort_cycles(instruction)
     else:
+        basis = "guess"
         on_chip = sum(num_bytes(shape, VMEM) for shape in [*shapes, instruction.shape])
         cycles = on_chip / VMEM_BYTES_PER_CYCLE
     return Price(
@@ -84,6 +86,7 @@ def price(
         int(estimate) / chip.hertz if estimate else None,
         2 * useful * chip.macs_per_cycle,
         traffic,
+        basis=basis,
     )
 
 

@@ -1,18 +1,20 @@
 """Compiles small programs for a TPU v5e and an H100, and records their texts for the tests here.
 
-    python -m tests.planning.cost.record tpu [NAME ...]   # Needs the extra tpu.
-    python -m tests.planning.cost.record gpu [NAME ...]   # Needs the extra gpu-compiler.
+    python -m tests.planning.cost.record gpu [NAME ...]  # Needs the extra gpu-compiler.
+    python -m tests.planning.cost.record tpu [NAME ...]  # Needs the extra tpu.
 
 No test needs a compiler: they read the recorded texts. Of a TPU program the bundles of each
-instruction are recorded too, and for `SIMULATED` ones the cycles that libtpu's static profile gives
-each instruction: it simulates the scheduled bundles, the matrix units and the copies. It does so
-for some instructions only, and for convolutions it takes minutes.
+instruction are recorded too; and if only `SIMULATED` programs are named, the cycles that libtpu's
+static profile gives them: it simulates the scheduled bundles, the matrix units and the copies. It
+does so for some instructions only, and for a convolution it takes minutes.
 """
 
 import json
+import os
 import re
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -25,7 +27,7 @@ from maskrcnn_jax.config import BoxHeadConfig, Config, FPNConfig, ModelConfig
 from maskrcnn_jax.data.pack import batch_shapes
 from maskrcnn_jax.model import MaskRCNN, example_inputs
 from maskrcnn_jax.planning import devices, hlo, stages
-from maskrcnn_jax.planning.cost import bundles, cost, launches
+from maskrcnn_jax.planning.cost import bundles, launches
 
 TEXTS = Path(__file__).parent / "texts"
 ROOT = Path(__file__).parents[3]
@@ -137,39 +139,48 @@ def box_head(mesh):
 
 
 def main(platform, *chosen):
-    if platform == "tpu":
-        jax.config.update("jax_platforms", "cpu")  # Otherwise jax would initialise libtpu's TPU.
-        (device, *_), options = devices.topology("v5e:2x2"), {}
-    else:
-        (device,), options = devices.gpus("h100", 1), devices.GPU_OPTIONS
-    mesh = sharding.make_mesh(1, 1, [device])
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere)  # noqa: E731
+    programs = PROGRAMS.keys() | {"box_head"} if not chosen else chosen
     TEXTS.mkdir(exist_ok=True)
-    for name, (function, arguments) in (PROGRAMS | {"box_head": box_head(mesh)}).items():
-        if not chosen or name in chosen:
-            lowered = jax.jit(function).lower(*jax.tree.map(place, arguments))
-            record(lowered, platform, name, device.device_kind, options)
+    with tempfile.TemporaryDirectory() as folder:
+        if platform == "tpu":
+            jax.config.update("jax_platforms", "cpu")  # Otherwise jax would initialise a TPU.
+            if set(programs) <= set(SIMULATED):
+                (Path(folder) / "profiles").mkdir()
+                profiles = f"--xla_jf_dump_static_llo_profile_to={folder}/profiles"
+                os.environ["LIBTPU_INIT_ARGS"] = profiles
+            device, *_ = devices.topology("v5e:2x2", Path(folder))
+        else:
+            (device,) = devices.gpus("h100", 1)
+        mesh = sharding.make_mesh(1, 1, [device])
+        for name in sorted(programs):
+            function, arguments = box_head(mesh) if name == "box_head" else PROGRAMS[name]
+            arguments = jax.tree.map(
+                partial(place, NamedSharding(mesh, PartitionSpec())), arguments
+            )
+            record(jax.jit(function).lower(*arguments), platform, name, Path(folder))
             print(platform, name, flush=True)
 
 
-def record(lowered, platform, name, device_kind, options):
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as profiles:
-        options = options | cost.dump_options(device_kind, folder)
-        if platform == "tpu" and name in SIMULATED:
-            options["xla_jf_dump_static_llo_profile_to"] = profiles
-        text = lowered.compile(options).as_text()
-        named = re.sub(r'"[^"]*/(maskrcnn_jax|tests)/', r'"\1/', text)
-        named = re.sub(r'^(\d+) "/.*/', r'\1 "', named, flags=re.MULTILINE)  # Of other packages.
-        (TEXTS / f"{platform}_{name}.txt").write_text(named)
-        if platform == "gpu":
-            thunks = launches.find_dump(Path(folder)).read_text()
-            (TEXTS / f"gpu_{name}.thunks.txt").write_text(thunks)
-            return
-        numbers = {"bundles": bundles.read_dump(Path(folder), hlo.parse(text))}
-        if name in SIMULATED:
-            numbers["simulated_cycles"] = dict(map(read_profile, Path(profiles).iterdir()))
-        (TEXTS / f"tpu_{name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
+def place(where, x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+
+def record(lowered, platform, name, folder):
+    for path in folder.rglob("*.*"):
+        path.unlink()
+    options = devices.GPU_OPTIONS | {"xla_dump_to": str(folder)} if platform == "gpu" else None
+    text = lowered.compile(options).as_text()
+    named = re.sub(r'"[^"]*/(maskrcnn_jax|tests)/', r'"\1/', text)
+    named = re.sub(r'^(\d+) "/.*/', r'\1 "', named, flags=re.MULTILINE)  # Of other packages.
+    (TEXTS / f"{platform}_{name}.txt").write_text(named)
+    if platform == "gpu":
+        thunks = launches.find_dump(folder).read_text()
+        (TEXTS / f"gpu_{name}.thunks.txt").write_text(thunks)
+        return
+    numbers = {"bundles": bundles.read_dump(folder, hlo.parse(text))}
+    if (folder / "profiles").is_dir():
+        numbers["simulated_cycles"] = dict(map(read_profile, (folder / "profiles").iterdir()))
+    (TEXTS / f"tpu_{name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 def read_profile(path):

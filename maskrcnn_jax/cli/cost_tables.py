@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from maskrcnn_jax.planning.cost import chips, cost
+from maskrcnn_jax.planning import chips
+from maskrcnn_jax.planning.cost import cost
 from maskrcnn_jax.planning.cost.cost import Cost
 from maskrcnn_jax.planning.cost.schedule import Item
 

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from maskrcnn_jax.planning.chips import GPUS
 from maskrcnn_jax.planning.cost import bundles
-from maskrcnn_jax.planning.cost.chips import GPUS
 
 TOPOLOGIES = "v5e:2x2, v5e:16x16, v5p:2x2x2, v6e:4x4"
 

@@ -13,9 +13,9 @@ import jax
 
 from maskrcnn_jax import sharding
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.planning import collectives, flops, hlo, programs
+from maskrcnn_jax.planning import chips, collectives, flops, hlo, programs
 from maskrcnn_jax.planning.collectives import Collective
-from maskrcnn_jax.planning.cost import chips, cost
+from maskrcnn_jax.planning.cost import cost
 from maskrcnn_jax.planning.cost.cost import Cost
 
 

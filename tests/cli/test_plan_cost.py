@@ -11,8 +11,7 @@ import pytest
 from maskrcnn_jax.cli import cost_tables
 from maskrcnn_jax.cli import plan as plan_command
 from maskrcnn_jax.cli.main import main
-from maskrcnn_jax.planning import devices
-from maskrcnn_jax.planning.cost import chips
+from maskrcnn_jax.planning import chips, devices
 from maskrcnn_jax.planning.cost.cost import Cost
 from maskrcnn_jax.planning.cost.launches import Launches
 from maskrcnn_jax.planning.cost.schedule import Item, Loop, Price

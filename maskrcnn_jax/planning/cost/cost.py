@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from maskrcnn_jax.planning.cost import bundles, chips, gpu, launches, tpu
+from maskrcnn_jax.planning import chips
+from maskrcnn_jax.planning.cost import bundles, gpu, launches, tpu
 from maskrcnn_jax.planning.cost.launches import Launches
 from maskrcnn_jax.planning.cost.schedule import Item, Loop
 from maskrcnn_jax.planning.hlo import Program

@@ -11,8 +11,8 @@ priced by guesses.
 import math
 from functools import partial
 
+from maskrcnn_jax.planning.chips import TPU
 from maskrcnn_jax.planning.cost import bundles, products, schedule
-from maskrcnn_jax.planning.cost.chips import TPU
 from maskrcnn_jax.planning.cost.schedule import Price, Schedule
 from maskrcnn_jax.planning.hlo import Instruction, Program
 from maskrcnn_jax.planning.shapes import HBM, VMEM, arrays, num_bytes

@@ -2,7 +2,7 @@
 
 import pytest
 
-from maskrcnn_jax.planning.cost import chips
+from maskrcnn_jax.planning import chips
 
 # TFLOP/s in bfloat16 without sparsity, GB/s, GB. Google, https://cloud.google.com/tpu/docs/v5e;
 # NVIDIA, data sheets of the H100 SXM and of the H200 SXM.

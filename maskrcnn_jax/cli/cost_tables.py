@@ -34,8 +34,8 @@ def notes(priced: Cost) -> list[str]:
     found = ["Not measured: no chip ran this. Collectives between chips are not priced."]
     if isinstance(priced.chip, chips.TPU):
         found.append(
-            "The times are libtpu's estimates, calibrated on single operations: they order and "
-            "compare programs better than they tell the time (docs/cost.md)."
+            "The times follow from libtpu's schedule and from rates that are calibrated on single "
+            "instructions: they compare programs better than they tell the time (docs/cost.md)."
         )
     else:
         found.append(

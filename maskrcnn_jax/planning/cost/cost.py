@@ -32,8 +32,7 @@ class Cost(NamedTuple):
     @property
     def estimate(self) -> float:
         """Seconds by the compiler, uncorrected; what it gives none for is priced as in `busy`."""
-        prices = [(item.turns, item.price) for item in self.items]
-        return sum(n * (x.seconds if x.estimate is None else x.estimate) for n, x in prices)
+        return sum(row.estimate for row in group(self.items, lambda item: item.stage).values())
 
     def total(self, field: str) -> float:
         """The sum of a field of `Price` over all runs of all instructions."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+from maskrcnn_jax.planning import collectives
 from maskrcnn_jax.planning.chips import GPU
 from maskrcnn_jax.planning.cost import schedule
 from maskrcnn_jax.planning.cost.schedule import Price, Schedule
@@ -29,26 +30,14 @@ FREE = {
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"),
     *("fusion-done", "copy-done", "partition-id", "replica-id"),
 }
-COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 GRADIENTS = {"Filter": "convolution, by kernel", "dInput": "convolution, by input"}
-KINDS = {
-    "scatter": "scatter",
-    "sort": "sort",
-    "gather": "gather",
-    "dot": "product",
-    "reduce": "reduction",
-    "transpose": "layout",
-}
+# The kind of a fusion is that of the first of these that it contains.
+FIRST = ("scatter", "sort", "gather", "dot", "reduce", "transpose")
+KINDS = {"dot": "product", "reduce": "reduction", "transpose": "layout"}
 
 
 def read(program: Program, gpu: GPU, kernels_per_sort: float) -> Schedule:
-    """Prices a program that XLA compiled for a GPU.
-
-    Args:
-        program: The program.
-        gpu: The card.
-        kernels_per_sort: How often a sort reads and writes its arrays, on average.
-    """
+    """Prices a program; a sort reads and writes its arrays ``kernels_per_sort`` times."""
     return schedule.read(program, partial(price, program, gpu, kernels_per_sort), ASSUMED_TURNS)
 
 
@@ -62,7 +51,7 @@ def price(
     shapes = program.operand_shapes(instruction)
     traffic = sum(map(num_bytes, [instruction.shape, *shapes]))
     body = program.computations.get("".join(instruction.called("calls")), [])
-    if opcode.startswith(COLLECTIVES):
+    if opcode.startswith(collectives.KINDS):
         return Price("collective", 0.0, overlapped=traffic)
     if target.startswith("__cudnn$conv"):
         kind = GRADIENTS.get(target[-6:], "convolution")
@@ -72,7 +61,8 @@ def price(
     if body:
         traffic = _fusion_traffic(instruction, body)
         opcodes = {x.opcode for x in body}
-        kind = next((KINDS[name] for name in KINDS if name in opcodes), "elementwise")
+        opcode = next((name for name in FIRST if name in opcodes), "elementwise")
+        kind = KINDS.get(opcode, opcode)
         if traffic < SMALL and kind not in ("scatter", "sort", "gather"):
             kind = "small"
     else:

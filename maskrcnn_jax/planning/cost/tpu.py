@@ -11,6 +11,7 @@ priced by guesses.
 import math
 from functools import partial
 
+from maskrcnn_jax.planning import collectives
 from maskrcnn_jax.planning.chips import TPU
 from maskrcnn_jax.planning.cost import bundles, products, schedule
 from maskrcnn_jax.planning.cost.schedule import Price, Schedule
@@ -39,7 +40,6 @@ FREE_CALLS = {
     *("ConcatBitcast", "AllocateBuffer"),
     *("AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked"),
 }
-COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 MOVES = {
     *("copy", "transpose", "bitcast", "reshape", "pad", "slice", "broadcast", "concatenate"),
     *("dynamic-slice", "dynamic-update-slice", "bitcast-convert", "reverse", "convert"),
@@ -127,7 +127,7 @@ def _sort_cycles(instruction: Instruction) -> float:
 
 def _kind(program: Program, instruction: Instruction) -> str:
     opcode = instruction.opcode
-    if opcode.startswith(COLLECTIVES):
+    if opcode.startswith(collectives.KINDS):
         return "collective"
     if opcode.endswith(("-start", "-update", "-done")):
         return "copy beside the schedule"

@@ -67,7 +67,8 @@ def _groups(title: str, priced: Cost, key: Callable[[Item], str], is_tpu: bool) 
 def _dearest(priced: Cost, is_tpu: bool) -> Table:
     table = _table("dearest instructions", "ms", "turns", "peak" if is_tpu else "GFLOP", "MB")
     table.add_column("stage, kind, source", overflow="fold")
-    for item in sorted(priced.items, key=lambda item: -item.seconds)[:NUM_DEAREST]:
+    timed = [item for item in priced.items if item.seconds]
+    for item in sorted(timed, key=lambda item: -item.seconds)[:NUM_DEAREST]:
         price = item.price
         work = f"{price.flops / 1e9:.1f}"
         if is_tpu:

@@ -99,7 +99,7 @@ def _batch_size(config: Config, per_device: int | None, num_devices: int) -> int
 
     The default is the batch size of the config, but at least one image for each group.
     """
-    num_groups = num_devices // max(config.execution.space, 1)
+    num_groups = max(num_devices // max(config.execution.space, 1), 1)
     if per_device is None:
         return max(config.batch_size, num_groups)
     return per_device * num_groups

@@ -24,6 +24,7 @@ def cost_on(device_kind):
     chip = chips.CHIPS[device_kind]
     items = [
         Item("copy.7", "bf16[8,4]{1,0}", "fpn", "modules/fpn.py:65", 2.0, Price("layout", 1e-3)),
+        Item("copy-start", "", "rpn", "", 1.0, Price("copy beside the schedule", 0.0)),
         Item("fusion.1", "", "rpn", "", 1.0, Price("product", 6e-3, 9e-3, 4e11, 1e9, 0.0)),
     ]
     launched = None if isinstance(chip, chips.TPU) else LAUNCHES
@@ -68,7 +69,7 @@ def test_the_cost_on_a_tpu(command, priced, capsys, tmp_path):
     assert printed.rstrip().splitlines()[-1] == last
     numbers = json.loads(output.read_text())["cost"]
     assert numbers["seconds"] == 8e-3 and numbers["stages"]["rpn"]["estimate"] == 9e-3
-    assert [x["name"] for x in numbers["instructions"]] == ["fusion.1", "copy.7"]
+    assert [x["name"] for x in numbers["instructions"]] == [*("fusion.1", "copy.7", "copy-start")]
 
 
 def test_the_cost_on_a_gpu(command, priced, capsys):

@@ -51,7 +51,7 @@ def _dot(instruction: Instruction, left: Array, right: Array) -> Product:
 
     depth, groups = product("lhs_contracting_dims"), product("lhs_batch_dims")
     rows, columns = (side.elements // (depth * groups) for side in (left, right))
-    return Product(groups, rows, columns, depth)
+    return Product(groups, rows, columns, float(depth))
 
 
 def _convolution(instruction: Instruction, left: Array, kernel: Array, result: Array) -> Product:

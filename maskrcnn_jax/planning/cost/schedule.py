@@ -39,7 +39,7 @@ class Loop(NamedTuple):
     """A loop whose end depends on data."""
 
     source: str
-    turns: float  # Assumed.
+    turns: int  # Assumed.
 
 
 class Schedule(NamedTuple):
@@ -50,7 +50,7 @@ class Schedule(NamedTuple):
 
 
 def read(
-    program: Program, price: Callable[[Instruction], Price | None], assumed_turns: float
+    program: Program, price: Callable[[Instruction], Price | None], assumed_turns: int
 ) -> Schedule:
     """Prices all instructions of a program; of the branches of a condition the dearest.
 

@@ -107,13 +107,13 @@ def _matrix_cycles(program: Program, chip: TPU, instruction: Instruction) -> tup
 
 def _filled(product: products.Product) -> float:
     """Multiplications with each side filled up; the better of both matrices stays in the units."""
-
-    def fill(side: float) -> float:
-        return math.ceil(side / MATRIX_SIDE) * MATRIX_SIDE
-
     rows, columns = product.rows, product.columns
-    stationary = max(rows, MIN_ROWS) * fill(columns), max(columns, MIN_ROWS) * fill(rows)
-    return product.groups * fill(product.depth) * min(stationary)
+    stationary = max(rows, MIN_ROWS) * _fill(columns), max(columns, MIN_ROWS) * _fill(rows)
+    return float(product.groups * _fill(product.depth) * min(stationary))
+
+
+def _fill(side: float | int) -> int:
+    return math.ceil(side / MATRIX_SIDE) * MATRIX_SIDE
 
 
 def _sort_cycles(instruction: Instruction) -> float:

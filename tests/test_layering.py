@@ -144,6 +144,16 @@ def test_who_does_without(package):
             assert package not in {name.partition(".")[0] for name in imported_names(path)}, path
 
 
+def test_only_the_command_line_imports_plans_and_prices():
+    assert {part for part, others in MAY_IMPORT.items() if "planning/" in others} == {"cli/"}
+
+
+def test_prices_know_no_network():
+    readers = sorted((PACKAGE / "planning" / "cost").glob("*.py"))
+    assert len(readers) > 5
+    assert [path for path in readers if not imported_parts(path) <= {"planning/"}] == []
+
+
 def test_only_train_imports_the_command_line():
     assert {part for part, others in MAY_IMPORT.items() if "cli/" in others} == {"__main__"}
     assert "cli/" in imported_parts(ROOT / "train.py")

@@ -146,9 +146,7 @@ def test_a_backbone_with_detectron2s_names(tmp_path, config, scale, is_bgr):
 def test_pixels_of_another_scale_are_refused(tmp_path, config):
     state = caffe2(config)
     config.image_std = (0.2, 0.2, 0.2)
-    with pytest.raises(
-        ValueError, match="w.safetensors learned from BGR pixels of 0 to 255.*image_std"
-    ):
+    with pytest.raises(ValueError, match="w.safetensors learned from BGR pixels.*image_std"):
         backbones.load(str(written(tmp_path, state)), variables(), config)
 
 

@@ -5,7 +5,7 @@ environment variable DETECTRON2 names, and ``fvcore iopath omegaconf hydra-core 
 it is compiled. Both compute with torchvision's operators.
 """
 
-import importlib
+import importlib.machinery
 import os
 import sys
 import types
@@ -89,6 +89,7 @@ def stand_in_for_mmcv():
             return None  # An operator that Mask R-CNN does not use.
 
     extension = Extension("mmcv._ext")
+    extension.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
     extension.nms, extension.roi_align_forward = nms, roi_align_forward
     sys.modules["mmcv._ext"] = extension
 

@@ -79,7 +79,14 @@ def test_defaults_are_those_of_torchvision():
     )
     assert (roi.sampling_ratio, roi.aligned) == (2, False)
     assert (model.box_head.resolution, model.mask_head.resolution) == (7, 14)
-    assert dataclasses.astuple(detection) == (1000, 1000, 0.05, 0.5, 100, 1e-2)
+    assert dataclasses.astuple(detection) == (1000, 1000, 0.05, 0.5, 100, 1e-2, False, "expanded")
+    assert (rpn.round_anchors, rpn.anchor_stride, model.limit_shrinking) == (True, "canvas", False)
+    data = Config().data
+    assert (roi.level_rule, data.size_rule, data.resize) == (
+        "torchvision",
+        "torchvision",
+        "bilinear",
+    )
 
 
 def test_differences_are_named_by_their_path():

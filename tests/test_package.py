@@ -20,6 +20,7 @@ PACKAGES = {
     "google": "protobuf",
     "orbax": "orbax-checkpoint",
     "tensorflow_datasets": "tensorflow-datasets",
+    "yaml": "pyyaml",
 }
 NEEDED_BY_OTHERS = {"flatbuffers", "importlib_resources"}  # See pyproject.toml.
 

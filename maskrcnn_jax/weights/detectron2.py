@@ -153,8 +153,8 @@ def _assume_input(config: Config, state: Mapping[str, np.ndarray]) -> tuple[bool
     Returns:
         Whether the channels are in the order BGR, and the reason.
     """
-    if reason := _read_pixels(config, state):
-        return True, reason
+    if found := _read_pixels(config, state):
+        return found
     ratio = guess.input_ratio(state.get(STEM), state.get(f"{BODY}stem.conv1.norm.running_var"))
     if ratio is None:
         where = "1x1" if config.model.backbone.stride_in_1x1 else "3x3"
@@ -175,17 +175,27 @@ def _assume_input(config: Config, state: Mapping[str, np.ndarray]) -> tuple[bool
     )
 
 
-def _read_pixels(config: Config, state: Mapping[str, np.ndarray]) -> str | None:
-    """Takes the pixel statistics that old files carry, in BGR order; returns the reason."""
+def _read_pixels(config: Config, state: Mapping[str, np.ndarray]) -> tuple[bool, str] | None:
+    """Takes the pixel statistics that old files carry; returns as `_assume_input`, or None.
+
+    Photographs have less blue than red, which tells the order. A network whose pixels are divided
+    by a deviation has its strides in the 3x3.
+    """
     found = [state.get(each) for each in PIXELS]
     if any(x is None or x.size != 3 for x in found):
         return None
-    mean, std = (tuple(float(y) / 255 for y in x.reshape(-1)[::-1]) for x in found)
+    is_bgr = bool(found[0].reshape(-1)[0] <= found[0].reshape(-1)[2])
+    step = -1 if is_bgr else 1
+    mean, std = (tuple(float(y) / 255 for y in x.reshape(-1)[::step]) for x in found)
     if not all(y > 0 for y in std):
         raise ValueError(f"its pixel_std is {found[1].reshape(-1)}, expected positive numbers")
     config.model.image_mean, config.model.image_std = mean, std
-    config.model.backbone.stride_in_1x1 = max(std) < presets.LARGEST_STD_OF_CAFFE
-    return "pixel statistics as in the file, in BGR order"
+    if max(std) >= presets.LARGEST_STD_OF_CAFFE:
+        config.model.backbone.stride_in_1x1 = False
+    where = "1x1" if config.model.backbone.stride_in_1x1 else "3x3"
+    order = "BGR" if is_bgr else "RGB"
+    reason = f"{order} pixels with the statistics in the file; assumed: strides in the {where}"
+    return is_bgr, reason
 
 
 def _read_anchors(config: Config, state: Mapping[str, np.ndarray]) -> str | None:

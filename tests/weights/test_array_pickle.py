@@ -292,11 +292,11 @@ def test_truncated_and_damaged_files(tmp_path, protocol):
         with pytest.raises(ValueError, match=r"w\.pkl"):
             read(tmp_path, good[:size])
     random, refused = np.random.default_rng(protocol), 0
-    for _ in range(100):
+    for _ in range(30):
         bad = np.frombuffer(good, np.uint8).copy()
         bad[random.integers(len(bad), size=3)] = random.integers(256, size=3)
         try:
             read(tmp_path, bad.tobytes())
         except ValueError as error:
             refused += "w.pkl" in str(error)
-    assert refused > 30
+    assert refused > 9

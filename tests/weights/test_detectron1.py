@@ -1,7 +1,5 @@
 """Caffe2's names: detectors of Detectron 1, and backbones that start a training."""
 
-import pickle
-
 import numpy as np
 import pytest
 
@@ -20,9 +18,10 @@ from maskrcnn_jax.weights import (
 from tests.weights.families import reduced, state_of
 
 
-def pickled(tmp_path, root, name="w.pkl"):
-    (tmp_path / name).write_bytes(pickle.dumps(root, 2))
-    return tmp_path / name
+def written(tmp_path, state):
+    """Writes arrays; `test_array_pickle` has the files that Caffe2 and Detectron 1 write."""
+    files.write(tmp_path / "w.safetensors", state)
+    return tmp_path / "w.safetensors"
 
 
 def folded(state):
@@ -64,7 +63,7 @@ def test_a_detector_is_loaded_with_its_background_first(tmp_path, build):
     config = reduced(build(4), depth=50)
     state = folded(state_of(detectron1, config))
     blobs = state | {f"{name}_momentum": x for name, x in state.items()}
-    loaded = loading.load(pickled(tmp_path, {"blobs": blobs, "cfg": "MODEL: {}"}))
+    loaded = loading.load(written(tmp_path, blobs))
     model = loaded.config.model
     assert model.backbone.depth == 50 and model.num_classes == 4 and not model.roi.aligned
     assert model.backbone.norm == config.model.backbone.norm
@@ -84,7 +83,7 @@ def test_a_detector_is_loaded_with_its_background_first(tmp_path, build):
 def test_detectors_without_a_pyramid_are_named(tmp_path):
     state = {"res2_0_branch2a_w": np.ones(1), "cls_score_w": np.ones(1), "cls_score_b": np.ones(1)}
     with pytest.raises(ValueError, match="of Detectron 1 and has no feature pyramid"):
-        loading.load(pickled(tmp_path, {"blobs": state}))
+        loading.load(written(tmp_path, state))
 
 
 @pytest.fixture
@@ -120,7 +119,7 @@ def test_a_backbone_of_caffe2_starts_a_training(tmp_path, config, names):
                 for x, array in state.items()
             }
         assert "res_conv1_bn_gamma" in state and "res_conv1_bn_riv" in state
-    loaded = backbones.load(str(pickled(tmp_path, state)), variables(), config)
+    loaded = backbones.load(str(written(tmp_path, state)), variables(), config)
     kernel = loaded["params"]["backbone"]["conv1"]["kernel"]
     np.testing.assert_array_equal(kernel, state["conv1_w"].transpose(2, 3, 1, 0)[:, :, ::-1])
     assert loaded["params"]["fpn"]["kept"] == 1
@@ -137,8 +136,7 @@ def test_a_backbone_with_detectron2s_names(tmp_path, config, scale, is_bgr):
         for name, array in state.items()
         if name.startswith(detectron2.BODY)
     }
-    root = {"model": bare, "__author__": "torchvision", "matching_heuristics": True}
-    loaded = backbones.load(str(pickled(tmp_path, root)), variables(), config)
+    loaded = backbones.load(str(written(tmp_path, bare)), variables(), config)
     kernel = bare["stem.conv1.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(
         loaded["params"]["backbone"]["conv1"]["kernel"], kernel[:, :, ::-1] if is_bgr else kernel
@@ -148,20 +146,20 @@ def test_a_backbone_with_detectron2s_names(tmp_path, config, scale, is_bgr):
 def test_pixels_of_another_scale_are_refused(tmp_path, config):
     state = caffe2(config)
     config.image_std = (0.2, 0.2, 0.2)
-    with pytest.raises(ValueError, match="w.pkl learned from BGR pixels of 0 to 255.*image_std"):
-        backbones.load(str(pickled(tmp_path, state)), variables(), config)
+    with pytest.raises(ValueError, match="w.safetensors learned from BGR pixels.*image_std"):
+        backbones.load(str(written(tmp_path, state)), variables(), config)
 
 
 def test_misfits_are_listed(tmp_path, config):
     state = caffe2(config)
     del state["res3_0_branch1_w"]
     with pytest.raises(ValueError, match="not fit the backbone(.|\n)*missing res3_0_branch1_w"):
-        backbones.load(str(pickled(tmp_path, state)), variables(), config)
+        backbones.load(str(written(tmp_path, state)), variables(), config)
 
 
 def test_a_backbone_is_no_detector(tmp_path, config):
     with pytest.raises(ValueError, match="give it as backbone_weights"):
-        loading.load(pickled(tmp_path, caffe2(config)))
+        loading.load(written(tmp_path, caffe2(config)))
 
 
 def torchvision_names(config, scale):
@@ -178,8 +176,7 @@ def test_backbones_of_openmmlab_have_torchvisions_names(tmp_path, config, scale,
     state = torchvision_names(config, scale)
     named = {f"{prefix}{name}": x for name, x in state.items()}
     named |= {"head.fc.weight": np.ones((10, 128))} if prefix else {}
-    files.write(tmp_path / "w.pth", named)
-    loaded = backbones.load(str(tmp_path / "w.pth"), variables(), config)
+    loaded = backbones.load(str(written(tmp_path, named)), variables(), config)
     kernel = state["conv1.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(
         loaded["params"]["backbone"]["conv1"]["kernel"], kernel[:, :, ::-1] if is_bgr else kernel
@@ -189,6 +186,6 @@ def test_backbones_of_openmmlab_have_torchvisions_names(tmp_path, config, scale,
 @pytest.mark.parametrize("family", [detectron1, detectron2, mmdetection])
 def test_a_detector_is_no_backbone(tmp_path, config, family):
     preset = presets.mmdet_r50_fpn if family is mmdetection else presets.detectron2_r50_fpn
-    path = pickled(tmp_path, state_of(family, reduced(preset(4), depth=50)))
+    path = written(tmp_path, state_of(family, reduced(preset(4), depth=50)))
     with pytest.raises(ValueError, match="holds a whole detector: give it as config.weights"):
         backbones.load(str(path), variables(), config)

@@ -87,9 +87,9 @@ def test_round_trip(build):
         np.testing.assert_array_equal(back[name], array, err_msg=name)
 
 
-def load(tmp_path, state, suffix=".pth", **options):
-    files.write(tmp_path / f"w{suffix}", state)
-    return loading.load(tmp_path / f"w{suffix}", **options)
+def load(tmp_path, state, **options):
+    files.write(tmp_path / "w.safetensors", state)
+    return loading.load(tmp_path / "w.safetensors", **options)
 
 
 def test_classes_channels_and_rows_are_where_the_model_reads_them(tmp_path):
@@ -159,10 +159,12 @@ def test_the_caller_may_know_better(tmp_path):
         load(tmp_path, state, channel_order="GBR")
 
 
-def test_pixels_and_anchors_in_old_files_are_taken(tmp_path):
+@pytest.mark.parametrize("is_bgr", [True, False])
+def test_pixels_and_anchors_in_old_files_are_taken(tmp_path, is_bgr):
     state = state_of(detectron2, reduced(R50(4)))
-    state["pixel_mean"] = np.array([100, 110, 120], np.float32).reshape(3, 1, 1)
-    state["pixel_std"] = np.array([57.375, 57.12, 58.395], np.float32).reshape(3, 1, 1)
+    step = 1 if is_bgr else -1
+    state["pixel_mean"] = np.float32([100, 110, 120])[::step].reshape(3, 1, 1)
+    state["pixel_std"] = np.float32([57.375, 57.12, 58.395])[::step].reshape(3, 1, 1)
     for i, size in enumerate((16, 32, 64, 128, 256)):
         cell = anchors.cell_anchors(size, (0.5, 1.0, 2.0), rounded=False)
         state[f"proposal_generator.anchor_generator.cell_anchors.{i}"] = cell
@@ -173,8 +175,21 @@ def test_pixels_and_anchors_in_old_files_are_taken(tmp_path):
     assert not model.backbone.stride_in_1x1
     assert model.rpn.anchor_sizes == (16, 32, 64, 128, 256) and not model.rpn.round_anchors
     assert model.rpn.aspect_ratios == (0.5, 1, 2)
-    assert "pixel statistics as in the file" in str(loaded.report)
+    order = "BGR" if is_bgr else "RGB"
+    assert f"{order} pixels with the statistics in the file" in str(loaded.report)
     assert "anchors as in the file" in str(loaded.report)
+    stem = state["backbone.bottom_up.stem.conv1.weight"].transpose(2, 3, 1, 0)
+    kernel = loaded.variables["params"]["backbone"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(kernel, stem[:, :, ::-1] if is_bgr else stem)
+
+
+@pytest.mark.parametrize("build, in_1x1", [(R50, True), (GN, False)])
+def test_pixels_of_the_model_zoo_leave_the_strides_to_the_preset(tmp_path, build, in_1x1):
+    state = state_of(detectron2, reduced(build(4)))
+    state |= {"pixel_mean": np.float32([103.53, 116.28, 123.675]), "pixel_std": np.ones(3)}
+    model = load(tmp_path, state).config.model
+    assert model.backbone.stride_in_1x1 == in_1x1
+    np.testing.assert_allclose(model.image_mean, build().model.image_mean)
 
 
 def test_80_classes_are_cocos(tmp_path):
@@ -197,7 +212,9 @@ def test_rules_stay_with_what_is_saved(tmp_path):
     saving.save(tmp_path / "ours.npz", loaded.config, loaded.variables, None)
     again, _ = model_metadata.decode(files.read(tmp_path / "ours.npz").metadata)
     assert again.model == loaded.config.model and again.detection == loaded.config.detection
-    assert again.data == loaded.config.data and again.data.resize == "pillow"
+    for name in model_metadata.SIZES:
+        assert getattr(again.data, name) == getattr(loaded.config.data, name)
+    assert again.data.resize == "pillow"
     with pytest.raises(ValueError, match="roi.aligned"):
         saving.save(tmp_path / "ours.pth", loaded.config, loaded.variables, None)
     metadata = model_metadata.encode(Config(), None)
@@ -243,5 +260,5 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_networks_and_broken_ones_are_named(tmp_path, kind):
-    with pytest.raises(ValueError, match=f"w.pth .*{kind}|w.pth(.|\n)*{kind}"):
+    with pytest.raises(ValueError, match=f"w.safetensors(.|\n)*{kind}"):
         load(tmp_path, OTHERS[kind])

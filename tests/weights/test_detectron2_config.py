@@ -152,7 +152,7 @@ def test_everything_without_a_counterpart_is_in_one_error(tmp_path):
         ("x: &a {" + ", ".join(f"k{i}: 1" for i in range(101)) + "}\n"
          + "".join(f"y{i}: *a\n" for i in range(100)), "more than 10000 keys"),
         ("a: " * 0 + "{a: " * 20 + "1" + "}" * 20, "nested more than ten deep"),
-        ("[" * 2000, "no plain YAML|no table"),
+        ("[" * 500, "no plain YAML|no table"),
         ("_BASE_: ../other.yaml", "is not in its folder"),
         ("_BASE_: /etc/hostname", "is not in its folder"),
         ("_BASE_: config.yaml", "or the 6th"),
@@ -178,11 +178,11 @@ def test_a_base_in_the_folder_is_read_first(tmp_path):
 def test_convert_takes_the_config_beside_the_weights(tmp_path, capsys):
     config = reduced(presets.detectron2_r50_fpn(4))
     state = state_of(detectron2, config)
-    files.write(tmp_path / "w.pth", state)
+    files.write(tmp_path / "w.safetensors", state)
     text = R50.replace("MODEL:\n", "MODEL:\n  PIXEL_STD: [57, 58, 59]\n")
     text = text.replace("INPUT:\n", "INPUT:\n  FORMAT: RGB\n  MIN_SIZE_TEST: 640\n")
     (tmp_path / "config.yaml").write_text(text.replace("DEPTH: 50", "STRIDE_IN_1X1: False"))
-    paths = [str(tmp_path / name) for name in ("w.pth", "w.npz", "config.yaml")]
+    paths = [str(tmp_path / name) for name in ("w.safetensors", "w.npz", "config.yaml")]
     assert main(["convert", *paths[:2], "--d2-config", paths[2]]) == 0
     assert "RGB channels, as given" in capsys.readouterr().out
     arrays, metadata = files.read(paths[1])
@@ -198,8 +198,9 @@ def test_convert_takes_the_config_beside_the_weights(tmp_path, capsys):
 
 
 def test_convert_takes_a_preset(tmp_path, capsys):
-    files.write(tmp_path / "w.pth", state_of(detectron2, reduced(presets.detectron2_r50_fpn(4))))
-    paths = [str(tmp_path / name) for name in ("w.pth", "w.npz")]
+    state = state_of(detectron2, reduced(presets.detectron2_r50_fpn(4)))
+    files.write(tmp_path / "w.safetensors", state)
+    paths = [str(tmp_path / name) for name in ("w.safetensors", "w.npz")]
     assert main(["convert", *paths, "--preset", "mmdet_r50_fpn"]) == 0
     assert "RGB pixels and all rules of presets.mmdet_r50_fpn" in capsys.readouterr().out
     again, _ = model_metadata.decode(files.read(paths[1]).metadata)

@@ -80,8 +80,8 @@ def test_names_and_shapes_are_mmdetections():
 def test_the_network_of_a_file_is_that_of_its_preset(tmp_path, preset, scale):
     config = reduced(preset(4), depth=101 if "r101" in preset.__name__ else 50)
     state = state_of(mmdetection, config, scale=scale, counters="backbone")
-    files.write(tmp_path / "w.pth", state)
-    loaded = loading.load(tmp_path / "w.pth")
+    files.write(tmp_path / "w.safetensors", state)
+    loaded = loading.load(tmp_path / "w.safetensors")
     assert loaded.config.model == config.model
     assert loaded.config.detection == config.detection and loaded.config.data == config.data
     assert "rules of MMDetection" in str(loaded.report) and "assumed: " in str(loaded.report)
@@ -90,8 +90,9 @@ def test_the_network_of_a_file_is_that_of_its_preset(tmp_path, preset, scale):
 @pytest.mark.parametrize("scale, is_bgr", [(1, False), (58, True)])
 def test_the_stem_is_turned_to_rgb_in_the_style_of_caffe(tmp_path, scale, is_bgr):
     state = state_of(mmdetection, reduced(R50(4)), scale=scale)
-    files.write(tmp_path / "w.pth", state)
-    kernel = loading.load(tmp_path / "w.pth").variables["params"]["backbone"]["conv1"]["kernel"]
+    files.write(tmp_path / "w.safetensors", state)
+    params = loading.load(tmp_path / "w.safetensors").variables["params"]
+    kernel = params["backbone"]["conv1"]["kernel"]
     theirs = state["backbone.conv1.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(kernel, theirs[:, :, ::-1] if is_bgr else theirs)
 
@@ -114,7 +115,7 @@ def checkpoint(tmp_path, state, **parts):
     }
     root = build.mapping(content | {"state_dict": state_dict})
     (tmp_path / "w.pth").write_bytes(build.zip_file(root, storages))
-    return loading.load(tmp_path / "w.pth")
+    return tmp_path / "w.pth"
 
 
 @pytest.mark.parametrize("key", ["cfg", "config"])
@@ -124,7 +125,7 @@ def test_the_config_in_a_file_is_read_as_literals(tmp_path, monkeypatch, key, st
     means = (123.675, 103.53) if is_rgb else (103.53, 123.675)
     text = CONFIG.format(*means, 58.395, is_rgb, style)
     state = state_of(mmdetection, reduced(R50(4)))
-    loaded = checkpoint(tmp_path, state, meta={key: text})
+    loaded = loading.load(checkpoint(tmp_path, state, meta={key: text}))
     model = loaded.config.model
     np.testing.assert_allclose(np.multiply(model.image_mean, 255), [123.675, 116.28, 103.53])
     order = slice(None) if is_rgb else slice(None, None, -1)
@@ -156,13 +157,25 @@ def test_a_config_that_says_nothing_or_two_things_is_not_used(text):
     assert mmdetection.read_config(text) is None
 
 
-def test_classes_come_from_the_file(tmp_path):
-    state = state_of(mmdetection, reduced(R50(3)))
-    for meta in ({"CLASSES": ("cat", "dog")}, {"dataset_meta": {"classes": ["cat", "dog"]}}):
-        found = checkpoint(tmp_path, state, meta=meta).categories
-        assert found == Categories((1, 2), ("cat", "dog"))
-    for meta in ({"CLASSES": ("cat",)}, {"CLASSES": (1, 2)}, {"CLASSES": "cat"}, {}):
-        assert checkpoint(tmp_path, state, meta=meta).categories is None
+NAMES = ["cat", "dog"]
+
+
+@pytest.mark.parametrize("meta", [{"CLASSES": tuple(NAMES)}, {"dataset_meta": {"classes": NAMES}}])
+def test_classes_come_from_the_file(tmp_path, meta):
+    path = checkpoint(tmp_path, state_of(mmdetection, reduced(R50(3))), meta=meta)
+    assert loading.load(path).categories == Categories((1, 2), ("cat", "dog"))
+
+
+@pytest.mark.parametrize("meta", [{"CLASSES": (1, 2)}, {"CLASSES": ()}, {}, 5])
+def test_classes_that_are_no_names_are_not_read(tmp_path, meta):
+    path = checkpoint(tmp_path, {"x": np.ones(2)}, meta=meta)
+    assert "checkpoint.classes" not in files.read(path).metadata
+
+
+@pytest.mark.parametrize("names", ['["cat"]', '"cat"', "[1, 2]", "{"])
+def test_other_numbers_of_classes_are_not_taken(names):
+    config = ModelConfig(num_classes=3)
+    assert mmdetection._categories(config, {"checkpoint.classes": names}) is None
 
 
 def test_cocos_classes_have_cocos_ids(tmp_path):
@@ -196,9 +209,8 @@ OBJECTS = {
 @pytest.mark.parametrize("kind", OBJECTS)
 def test_objects_beside_the_state_dict_are_skipped(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
-    state = state_of(mmdetection, reduced(R50(4)))
-    loaded = checkpoint(tmp_path, state, message_hub=OBJECTS[kind], meta={"seed": 3})
-    assert loaded.report.num_arrays == len(state)
+    path = checkpoint(tmp_path, {"x": np.ones(2)}, message_hub=OBJECTS[kind], meta={"seed": 3})
+    assert files.read(path).arrays["x"].tolist() == [1, 1]
     assert not (tmp_path / "marker").exists()
 
 
@@ -217,9 +229,9 @@ def test_objects_in_the_state_dict_or_without_one_are_refused_by_name(tmp_path, 
 def test_averages_and_counters_are_dropped(tmp_path):
     state = state_of(mmdetection, reduced(R50(4)), counters="backbone")
     averages = {f"ema_{name.replace('.', '_')}": array for name, array in state.items()}
-    files.write(tmp_path / "w.pth", state | averages)
+    files.write(tmp_path / "w.safetensors", state | averages)
     num_counters = sum(name.endswith("num_batches_tracked") for name in state)
-    assert loading.load(tmp_path / "w.pth").report.num_arrays == len(state) - num_counters
+    assert loading.load(tmp_path / "w.safetensors").report.num_arrays == len(state) - num_counters
 
 
 def other(**arrays):
@@ -256,6 +268,6 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_networks_and_broken_ones_are_named(tmp_path, kind):
-    files.write(tmp_path / "w.pth", OTHERS[kind])
-    with pytest.raises(ValueError, match=f"w.pth(.|\n)*{kind}"):
-        loading.load(tmp_path / "w.pth")
+    files.write(tmp_path / "w.safetensors", OTHERS[kind])
+    with pytest.raises(ValueError, match=f"w.safetensors(.|\n)*{kind}"):
+        loading.load(tmp_path / "w.safetensors")

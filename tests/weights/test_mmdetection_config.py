@@ -194,9 +194,9 @@ def test_nothing_but_literals_is_read_and_nothing_is_run(tmp_path, monkeypatch, 
 
 def test_convert_takes_the_config_beside_the_weights(tmp_path, capsys):
     state = state_of(mmdetection, reduced(presets.mmdet_r50_fpn(4)))
-    files.write(tmp_path / "w.pth", state)
+    files.write(tmp_path / "w.safetensors", state)
     (tmp_path / "config.py").write_text(replaced(*CAFFE, ("(1333, 800)", "(1333, 640)")))
-    paths = [str(tmp_path / name) for name in ("w.pth", "w.npz", "config.py")]
+    paths = [str(tmp_path / name) for name in ("w.safetensors", "w.npz", "config.py")]
     assert main(["convert", *paths[:2], "--mmdet-config", paths[2]]) == 0
     assert "BGR channels, as given" in capsys.readouterr().out
     arrays, metadata = files.read(paths[1])

@@ -18,7 +18,7 @@ def _double_by_broadcast(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"
 
 
 def _double_by_convolution(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """A transposed convolution whose kernel copies: a TPU moves cells slowly, but multiplies fast."""
+    """A transposed convolution that copies: a TPU moves cells slowly and multiplies fast."""
     channels = x.shape[3]
     copy = jnp.broadcast_to(jnp.eye(channels, dtype=x.dtype), (2, 2, channels, channels))
     return jax.lax.conv_general_dilated(

@@ -50,7 +50,7 @@ from maskrcnn_jax.data.sources import check_categories, open_train, open_val
 from maskrcnn_jax.drawing import gallery
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.report import run_page
-from maskrcnn_jax.runs.checkpoints import Checkpoints, write_run
+from maskrcnn_jax.runs.checkpoints import Checkpoints
 from maskrcnn_jax.runs.metrics import MetricsLog
 from maskrcnn_jax.weights import backbones, loading
 from maskrcnn_jax.xla import cache, compiler

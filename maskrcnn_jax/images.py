@@ -6,27 +6,24 @@ All sizes are ``(height, width)`` in pixels.
 import io
 import os
 import struct
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from jaxtyping import Float32, Int, Shaped, UInt8
+from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image, ImageOps
 
-from maskrcnn_jax.ops import rounding
+from maskrcnn_jax import image_headers
 
 try:
     import cv2
 except ImportError:  # OpenCV is optional: it only makes decoding and resizing faster.
     cv2 = None
 
-Size = tuple[int, int]
 # An image as users give it: an array of any library, see `as_rgb`; a path; or a Pillow image.
 AnyImage = Any
 
 _ORIENTATION = 0x0112  # The EXIF tag of the orientation.
 _END_OF_JPEG = b"\xff\xd9"
-_ROWS_PER_BLOCK = 64  # Output rows computed at once: their intermediates fit into the cache.
 
 
 def use_one_thread() -> None:
@@ -64,7 +61,7 @@ def decode_image(content: bytes) -> UInt8[np.ndarray, "h w 3"]:
     Raises OSError if the content is broken or not an image.
     """
     try:
-        with _open(content) as opened:
+        with _open(io.BytesIO(content)) as opened:
             pixels = _decode_jpeg(content, opened) if cv2 is not None else None
             return _to_rgb(ImageOps.exif_transpose(opened)) if pixels is None else pixels
     except MemoryError as error:
@@ -75,32 +72,57 @@ def decode_image(content: bytes) -> UInt8[np.ndarray, "h w 3"]:
         raise OSError(str(error)) from error
 
 
-def _open(content: bytes) -> Image.Image:
+def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Reads the header of an image, and checks that the file has an end.
+
+    A file without the end of its format is decoded, since few of them are whole.
+
+    Returns:
+        Height and width in pixels, after the EXIF rotation.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        OSError: The file is no image, or is cut off. The message names the file.
+    """
+    try:
+        with open(path, "rb") as file, _open(file) as opened:
+            size, kind = image_headers.size(opened), opened.format
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # As in `decode_image`.
+        raise OSError(f"cannot read the image {os.fspath(path)}: {error}") from error
+    return read_image(path).shape[:2] if image_headers.is_cut(path, kind) else size
+
+
+def _open(file: BinaryIO) -> Image.Image:
     """Opens an image as `Image.open` does, but without Pillow's warning about large images.
 
     The warning could only be silenced for the whole process. Like Pillow, this refuses images of
     more than twice `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     tried: set[str] = set()
+    start = file.read(16)
     for load_formats in (Image.preinit, Image.init):  # Try the common formats first, then all.
         load_formats()
         for name in [name for name in Image.ID if name not in tried]:
             tried.add(name)
-            opened = _open_as(name, content)
+            opened = _open_as(name, start, file)
             if opened is not None:
                 _check_size(opened.width * opened.height)
                 return opened
-    raise OSError("it is in no format that Pillow knows")
+    file.seek(0)
+    raise OSError(image_headers.explain(file.read()))
 
 
-def _open_as(name: str, content: bytes) -> Image.Image | None:
+def _open_as(name: str, start: bytes, file: BinaryIO) -> Image.Image | None:
     """Opens an image in one of Pillow's formats. Returns None for a file of another format."""
     factory, accepts = Image.OPEN[name]
     try:
-        answer = accepts is None or accepts(content[:16])
+        answer = accepts is None or accepts(start)
         if not answer or isinstance(answer, str):  # A string names a missing library.
             return None
-        return factory(io.BytesIO(content), "")
+        file.seek(0)
+        return factory(file, "")
     except (SyntaxError, IndexError, TypeError, struct.error):  # Raised for another format.
         return None
 
@@ -223,135 +245,3 @@ def _advice_on_range(image: Shaped[np.ndarray, "h w 3"]) -> str:
     if image.min() < 0:
         return "leave out any normalisation, the model has its own"
     return "divide by 255" if image.max() <= 255 else "scale them"
-
-
-def resized_size(
-    size: Sequence[int] | Int[np.ndarray, " 2"], short_side: int, max_long_side: int
-) -> Size:
-    """Returns the size after an image is resized to a short side of ``short_side``.
-
-    The image becomes smaller if its long side would exceed ``max_long_side``. As in torchvision,
-    the scale is a float64 and the result is truncated, so that a short side of 97 becomes 799
-    instead of 800. Each side is at least one pixel.
-
-    Args:
-        size: Height and width before.
-        short_side: In pixels.
-        max_long_side: In pixels.
-    """
-    height, width = int(size[0]), int(size[1])
-    scale = min(short_side / min(height, width), max_long_side / max(height, width))
-    return max(int(height * scale), 1), max(int(width * scale), 1)
-
-
-def resize(
-    image: UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"], size: Size
-) -> Float32[np.ndarray, "{size[0]} {size[1]} c"]:
-    """Resizes an image to ``size`` (height, width), as float32 in [0, 1].
-
-    The interpolation is bilinear with half-pixel centres and without antialiasing, equal to
-    `torch.nn.functional.interpolate`. uint8 images are divided by 255.
-    """
-    above, below, down = _bilinear(image.shape[0], size[0])
-    left, right, across = _bilinear(image.shape[1], size[1])
-    scale = np.float32(1 / 255) if image.dtype == np.uint8 else np.float32(1)
-    down, across = down[:, None, None], across[:, None]
-    out = np.empty((*size, image.shape[2]), np.float32)
-    for start in range(0, size[0], _ROWS_PER_BLOCK):
-        block = slice(start, start + _ROWS_PER_BLOCK)
-        rows = image[above[block]] * (scale * (1 - down[block]))
-        rows += image[below[block]] * (scale * down[block])
-        result = np.take(rows, left, axis=1)
-        result *= 1 - across
-        rows = np.take(rows, right, axis=1)
-        rows *= across
-        result += rows
-        np.minimum(result, 1, out=out[block])  # The weights may sum to one ulp more than 1.
-    return out
-
-
-def _bilinear(
-    num_inputs: int, num_outputs: int
-) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
-    """Returns the indices of both neighbours of each output pixel, and the second one's weight."""
-    ratio = np.float32(num_inputs / num_outputs)
-    # Round once after the multiplication and subtraction, like PyTorch's fused multiply-add.
-    source = ((np.arange(num_outputs) + 0.5) * np.float64(ratio) - 0.5).astype(np.float32)
-    source = np.maximum(source, 0)
-    first = np.minimum(source.astype(np.int64), num_inputs - 1)
-    second = np.minimum(first + 1, num_inputs - 1)
-    return first, second, source - first.astype(np.float32)
-
-
-def resize_uint8(
-    image: UInt8[np.ndarray, "h w c"], size: Size
-) -> UInt8[np.ndarray, "{size[0]} {size[1]} c"]:
-    """Resizes an image as `resize` does, rounded to uint8, for training.
-
-    The result differs by at most one level. OpenCV, if installed, makes this faster.
-    """
-    height, width, num_channels = image.shape
-    image = np.ascontiguousarray(image)
-    if (height, width) == tuple(size):
-        return image
-    if cv2 is not None:
-        resized = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-        return resized.reshape(*size, num_channels)  # OpenCV drops the axis of a single channel.
-    # Pillow uses the same rule when it enlarges; when it shrinks, it antialiases.
-    if num_channels == 3 and size[0] >= height and size[1] >= width:
-        resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        return np.asarray(resized)
-    return np.rint(resize(image, size) * np.float32(255)).astype(np.uint8)
-
-
-def mirror(image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "h w c"]:
-    """Mirrors an image left to right and returns a contiguous copy."""
-    mirrored = np.empty_like(image)
-    # NumPy reverses single channels seven times faster than all channels at once.
-    for channel in range(image.shape[2]):
-        mirrored[:, :, channel] = image[:, ::-1, channel]
-    return mirrored
-
-
-def ceil32(size: Sequence[int] | Int[np.ndarray, " 2"]) -> Size:
-    """Rounds height and width up to multiples of 32, the stride of the last backbone stage."""
-    return rounding.ceil32(int(size[0])), rounding.ceil32(int(size[1]))
-
-
-def bucket_for(
-    size: Sequence[int] | Int[np.ndarray, " 2"], buckets: Sequence[Sequence[int]]
-) -> Size:
-    """Returns the bucket of smallest area that holds an image; the first one among equal areas.
-
-    Args:
-        size: Height and width of the image.
-        buckets: Heights and widths.
-
-    Raises:
-        ValueError: No bucket holds the image. The message names the size and the buckets.
-    """
-    height, width = int(size[0]), int(size[1])
-    holding = [(int(h), int(w)) for h, w in buckets if h >= height and w >= width]
-    if not holding:
-        raise ValueError(
-            f"no bucket holds an image of {height}x{width}; "
-            f"the buckets are {[tuple(bucket) for bucket in buckets]}"
-        )
-    return min(holding, key=lambda bucket: bucket[0] * bucket[1])
-
-
-def largest_fit(
-    size: Sequence[int] | Int[np.ndarray, " 2"], buckets: Sequence[Sequence[int]]
-) -> tuple[Size, Size]:
-    """Returns the largest size of the same aspect ratio that fits a bucket, and that bucket.
-
-    Among buckets with equal fits the one of smallest area is chosen.
-    """
-    height, width = int(size[0]), int(size[1])
-    fits = []  # (scale, -area, bucket)
-    for bucket_height, bucket_width in buckets:
-        bucket = (int(bucket_height), int(bucket_width))
-        scale = min(bucket[0] / height, bucket[1] / width)
-        fits.append((scale, -bucket[0] * bucket[1], bucket))
-    scale, _, bucket = max(fits)
-    return (max(int(height * scale), 1), max(int(width * scale), 1)), bucket

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn_jax import images
+from maskrcnn_jax import images, resizing
 
 
 def save(path, array, **options):
@@ -288,20 +288,22 @@ def test_as_rgb_says_what_it_got(image, message):
     ],
 )
 def test_resized_size_truncates(size, expected):
-    assert images.resized_size(size, 800, 1333) == expected
-    assert images.resized_size(np.array(size[::-1]), 800, 1333) == expected[::-1]
+    assert resizing.resized_size(size, 800, 1333) == expected
+    assert resizing.resized_size(np.array(size[::-1]), 800, 1333) == expected[::-1]
 
 
 def test_resized_size_misses_the_short_side_as_often_as_torchvision():
-    assert sum(images.resized_size((n, n), 800, 1333)[0] == 799 for n in range(1, 2001)) == 85
+    assert sum(resizing.resized_size((n, n), 800, 1333)[0] == 799 for n in range(1, 2001)) == 85
 
 
 def test_resize_by_hand():
     image = np.array([[[0.0], [1.0]]], np.float32)
-    np.testing.assert_allclose(images.resize(image, (1, 4))[0, :, 0], [0, 0.25, 0.75, 1], atol=1e-7)
+    np.testing.assert_allclose(
+        resizing.resize(image, (1, 4))[0, :, 0], [0, 0.25, 0.75, 1], atol=1e-7
+    )
     ramp = np.arange(8, dtype=np.float32).reshape(1, 8, 1) / 8
     # Without antialiasing.
-    np.testing.assert_allclose(images.resize(ramp, (1, 2))[0, :, 0] * 8, [1.5, 5.5], atol=1e-6)
+    np.testing.assert_allclose(resizing.resize(ramp, (1, 2))[0, :, 0] * 8, [1.5, 5.5], atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -310,17 +312,17 @@ def test_resize_equals_the_rule_pixel_by_pixel(seed):
     image = rng.integers(0, 256, (*rng.integers(1, 40, 2), 3), dtype=np.uint8)
     size = tuple(rng.integers(1, 90, 2).tolist())
     image = image if seed % 2 else (image / np.float32(255)).astype(np.float32)
-    resized = images.resize(image, size)
+    resized = resizing.resize(image, size)
     assert resized.dtype == np.float32
     np.testing.assert_allclose(resized, slow_resize(image, size), atol=1e-6)
 
 
 def test_resize_stays_in_the_unit_interval_and_keeps_what_has_the_size():
     white = np.full((13, 17, 3), 255, np.uint8)
-    resized = images.resize(white, (50, 61))
+    resized = resizing.resize(white, (50, 61))
     assert resized.max() <= 1 and resized.min() > 1 - 1e-6
     noise = np.random.default_rng(0).random((9, 8, 3), np.float32)
-    np.testing.assert_array_equal(images.resize(noise, (9, 8)), noise)
+    np.testing.assert_array_equal(resizing.resize(noise, (9, 8)), noise)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +335,7 @@ def test_resize_uint8_is_within_one_grey_level(monkeypatch, size, target, with_o
     else:
         monkeypatch.setattr(images, "cv2", None)
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    resized = images.resize_uint8(image[:, ::-1], target)  # A flipped view is not contiguous.
+    resized = resizing.resize_uint8(image[:, ::-1], target)  # A flipped view is not contiguous.
     assert resized.dtype == np.uint8
     assert np.abs(resized - 255 * slow_resize(image[:, ::-1], target)).max() <= 1
 
@@ -347,7 +349,7 @@ def test_resize_uint8_takes_any_number_of_channels(monkeypatch, num_channels, wi
         monkeypatch.setattr(images, "cv2", None)
     image = np.random.default_rng(0).integers(0, 256, (12, 10, num_channels), dtype=np.uint8)
     for size in ((18, 30), (7, 5)):
-        resized = images.resize_uint8(image, size)
+        resized = resizing.resize_uint8(image, size)
         assert resized.shape == (*size, num_channels)
         assert np.abs(resized - 255 * slow_resize(image, size)).max() <= 1
 
@@ -355,26 +357,26 @@ def test_resize_uint8_takes_any_number_of_channels(monkeypatch, num_channels, wi
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_mirror(dtype):
     image = np.random.default_rng(0).integers(0, 256, (4, 5, 3)).astype(dtype)
-    mirrored = images.mirror(image[:, 1:])
+    mirrored = resizing.mirror(image[:, 1:])
     assert mirrored.dtype == dtype and mirrored.flags.c_contiguous
     for column in range(4):
         np.testing.assert_array_equal(mirrored[:, column], image[:, 4 - column])
 
 
 def test_ceil32():
-    assert images.ceil32((800, 1066)) == (800, 1088)
-    assert images.ceil32(np.array([1, 32])) == (32, 32)
+    assert resizing.ceil32((800, 1066)) == (800, 1088)
+    assert resizing.ceil32(np.array([1, 32])) == (32, 32)
 
 
 def test_bucket_for_takes_the_smallest_that_holds_the_image():
     buckets = ((800, 1344), (1344, 800), (800, 1088), (1088, 800))
-    assert images.bucket_for((800, 1066), buckets) == (800, 1088)
-    assert images.bucket_for(np.array([800, 1088]), buckets) == (800, 1088)
-    assert images.bucket_for((800, 1089), buckets) == (800, 1344)
-    assert images.bucket_for((801, 700), buckets) == (1088, 800)
-    assert images.bucket_for((10, 10), buckets) == (800, 1088)
+    assert resizing.bucket_for((800, 1066), buckets) == (800, 1088)
+    assert resizing.bucket_for(np.array([800, 1088]), buckets) == (800, 1088)
+    assert resizing.bucket_for((800, 1089), buckets) == (800, 1344)
+    assert resizing.bucket_for((801, 700), buckets) == (1088, 800)
+    assert resizing.bucket_for((10, 10), buckets) == (800, 1088)
     with pytest.raises(ValueError, match=r"1000x1000.*\(800, 1344\)"):
-        images.bucket_for((1000, 1000), buckets)
+        resizing.bucket_for((1000, 1000), buckets)
 
 
 @pytest.mark.parametrize(
@@ -388,5 +390,5 @@ def test_bucket_for_takes_the_smallest_that_holds_the_image():
     ],
 )
 def test_the_largest_size_that_fits_a_bucket(size, buckets, expected):
-    assert images.largest_fit(size, buckets) == expected
-    assert images.largest_fit(size, buckets[::-1]) == expected
+    assert resizing.largest_fit(size, buckets) == expected
+    assert resizing.largest_fit(size, buckets[::-1]) == expected

@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from maskrcnn_jax import config_check, images, visualize
+from maskrcnn_jax import config_check, resizing, visualize
 from maskrcnn_jax.cli import config_file, outputs, progress
 from maskrcnn_jax.config import Config, DataConfig
 from maskrcnn_jax.data import pipeline, sources, summary, transforms
@@ -144,7 +144,7 @@ def _drawings(
     for view in range(1, _COLUMNS) if args.augmented else ():
         seed = (view, example.image_id % 2**32)  # An id may be negative, a seed may not.
         sample = pipeline.train_sample(example, seed, data_config, transforms.standard(data_config))
-        row = pack(sample, images.ceil32(sample.image.shape[:2]), data_config)
+        row = pack(sample, resizing.ceil32(sample.image.shape[:2]), data_config)
         drawings.append(gallery.varied(row, dataset.categories, f"view {view}", args.side))
     return drawings
 

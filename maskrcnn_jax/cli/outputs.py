@@ -1,7 +1,120 @@
-"""Checks the output paths of a command before its long work begins."""
+"""Checks the output paths of a command before its long work begins.
 
+A command replaces a file only if the same command has written it and nobody has changed it since.
+Each folder of outputs has a file `outputs.json` that lists what commands have written there, with
+the command and a digest.
+"""
+
+import contextlib
+import hashlib
+import json
 import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+NAME = "outputs.json"
+_NUM_NAMED = 3  # Files that a refusal names.
+_ABOUT = "Files that commands of maskrcnn_jax wrote here. A command replaces only its own."
+
+
+@contextlib.contextmanager
+def claim(
+    command: str,
+    paths: Iterable[Path],
+    *,
+    inputs: Iterable[str | Path | None] = (),
+    force: bool = False,
+) -> Iterator[Callable[[Path], None]]:
+    """Checks all outputs of a command before its work, and lists those written after it.
+
+    Args:
+        command: The command, as the list names it.
+        paths: The files that the command is going to write.
+        inputs: Files and folders that the command reads; None and names of releases are skipped.
+        force: Whether to replace files that the command has not written. Inputs are never replaced.
+
+    Yields:
+        A function to call with each file that was written.
+
+    Raises:
+        ValueError: An output exists and may not be replaced. The message names the first such
+            files. Nothing is written then.
+    """
+    paths = list(dict.fromkeys(map(Path, paths)))
+    _check(command, paths, [Path(given) for given in inputs if given is not None], force)
+    written: dict[Path, None] = {}
+    try:
+        yield lambda path: written.setdefault(Path(path))
+    finally:  # What was written before an error or an interruption is listed too.
+        _list(command, [path for path in written if path.is_file()])
+
+
+def _check(command: str, paths: list[Path], inputs: list[Path], force: bool) -> None:
+    inputs = [given.resolve() for given in inputs if given.exists()]
+    files = {_identity(given) for given in inputs if given.is_file()}
+    folders = {given for given in inputs if given.is_dir()}
+    listed = {folder: _read(folder / NAME) for folder in {path.parent for path in paths}}
+    read, foreign = [], []
+    for path in filter(os.path.lexists, paths):
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a directory: give another name or place")
+        entry = listed[path.parent].get(path.name)
+        is_below = entry is None and not folders.isdisjoint(path.resolve().parents)
+        if (path.exists() and _identity(path) in files) or is_below:
+            read.append(path)
+        elif entry != {"command": command, "sha256": _digest(path)}:
+            foreign.append(path)
+    for folder, entries in listed.items():
+        if entries == {} and os.path.lexists(folder / NAME):
+            foreign.append(folder / NAME)  # It is not a list of ours.
+    if read:
+        raise ValueError(
+            f"{_named(read)} would overwrite what the command reads: give another directory"
+        )
+    if foreign and not force:
+        raise ValueError(
+            f"{_named(foreign)} exists and was not written by {command}, or was changed since: "
+            "--force replaces it"
+        )
+
+
+def _list(command: str, paths: list[Path]) -> None:
+    """Adds files to the lists of their folders."""
+    for folder in {path.parent for path in paths}:
+        own = [path for path in paths if path.parent == folder]
+        entries = {path.name: {"command": command, "sha256": _digest(path)} for path in own}
+        content = {"about": _ABOUT, "files": _read(folder / NAME) | entries}
+        temporary = folder / f".{NAME}.tmp"
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(folder / NAME)
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    """The entries of a list by file name; empty if the file is absent or is no such list."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return dict(content["files"]) if content["about"] == _ABOUT else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _digest(path: Path) -> str | None:
+    """The SHA-256 of a file in hexadecimal; None for a link, which leads somewhere else."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Identifies a file by any of its names."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _named(paths: list[Path]) -> str:
+    rest = f" and {len(paths) - _NUM_NAMED} more" if len(paths) > _NUM_NAMED else ""
+    return ", ".join(map(str, paths[:_NUM_NAMED])) + rest
 
 
 def make_directory(path: Path, option: str = "--output") -> None:

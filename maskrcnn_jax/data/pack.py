@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from maskrcnn_jax import images
+from maskrcnn_jax import resizing
 from maskrcnn_jax.config import Config, DataConfig
 from maskrcnn_jax.data import sample as samples
 from maskrcnn_jax.data.masks import to_bitmap, to_crop
@@ -87,7 +87,7 @@ def pack(
     row = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     row.images[: size[0], : size[1]] = sample.image
     row.sizes[:] = size
-    row.canvas[:] = images.ceil32(size)
+    row.canvas[:] = resizing.ceil32(size)
     row.instances.boxes[:count] = chosen.boxes
     row.instances.classes[:count] = chosen.classes
     row.instances.valid[:count] = True

@@ -17,7 +17,7 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Int
 
-from maskrcnn_jax import images
+from maskrcnn_jax import images, resizing
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import transforms as stages
 from maskrcnn_jax.data.dataset import Dataset, Example
@@ -96,9 +96,9 @@ def _members(
     buckets = [tuple(bucket) for bucket in buckets]
     bucket_of_shape = []
     for shape, index in zip(shapes, first, strict=True):
-        resized = images.resized_size(shape, *limits)
+        resized = resizing.resized_size(shape, *limits)
         try:
-            bucket_of_shape.append(buckets.index(images.bucket_for(resized, buckets)))
+            bucket_of_shape.append(buckets.index(resizing.bucket_for(resized, buckets)))
         except ValueError as error:
             (height, width), (new_height, new_width) = dataset.sizes[index], resized
             raise ValueError(

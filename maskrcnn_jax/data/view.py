@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from maskrcnn_jax import images
+from maskrcnn_jax import resizing
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import sample as samples
 from maskrcnn_jax.data.dataset import Example
@@ -12,17 +12,17 @@ from maskrcnn_jax.data.sample import Sample, Window
 def train_view(rng: np.random.Generator, example: Example, config: DataConfig) -> Sample:
     """Crops an image to a random window and resizes it to a random short side; see `draw`."""
     window, short_side = draw(rng, example.image.shape[:2], config)
-    size = images.resized_size((window.height, window.width), short_side, config.max_long_side)
+    size = resizing.resized_size((window.height, window.width), short_side, config.max_long_side)
     return samples.resize(samples.crop(samples.whole(example), window), size)
 
 
 def eval_view(example: Example, config: DataConfig) -> Sample:
     """Resizes the whole image to the size of evaluation, as float32 in [0, 1]."""
     height, width = example.image.shape[:2]
-    size = images.resized_size((height, width), config.test_short_side, config.test_max_long_side)
+    size = resizing.resized_size((height, width), config.test_short_side, config.test_max_long_side)
     # The crop clips boxes, which may exceed the image in data sets other than `CocoDataset`.
     cropped = samples.crop(samples.whole(example), Window(0, 0, height, width))
-    return samples.resize(cropped, size, images.resize)
+    return samples.resize(cropped, size, resizing.resize)
 
 
 def draw(rng: np.random.Generator, size: tuple[int, int], config: DataConfig) -> tuple[Window, int]:

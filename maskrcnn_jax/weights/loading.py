@@ -122,9 +122,9 @@ def read(weights: str | Path, released: Mapping[str, str] = RELEASED) -> Source:
 
 
 def _read_run(path: Path) -> Source:
-    from maskrcnn_jax.runs import checkpoints  # Only runs need Orbax.
+    from maskrcnn_jax.runs import run_directory  # Only runs need Orbax.
 
-    run = checkpoints.load_run(path)
+    run = run_directory.load_run(path)
     flat = traverse_util.flatten_dict(jax.device_get(run.variables), sep="/")
     arrays, renamed = own.present(flat)
     return Source(path, None, own, arrays, renamed, run.config, True, run.categories)

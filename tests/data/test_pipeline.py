@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from maskrcnn_jax import images
+from maskrcnn_jax import resizing
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import pipeline, rle
 from maskrcnn_jax.data.categories import Categories
@@ -94,8 +94,8 @@ def _members(*counts):
 def test_images_go_to_the_bucket_that_holds_them_at_the_largest_scale():
     members = pipeline.train_members(_Discs(MIXED), _config())
     for index, (height, width) in enumerate(MIXED):
-        size = images.resized_size((height, width), 64, 96)
-        bucket = BUCKETS.index(images.bucket_for(size, BUCKETS))
+        size = resizing.resized_size((height, width), 64, 96)
+        bucket = BUCKETS.index(resizing.bucket_for(size, BUCKETS))
         assert [index in indices for indices in members] == [i == bucket for i in range(3)]
 
 
@@ -277,7 +277,7 @@ def test_boxes_and_masks_stay_on_the_resized_and_flipped_objects(horizontal, ver
     height, width = batch.sizes[0].tolist()
     for slot, mask in enumerate(example.masks):
         bitmap = np.repeat(rle.decode(mask, 50, 75)[..., None], 3, axis=2) * np.uint8(255)
-        expected = images.resize(bitmap, (height, width))[..., 0] > 0.5
+        expected = resizing.resize(bitmap, (height, width))[..., 0] > 0.5
         expected = expected[:: -1 if vertical else 1, :: -1 if horizontal else 1]
         pasted = objects.paste(
             batch.instances.masks.values[0, slot], batch.instances.boxes[0, slot], height, width
@@ -368,7 +368,7 @@ def test_evaluation_resizes_by_the_exact_rule():
     batch = next(pipeline.eval_batches(dataset, _config(), batch_size=1)).batch
     assert batch.images.dtype == np.float32 and batch.sizes.tolist() == [[64, 89]]
     np.testing.assert_array_equal(
-        batch.images[0, :64, :89], images.resize(dataset[0].image, (64, 89))
+        batch.images[0, :64, :89], resizing.resize(dataset[0].image, (64, 89))
     )
     scale = np.float32([89, 64, 89, 64]) / np.float32([70, 50, 70, 50])
     np.testing.assert_array_equal(batch.instances.boxes[0, :2], dataset[0].boxes * scale)

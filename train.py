@@ -50,6 +50,7 @@ from maskrcnn_jax.data.sources import check_categories, open_train, open_val
 from maskrcnn_jax.drawing import gallery
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.report import run_page
+from maskrcnn_jax.runs import run_directory
 from maskrcnn_jax.runs.checkpoints import Checkpoints
 from maskrcnn_jax.runs.metrics import MetricsLog
 from maskrcnn_jax.weights import backbones, loading
@@ -119,7 +120,7 @@ def prepare(config: Config, workdir: str | Path) -> Start:
     check_categories(config.model, train_data.categories, val_data.categories)
     check_sizes(train_data, val_data, config.data)
     with distributed.first_goes_first("run directory"):
-        write_run(workdir, config, train_data.categories)
+        run_directory.write_run(workdir, config, train_data.categories)
 
     # Each source of variables replaces those before it in this order: random weights, a backbone,
     # a detector, the last checkpoint of this run.

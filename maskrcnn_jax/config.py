@@ -190,6 +190,9 @@ class DataConfig:
     val_annotations: str = "data/coco/annotations/instances_val2017.json"
     tfds_dir: str = "data/tfds"  # Directory written by `data prepare`.
     keep_empty: bool = False  # Train on images without objects too.
+    # Annotations with iscrowd 1: "ignore", or "objects", for tools that mark all masks so.
+    crowd: Annotated[str, one_of("ignore", "objects")] = "ignore"
+    strict: bool = False  # Stop at odd annotations and bad images, instead of leaving them out.
     # Training resizes the short side of each image to one of these, drawn at random, unless the
     # long side would exceed its maximum.
     short_sides: Annotated[tuple[int, ...], NOT_EMPTY, at_least(1)] = (800,)

@@ -6,7 +6,7 @@ All sizes are ``(height, width)`` in pixels.
 import io
 import os
 import struct
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
@@ -94,7 +94,7 @@ def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
     return read_image(path).shape[:2] if image_headers.is_cut(path, kind) else size
 
 
-def _open(file: BinaryIO) -> Image.Image:
+def _open(file: io.BufferedIOBase) -> Image.Image:
     """Opens an image as `Image.open` does, but without Pillow's warning about large images.
 
     The warning could only be silenced for the whole process. Like Pillow, this refuses images of
@@ -114,7 +114,7 @@ def _open(file: BinaryIO) -> Image.Image:
     raise OSError(image_headers.explain(file.read()))
 
 
-def _open_as(name: str, start: bytes, file: BinaryIO) -> Image.Image | None:
+def _open_as(name: str, start: bytes, file: io.BufferedIOBase) -> Image.Image | None:
     """Opens an image in one of Pillow's formats. Returns None for a file of another format."""
     factory, accepts = Image.OPEN[name]
     try:

@@ -225,9 +225,8 @@ def test_opencv_and_pillow_read_the_same_photographs(shared, monkeypatch):
 
 
 def test_content_that_is_no_image():
-    for content in (b"", b"no image"):
-        with pytest.raises(OSError, match="no format that Pillow knows"):
-            images.decode_image(content)
+    with pytest.raises(OSError, match="no format that Pillow knows"):
+        images.decode_image(b"no image")
 
 
 def test_floating_point_and_32_bit_files_are_refused(tmp_path):

@@ -74,9 +74,7 @@ def _check_shape(path: Path, content: Any) -> None:
         if "score" in content[0]:
             raise ValueError(f"{path} holds detections, not annotations: {_EXPECTED}")
         if "data" in content[0]:
-            raise ValueError(
-                f"{path} is Label Studio's own format: export COCO there; {_EXPECTED}"
-            )
+            raise ValueError(f"{path} is Label Studio's own format: export COCO there; {_EXPECTED}")
     if not isinstance(content, dict):
         raise ValueError(f"{path}: {_EXPECTED}")
     for key in ("images", "annotations", "categories"):

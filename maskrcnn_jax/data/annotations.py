@@ -5,6 +5,7 @@ boxes and sizes that masks and files give. An entry with no clear meaning costs 
 counted. What comes out has the types of COCO's own files, so that no other code has to check it.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,6 +195,8 @@ class _Reader:
         return given if all(a is b for a, b in zip(values, given, strict=True)) else values
 
     def _compare(self, box: list[float | int], mask: Mask, name: Any) -> None:
+        if not (min(box[2:]) > 0 and all(map(math.isfinite, box))):
+            return  # `CocoDataset` leaves such boxes out.
         self._num_compared += 1
         if not fits(box, mask):
             x0, y0, x1, y1 = box

@@ -9,14 +9,12 @@ import json
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
-from maskrcnn_jax.data import rle
+from maskrcnn_jax.data import clipping, rle
 from maskrcnn_jax.data.rle import Mask
 from maskrcnn_jax.data.values import number, whole
 
-# Points further outside than this many widths or heights of the image are cut off.
-_REACH = 1
 _MOST = 1e12  # Pixels. Coordinates of maps are below; larger values are mistakes.
 _MAX_TEXT = 10**7  # Characters of a mask that is JSON text in a string.
 
@@ -98,7 +96,7 @@ def _polygons(value: list, height: int, width: int) -> tuple[Mask, list[str]]:
     if not polygons:
         raise Unusable(problems[0] if problems else NO_MASK)
     repaired = [PARTS] if problems else []
-    kept = [cut(polygon, height, width) for polygon in polygons]
+    kept = [clipping.cut(polygon, height, width) for polygon in polygons]
     if any(new is not old for new, old in zip(kept, polygons, strict=True)):
         repaired.append(FAR)
     kept = [polygon for polygon in kept if polygon]
@@ -143,51 +141,6 @@ def _touches(polygon: list, height: int, width: int) -> bool:
     return min(xs) < width and max(xs) > 0 and min(ys) < height and max(ys) > 0
 
 
-def cut(polygon: Any, height: int, width: int) -> Any:
-    """Cuts a polygon that reaches far beyond an image: pycocotools walks along every edge.
-
-    Args:
-        polygon: x0 y0 x1 y1 ..., finite numbers.
-        height: Of the image, in pixels.
-        width: Of the image.
-
-    Returns:
-        The same object if no point is further outside than one height or width. Otherwise a list
-        with the same area inside the image, which is empty if there is none.
-    """
-    side = min(height, width)
-    if -side <= min(polygon) and max(polygon) <= side + side:
-        return polygon
-    low = np.array([-_REACH * width, -_REACH * height], np.float64)
-    high = np.array([(1 + _REACH) * width, (1 + _REACH) * height], np.float64)
-    points = np.array(polygon, np.float64).reshape(-1, 2)
-    if (points >= low).all() and (points <= high).all():
-        return polygon
-    for axis in (0, 1):
-        points = _cut_half_plane(points, axis, low[axis], above=True)
-        points = _cut_half_plane(points, axis, high[axis], above=False)
-    return points.ravel().tolist() if len(points) >= 3 else []
-
-
-def _cut_half_plane(
-    points: Float[np.ndarray, "n 2"], axis: int, limit: float, above: bool
-) -> Float[np.ndarray, "m 2"]:
-    """One step of Sutherland and Hodgman (1974): keeps what lies on one side of a line."""
-    if not len(points):
-        return points
-    distance = (points[:, axis] - limit) * (1 if above else -1)
-    inside, following = distance >= 0, np.roll(distance, -1)
-    crossing = inside != (following >= 0)
-    after = np.roll(points, -1, axis=0)
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        # Divided first, since the numbers may be as large as floats can be.
-        share = distance / (distance - following)
-        between = points * (1 - share[:, None]) + after * share[:, None]
-    between[:, axis] = limit
-    both = np.stack([points, between], axis=1)
-    return both[np.stack([inside, crossing], axis=1)]
-
-
 def _run_lengths(mask: dict, height: int, width: int) -> Mask:
     """Checks a run-length encoding. Raises Unusable."""
     size, counts = mask.get("size"), mask.get("counts")
@@ -227,7 +180,7 @@ def _lengths(counts: str | list) -> Shaped[np.ndarray, " n"]:
     return lengths if is_flat else np.array([-1])
 
 
-def bounds(mask: Mask) -> tuple[float, float, float, float] | None:
+def bounds(mask: Mask) -> tuple[float | int, ...] | None:
     """The box x, y, width, height around a mask that `read` has returned; None if it is empty.
 
     Coordinates of polygons are taken as they are, those of run lengths are whole pixels.

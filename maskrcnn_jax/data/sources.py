@@ -31,7 +31,8 @@ def open_train(
             annotations are broken.
     """
     if config.source == "coco":
-        opened = functools.partial(CocoDataset, config.train_images, config.train_annotations)
+        files = config.train_images, config.train_annotations
+        opened = functools.partial(CocoDataset, *files, crowd=config.crowd, strict=config.strict)
     elif config.source == "tfds":
         opened = functools.partial(PreparedDataset, config.tfds_dir, "train")
     else:
@@ -49,7 +50,8 @@ def open_val(
     ids of the data set, whatever ``categories`` is. Arguments and errors as in `open_train`.
     """
     if config.source == "coco":
-        opened = functools.partial(CocoDataset, config.val_images, config.val_annotations)
+        files = config.val_images, config.val_annotations
+        opened = functools.partial(CocoDataset, *files, crowd=config.crowd, strict=config.strict)
     elif config.source == "tfds":
         opened = functools.partial(PreparedDataset, config.tfds_dir, "val")
     else:

@@ -66,9 +66,9 @@ def test_a_sparse_file_is_evaluated(tmp_path, monkeypatch, caplog, evaluator, io
         _, annotations = sources.open_val(config)
     numbers = evaluation.coco_summary(annotations, detections(), iou_type)
     assert [numbers[name] for name in ("AP", "APs", "APm")] == pytest.approx([1, 1, -1])
-    assert [record.getMessage() for record in caplog.records] == [
+    assert caplog.records[-1].getMessage() == (
         "dropped 2 crowds without a mask, which an evaluation cannot read, in 1 images: 1"
-    ]
+    )
 
 
 def test_what_is_missing_comes_from_the_mask():

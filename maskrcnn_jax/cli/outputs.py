@@ -40,8 +40,7 @@ def claim(
         ValueError: An output exists and may not be replaced. The message names the first such
             files. Nothing is written then.
     """
-    paths = list(dict.fromkeys(map(Path, paths)))
-    _check(command, paths, [Path(given) for given in inputs if given is not None], force)
+    check(command, paths, inputs=inputs, force=force)
     written: dict[Path, None] = {}
     try:
         yield lambda path: written.setdefault(Path(path))
@@ -49,8 +48,17 @@ def claim(
         _list(command, [path for path in written if path.is_file()])
 
 
-def _check(command: str, paths: list[Path], inputs: list[Path], force: bool) -> None:
-    inputs = [given.resolve() for given in inputs if given.exists()]
+def check(
+    command: str,
+    paths: Iterable[Path],
+    *,
+    inputs: Iterable[str | Path | None] = (),
+    force: bool = False,
+) -> None:
+    """Checks outputs as `claim` does; same arguments and errors."""
+    paths = list(dict.fromkeys(map(Path, paths)))
+    given = [Path(given) for given in inputs if given is not None]
+    inputs = [path.resolve() for path in given if path.exists()]
     files = {_identity(given) for given in inputs if given.is_file()}
     folders = {given for given in inputs if given.is_dir()}
     listed = {folder: _read(folder / NAME) for folder in {path.parent for path in paths}}
@@ -78,6 +86,12 @@ def _check(command: str, paths: list[Path], inputs: list[Path], force: bool) -> 
         )
 
 
+def written_by(command: str, folder: Path) -> set[str]:
+    """The names of the files in a folder that a command has written."""
+    entries = _read(folder / NAME).items()
+    return {name for name, entry in entries if entry.get("command") == command}
+
+
 def _list(command: str, paths: list[Path]) -> None:
     """Adds files to the lists of their folders."""
     for folder in {path.parent for path in paths}:
@@ -93,8 +107,9 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
     """The entries of a list by file name; empty if the file is absent or is no such list."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return dict(content["files"]) if content["about"] == _ABOUT else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        files = content["files"] if content["about"] == _ABOUT else {}
+        return {name: entry for name, entry in files.items() if isinstance(entry, dict)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

@@ -6,7 +6,7 @@ counted. What comes out has the types of COCO's own files, so that no other code
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,7 +169,7 @@ class _Reader:
         if entry.get("area") is not None:
             shape["area"] = number(entry["area"])
         if mask is not None and not is_crowd:
-            self._compare(shape["bbox"], mask, name)
+            self._compare(shape["bbox"], mask, image, name)
         return shape
 
     def _mask(self, entry: dict[str, Any], name: Any, image: dict[str, Any]) -> Mask | None:
@@ -194,8 +194,13 @@ class _Reader:
             return self._findings.add(kind, name)
         return given if all(a is b for a, b in zip(values, given, strict=True)) else values
 
-    def _compare(self, box: list[float | int], mask: Mask, name: Any) -> None:
-        if not (min(box[2:]) > 0 and all(map(math.isfinite, box))):
+    def _compare(
+        self, box: list[float | int], mask: Mask, image: dict[str, Any], name: Any
+    ) -> None:
+        x, y, width, height = box
+        has_area = min(x + width, image["width"]) > max(x, 0)
+        has_area &= min(y + height, image["height"]) > max(y, 0)
+        if not (has_area and all(map(math.isfinite, box))):
             return  # `CocoDataset` leaves such boxes out.
         self._num_compared += 1
         if not fits(box, mask):
@@ -238,3 +243,13 @@ def _number(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
             entry = entry | {"id": following}
         numbered.append(entry)
     return numbered
+
+
+def without_images(annotations: dict, image_ids: Iterable[int]) -> dict:
+    """Annotations in COCO's format without some images and their objects."""
+    dropped = set(image_ids)
+    if not dropped:
+        return annotations
+    images = [entry for entry in annotations["images"] if entry["id"] not in dropped]
+    objects = [entry for entry in annotations["annotations"] if entry["image_id"] not in dropped]
+    return annotations | {"images": images, "annotations": objects}

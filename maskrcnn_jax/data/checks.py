@@ -1,7 +1,7 @@
 """Looks at all image files of a data set before they are needed, and leaves out what is bad."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -69,3 +69,9 @@ def summary(bad: dict[int, str]) -> str:
     reasons = list(bad.values())
     rest = f"; and {len(reasons) - _NUM_NAMED} more" if len(reasons) > _NUM_NAMED else ""
     return "; ".join(reasons[:_NUM_NAMED]) + rest
+
+
+def without(dataset: Any, image_ids: Iterable[int]) -> Any:
+    """The data set without some images, if it can leave images out (`CocoDataset.without`)."""
+    dropped = set(image_ids)
+    return dataset.without(dropped) if dropped and hasattr(dataset, "without") else dataset

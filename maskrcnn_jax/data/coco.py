@@ -1,5 +1,6 @@
 """Images with instance annotations in COCO's json format."""
 
+import copy
 import functools
 import logging
 import math
@@ -145,8 +146,8 @@ class CocoDataset:
 
     def without(self, image_ids: Iterable[int]) -> "CocoDataset":
         """The data set without some images, in `annotations` too."""
-        rest = type(self).__new__(type(self))
-        rest.__dict__.update(self.__dict__)
+        rest = copy.copy(self)
+        rest.__dict__.pop("labels", None)
         rest._left_out = self._left_out | frozenset(image_ids)
         rest._records = [r for r in self._records if r.image_id not in rest._left_out]
         return rest
@@ -181,12 +182,7 @@ class CocoDataset:
 
         Images without objects are in it, those of `without` are not.
         """
-        content = self._read().content
-        if not self._left_out:
-            return content
-        kept = [x for x in content["images"] if x["id"] not in self._left_out]
-        objects = [x for x in content["annotations"] if x["image_id"] not in self._left_out]
-        return content | {"images": kept, "annotations": objects}
+        return annotations.without_images(self._read().content, self._left_out)
 
 
 def _categories(entries: list[dict[str, Any]]) -> Categories:

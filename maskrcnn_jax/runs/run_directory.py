@@ -47,7 +47,9 @@ def write_run(directory: str | Path, config: Config, categories: Categories) -> 
     directory.mkdir(parents=True, exist_ok=True)
     if (directory / "config.json").exists():
         _check_same_run(directory, config, categories)
-    elif not distributed.is_first():
+    elif distributed.is_first():
+        _check_new(directory)
+    else:
         path = directory / "config.json"
         raise FileNotFoundError(
             f"{path}, which process 0 wrote, is not here: all processes need one --workdir"
@@ -56,6 +58,17 @@ def write_run(directory: str | Path, config: Config, categories: Categories) -> 
         _write_json(directory / "categories.json", categories.to_json())
         # Written last, because its presence marks a run directory.
         _write_json(directory / "config.json", to_dict(config))
+
+
+def _check_new(directory: Path) -> None:
+    """Raises ValueError if a directory that is no run has files of the names that a run replaces."""
+    names = ("metrics.jsonl", "checkpoints", "left_out.json", "lost_images.*", "*.tfevents.*")
+    found = [path for name in names for path in sorted(directory.glob(name))]
+    if found:
+        raise ValueError(
+            f"{directory} is no run, since it has no config.json, but has {found[0].name}: "
+            "use a new --workdir"
+        )
 
 
 def _check_same_run(directory: Path, config: Config, categories: Categories) -> None:

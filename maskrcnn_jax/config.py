@@ -259,6 +259,9 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     weights: str | None = None  # Path or "COCO_V1": pretrained weights of the whole detector.
+    # Start the layers with an output for each class anew: the labels of ``weights`` mean something
+    # else.
+    fresh_heads: bool = False
     # Path, "IMAGENET1K_V1" or "IMAGENET1K_V2": pretrained weights of the backbone alone.
     backbone_weights: str | None = None
     seed: Annotated[int, at_least(0)] = 0

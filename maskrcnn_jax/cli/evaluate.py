@@ -74,7 +74,7 @@ def _run(
         compiler.return_memory_after_compiling()
     model = MaskRCNN(config.model, config.detection, run)
     variables = jax.device_put(loaded.variables)
-    detector = Detector(model, variables, categories, config.data)
+    detector = Detector(model, variables, dataset.categories, config.data)
     evaluate = _evaluate_augmented if args.augment else _evaluate
     result = evaluate(detector, config, dataset, annotations, lost)
     for name in ("evaluation.json", "detections.json"):

@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
 
 from maskrcnn_jax import distributed, training
 from maskrcnn_jax.cli import outputs, progress
@@ -14,7 +17,7 @@ from maskrcnn_jax.data.annotations import without_images
 from maskrcnn_jax.data.dataset import Dataset
 from maskrcnn_jax.data.schedule import check_sizes
 from maskrcnn_jax.data.sources import check_categories, open_train, open_val
-from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.model import MaskRCNN, example_inputs
 from maskrcnn_jax.runs import left_out, run_directory
 from maskrcnn_jax.weights import backbones, loading
 
@@ -45,14 +48,20 @@ def prepare(config: Config, workdir: str | Path) -> Start:
     detector = None
     if config.weights:
         with distributed.first_goes_first("weights"):  # Only the first process downloads.
-            detector = loading.load(config.weights, config.model, seed=config.seed)
+            weights = os.path.expanduser(config.weights)
+            detector = loading.load(weights, config.model, seed=config.seed)
     if detector is not None:
         print_once(detector.report)
         config = dataclasses.replace(config, model=detector.config.model)
-    categories = detector.categories if detector is not None else None
+    categories = None
+    if detector is not None and config.fresh_heads:
+        detector = detector._replace(variables=_with_fresh_heads(detector.variables, config))
+    elif detector is not None:
+        categories = detector.categories
     has_masks = config.model.mask_head is not None
     train_data = open_train(config.data, categories, masks=has_masks)
-    val_data, annotations = open_val(config.data, categories, masks=has_masks)
+    known = {"known_by": "the training set", "masks": has_masks}
+    val_data, annotations = open_val(config.data, train_data.categories, **known)
     check_categories(config.model, train_data.categories, val_data.categories)
     bad = left_out.find(workdir, config.data, train_data, val_data, progress.images)
     train_data = checks.without(train_data, bad["train"])
@@ -76,8 +85,22 @@ def prepare(config: Config, workdir: str | Path) -> Start:
     variables = training.init_variables(MaskRCNN(config.model), config.seed)
     if config.backbone_weights is not None:
         with distributed.first_goes_first("backbone"):
-            variables = backbones.load(config.backbone_weights, variables, config.model)
+            weights = os.path.expanduser(config.backbone_weights)
+            variables = backbones.load(weights, variables, config.model)
     return Start(config, train_data, val_data, annotations, variables)
+
+
+def _with_fresh_heads(variables: dict[str, Any], config: Config) -> dict[str, Any]:
+    """The variables with random ones in the layers that have an output for each class."""
+    larger = dataclasses.replace(config.model, num_classes=config.model.num_classes + 1)
+    inputs = jax.random.key(0), *example_inputs(config.model)
+    shapes = jax.eval_shape(MaskRCNN(larger).init, *inputs)["params"]
+    initial = training.init_variables(MaskRCNN(config.model), config.seed)["params"]
+
+    def choose(loaded: Any, fresh: Any, shape: Any) -> Any:
+        return loaded if loaded.shape == shape.shape else fresh
+
+    return variables | {"params": jax.tree.map(choose, variables["params"], initial, shapes)}
 
 
 def print_once(message: Any) -> None:

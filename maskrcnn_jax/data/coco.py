@@ -249,21 +249,19 @@ def is_learnable(boxes: Float32[np.ndarray, "n 4"]) -> Bool[np.ndarray, " n"]:
 
 
 def _why_empty(content: dict[str, Any], records: list[_Record], findings: Findings) -> str:
-    counts = f"lists {len(content['images'])} images and {len(content['annotations'])} annotations"
-    if not records:
-        return f"{counts}; its images are needed"
-    boxes = np.concatenate([record.boxes for record in records])
+    counts = f"{len(content['images'])} usable images and {len(content['annotations'])} usable"
+    told = f"has {counts} annotations"
     reasons = findings.lines()[:5]
     num_crowds = sum(bool(x.get("iscrowd")) for x in content["annotations"])
     if num_crowds:
         reasons.append(f"{num_crowds} are crowds (data.crowd=objects makes objects of them)")
+    boxes = np.concatenate([np.zeros((0, 4)), *(record.boxes for record in records)])
     if len(boxes):
         reasons.append(f"{len(boxes)} objects have a side of at most one pixel")
         if boxes.max() <= 1.5:
-            reasons.append(
-                "the coordinates seem to be fractions of the image, but pixels are meant"
-            )
-    return f"{counts}, but none to learn from: {'; '.join(reasons) or 'no object'}"
+            reasons.append("coordinates seem to be fractions of the image, but pixels are meant")
+    told += ", but no object to learn from" if records else ""
+    return f"{told}: {'; '.join(reasons)}" if reasons else told
 
 
 def _warn_of_crowds(path: Path, content: dict[str, Any]) -> None:

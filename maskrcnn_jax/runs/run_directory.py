@@ -61,7 +61,7 @@ def write_run(directory: str | Path, config: Config, categories: Categories) -> 
 
 
 def _check_new(directory: Path) -> None:
-    """Raises ValueError if a directory that is no run has files of the names that a run replaces."""
+    """Raises ValueError if a directory that is no run has files that a run would replace."""
     names = ("metrics.jsonl", "checkpoints", "left_out.json", "lost_images.*", "*.tfevents.*")
     found = [path for name in names for path in sorted(directory.glob(name))]
     if found:

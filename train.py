@@ -18,6 +18,7 @@ maskrcnn_resnet50_fpn, and writes that value into its config.json.
 """
 
 import contextlib
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -294,6 +295,8 @@ def is_due(step: int, interval: int) -> bool:
 def main(arguments: list[str]) -> None:
     """Reads the flags and trains; a user's mistake ends in one message and exit code 2."""
     logging.set_verbosity(logging.WARNING)  # Orbax reports every thread it starts.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # A terminal may lack letters of names.
     cache.keep_compiled_programs()
     try:
         if arguments[1:]:
@@ -301,9 +304,10 @@ def main(arguments: list[str]) -> None:
             raise ValueError(f"{arguments[1]!r} is no option: {advice}")
         if DISTRIBUTED.value or COORDINATOR.value:
             distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-        outputs.make_directory(Path(WORKDIR.value), "--workdir")
-        with claim_results(Path(WORKDIR.value), FORCE.value):
-            result = train(CONFIG.value, WORKDIR.value)
+        workdir = Path(os.path.expanduser(WORKDIR.value))
+        outputs.make_directory(workdir, "--workdir")
+        with claim_results(workdir, FORCE.value):
+            result = train(CONFIG.value, workdir)
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         exits.leave(exits.refuse(error))
     except distributed.Preempted as reason:
@@ -320,7 +324,7 @@ def main(arguments: list[str]) -> None:
         print(f"train.py: process {jax.process_index()} lost the others: {error}", file=sys.stderr)
         exits.leave(distributed.EXIT_LOST)
     print_once(evaluation.headline(result))
-    print_once(f"curves, numbers and images in {WORKDIR.value}/report.html")
+    print_once(f"curves, numbers and images in {workdir}/report.html")
 
 
 def parse(arguments: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ All sizes are ``(height, width)`` in pixels.
 """
 
 import io
+import logging
 import os
 import struct
 from typing import Any
@@ -24,6 +25,11 @@ AnyImage = Any
 
 _ORIENTATION = 0x0112  # The EXIF tag of the orientation.
 _END_OF_JPEG = b"\xff\xd9"
+_WITH_PAGES = ("TIFF", "GIF", "PNG", "WEBP")
+_DARK = 8192  # Of 65535: brighter pixels show that an image uses its 16 bits.
+
+_logger = logging.getLogger(__name__)
+_warned: set[str] = set()  # Each warning is for the first file that it is about.
 
 
 def use_one_thread() -> None:
@@ -46,9 +52,11 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
         FileNotFoundError: The file does not exist.
         OSError: The file cannot be read as an image. The message names the file.
     """
+    if "://" in os.fspath(path)[:9]:
+        raise FileNotFoundError(f"{os.fspath(path)} is an address: download the file first")
     try:
         with open(path, "rb") as file:
-            return decode_image(file.read())
+            return _decode(file.read(), os.fspath(path))
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -60,8 +68,16 @@ def decode_image(content: bytes) -> UInt8[np.ndarray, "h w 3"]:
 
     Raises OSError if the content is broken or not an image.
     """
+    return _decode(content, "an image")
+
+
+def _decode(content: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     try:
         with _open(io.BytesIO(content)) as opened:
+            if opened.format in _WITH_PAGES and getattr(opened, "n_frames", 1) > 1:
+                _warn(f"of {opened.format} files with several pages only the first is read", name)
+            if opened.mode.startswith("I;16") and opened.getextrema()[1] < _DARK:
+                _warn("16-bit images that use less than an eighth of the range look black", name)
             pixels = _decode_jpeg(content, opened) if cv2 is not None else None
             return _to_rgb(ImageOps.exif_transpose(opened)) if pixels is None else pixels
     except MemoryError as error:
@@ -92,6 +108,12 @@ def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
     except Exception as error:  # As in `decode_image`.
         raise OSError(f"cannot read the image {os.fspath(path)}: {error}") from error
     return read_image(path).shape[:2] if image_headers.is_cut(path, kind) else size
+
+
+def _warn(message: str, name: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        _logger.warning("%s; the first one is %s", message, name)
 
 
 def _open(file: io.BufferedIOBase) -> Image.Image:
@@ -212,6 +234,8 @@ def as_rgb(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray
         advice = _advice_on_shape(image.shape)
         raise ValueError(f"expected an image of shape {expected}, got {image.shape}{advice}")
     color = np.repeat(grey, 3, axis=2) if grey.shape[2] == 1 else grey[:, :, :3]
+    if color.dtype.name == "bfloat16":  # NumPy does not count it as floating point.
+        color = color.astype(np.float32)
     if color.dtype == np.uint8:
         return color
     if color.dtype == np.uint16:

@@ -15,6 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 means success, 1 that an image or a check failed, and 2 a mistake in the call.
     """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # A terminal may lack letters of names.
     args = _parser().parse_args(arguments)
     # Imported late, so that --help does not wait for jax.
     command = importlib.import_module(f"maskrcnn_jax.cli.{args.command}")

@@ -210,8 +210,9 @@ def save_before_leaving(session: Session, state: training.TrainState, error: Exc
     if jax.process_count() > 1 or any(x.is_deleted() for x in jax.tree.leaves(state)):
         return
     step, config = int(state.step), session.start.config
-    with contextlib.suppress(OSError, ZeroDivisionError):
-        session.log.flush(step, config.batch_size)
+    with contextlib.suppress(OSError):
+        if not session.log.is_empty:
+            session.log.flush(step, config.batch_size)
     with contextlib.suppress(OSError):  # The reason for leaving may be a full disk.
         session.checkpoints.save(state)
         session.checkpoints.wait()

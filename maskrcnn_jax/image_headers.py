@@ -76,6 +76,8 @@ def _tiff_tags(content: bytes) -> dict[int, int]:
 def size(opened: Image.Image) -> tuple[int, int]:
     """Height and width of an opened image after its EXIF rotation, from its header."""
     width, height = opened.size
+    if opened.format == "PNG" and "exif" not in opened.info:
+        return height, width  # Pillow would decode the pixels to look for EXIF data behind them.
     swapped = opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     return (width, height) if swapped else (height, width)
 

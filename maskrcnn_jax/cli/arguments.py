@@ -53,6 +53,10 @@ def add_predict(commands: Any) -> None:
         metavar="N",
         help="at most so many objects per image, the best",
     )
+    parser.add_argument(
+        "--ids", type=path, metavar="JSON", help="take image ids from this file, in COCO's format"
+    )
+    _add_force(parser, "files in DIR that predict has not written, but never an input")
 
 
 def add_evaluate(commands: Any) -> None:

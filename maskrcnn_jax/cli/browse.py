@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from maskrcnn_jax import config_check, resizing, visualize
 from maskrcnn_jax.cli import config_file, outputs, progress
@@ -104,7 +104,8 @@ def _choose(args: argparse.Namespace, dataset: Dataset, annotations: dict[str, A
         having = {entry["image_id"] for entry in entries if entry["category_id"] in chosen}
         candidates = [index for image_id, index in position.items() if image_id in having]
     if not candidates:
-        raise ValueError("there are no images to draw")
+        why = "" if len(dataset) else f": {getattr(dataset, 'why_empty', 'the set is empty')}"
+        raise ValueError(f"there are no images to draw{why}")
     return [candidates[i] for i in gallery.evenly(len(candidates), args.count)]
 
 
@@ -183,7 +184,7 @@ def _print(counts: Summary, slots: int, left_out: bool) -> None:
     table = Table("category", "id", "objects", "images")
     for count in counts.categories:
         numbers = count.category_id, count.num_instances, count.num_images
-        table.add_row(escape(count.name), *map(str, numbers))
+        table.add_row(Text(count.name), *map(str, numbers))
     console = Console()
     console.print(table)
     lines = {

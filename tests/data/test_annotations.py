@@ -369,4 +369,4 @@ def test_why_there_are_no_images(tmp_path):
     boxes = [annotation(1, segmentation=[])]
     assert "1 annotations left out, which have no mask" in empty(tmp_path, content(*boxes))
     no_images = GOOD | {"images": []}
-    assert empty(tmp_path, no_images).endswith("has 0 usable images and 0 usable annotations")
+    assert "has 0 usable images and 0 usable annotations: 1 ann" in empty(tmp_path, no_images)

@@ -25,7 +25,7 @@ def draw(name):
 
 def test_latin_names_take_the_usual_font():
     assert fonts.letters_of("nut [M6]") == frozenset()
-    assert fonts._find(frozenset()) == "" == fonts._find(fonts.letters_of("Früchte"))
+    assert fonts._find(frozenset()) == ""
 
 
 @pytest.mark.parametrize("name", ["枣", "орех " + MISSING])
@@ -44,7 +44,7 @@ def test_a_font_that_is_named_is_taken(monkeypatch, tmp_path):
     monkeypatch.setattr(fonts, "_FOLDERS", ())
     fonts._installed.cache_clear()
     monkeypatch.setenv(fonts.VARIABLE, installed[0])
-    assert fonts._find(frozenset("\u2248\u2202")) in ("", installed[0])
+    assert fonts._find(frozenset("\u0436")) == installed[0]  # Cyrillic.
     (tmp_path / "broken.ttf").write_text("no font")
     monkeypatch.setenv(fonts.VARIABLE, str(tmp_path / "broken.ttf"))
     for function in (fonts._find, fonts._installed):
@@ -54,4 +54,4 @@ def test_a_font_that_is_named_is_taken(monkeypatch, tmp_path):
 
 def test_letters_that_are_there_differ_from_missing_ones():
     font = fonts.load(frozenset(), 24)
-    assert fonts._has(font, frozenset("é")) and not fonts._has(font, frozenset(MISSING))
+    assert fonts._has(font, frozenset("xyz")) and not fonts._has(font, frozenset(MISSING))

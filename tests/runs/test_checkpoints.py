@@ -396,6 +396,32 @@ def test_a_run_goes_on_with_another_way_to_compute_or_to_detect(tmp_path, part, 
     assert run_directory.read_settings(tmp_path)[0] == config
 
 
+@pytest.mark.parametrize("name", ["night [1]", "all*", "plain"])
+def test_a_run_of_any_name_is_loaded(tmp_path, name):
+    config, directory = tiny_experiment(), tmp_path / name
+    run_directory.write_run(directory, config, CATEGORIES)
+    saved = Checkpoints(directory, keep=1)
+    saved.save(initial_state(config, 0.5)._replace(step=jnp.array(3)))
+    saved.close()
+    for path in (directory, directory / "checkpoints" / "3"):
+        run = run_directory.load_run(path)
+        assert run.step == 3 and run.categories == CATEGORIES
+        assert all((x == 0.5).all() for x in jax.tree.leaves(run.variables["params"]))
+    for data in (directory / "checkpoints" / "3").glob("variables/manifest.ocdbt"):
+        data.unlink()
+    message = re.escape(f"the checkpoint {directory / 'checkpoints' / '3'} cannot be read")
+    with pytest.raises(ValueError, match=message):
+        run_directory.load_run(directory)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "events.out.tfevents.1.x"])
+def test_a_directory_with_files_of_others_is_no_new_run(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"is no run, .* but has {name}: use a new --workdir"):
+        run_directory.write_run(tmp_path, Config(), CATEGORIES)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
 def another(value):
     """Another value of the same type, which need not be allowed."""
     if value is None:

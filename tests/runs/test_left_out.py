@@ -129,7 +129,7 @@ def test_images_without_files_need_no_look(data, tmp_path):
     assert bad == {"train": {}, "val": {}}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"files": 1}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"sets": 1}'])
 def test_a_broken_list_is_named(data, tmp_path, text):
     (tmp_path / "left_out.json").write_text(text)
     with pytest.raises(ValueError, match="left_out.json is not a list of left-out images"):

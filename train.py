@@ -20,6 +20,7 @@ maskrcnn_resnet50_fpn, and writes that value into its config.json.
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,8 +84,12 @@ class Session(NamedTuple):
     progress: Progress
 
 
-def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
+def train(
+    config: Config, workdir: str | Path, announce: Callable[[], object] = lambda: None
+) -> evaluation.Evaluation:
     """Takes the remaining steps of an experiment, and returns the last evaluation.
+
+    ``announce`` is called before the results are written.
 
     Raises:
         Preempted: SIGTERM or Ctrl-C came. The state after the last step is saved.
@@ -153,6 +158,7 @@ def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
             raise
         result = evaluate(session, state)
     if distributed.is_first():
+        announce()
         write_results(workdir, start, result)
     return result
 
@@ -307,8 +313,8 @@ def main(arguments: list[str]) -> None:
             distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         workdir = Path(os.path.expanduser(WORKDIR.value))
         outputs.make_directory(workdir, "--workdir")
-        with claim_results(workdir, FORCE.value):
-            result = train(CONFIG.value, workdir)
+        with claim_results(workdir, FORCE.value) as announce:
+            result = train(CONFIG.value, workdir, announce)
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         exits.leave(exits.refuse(error))
     except distributed.Preempted as reason:

@@ -28,8 +28,8 @@ def maskrcnn_resnet50_fpn(
 
     Args:
         weights: "COCO_V1" or "DEFAULT" for torchvision's released weights, downloaded once; the
-            path of a file (.pth, .safetensors or our .npz) or of a run directory; or None for random
-            weights.
+            path of a file (.pth, .safetensors or our .npz) or of a run directory; or None for
+            random weights.
         num_classes: Number of classes, including background; by default that of the weights. For
             another number, the layers with one output per class are initialised at random, and a
             report on stderr names them.

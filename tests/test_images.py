@@ -1,8 +1,10 @@
 import io
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from PIL import Image
@@ -391,3 +393,102 @@ def test_bucket_for_takes_the_smallest_that_holds_the_image():
 def test_the_largest_size_that_fits_a_bucket(size, buckets, expected):
     assert resizing.largest_fit(size, buckets) == expected
     assert resizing.largest_fit(size, buckets[::-1]) == expected
+
+
+# Files that are no images of ours are called what they are.
+
+
+def tiff(bits, bands, sample_format):
+    """The start of a little-endian TIFF of the given pixels."""
+    values = {256: (4, 4), 257: (4, 4), 258: (3, bits), 277: (3, bands), 339: (3, sample_format)}
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, x) for tag, (kind, x) in values.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + b"\0" * 4
+
+
+OTHERS = {
+    "it is empty": b"",
+    "it has only zeros": b"\0" * 500,
+    "a pointer of Git LFS: fetch": b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+    "a web page: download": b"<!DOCTYPE html><html></html>",
+    "a PDF: save its pages": b"%PDF-1.7 ...",
+    "HEIC, as iPhones write: convert": b"\0\0\0\x24ftypheic\0\0",
+    "JPEG XL: convert": b"\xff\x0a\0\0",
+    "a TIFF of 5 bands of 8-bit whole numbers": tiff(8, 5, 1),
+    "a TIFF of 3 bands of 16-bit signed numbers": tiff(16, 3, 2),
+    "a TIFF of 3 bands of 32-bit floating-point numbers: save": tiff(32, 3, 3),
+    "a TIFF whose header is broken": b"II*\0\xff\xff\0\0",
+    "no format that Pillow knows": b"hello",
+}
+
+
+@pytest.mark.parametrize("message", OTHERS)
+def test_what_is_no_image_is_explained(tmp_path, message):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(OTHERS[message])
+    for read in (images.read_image, images.check_image):
+        with pytest.raises(OSError, match=f"a.jpg: .*{message}"):
+            read(path)
+
+
+def test_the_header_gives_the_size_after_the_rotation(tmp_path):
+    array = np.zeros((4, 6, 3), np.uint8)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for name in ("a.jpg", "a.png", "a.webp"):
+            path = save(tmp_path / name, array, exif=exif)
+            assert images.check_image(path) == images.read_image(path).shape[:2]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_file_without_its_end_is_decoded(tmp_path, name):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = save(tmp_path / name, noise)
+    content = path.read_bytes()
+    path.write_bytes(content + b"something behind the image")
+    assert images.check_image(path) == (64, 64)
+    path.write_bytes(content[:-200])
+    with pytest.raises(OSError, match=name):
+        images.check_image(path)
+
+
+def test_a_header_is_read_without_the_pixels(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", np.zeros((8, 9), np.uint8))
+    monkeypatch.setattr(images, "read_image", None)
+    assert images.check_image(path) == (8, 9)
+
+
+@pytest.mark.parametrize(
+    "brightest, warns", [(4095, True), (8191, True), (8192, False), (65535, False)]
+)
+def test_dark_16_bit_images_are_said_once(tmp_path, caplog, monkeypatch, brightest, warns):
+    monkeypatch.setattr(images, "_warned", set())
+    values = np.array([[0, brightest]], np.uint16)
+    for name in ("a.png", "b.png"):
+        images.read_image(save(tmp_path / name, values))
+    assert [("a.png" in x.getMessage()) for x in caplog.records] == [True] * warns
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "png"])
+def test_further_pages_are_said_once(tmp_path, caplog, monkeypatch, suffix):
+    monkeypatch.setattr(images, "_warned", set())
+    pages = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    for name in ("a", "b"):
+        pages[0].save(tmp_path / f"{name}.{suffix}", save_all=True, append_images=pages[1:])
+        image = images.read_image(tmp_path / f"{name}.{suffix}")
+        assert image[0, 0, 0] > 200 and image[0, 0, 2] < 60
+    (record,) = caplog.records
+    assert "only the first is read; the first one is" in record.getMessage()
+
+
+def test_bfloat16_is_floating_point():
+    image = np.full((2, 2, 3), 0.5, ml_dtypes.bfloat16)
+    assert images.as_rgb(image).dtype == np.float32
+    with pytest.raises(ValueError, match="divide by 255"):
+        images.as_rgb((image * 100).astype(ml_dtypes.bfloat16))
+
+
+@pytest.mark.parametrize("address", ["https://x.org/a.jpg", "gs://bucket/a.jpg"])
+def test_an_address_is_no_path(address):
+    with pytest.raises(FileNotFoundError, match="is an address: download the file first"):
+        images.load(address)

@@ -124,7 +124,7 @@ def _draw(
     chosen: list[int],
     crowds: dict[int, list[dict[str, Any]]],
     data_config: DataConfig,
-    add: Callable[[Path], object],
+    add: Callable[..., None],
 ) -> int:
     """Writes the drawings, and tells ``add``; returns the number of images that failed."""
     page, num_pages, num_failed = [], 0, 0

@@ -55,7 +55,7 @@ def _run(
     args: argparse.Namespace,
     chosen: Config | None,
     output: Path,
-    add: Callable[[Path], object],
+    add: Callable[..., None],
 ) -> int:
     """Evaluates, once the call is checked; ``add`` is told of each output."""
     loaded = loading.load(args.weights)
@@ -77,8 +77,7 @@ def _run(
     detector = Detector(model, variables, dataset.categories, config.data)
     evaluate = _evaluate_augmented if args.augment else _evaluate
     result = evaluate(detector, config, dataset, annotations, lost)
-    for name in ("evaluation.json", "detections.json"):
-        add(output / name)
+    add(output / "evaluation.json", output / "detections.json")
     evaluation.write(output, result)
     _print_tables(result, args.per_class)
     print(f"evaluation.json and detections.json are in {output}")

@@ -54,7 +54,7 @@ def _predict(
     args: argparse.Namespace,
     tasks: Sequence[_Task],
     image_ids: dict[_Task, int | str],
-    add: Callable[[Path], object],
+    add: Callable[..., None],
 ) -> int:
     """Predicts all files; ``add`` is told of each output."""
     detector = _load(args)
@@ -71,8 +71,7 @@ def _predict(
     try:
         with progress.images("predict", sum(task.num_images for task in tasks)) as advance:
             for task in tasks:
-                for path in _outputs(task):
-                    add(path)
+                add(*_outputs(task))
                 predict = _predict_video if inputs.is_video(task.path) else _predict_image
                 try:
                     found = predict(task, find, detector.categories, advance)

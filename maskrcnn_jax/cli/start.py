@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,15 +110,16 @@ def print_once(message: Any) -> None:
 
 
 @contextlib.contextmanager
-def claim_results(workdir: Path, force: bool) -> Iterator[None]:
+def claim_results(workdir: Path, force: bool) -> Iterator[Callable[[], None]]:
     """Checks the results that a run writes at its end, and lists them in `outputs.json`.
 
-    The evaluation counts as an output of `maskrcnn-jax evaluate`, which may repeat it.
+    The evaluation counts as an output of `maskrcnn-jax evaluate`, which may repeat it. Yields a
+    function to call just before the results are written.
 
     Raises ValueError if a result exists that no run has written, unless ``force`` is True.
     """
     if not distributed.is_first():
-        yield
+        yield lambda: None
         return
     evaluated = [workdir / name for name in ("evaluation.json", "detections.json")]
     shown = [workdir / name for name in ("predictions.png", "report.html")]
@@ -126,8 +127,9 @@ def claim_results(workdir: Path, force: bool) -> Iterator[None]:
         outputs.claim("maskrcnn-jax evaluate", evaluated, force=force) as add_evaluated,
         outputs.claim("train.py", shown, force=force) as add_shown,
     ):
-        for path in evaluated:
-            add_evaluated(path)
-        for path in shown:
-            add_shown(path)
-        yield
+
+        def announce() -> None:
+            add_evaluated(*evaluated)
+            add_shown(*shown)
+
+        yield announce

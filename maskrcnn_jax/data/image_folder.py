@@ -38,7 +38,8 @@ class ImageFolder:
         same = index.get(_plain(name), [])
         if same:
             return same[:_NUM_SUGGESTED]
-        close = difflib.get_close_matches(_plain(name), list(index)[:2000], _NUM_SUGGESTED)
+        known = list(index)[:2000]
+        close = difflib.get_close_matches(_plain(name), known, _NUM_SUGGESTED, cutoff=0.8)
         return [index[plain][0] for plain in close]
 
     def _find(self, name: str) -> Path:

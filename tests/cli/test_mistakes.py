@@ -407,7 +407,7 @@ def test_a_mistake_in_training_too(flag, config, message, folder, tmp_path, monk
     ids=lambda error: type(error).__name__,
 )
 def test_training_that_runs_out_of_memory(error, folder, tmp_path, monkeypatch, capsys):
-    def run_out(config, workdir):
+    def run_out(config, workdir, announce):
         raise error
 
     monkeypatch.setattr(train, "train", run_out)

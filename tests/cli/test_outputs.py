@@ -104,6 +104,24 @@ def test_what_was_written_before_an_error_is_listed(tmp_path):
     write(tmp_path, "a", "b")
 
 
+def test_a_killed_command_may_be_repeated(tmp_path):
+    """A file that was being written has no digest; one that was not begun has no entry."""
+    with pytest.raises(SystemExit), outputs.claim("some command", [tmp_path / "a"]) as add:
+        add(tmp_path / "a", tmp_path / "b")
+        (tmp_path / "a").write_text("half")
+        before = (tmp_path / "outputs.json").read_text()
+        raise SystemExit
+    assert set(json.loads((tmp_path / "outputs.json").read_text())["files"]) == {"a"}
+    (tmp_path / "outputs.json").write_text(before)  # As if nothing had run after the kill.
+    (tmp_path / "a").write_text("half of it")
+    with pytest.raises(ValueError, match="a exists"):
+        write(tmp_path, "a", command="another command")
+    write(tmp_path, "a")
+    (tmp_path / "c").write_text("mine")
+    with pytest.raises(ValueError, match="c exists"):
+        write(tmp_path, "c")
+
+
 # The commands.
 
 

@@ -44,7 +44,7 @@ from maskrcnn_jax.drawing import gallery
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.ops.rounding import ceil_div
 from maskrcnn_jax.report import run_page
-from maskrcnn_jax.runs.checkpoints import Checkpoints
+from maskrcnn_jax.runs.checkpoints import Checkpoints, NotSaved
 from maskrcnn_jax.runs.metrics import MetricsLog
 from maskrcnn_jax.xla import cache, compiler
 
@@ -153,6 +153,8 @@ def train(
                     raise stopping(f"saved after step {step}")
                 if evaluating:
                     evaluate(session, state)
+        except NotSaved:
+            raise
         except (OSError, ValueError, MemoryError) as error:
             save_before_leaving(session, state, error)
             raise

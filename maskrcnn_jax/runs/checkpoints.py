@@ -20,6 +20,10 @@ from maskrcnn_jax.runs.plain_path import PlainPath
 from maskrcnn_jax.training import TrainState
 
 
+class NotSaved(OSError):
+    """A checkpoint could not be written, or cannot be read back."""
+
+
 class Checkpoints:
     """Saves the states of a run in the background, and restores the last readable one.
 
@@ -61,7 +65,7 @@ class Checkpoints:
         """Copies the state to the host and writes it in the background, unless it is saved already.
 
         Raises:
-            OSError: The previous save failed, for lack of disk space, for example; or a saved
+            NotSaved: The previous save failed, for lack of disk space, for example; or a saved
                 checkpoint cannot be read back.
         """
         step = int(state.step)
@@ -159,17 +163,17 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _failure_named(self) -> Iterator[None]:
-        """Turns errors of a background save, which Orbax raises at its next call, into OSError."""
+        """Turns errors of a background save, which Orbax raises at its next call, to `NotSaved`."""
         try:
             yield
         except Exception as error:
             text = f"{self._directory}: {saved_states.first_line(error)}"
-            raise OSError(f"cannot save a checkpoint in {self._plain.named(text)}") from error
+            raise NotSaved(f"cannot save a checkpoint in {self._plain.named(text)}") from error
 
     def wait(self) -> None:
         """Waits until the last save is on disk, and checks it.
 
-        Raises OSError if the save failed, or if what was saved cannot be read back.
+        Raises NotSaved if the save failed, or if what was saved cannot be read back.
         """
         with self._failure_named():
             self._manager.wait_until_finished()
@@ -190,7 +194,7 @@ class Checkpoints:
     def close(self) -> None:
         """Finishes and checks the last save, and stops Orbax's threads.
 
-        Raises OSError if the save failed.
+        Raises NotSaved if the save failed.
         """
         try:
             self.wait()

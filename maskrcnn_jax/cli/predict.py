@@ -117,8 +117,9 @@ def _image_ids(tasks: Sequence[_Task], listed: Path | None) -> dict[_Task, int |
     """
     names = {task: task.output.stem for task in tasks}
     if listed is None:
-        are_numbers = all(name.isdecimal() for name in names.values())
-        numbers = {task: int(name) if are_numbers else 0 for task, name in names.items()}
+        if not all(name.isdecimal() for name in names.values()):
+            return names
+        numbers = {task: int(name) for task, name in names.items()}
         return numbers if len(set(numbers.values())) == len(tasks) else names
     from maskrcnn_jax.data import annotations  # Without --ids it is not needed.
 

@@ -150,7 +150,7 @@ def test_a_run_that_orders_or_has_more_of_them(data, monkeypatch):
         (Categories((1, 3), ("person", "car")), "does not know category 90 'toothbrush'"),
         (
             Categories((1, 3, 90), ("person", "truck", "toothbrush")),
-            "3 is 'car' in the data set, but 'truck'",
+            "does not know category 3 'car' of the data set, which is 'truck'",
         ),
     ],
 )

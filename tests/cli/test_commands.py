@@ -163,7 +163,7 @@ def test_a_set_without_images_is_refused(run_directory, tmp_path, capsys, argume
     content = {"images": [], "annotations": [], "categories": categories}
     (tmp_path / "instances.json").write_text(json.dumps(content))
     assert main(["evaluate", "--weights", str(run_directory), *arguments]) == 2
-    assert "has no images" in capsys.readouterr().err
+    assert "has 0 usable images" in capsys.readouterr().err
 
 
 CONFIG = """

@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from maskrcnn_jax.data.dataset import Dataset
+from maskrcnn_jax.data.findings import short
 
 _NUM_THREADS = 16  # Most of the time goes by waiting for disks.
-_NUM_NAMED = 5  # Reasons in one message.
+_NUM_NAMED = 3  # Reasons in one message.
+_MAX_REASON = 400  # Characters of a reason there.
 
 
 def find_bad(
@@ -68,7 +70,7 @@ def summary(bad: dict[int, str]) -> str:
     """The first reasons in one line."""
     reasons = list(bad.values())
     rest = f"; and {len(reasons) - _NUM_NAMED} more" if len(reasons) > _NUM_NAMED else ""
-    return "; ".join(reasons[:_NUM_NAMED]) + rest
+    return "; ".join(short(reason, _MAX_REASON) for reason in reasons[:_NUM_NAMED]) + rest
 
 
 def without(dataset: Any, image_ids: Iterable[int]) -> Any:

@@ -57,7 +57,7 @@ def find(
 def _look(sets: dict[str, Dataset], config: DataConfig, progress: Progress) -> LeftOut:
     found = {}
     for name, dataset in sets.items():
-        if not hasattr(dataset, "check"):  # It has no files to look at.
+        if not (len(dataset) and hasattr(dataset, "check")):  # There are no files to look at.
             found[name] = {}
             continue
         what = f"images of data.{name}_annotations"

@@ -126,6 +126,6 @@ def test_all_bad_images_are_found():
 def test_more_than_half_is_another_mistake():
     bad = {i: f"image id {i}: gone" for i in range(7)}
     checks.check_few(bad, 14, "images of a.json")
-    message = "7 of 13 images of a.json cannot be used: image id 0: gone; .*; and 2 more$"
+    message = "7 of 13 images of a.json cannot be used: image id 0: gone; .*; and 4 more$"
     with pytest.raises(ValueError, match=message):
         checks.check_few(bad, 13, "images of a.json")

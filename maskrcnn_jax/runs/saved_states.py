@@ -92,6 +92,8 @@ def is_damage(error: Exception) -> bool:
 
 
 def _read_item(path: Path, target: Any) -> Any:
+    # First, because Orbax prints a traceback for each array that it does not get to read.
+    stored_files.check(path)
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
         saved = handler.metadata(path).tree
         found, wanted = _leaves_by_name(saved), _leaves_by_name(target)

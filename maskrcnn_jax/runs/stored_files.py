@@ -16,8 +16,9 @@ def check(item: Path) -> None:
     """Checks one item of a checkpoint.
 
     Raises:
-        OSError: A file is missing or too short; the message names it.
-        ValueError: The index cannot be read, or an array has no data.
+        FileNotFoundError: A file is missing.
+        ValueError: The index cannot be read, a file is too short, or an array has no data. The
+            message begins with a code of tensorstore.
     """
     ends: dict[str, int] = defaultdict(int)
     arrays, with_data = set(), set()
@@ -28,11 +29,11 @@ def check(item: Path) -> None:
             file, end = _extent(location)
             ends[file] = max(ends[file], end)
     if arrays - with_data or not arrays:
-        raise ValueError(f"{item} has no data of {sorted(arrays - with_data)[:3]}")
+        raise ValueError(f"DATA_LOSS: {item} has no data of {sorted(arrays - with_data)[:3]}")
     for file, end in ends.items():
         size = (item / file).stat().st_size
         if size < end:
-            raise OSError(f"{item / file} has {size} bytes of {end}")
+            raise ValueError(f"DATA_LOSS: {item / file} has {size} bytes of {end}")
 
 
 def _entries(item: Path) -> Iterator[tuple[str, str | None]]:

@@ -7,7 +7,7 @@ must be hashable and must not change once it is compiled.
 """
 
 from dataclasses import field
-from typing import Annotated
+from typing import Annotated, Any
 
 from maskrcnn_jax.settings import (
     NOT_EMPTY,
@@ -58,6 +58,12 @@ class RPNConfig:
     num_convs: NumLayers = 1
     # The size of the anchors of each level, P2 to P6, in pixels.
     anchor_sizes: Annotated[tuple[float, ...], above(0)] = (32, 64, 128, 256, 512)
+    # Round the corners of anchors to whole pixels, as torchvision does.
+    round_anchors: bool = True
+    # Distance of neighbouring anchors. "canvas": the whole number canvas // map, as in torchvision.
+    # "level": 2**level, as in Detectron2 and MMDetection. They differ where the canvas is no
+    # multiple of 64, on P6.
+    anchor_stride: Annotated[str, one_of("canvas", "level")] = "canvas"
     # Height over width.
     aspect_ratios: Annotated[tuple[float, ...], NOT_EMPTY, above(0)] = (0.5, 1.0, 2.0)
     # Anchors with at least the first overlap with an object are positive, anchors with less than
@@ -77,7 +83,18 @@ class RPNConfig:
     score_threshold: Annotated[float, between(0, 1)] = 0.0  # Less probable proposals are dropped.
     # Suppresses the worse of two proposals whose IoU is larger.
     nms_threshold: Annotated[float, between(0, 1)] = 0.7
-    min_box_size: Annotated[float, at_least(0)] = 1e-3  # Pixels; smaller proposals are dropped.
+    # Pixels; smaller proposals are dropped. With 0, only proposals without an area are.
+    min_box_size: Annotated[float, at_least(0)] = 1e-3
+
+    @property
+    def anchors(self) -> dict[str, Any]:
+        """The fields that determine the anchors: arguments of `ops.anchors.pyramid_anchors`."""
+        return {
+            "sizes": self.anchor_sizes,
+            "aspect_ratios": self.aspect_ratios,
+            "stride": self.anchor_stride,
+            "rounded": self.round_anchors,
+        }
 
 
 @settings
@@ -97,6 +114,9 @@ class RoIConfig:
     # RoIAlign averages this many samples per axis in each bin; 0 adapts to the size of the RoI.
     sampling_ratio: Annotated[int, between(0, 8)] = 2
     aligned: bool = False  # True shifts RoIs by half a feature cell, as Detectron2 does.
+    # The rule for the pyramid level of an RoI. They differ for sides within 1e-4 pixels of 112, 224
+    # and 448.
+    level_rule: Annotated[str, one_of("torchvision", "detectron2", "mmdetection")] = "torchvision"
 
 
 @settings
@@ -136,6 +156,8 @@ class ModelConfig:
     image_mean: Annotated[tuple[float, ...], NOT_EMPTY] = (0.485, 0.456, 0.406)
     image_std: Annotated[tuple[float, ...], above(0)] = (0.229, 0.224, 0.225)
     dtype: Annotated[str, one_of("float32", "bfloat16")] = "float32"  # Of activations only.
+    # Deltas make no box grow more than 62.5-fold. True: nor shrink, as in MMDetection.
+    limit_shrinking: bool = False
     backbone: ResNetConfig = field(default_factory=ResNetConfig)
     fpn: FPNConfig = field(default_factory=FPNConfig)
     rpn: RPNConfig = field(default_factory=RPNConfig)
@@ -155,6 +177,13 @@ class DetectionConfig:
     nms_threshold: Annotated[float, between(0, 1)] = 0.5
     num_detections: Annotated[int, at_least(1)] = 100  # Slots per image.
     min_box_size: Annotated[float, at_least(0)] = 1e-2  # Pixels; smaller detections are dropped.
+    # After scaling to the original image, clip boxes to it and drop those without an area, as
+    # Detectron2 does.
+    clip_to_original: bool = False
+    # How masks are drawn into the image. "expanded": torchvision's rule, boxes of whole pixels and
+    # probabilities above 0.5. "centres": the rule of Detectron2 and MMDetection, the value at each
+    # pixel's centre, at least 0.5.
+    paste: Annotated[str, one_of("expanded", "centres")] = "expanded"
 
 
 @settings
@@ -173,8 +202,9 @@ class ExecutionConfig:
     rematerialise: bool = False  # Rematerialise the blocks of the backbone, to save memory.
     deterministic: bool = False  # The same bits in every run on a GPU too; slower there.
     align_form: Annotated[str, one_of("auto", "gather", "einsum")] = "auto"  # Of RoIAlign.
-    # The gradient of the RPN flows through "windows" around the sampled anchors, or whole "maps".
-    rpn_gradient: Annotated[str, one_of("auto", "windows", "maps")] = "auto"
+    # The gradient of the RPN flows through "windows" around the sampled anchors, or whole "maps";
+    # always through maps where devices share the rows of an image.
+    rpn_gradient: Annotated[str, one_of("windows", "maps")] = "windows"
 
 
 @settings
@@ -197,6 +227,10 @@ class DataConfig:
     # long side would exceed its maximum.
     short_sides: Annotated[tuple[int, ...], NOT_EMPTY, at_least(1)] = (800,)
     max_long_side: Annotated[int, at_least(1)] = 1333
+    # The rule for the size of resized images; see `resizing.resized_size`.
+    size_rule: Annotated[str, one_of("torchvision", "detectron2", "mmdetection")] = "torchvision"
+    # How images are resized; see `resizing.resize`.
+    resize: Annotated[str, one_of("bilinear", "pillow", "opencv")] = "bilinear"
     test_short_side: Annotated[int, at_least(1)] = 800
     test_max_long_side: Annotated[int, at_least(1)] = 1333
     # Height and width of padded images, multiples of 32.

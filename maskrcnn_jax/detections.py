@@ -19,6 +19,7 @@ def detect(
     *,
     config: DetectionConfig,
     box_weights: tuple[float, ...],
+    limit_shrinking: bool = False,
 ) -> Detections:
     """Turns each proposal into one candidate per class, and keeps the best; without masks.
 
@@ -32,8 +33,9 @@ def detect(
         score_threshold: Candidates must score above it.
         config: Thresholds and the number of detections.
         box_weights: Scale of the deltas.
+        limit_shrinking: As in `boxes.decode`.
     """
-    boxes = decode(deltas, proposals, size, box_weights)
+    boxes = decode(deltas, proposals, size, box_weights, limit_shrinking)
     scores = jax.nn.softmax(logits)
     num_proposals, num_classes = logits.shape
     classes = jnp.tile(jnp.arange(1, num_classes, dtype=jnp.int32), num_proposals)
@@ -48,12 +50,14 @@ def decode(
     proposals: Proposals,
     size: Int[Array, "2"],
     box_weights: tuple[float, ...],
+    limit_shrinking: bool = False,
 ) -> Float[Array, "p k 4"]:
     """Moves each proposal by its deltas and clips it to the image.
 
     ``size`` is the height and width of the image in pixels.
     """
-    decoded = box_ops.decode(deltas, jnp.expand_dims(proposals.boxes, 1), box_weights)
+    rows = jnp.expand_dims(proposals.boxes, 1)
+    decoded = box_ops.decode(deltas, rows, box_weights, limit_shrinking)
     return box_ops.clip(decoded, size)
 
 

@@ -34,8 +34,8 @@ class Detector:
         model: A `MaskRCNN`, or a stand-in such as `artifact.ExportedModel`.
         variables: The variables of the model.
         categories: The map from labels to categories.
-        data: Gives ``test_short_side``, ``test_max_long_side`` and ``test_buckets``. The default is
-            torchvision's rule for COCO.
+        data: Gives ``test_short_side``, ``test_max_long_side``, ``test_buckets``, ``size_rule`` and
+            ``resize``. The default is torchvision's rule for COCO.
         batch_size: Number of images of one bucket that the model processes at once. A GPU needs
             several to be busy.
         dtype: The dtype of the model's input images: "float32", or "uint8", which rounds resized
@@ -84,15 +84,26 @@ class Detector:
         return cls(model, run.variables, run.categories, run.config.data)
 
     @classmethod
-    def from_weights(cls, weights: str | Path) -> "Detector":
-        """Loads a weight file of torchvision or of this package, a run directory, or a release.
+    def from_weights(
+        cls,
+        weights: str | Path,
+        *,
+        preset: str | None = None,
+        channel_order: str | None = None,
+    ) -> "Detector":
+        """Loads a weight file, a run directory, or a release.
 
-        The architecture comes from the config in the file, or else from the names and shapes of the
-        arrays. A file without a mask head is a Faster R-CNN, whose detections have no masks.
+        Files are those of this package, torchvision, Detectron2 and MMDetection. The architecture
+        comes from the config in the file, or else from the names and shapes of the arrays. A file
+        without a mask head is a Faster R-CNN, whose detections have no masks.
 
         Args:
-            weights: A path; or "COCO_V1" or "V2_COCO_V1", torchvision's weights of
-                `maskrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn_v2`, which are downloaded once.
+            weights: A path; "COCO_V1" or "V2_COCO_V1", torchvision's weights of
+                `maskrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn_v2`; or a name such as
+                "detectron2:mask_rcnn_R_50_FPN_3x" or "mmdet:mask-rcnn_r50_fpn_1x_coco". Released
+                weights are downloaded once.
+            preset: For files of Detectron2 and MMDetection, as in `weights.loading.load`.
+            channel_order: As in `weights.loading.load`.
 
         Raises:
             OSError: The file does not exist or cannot be downloaded.
@@ -101,7 +112,8 @@ class Detector:
         """
         from maskrcnn_jax.weights import loading
 
-        return cls.from_loaded(loading.load(weights))
+        loaded = loading.load(weights, preset=preset, channel_order=channel_order)
+        return cls.from_loaded(loaded)
 
     @classmethod
     def from_loaded(cls, loaded: "LoadedModel") -> "Detector":
@@ -221,7 +233,9 @@ class Detector:
             for row, i in enumerate(members):
                 # Detections come by descending score.
                 best = jax.tree.map(lambda x, row=row: x[row, :top_k], detections)
-                found[i] = pasting.to_original(best, sizes[row], batch[i].shape[:2])
+                found[i] = pasting.to_original(
+                    best, sizes[row], batch[i].shape[:2], self.model.detection
+                )
         return [found[i] for i in range(len(batch))]
 
     def _checked(
@@ -239,9 +253,8 @@ class Detector:
         Args:
             size: Height and width of the original image.
         """
-        resized = resizing.resized_size(
-            size, self.data.test_short_side, self.data.test_max_long_side
-        )
+        limits = self.data.test_short_side, self.data.test_max_long_side
+        resized = resizing.resized_size(size, *limits, self.data.size_rule)
         try:
             return resized, resizing.bucket_for(resized, self.data.test_buckets)
         except ValueError:
@@ -276,7 +289,7 @@ class Detector:
         """
         padded = np.zeros((self.batch_size, *bucket, self.num_channels), self.dtype)
         for slot, image, (height, width) in zip(padded, batch, sizes, strict=False):
-            resized = resizing.resize(image, (height, width))
+            resized = resizing.resize(image, (height, width), self.data.resize)
             if self.dtype == np.uint8:
                 resized = np.rint(resized * np.float32(255))
             slot[:height, :width] = resized

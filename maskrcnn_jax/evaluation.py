@@ -105,7 +105,9 @@ def evaluate(
                 records.append((int(batch.image_id[i]), None, {}))
                 continue
             size, original_size = _pair(batch.sizes[i]), _pair(original_sizes[i])
-            found = pasting.to_original(_slice(detections, i), size, original_size)
+            found = pasting.to_original(
+                _slice(detections, i), size, original_size, config.detection
+            )
             image_id = int(batch.image_id[i])
             results = coco_results(found, original_size, image_id, categories.ids)
             pairs = {name: (float(total[i]), float(n[i])) for name, (total, n) in losses.items()}

@@ -13,9 +13,13 @@ from maskrcnn_jax import sharding
 from maskrcnn_jax.config import ExecutionConfig
 from maskrcnn_jax.xla import compiler
 
-# On NVIDIA GPUs these versions add atomically by compare-and-swap in a loop, at times a thousand
-# times as slowly as others: https://github.com/jax-ml/jax/issues/38806.
-SLOW_ATOMICS = jaxlib.__version__ in ("0.10.2", "0.11.0")
+# On NVIDIA GPUs before Hopper, these versions add atomically by compare-and-swap in a loop, at
+# times a thousand times as slowly as others: https://github.com/jax-ml/jax/issues/38806.
+WITH_SLOW_ATOMICS = ("0.10.2", "0.11.0")
+HOPPER = 9.0  # Compute capability.
+
+# These have 128 MiB of vector memory (VMEM), which hold the maps of an image; other TPUs have less.
+LARGE_VMEM = ("TPU v5 lite", "TPU v5e", "TPU v6 lite", "TPU v6e")
 
 MASK_CHUNK = 20  # Most images fill few of the slots, and a CPU skips the empty chunks.
 UPSAMPLE_CHUNK = 32  # RoIs per image.
@@ -37,8 +41,8 @@ class Execution(NamedTuple):
     per_pyramid: Map = jax.vmap  # Maps RoI pooling over the batch.
     row_shards: int = 1  # Number of devices that share the rows of each image.
     gather_rows: Callable[[Array], Array] = _identity  # Brings all rows to each of these devices.
-    # Forms of RoIAlign and of its gradient: "gather", "einsum", or "by_platform" for a program
-    # that is compiled later, for any platform.
+    # Forms of RoIAlign and of its gradient: "gather", "einsum", "pallas", or "by_platform" for a
+    # program that is compiled later, for any platform.
     align_form: str = "gather"
     align_gradient: str = "gather"
     rpn_windows: bool = False  # The gradient of the RPN flows through windows, not whole maps.
@@ -47,10 +51,15 @@ class Execution(NamedTuple):
     upsample_chunk: int | None = None  # RoIs per image that the mask head upsamples at once.
     deterministic: bool = False  # The same bits in every run, on a GPU too.
     small_on_cpu: bool = False  # XLA orders instructions for the least memory; see `xla.compiler`.
+    gpu_graphs: bool = False  # The host launches a program as a few graphs; see `xla.compiler`.
 
     def jit(self, function: Callable[..., Any], **settings: Any) -> Any:
         """`jax.jit` with the compiler options of this execution."""
-        options = compiler.options(deterministic=self.deterministic, small_on_cpu=self.small_on_cpu)
+        options = compiler.options(
+            deterministic=self.deterministic,
+            small_on_cpu=self.small_on_cpu,
+            gpu_graphs=self.gpu_graphs,
+        )
         return jax.jit(function, compiler_options=options or None, **settings)
 
 
@@ -67,7 +76,8 @@ def choose(
         portable: The program is for any platform, and is compiled later.
     """
     settings = settings or ExecutionConfig()
-    platform = "any" if portable else _platform(mesh)
+    device = None if portable else _device(mesh)
+    platform = "any" if portable else device.platform
     row_shards = 1 if mesh is None else mesh.shape["space"]
     # On several devices, barriers would keep XLA from reducing all gradients in one operation.
     is_one_cpu = platform == "cpu" and (mesh is None or mesh.size == 1)
@@ -79,30 +89,42 @@ def choose(
         per_pyramid=per_image if row_shards == 1 else jax.vmap,
         row_shards=row_shards,
         gather_rows=_identity if row_shards == 1 else partial(sharding.gather_rows, mesh=mesh),
-        align_form=_align_form(settings, platform, row_shards),
-        align_gradient=_align_gradient(settings, platform, row_shards),
-        rpn_windows=_has_windows(settings, platform) and row_shards == 1,
+        align_form=_align_form(settings, device, row_shards),
+        align_gradient=_align_gradient(settings, device, row_shards),
+        rpn_windows=settings.rpn_gradient == "windows" and row_shards == 1,
         recompute=_recomputed(settings, is_one_cpu),
         mask_chunk=MASK_CHUNK if platform in ("cpu", "any") else None,
         upsample_chunk=UPSAMPLE_CHUNK if is_one_cpu else None,
         deterministic=settings.deterministic,
         small_on_cpu=is_one_cpu,
+        gpu_graphs=platform == "gpu",
     )
 
 
-def _align_form(settings: ExecutionConfig, platform: str, row_shards: int) -> str:
+def _align_form(settings: ExecutionConfig, device: Any, row_shards: int) -> str:
     if row_shards > 1:
         return "einsum"  # Each device multiplies its own rows; the products are added.
     if settings.align_form != "auto":
         return settings.align_form
-    return {"any": "by_platform", "tpu": "einsum"}.get(platform, "gather")
+    if device is None:
+        return "by_platform"
+    if device.platform != "tpu":
+        return "gather"
+    return "pallas" if device.device_kind in LARGE_VMEM else "einsum"
 
 
-def _align_gradient(settings: ExecutionConfig, platform: str, row_shards: int) -> str:
-    form = _align_form(settings, platform, row_shards)
+def _align_gradient(settings: ExecutionConfig, device: Any, row_shards: int) -> str:
+    form = _align_form(settings, device, row_shards)
     # On a GPU the gradient of a gather is added by atomic operations, in any order.
-    avoids_atomics = settings.deterministic or (settings.align_form == "auto" and SLOW_ATOMICS)
-    return "einsum" if platform == "gpu" and avoids_atomics else form
+    is_auto = settings.align_form == "auto"
+    avoids_atomics = settings.deterministic or (is_auto and _has_slow_atomics(device))
+    is_gpu = device is not None and device.platform == "gpu"
+    return "einsum" if is_gpu and avoids_atomics else form
+
+
+def _has_slow_atomics(device: Any) -> bool:
+    capability = float(getattr(device, "compute_capability", 0))  # 0 if it is not known.
+    return jaxlib.__version__ in WITH_SLOW_ATOMICS and capability < HOPPER
 
 
 def _recomputed(settings: ExecutionConfig, is_one_cpu: bool) -> tuple[str, ...]:
@@ -112,12 +134,6 @@ def _recomputed(settings: ExecutionConfig, is_one_cpu: bool) -> tuple[str, ...]:
     return ("strided", "top_down") if is_one_cpu else ()
 
 
-def _has_windows(settings: ExecutionConfig, platform: str) -> bool:
-    if settings.rpn_gradient == "auto":
-        return platform == "cpu"
-    return settings.rpn_gradient == "windows"
-
-
-def _platform(mesh: Mesh | None) -> str:
-    """The platform of the devices of the mesh, or of the default device: "cpu", "gpu" or "tpu"."""
-    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+def _device(mesh: Mesh | None) -> Any:
+    """The first device of the mesh, or of the default platform."""
+    return jax.devices()[0] if mesh is None else mesh.devices.flat[0]

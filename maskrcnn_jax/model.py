@@ -21,8 +21,9 @@ from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.losses import box_loss, mask_loss, mean, rpn_loss
 from maskrcnn_jax.modules import backbones
 from maskrcnn_jax.modules.box_head import BoxHead
+from maskrcnn_jax.modules.extents import zero_beyond
 from maskrcnn_jax.modules.fpn import FPN
-from maskrcnn_jax.modules.layers import as_function, zero_beyond
+from maskrcnn_jax.modules.layers import as_function
 from maskrcnn_jax.modules.mask_head import MaskHead
 from maskrcnn_jax.modules.rpn import RPN
 from maskrcnn_jax.ops.rounding import ceil32, ceil_div
@@ -125,8 +126,12 @@ class MaskRCNN(nn.Module):
         pooled = self.pool(pyramid, proposals.boxes, canvas, self.config.box_head.resolution)
         logits, deltas = self.box_head(pooled)
         thresholds = jnp.full(len(sizes), score_threshold, jnp.float32)
-        box_weights = self.config.roi.box_weights
-        detect_each = self.each(detect, config=self.detection, box_weights=box_weights)
+        detect_each = self.each(
+            detect,
+            config=self.detection,
+            box_weights=self.config.roi.box_weights,
+            limit_shrinking=self.config.limit_shrinking,
+        )
         return detect_each(logits, deltas, proposals, sizes, thresholds)
 
     def draw_masks(
@@ -229,6 +234,7 @@ class MaskRCNN(nn.Module):
             config=self.config.rpn,
             num_candidates=counts.num_candidates,
             num_proposals=counts.num_proposals,
+            limit_shrinking=self.config.limit_shrinking,
         )
         return propose_each(*scores, sizes, canvas)
 

@@ -6,12 +6,14 @@ full-size masks.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int, Num
 from pycocotools import mask as rle_codec
 
+from maskrcnn_jax.config import DetectionConfig
 from maskrcnn_jax.structures import Detections
 
 ONE_THREAD = 2**18  # OpenBLAS uses one thread for a product of at most this many multiplications.
@@ -28,24 +30,34 @@ class ImageDetections(NamedTuple):
 
 
 def to_original(
-    detections: Detections, size: tuple[int, int], original_size: tuple[int, int]
+    detections: Detections,
+    size: tuple[int, int],
+    original_size: tuple[int, int],
+    config: DetectionConfig | None = None,
 ) -> ImageDetections:
     """Maps the detections of one image from resized to original pixels.
 
-    As in torchvision, each axis has its own factor, the quotient of the two sizes.
+    Each axis has its own factor, the quotient of the two sizes.
 
     Args:
         detections: NumPy arrays without the axis b, in pixels of the resized image.
         size: Height and width of the resized image.
         original_size: Height and width of the original image.
+        config: Gives ``clip_to_original`` and ``paste``; the default is torchvision's rule.
     """
-    valid = np.asarray(detections.valid)
+    config = config or DetectionConfig()
     factor = np.array(original_size, np.float32) / np.array(size, np.float32)
-    boxes = detections.boxes[valid] * factor[[1, 0, 1, 0]]
-    patches = None
+    scaled = detections.boxes * factor[[1, 0, 1, 0]]
+    valid = np.asarray(detections.valid)
+    if config.clip_to_original:
+        height, width = original_size
+        scaled = np.clip(scaled, 0, np.array([width, height] * 2, np.float32))
+        valid = valid & (scaled[:, 2:] > scaled[:, :2]).all(axis=1)
+    boxes, patches = scaled[valid], None
     if detections.masks is not None:
+        paste_one = paste_in_box if config.paste == "expanded" else paste_centres
         pairs = zip(detections.masks[valid], boxes, strict=True)
-        patches = [paste_in_box(mask, box, original_size) for mask, box in pairs]
+        patches = [paste_one(mask, box, original_size) for mask, box in pairs]
     labels = detections.classes[valid].astype(np.int64)
     return ImageDetections(boxes, labels, detections.scores[valid], patches)
 
@@ -74,6 +86,39 @@ def paste_in_box(
     rows, top = _axis_weights(y0, y1, size[0], num_cells)
     columns, left = _axis_weights(x0, x1, size[1], num_cells)
     return _multiply(rows, _multiply(padded, columns.T)), (top, left)
+
+
+def paste_centres(
+    mask: Num[np.ndarray, "m m"], box: Num[np.ndarray, " 4"], size: tuple[int, int]
+) -> tuple[Float32[np.ndarray, "y x"], tuple[int, int]]:
+    """Resamples a mask at the centres of pixels, like Detectron2's `paste_masks_in_image`.
+
+    Cells have the value of the mask at their centres, and zeros surround them. Detectron2 and
+    MMDetection count a probability of exactly 0.5 as inside. Here it becomes the next larger
+    number, so that all readers may compare with ``> 0.5``.
+
+    Args, returns: As for `paste_in_box`. The patch ends at most one pixel beyond the box, where
+    probabilities stay below 0.5.
+    """
+    x0, y0, x1, y1 = np.asarray(box, np.float32).tolist()
+    if not (x1 > x0 and y1 > y0):
+        return np.zeros((0, 0), np.float32), (0, 0)
+    rows, top = _centre_weights(y0, y1, size[0], len(mask))
+    columns, left = _centre_weights(x0, x1, size[1], len(mask))
+    patch = _multiply(rows, _multiply(mask.astype(np.float32), columns.T))
+    return np.where(patch == 0.5, np.nextafter(np.float32(0.5), np.float32(1)), patch), (top, left)
+
+
+def _centre_weights(
+    start: float, end: float, length: int, num_cells: int
+) -> tuple[Float32[np.ndarray, "n cells"], int]:
+    """As `_axis_weights`, for a box from ``start`` to ``end`` that is not rounded."""
+    first = max(math.floor(start) - 1, 0)
+    stop = max(min(math.ceil(end) + 1, length), first)
+    centres = np.arange(first, stop, dtype=np.float32) + np.float32(0.5)
+    position = (centres - np.float32(start)) / np.float32(end - start) * np.float32(num_cells)
+    distance = np.abs(position.reshape(-1, 1) - np.arange(num_cells, dtype=np.float32) - 0.5)
+    return np.maximum(1 - distance, 0).astype(np.float32), first
 
 
 def _expand(box: Num[np.ndarray, " 4"], scale: float) -> tuple[list[int], list[int]]:

@@ -39,6 +39,7 @@ def pool_rois(
             resolution=resolution,
             sampling_ratio=config.sampling_ratio,
             aligned=config.aligned,
+            level_rule=config.level_rule,
             form=run.align_form,
             gradient_form=run.align_gradient,
         )
@@ -46,4 +47,6 @@ def pool_rois(
         raise ValueError(
             'roi.pooling="pool" needs all rows of an image on each device: set execution.space=1'
         )
-    return multilevel_roi_pool(pyramid, boxes, canvas, resolution=resolution)
+    return multilevel_roi_pool(
+        pyramid, boxes, canvas, resolution=resolution, level_rule=config.level_rule
+    )

@@ -21,6 +21,7 @@ def propose(
     config: RPNConfig,
     num_candidates: int,
     num_proposals: int,
+    limit_shrinking: bool = False,
 ) -> Proposals:
     """Decodes the best anchors of each level, suppresses duplicates per level, merges the levels.
 
@@ -36,14 +37,21 @@ def propose(
         config: Anchors and thresholds.
         num_candidates: Anchors per level that enter non-maximum suppression.
         num_proposals: Slots of the result, over all levels.
+        limit_shrinking: As in `boxes.decode`.
     """
-    grids = anchors.pyramid_anchors(shapes, canvas, config.anchor_sizes, config.aspect_ratios)
-    decode = partial(_level_candidates, count=num_candidates, box_weights=config.box_weights)
+    grids = anchors.pyramid_anchors(shapes, canvas, **config.anchors)
+    decode = partial(
+        _level_candidates,
+        count=num_candidates,
+        box_weights=config.box_weights,
+        limit_shrinking=limit_shrinking,
+    )
     candidates = [decode(logits[level], deltas[level], *grids[level]) for level in sorted(grids)]
     scores, candidate_boxes = map(jnp.stack, zip(*candidates, strict=True))  # [l, n], [l, n, 4]
 
     candidate_boxes = boxes.clip(candidate_boxes, size)
     large = boxes.has_min_side(candidate_boxes, config.min_box_size)
+    large &= boxes.has_area(candidate_boxes)
     valid = large & (scores >= max(config.score_threshold, 0.0))
     suppress = partial(nms.suppress, threshold=config.nms_threshold)
     keep = jax.vmap(suppress)(candidate_boxes, valid)
@@ -63,6 +71,7 @@ def _level_candidates(
     *,
     count: int,
     box_weights: tuple[float, ...],
+    limit_shrinking: bool,
 ) -> tuple[Float[Array, " m"], Float[Array, "m 4"]]:
     """Probabilities and decoded boxes of the ``count`` best anchors of a level.
 
@@ -70,7 +79,7 @@ def _level_candidates(
     """
     logits, best = ranking.top_k(jnp.where(inside, logits, -jnp.inf), min(count, len(logits)))
     scores = jnp.where(inside[best], jax.nn.sigmoid(logits), -1.0)
-    decoded = boxes.decode(deltas[best], grid[best], box_weights)
+    decoded = boxes.decode(deltas[best], grid[best], box_weights, limit_shrinking)
     padding = count - len(best)
     scores = jnp.pad(scores, (0, padding), constant_values=-1.0)
     return scores, jnp.pad(decoded, ((0, padding), (0, 0)))

@@ -19,32 +19,70 @@ _ROWS_PER_BLOCK = 64  # Output rows computed at once: their intermediates fit in
 
 
 def resized_size(
-    size: Sequence[int] | Int[np.ndarray, " 2"], short_side: int, max_long_side: int
+    size: Sequence[int] | Int[np.ndarray, " 2"],
+    short_side: int,
+    max_long_side: int,
+    rule: str = "torchvision",
 ) -> Size:
     """Returns the size after an image is resized to a short side of ``short_side``.
 
-    The image becomes smaller if its long side would exceed ``max_long_side``. As in torchvision,
-    the scale is a float64 and the result is truncated, so that a short side of 97 becomes 799
-    instead of 800. Each side is at least one pixel.
+    The image becomes smaller if its long side would exceed ``max_long_side``. Scales are float64.
+    The rules differ by a pixel:
+
+    * "torchvision" truncates, so that a short side of 97 becomes 799 instead of 800.
+    * "mmdetection" rounds, halves up.
+    * "detectron2" makes the short side exact, then makes both sides smaller if the long one
+      exceeds its maximum, and rounds, halves up.
+
+    Each side is at least one pixel.
 
     Args:
         size: Height and width before.
         short_side: In pixels.
         max_long_side: In pixels.
+        rule: One of the three.
     """
     height, width = int(size[0]), int(size[1])
-    scale = min(short_side / min(height, width), max_long_side / max(height, width))
-    return max(int(height * scale), 1), max(int(width * scale), 1)
+    if rule == "detectron2":
+        sides = _shortest_edge(height, width, short_side, max_long_side)
+    else:
+        scale = min(short_side / min(height, width), max_long_side / max(height, width))
+        sides = height * scale, width * scale
+    half = 0 if rule == "torchvision" else 0.5
+    return max(int(sides[0] + half), 1), max(int(sides[1] + half), 1)
+
+
+def _shortest_edge(
+    height: int, width: int, short_side: int, max_long_side: int
+) -> tuple[float, float]:
+    """Detectron2's sides before rounding; other orders of the operations round otherwise."""
+    scale = short_side / min(height, width)
+    sides = (short_side, scale * width) if height < width else (scale * height, short_side)
+    if max(sides) > max_long_side:
+        scale = max_long_side / max(sides)
+        sides = sides[0] * scale, sides[1] * scale
+    return sides
 
 
 def resize(
-    image: UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"], size: Size
+    image: UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"],
+    size: Size,
+    how: str = "bilinear",
 ) -> Float32[np.ndarray, "{size[0]} {size[1]} c"]:
     """Resizes an image to ``size`` (height, width), as float32 in [0, 1].
 
-    The interpolation is bilinear with half-pixel centres and without antialiasing, equal to
-    `torch.nn.functional.interpolate`. uint8 images are divided by 255.
+    uint8 images are divided by 255. ``how`` is one of:
+
+    * "bilinear": half-pixel centres, without antialiasing, equal to
+      `torch.nn.functional.interpolate`, as torchvision does.
+    * "pillow": Pillow's bilinear filter, which antialiases and rounds to uint8, as Detectron2 does.
+    * "opencv": OpenCV's bilinear filter, which rounds to uint8, as MMDetection does. Without
+      OpenCV the result differs by at most one level.
+
+    Floating-point images have no levels to round to: they are always resized by "bilinear".
     """
+    if how != "bilinear" and image.dtype == np.uint8:
+        return resize_uint8(image, size, how) * np.float32(1 / 255)
     above, below, down = _bilinear(image.shape[0], size[0])
     left, right, across = _bilinear(image.shape[1], size[1])
     scale = np.float32(1 / 255) if image.dtype == np.uint8 else np.float32(1)
@@ -77,16 +115,18 @@ def _bilinear(
 
 
 def resize_uint8(
-    image: UInt8[np.ndarray, "h w c"], size: Size
+    image: UInt8[np.ndarray, "h w c"], size: Size, how: str = "bilinear"
 ) -> UInt8[np.ndarray, "{size[0]} {size[1]} c"]:
     """Resizes an image as `resize` does, rounded to uint8, for training.
 
-    The result differs by at most one level. OpenCV, if installed, makes this faster.
+    For "bilinear" the result differs by at most one level. OpenCV, if installed, makes this faster.
     """
     height, width, num_channels = image.shape
     image = np.ascontiguousarray(image)
     if (height, width) == tuple(size):
         return image
+    if how == "pillow":
+        return _resize_by_pillow(image, size)
     if cv2 is not None:
         resized = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
         return resized.reshape(*size, num_channels)  # OpenCV drops the axis of a single channel.
@@ -95,6 +135,17 @@ def resize_uint8(
         resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
         return np.asarray(resized)
     return np.rint(resize(image, size) * np.float32(255)).astype(np.uint8)
+
+
+def _resize_by_pillow(
+    image: UInt8[np.ndarray, "h w c"], size: Size
+) -> UInt8[np.ndarray, "{size[0]} {size[1]} c"]:
+    channels = [image] if image.shape[2] == 3 else np.moveaxis(image, 2, 0)
+    resized = [
+        np.asarray(Image.fromarray(x).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        for x in channels
+    ]
+    return resized[0] if image.shape[2] == 3 else np.stack(resized, axis=2)
 
 
 def mirror(image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "h w c"]:

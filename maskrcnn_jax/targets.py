@@ -1,5 +1,7 @@
 """Training targets of one image: the anchors and RoIs in the losses, and their predictions."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
@@ -29,13 +31,18 @@ def anchor_targets(
         shapes: Per level, height and width of the feature map.
         config: Anchors, thresholds and numbers of samples.
     """
-    grids = anchors.pyramid_anchors(shapes, canvas, config.anchor_sizes, config.aspect_ratios)
+    grids = anchors.pyramid_anchors(shapes, canvas, **config.anchors)
     grid, inside = (jnp.concatenate(parts) for parts in zip(*grids.values(), strict=True))
-    # Anchors beyond the canvas, which only a larger bucket has, must not be the best of an object.
-    iou = jnp.where(inside.reshape(1, -1), boxes.pairwise_iou(instances.boxes, grid), -1.0)
+
+    def overlaps(objects: Float[Array, "s 4"]) -> Float[Array, "s n"]:
+        # Anchors beyond the canvas, which only a larger bucket has, must not be the best of an
+        # object.
+        return jnp.where(inside.reshape(1, -1), boxes.pairwise_iou(objects, grid), -1.0)
+
     matched, labels = matching.match(
-        iou,
+        instances.boxes,
         _with_area(instances),
+        overlaps,
         positive_iou=config.positive_iou,
         negative_iou=config.negative_iou,
         low_quality=True,
@@ -68,10 +75,10 @@ def roi_targets(
     candidates = jnp.concatenate([proposals.boxes, instances.boxes])
     present = _with_area(instances)
     exists = jnp.concatenate([proposals.valid, present])
-    iou = boxes.pairwise_iou(instances.boxes, candidates)
     matched, labels = matching.match(
-        iou,
+        instances.boxes,
         present,
+        partial(boxes.pairwise_iou, b=candidates),
         positive_iou=config.positive_iou,
         negative_iou=config.positive_iou,
         low_quality=False,
@@ -155,8 +162,8 @@ def _grid_priorities(
     levels = []
     for level in sorted(shapes):
         height, width = shapes[level]
-        axes = map(jnp.arange, (height, width, num_ratios))
-        row, column, ratio = jnp.meshgrid(*axes, indexing="ij")
+        axes = map(jnp.arange, (num_ratios, height, width))
+        ratio, row, column = jnp.meshgrid(*axes, indexing="ij")
         # The number of an anchor must not depend on the size of the map.
         position = ((row << 14) + column) * num_ratios + ratio
         level_key = jax.random.fold_in(key, level)

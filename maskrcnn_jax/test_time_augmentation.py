@@ -69,7 +69,8 @@ class AugmentedDetector(Detector):
         results = []
         for image in batch:
             best = jax.tree.map(lambda x: x[:top_k], self._look(image, threshold))
-            results.append(pasting.to_original(best, image.shape[:2], image.shape[:2]))
+            size = image.shape[:2]
+            results.append(pasting.to_original(best, size, size, self.model.detection))
         return results
 
     def _look(self, image: np.ndarray, threshold: np.float32) -> Detections:

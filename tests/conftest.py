@@ -28,6 +28,7 @@ from maskrcnn_jax.config import (  # noqa: E402
 )
 from maskrcnn_jax.model import MaskRCNN, example_inputs  # noqa: E402
 from maskrcnn_jax.modules import box_head, layers, mask_head, resnet, rpn  # noqa: E402
+from maskrcnn_jax.modules.extents import zero_beyond  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -57,8 +58,12 @@ def compilations() -> Iterator[list[float]]:
 
 def smooth_activations(patch: pytest.MonkeyPatch) -> None:
     """Replaces all ReLUs with a smooth function: rounding can flip a ReLU, and so a gradient."""
+
+    def smooth(x: jax.Array, extent: jax.Array | None = None) -> jax.Array:
+        return zero_beyond(nn.silu(x), extent)
+
     for module in (box_head, layers, mask_head, resnet, rpn):
-        patch.setattr(module, "relu", nn.silu)
+        patch.setattr(module, "relu", smooth)
 
 
 class TinyModel(NamedTuple):

@@ -93,7 +93,7 @@ def test_every_way_to_write_a_value(field, value):
         (
             "execution.rpn_gradient",
             "x",
-            "execution.rpn_gradient must be one of auto, windows, maps",
+            "execution.rpn_gradient must be one of windows, maps",
         ),
         ("execution.space", 0, "execution.space must be at least 1"),
         ("execution.align_form", "x", "execution.align_form must be one of auto, gather, einsum"),

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -19,8 +20,9 @@ def mesh_of(data, space):
     return jax.make_mesh((data, space), ("data", "space"), **axes)
 
 
-def on(platform, monkeypatch, **settings):
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+def on(platform, monkeypatch, *, kind="", capability="9.0", **settings):
+    device = SimpleNamespace(platform=platform, device_kind=kind, compute_capability=capability)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
     return choose(ExecutionConfig(**settings))
 
 
@@ -38,6 +40,7 @@ def test_the_default_is_the_plain_network():
         None,
         False,
         False,
+        False,
     )
 
 
@@ -50,9 +53,10 @@ def test_a_single_cpu_saves_memory(monkeypatch):
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
 def test_nothing_that_serves_a_cpu_runs_elsewhere(monkeypatch, platform):
     form = {"gpu": "gather", "tpu": "einsum"}[platform]
-    monkeypatch.setattr(execution, "SLOW_ATOMICS", False)
-    plain = Execution(align_form=form, align_gradient=form)
-    assert on(platform, monkeypatch) == plain
+    expected = Execution(
+        align_form=form, align_gradient=form, rpn_windows=True, gpu_graphs=platform == "gpu"
+    )
+    assert on(platform, monkeypatch) == expected
 
 
 def test_several_cpus_have_no_barriers():
@@ -68,24 +72,40 @@ def test_devices_that_share_rows_multiply_matrices():
 
 
 @pytest.mark.parametrize(
-    "settings, slow, expected",
+    "settings, jaxlib_version, capability, expected",
     [
-        ({}, False, ("gather", "gather")),
-        ({}, True, ("gather", "einsum")),
-        ({"deterministic": True}, False, ("gather", "einsum")),
-        ({"align_form": "gather"}, True, ("gather", "gather")),
-        ({"align_form": "einsum"}, False, ("einsum", "einsum")),
+        ({}, "0.12.0", "8.0", "gather"),
+        ({}, "0.10.2", "8.0", "einsum"),
+        ({}, "0.10.2", "9.0", "gather"),
+        ({"deterministic": True}, "0.12.0", "9.0", "einsum"),
+        ({"align_form": "gather"}, "0.10.2", "8.0", "gather"),
     ],
 )
-def test_forms_of_roi_align_on_a_gpu(monkeypatch, settings, slow, expected):
-    monkeypatch.setattr(execution, "SLOW_ATOMICS", slow)
-    run = on("gpu", monkeypatch, **settings)
-    assert (run.align_form, run.align_gradient) == expected
+def test_the_gradient_of_roi_align_on_a_gpu(
+    monkeypatch, settings, jaxlib_version, capability, expected
+):
+    monkeypatch.setattr(execution.jaxlib, "__version__", jaxlib_version)
+    run = on("gpu", monkeypatch, capability=capability, **settings)
+    assert (run.align_form, run.align_gradient) == ("gather", expected)
+
+
+def test_roi_align_is_computed_in_the_form_that_is_asked_for(monkeypatch):
+    run = on("gpu", monkeypatch, align_form="einsum")
+    assert run.align_form == run.align_gradient == "einsum"
+
+
+@pytest.mark.parametrize(
+    "kind, form", [("TPU v5 lite", "pallas"), ("TPU v6e", "pallas"), ("TPU v4", "einsum")]
+)
+def test_the_vector_memory_of_a_tpu_decides_on_the_kernels(monkeypatch, kind, form):
+    run = on("tpu", monkeypatch, kind=kind)
+    assert run.align_form == run.align_gradient == form
+    assert on("tpu", monkeypatch, kind=kind, align_form="einsum").align_form == "einsum"
 
 
 def test_settings_win_over_the_platform(monkeypatch):
     assert not on("cpu", monkeypatch, rpn_gradient="maps").rpn_windows
-    assert on("tpu", monkeypatch, rpn_gradient="windows").rpn_windows
+    assert on("tpu", monkeypatch).rpn_windows
     assert "blocks" in on("tpu", monkeypatch, rematerialise=True).recompute
     assert on("gpu", monkeypatch, deterministic=True).deterministic
 
@@ -94,12 +114,12 @@ def test_a_portable_program_asks_for_no_platform(monkeypatch):
     def fail():
         raise AssertionError("a portable program is for any platform")
 
-    monkeypatch.setattr(jax, "default_backend", fail)
+    monkeypatch.setattr(jax, "devices", fail)
     run = choose(portable=True)
     assert run.align_form == "by_platform" and not run.small_on_cpu
 
 
 def test_no_other_file_asks_which_platform_a_program_is_for():
-    asks = re.compile(r"default_backend|devices\(\)\[0\]\.platform")
+    asks = re.compile(r"default_backend|jax\.devices\(\)\[0\]|compute_capability")
     found = {p.name for p in PACKAGE.rglob("*.py") if asks.search(p.read_text())}
     assert found == {"execution.py"}

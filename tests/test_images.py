@@ -491,3 +491,50 @@ def test_bfloat16_is_floating_point():
 def test_an_address_is_no_path(address):
     with pytest.raises(FileNotFoundError, match="is an address: download the file first"):
         images.load(address)
+
+
+@pytest.mark.parametrize(
+    "size, torchvision, detectron2, mmdetection",
+    [
+        ((480, 640), (800, 1066), (800, 1067), (800, 1067)),
+        ((427, 640), (800, 1199), (800, 1199), (800, 1199)),
+        ((1080, 1920), (749, 1333), (750, 1333), (750, 1333)),
+        ((189, 1302), (193, 1333), (194, 1333), (193, 1333)),
+        ((612, 612), (800, 800), (800, 800), (800, 800)),
+    ],
+)
+def test_the_libraries_resize_to_other_sizes(size, torchvision, detectron2, mmdetection):
+    rules = {"torchvision": torchvision, "detectron2": detectron2, "mmdetection": mmdetection}
+    for rule, expected in rules.items():
+        assert resizing.resized_size(size, 800, 1333, rule) == expected, rule
+        assert resizing.resized_size(size[::-1], 800, 1333, rule) == expected[::-1], rule
+
+
+@pytest.mark.parametrize("target", [(30, 41), (90, 70), (50, 60)])
+def test_pillows_filter_antialiases_and_rounds(target):
+    image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    expected = Image.fromarray(image).resize(target[::-1], Image.Resampling.BILINEAR)
+    resized = resizing.resize(image, target, "pillow")
+    np.testing.assert_allclose(resized * 255, np.asarray(expected), atol=2e-5)
+    np.testing.assert_array_equal(resizing.resize_uint8(image, target, "pillow"), expected)
+    four = np.concatenate([image, image[..., :1]], axis=2)
+    assert resizing.resize(four, target, "pillow").shape == (*target, 4)
+    np.testing.assert_allclose(resizing.resize(four, target, "pillow")[..., :3], resized, atol=1e-6)
+    shrinks = target[0] < 50
+    assert (np.abs(resizing.resize(image, target) - resized).max() > 0.1) == shrinks
+
+
+def test_opencvs_filter_rounds_to_levels():
+    cv2 = pytest.importorskip("cv2")
+    image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    expected = cv2.resize(image, (41, 30), interpolation=cv2.INTER_LINEAR)
+    resized = resizing.resize(image, (30, 41), "opencv")
+    np.testing.assert_allclose(resized * 255, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("how", ["pillow", "opencv"])
+def test_images_without_levels_are_resized_alike(how):
+    image = np.random.default_rng(0).random((50, 60, 3), np.float32)
+    np.testing.assert_array_equal(
+        resizing.resize(image, (30, 41), how), resizing.resize(image, (30, 41))
+    )

@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "resizing": {"ops/"},
     "video": set(),
     "distributed": set(),
-    "pasting": {"structures"},
+    "pasting": {"config", "structures"},
     "config_check": {"config", "settings"},
     "data/": GROUND | {"images", "resizing"},
     "drawing/": GROUND | INPUTS | {"visualize"},

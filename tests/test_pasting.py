@@ -7,6 +7,8 @@ import pytest
 from pycocotools import mask as rle_codec
 
 from maskrcnn_jax import pasting
+from maskrcnn_jax.config import DetectionConfig
+from maskrcnn_jax.structures import Detections
 
 
 def paste_slowly(mask, box, size):
@@ -111,3 +113,72 @@ def test_a_patch_is_no_larger_than_its_box_and_a_margin():
         np.ones((28, 28), np.float32), np.array([100, 50, 120, 64], np.float32), (520, 696)
     )
     assert patch.shape[0] <= 14 + 4 and patch.shape[1] <= 20 + 4
+
+
+def test_paste_at_the_centres_by_hand():
+    """Numbers of pixels from Detectron2 itself; at three corners the weights multiply to 0.27."""
+    patch, (y, x) = pasting.paste_centres(
+        np.ones((28, 28)), np.float32([10.3, 20.7, 30.9, 40.2]), (60, 50)
+    )
+    rows, columns = np.nonzero(patch > 0.5)
+    assert (rows.min() + y, rows.max() + y, columns.min() + x, columns.max() + x) == (
+        21,
+        39,
+        10,
+        30,
+    )
+    assert len(rows) == 399
+    patch, (y, x) = pasting.paste_centres(
+        np.ones((28, 28)), np.float32([10.45, 20.45, 70, 80]), (90, 90)
+    )
+    assert (patch > 0.5).sum() == 3597
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_paste_at_the_centres_equals_a_loop(seed):
+    rng = np.random.default_rng(seed)
+    size = tuple(rng.integers(20, 40, 2).tolist())
+    corners = rng.uniform(-10, 45, (2, 2)).astype(np.float32)
+    (x0, y0), (x1, y1) = corners.min(0).tolist(), corners.max(0).tolist()
+    mask = rng.random((7, 7)).astype(np.float32)
+    padded = np.pad(mask.astype(np.float64), 1)
+    patch, (top, left) = pasting.paste_centres(mask, np.array([x0, y0, x1, y1]), size)
+    assert patch.size
+    for row in range(patch.shape[0]):
+        for column in range(patch.shape[1]):
+            v = (top + row + 0.5 - y0) / (y1 - y0) * 7 + 0.5
+            u = (left + column + 0.5 - x0) / (x1 - x0) * 7 + 0.5
+            expected = 0.0
+            if 0 <= u < 8 and 0 <= v < 8:
+                i, j = int(v), int(u)
+                upper = padded[i, j] * (1 - u + j) + padded[i, j + 1] * (u - j)
+                lower = padded[i + 1, j] * (1 - u + j) + padded[i + 1, j + 1] * (u - j)
+                expected = upper * (1 - v + i) + lower * (v - i)
+            np.testing.assert_allclose(patch[row, column], expected, atol=1e-5)
+
+
+def test_half_counts_as_inside_at_the_centres():
+    patch, _ = pasting.paste_centres(np.full((4, 4), 0.5), np.array([2.0, 2, 10, 10]), (20, 20))
+    assert (patch > 0.5).sum() == 6 * 6  # Near the edge of the box, zeros beyond it are mixed in.
+    for box in ([5.0, 5, 5, 9], [5, 5, 9, 5], [9, 9, 5, 5], [np.nan] * 4):
+        assert pasting.paste_centres(np.ones((4, 4)), np.array(box), (20, 20))[0].size == 0
+
+
+def test_boxes_are_clipped_and_empty_ones_dropped_where_the_config_says_so():
+    boxes = np.float32([[-4, 0, 8, 8], [12, 4, 16, 8], [2, 2, 6, 6], [1, 1, 2, 2]])
+    found = Detections(
+        boxes=boxes,
+        classes=np.array([1, 2, 3, 4], np.int32),
+        scores=np.float32([0.9, 0.8, 0.7, 0.6]),
+        masks=np.ones((4, 2, 2), np.float32),
+        valid=np.array([True, True, True, False]),
+    )
+    plain = pasting.to_original(found, (10, 10), (20, 20))
+    assert plain.labels.tolist() == [1, 2, 3] and plain.boxes[0].tolist() == [-8, 0, 16, 16]
+    config = DetectionConfig(clip_to_original=True, paste="centres")
+    clipped = pasting.to_original(found, (10, 10), (20, 20), config)
+    assert clipped.labels.tolist() == [1, 3] and len(clipped.patches) == 2
+    assert clipped.boxes.tolist() == [[0, 0, 16, 16], [4, 4, 12, 12]]
+    # The rules differ at the edge: a box of 8 pixels has 8, and 9 where corners are truncated.
+    inside = [(found.patches[-1][0] > 0.5).any(0).sum() for found in (clipped, plain)]
+    assert inside == [8, 9]

@@ -126,9 +126,7 @@ def test_anchors_beyond_the_canvas_do_not_exist():
     outside = {level: np.ones(shape, bool) for level, shape in SHAPES.items()}
     for level, mask in outside.items():
         mask[: -(-32 // 2**level), : -(-48 // 2**level)] = False
-    noisy = {
-        level: x + 100 * np.repeat(outside[level].reshape(-1), 3) for level, x in logits.items()
-    }
+    noisy = {level: x + 100 * np.tile(outside[level].reshape(-1), 3) for level, x in logits.items()}
     noisy = {level: x.astype("f") for level, x in noisy.items()}
     size, canvas = np.array([30, 40]), np.array([32, 48])
     expected, proposals = run(logits, deltas, size, canvas), run(noisy, deltas, size, canvas)
@@ -142,3 +140,21 @@ def test_no_gradient_flows_through_proposals():
         deltas
     )
     assert all((x == 0).all() for x in gradient.values())
+
+
+def test_a_minimum_of_0_drops_boxes_without_an_area():
+    """Clipped to the border, the boxes have no width."""
+    logits, deltas = scored_anchors(3)
+    deltas = {level: x * 0 + np.float32([1000, 0, 0, 0]) for level, x in deltas.items()}
+    config = freeze(RPNConfig(anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), min_box_size=0.0))
+    assert not run(logits, deltas, SIZE, CANVAS, config=config).valid.any()
+
+
+def test_the_config_says_how_anchors_are_made():
+    config = RPNConfig(round_anchors=False, anchor_stride="level")
+    assert config.anchors == {
+        "sizes": config.anchor_sizes,
+        "aspect_ratios": config.aspect_ratios,
+        "stride": "level",
+        "rounded": False,
+    }

@@ -63,7 +63,8 @@ def positions(indices, shapes):
     for index in np.asarray(indices):
         for level, (height, width) in shapes:
             if index < 3 * height * width:
-                found.append((level, index // 3 // width, index // 3 % width, index % 3))
+                ratio, row, column = np.unravel_index(index, (3, height, width))
+                found.append((level, row, column, ratio))
                 break
             index -= 3 * height * width
     return found

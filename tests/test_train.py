@@ -113,6 +113,7 @@ def test_a_mistake_ends_in_one_message_and_exit_code_2(run, tmp_path, overrides,
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_ways_to_compute_and_to_detect(run, tmp_path):
     assert run(tmp_path, num_steps=1).returncode == 0
     other = {
@@ -135,6 +136,7 @@ def test_a_run_goes_on_with_other_ways_to_compute_and_to_detect(run, tmp_path):
     assert "changed: model.roi.num_samples: 16 -> 24" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_model_without_a_mask_head_is_trained_and_reported(run, tmp_path):
     """The model is a Faster R-CNN."""
     without = {"num_steps": 2, "model__mask_head": None}

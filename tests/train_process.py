@@ -39,8 +39,9 @@ SMALL = {
 SMOOTH = """
 import runpy, flax.linen
 from maskrcnn_jax.modules import box_head, layers, mask_head, resnet, rpn
+from maskrcnn_jax.modules.extents import zero_beyond
 for module in (box_head, layers, mask_head, resnet, rpn):
-    module.relu = flax.linen.silu
+    module.relu = lambda x, extent=None: zero_beyond(flax.linen.silu(x), extent)
 runpy.run_path("train.py", run_name="__main__")
 """
 

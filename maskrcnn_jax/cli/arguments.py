@@ -6,8 +6,10 @@ from maskrcnn_jax.cli.argument_types import bucket, fraction, given, path, posit
 
 WEIGHTS = (
     "directory of a training run, or of one of its checkpoints (RUN/checkpoints/STEP); or a weight "
-    "file, torchvision's or ours (.pth, .safetensors, .npz); or COCO_V1 or V2_COCO_V1: "
-    "torchvision's maskrcnn_resnet50_fpn and maskrcnn_resnet50_fpn_v2, downloaded once"
+    "file of ours, torchvision, Detectron2 or MMDetection (.npz, .pth, .safetensors, .pkl); or "
+    "COCO_V1 or V2_COCO_V1: torchvision's maskrcnn_resnet50_fpn and maskrcnn_resnet50_fpn_v2, "
+    "downloaded once; or a name such as detectron2:mask_rcnn_R_50_FPN_3x or "
+    "mmdet:mask-rcnn_r50_fpn_1x_coco"
 )
 AUGMENT = "join the detections of every image in three sizes and mirrored: slower, and more exact"
 RANDOM_MODELS = ("v1", "v1-batch-norm", "v2", "faster-v1", "faster-v2")  # `recipe.VARIANTS`.
@@ -99,6 +101,17 @@ def add_convert(commands: Any) -> None:
         help=".pth or .safetensors with torchvision's names, .npz with ours",
     )
     _add_force(parser, "OUT, whoever has written it, but never an input")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="of a file of Detectron2 or MMDetection, such as mmdet_r50_caffe_fpn: take its pixel "
+        "statistics, strides and rules instead of inferring them",
+    )
+    parser.add_argument(
+        "--channel-order",
+        choices=("RGB", "BGR"),
+        help="in which the network of such a file reads its channels",
+    )
 
 
 def add_export(commands: Any) -> None:
@@ -160,30 +173,47 @@ def add_parity(commands: Any) -> None:
 
 def add_plan(commands: Any) -> None:
     parser = commands.add_parser(
-        "plan", help="compile a training step for many devices, and print its cost"
+        "plan", help="compile training or detection for other devices, and print its cost"
     )
     parser.add_argument(
-        "--config",
-        required=True,
-        type=path,
-        metavar="FILE",
-        help="experiment, as for train.py",
+        "--config", required=True, type=path, metavar="FILE", help="experiment, as for train.py"
     )
     devices = parser.add_mutually_exclusive_group(required=True)
     devices.add_argument(
         "--topology", metavar="T", help="TPU slice, such as v5e:16x16; needs libtpu, but no TPU"
     )
     devices.add_argument(
-        "--devices",
-        type=positive,
-        metavar="N",
-        help="this machine's; simulated if it has fewer",
+        "--gpu", metavar="NAME", help="h100 or h200; needs NVIDIA's compiler, but no card"
+    )
+    devices.add_argument(
+        "--devices", type=positive, metavar="N", help="this machine's; simulated if it has fewer"
+    )
+    parser.add_argument(
+        "--gpu-count", default=1, type=positive, metavar="N", help="of --gpu (default: 1)"
     )
     parser.add_argument(
         "--batch-per-device",
         type=positive,
         metavar="N",
         help="images (default: batch_size divided, or 1)",
+    )
+    parser.add_argument(
+        "--program",
+        default="train",
+        choices=("train", "detect"),
+        help="the training step (default), or detection",
+    )
+    parser.add_argument(
+        "--stage",
+        metavar="NAME",
+        help="one stage of it, on one device, with its gradient in training: backbone, fpn, rpn, "
+        "roi_align, box_head, mask_head, anchor_targets, proposals, roi_targets, mask_targets, "
+        "detections",
+    )
+    parser.add_argument(
+        "--cost",
+        action="store_true",
+        help="predict the time, by stage, kind and instruction",
     )
     parser.add_argument(
         "--bucket",

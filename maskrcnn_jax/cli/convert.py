@@ -13,7 +13,8 @@ def run(args: argparse.Namespace) -> int:
     outputs.check_file(args.output)
     claim = {"inputs": [args.weights], "force": args.force}
     with outputs.claim("maskrcnn-jax convert", [args.output], **claim) as add:
-        loaded = loading.load(args.weights)
+        choices = {"preset": args.preset, "channel_order": args.channel_order}
+        loaded = loading.load(args.weights, **choices)
         print(loaded.report)
         add(args.output)
         saving.save(args.output, loaded.config, loaded.variables, loaded.categories)

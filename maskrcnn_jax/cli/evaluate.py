@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     _check_report(args.report)
     chosen = config_file.read(args.config) if args.config else None
     cache.keep_compiled_programs()
-    has_no_data = args.weights in loading.RELEASED or Path(args.weights).is_file()
+    has_no_data = loading.is_released(args.weights) or Path(args.weights).is_file()
     if args.config is None and has_no_data:
         raise ValueError(
             f"{args.weights} does not say on which data: give --config FILE, or a run directory"
@@ -194,11 +194,22 @@ def _write_report(
 
 
 def _combine(trained: Config, chosen: Config) -> Config:
-    """The trained config with the data, detection and execution settings of the chosen one."""
+    """The trained config with the data, detection and execution settings of the chosen one.
+
+    The rules for resizing images and for the final boxes and masks stay those of the weights.
+    """
+    data = dataclasses.replace(
+        chosen.data, size_rule=trained.data.size_rule, resize=trained.data.resize
+    )
+    detection = dataclasses.replace(
+        chosen.detection,
+        clip_to_original=trained.detection.clip_to_original,
+        paste=trained.detection.paste,
+    )
     return dataclasses.replace(
         trained,
-        data=chosen.data,
-        detection=chosen.detection,
+        data=data,
+        detection=detection,
         execution=chosen.execution,
         test_batch_size=chosen.test_batch_size,
     )

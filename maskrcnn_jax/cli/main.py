@@ -17,7 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # A terminal may lack letters of names.
+    arguments = sys.argv[1:] if arguments is None else arguments
     args = _parser().parse_args(arguments)
+    args.arguments = list(arguments)  # `plan` may start them again, in a process of its own.
     # Imported late, so that --help does not wait for jax.
     command = importlib.import_module(f"maskrcnn_jax.cli.{args.command}")
     try:

@@ -88,6 +88,13 @@ class Categories:
         return cls(tuple(range(1, len(names) + 1)), names)
 
     @classmethod
+    def coco(cls) -> "Categories":
+        """Returns COCO's 80 categories by ascending id: the labels of most other libraries."""
+        both = cls.torchvision_coco()
+        kept = [pair for pair in zip(both.ids, both.names, strict=True) if pair[1] != "N/A"]
+        return cls(*zip(*kept, strict=True))
+
+    @classmethod
     def from_json(cls, categories: Sequence[dict[str, Any]]) -> "Categories":
         """Reads the output of `to_json`; the labels follow its order.
 

@@ -39,7 +39,7 @@ def train_members(dataset: Dataset, data_config: DataConfig) -> list[Int[np.ndar
     sizes = np.asarray(dataset.sizes).reshape(-1, 2)
     if data_config.crop_size is not None:
         sizes = np.minimum(sizes, data_config.crop_size)
-    limits = max(data_config.short_sides), data_config.max_long_side
+    limits = max(data_config.short_sides), data_config.max_long_side, data_config.size_rule
     _check_not_empty(dataset, "data.train_annotations")
     return _members(dataset, sizes, limits, data_config.buckets, "data.buckets")
 
@@ -50,7 +50,11 @@ def eval_members(dataset: Dataset, data_config: DataConfig) -> list[Int[np.ndarr
     Returns and raises the same as `train_members`.
     """
     sizes = np.asarray(dataset.sizes).reshape(-1, 2)
-    limits = data_config.test_short_side, data_config.test_max_long_side
+    limits = (
+        data_config.test_short_side,
+        data_config.test_max_long_side,
+        data_config.size_rule,
+    )
     _check_not_empty(dataset, "data.val_annotations")
     return _members(dataset, sizes, limits, data_config.test_buckets, "data.test_buckets")
 
@@ -64,7 +68,7 @@ def _check_not_empty(dataset: Dataset, field: str) -> None:
 def _members(
     dataset: Dataset,
     sizes: Int[np.ndarray, "n 2"],
-    limits: tuple[int, int],
+    limits: tuple[int, int, str],
     buckets: Sequence[tuple[int, int]],
     field: str,
 ) -> list[Int[np.ndarray, " _"]]:
@@ -73,7 +77,7 @@ def _members(
     Args:
         dataset: Gives the ids and sizes for error messages.
         sizes: Height and width of each image before resizing.
-        limits: Short side and largest long side to resize to.
+        limits: Short side and largest long side to resize to, and the rule for sizes.
         buckets: Height and width of each bucket.
         field: Name of the buckets in the config, for error messages.
     """

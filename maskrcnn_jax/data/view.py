@@ -1,5 +1,7 @@
 """The first stage of the pipeline: chooses a window of an image and the size to resize it to."""
 
+from functools import partial
+
 import numpy as np
 
 from maskrcnn_jax import resizing
@@ -12,17 +14,20 @@ from maskrcnn_jax.data.sample import Sample, Window
 def train_view(rng: np.random.Generator, example: Example, config: DataConfig) -> Sample:
     """Crops an image to a random window and resizes it to a random short side; see `draw`."""
     window, short_side = draw(rng, example.image.shape[:2], config)
-    size = resizing.resized_size((window.height, window.width), short_side, config.max_long_side)
-    return samples.resize(samples.crop(samples.whole(example), window), size)
+    limits = short_side, config.max_long_side
+    size = resizing.resized_size((window.height, window.width), *limits, config.size_rule)
+    resize_image = partial(resizing.resize_uint8, how=config.resize)
+    return samples.resize(samples.crop(samples.whole(example), window), size, resize_image)
 
 
 def eval_view(example: Example, config: DataConfig) -> Sample:
     """Resizes the whole image to the size of evaluation, as float32 in [0, 1]."""
     height, width = example.image.shape[:2]
-    size = resizing.resized_size((height, width), config.test_short_side, config.test_max_long_side)
+    limits = config.test_short_side, config.test_max_long_side
+    size = resizing.resized_size((height, width), *limits, config.size_rule)
     # The crop clips boxes, which may exceed the image in data sets other than `CocoDataset`.
     cropped = samples.crop(samples.whole(example), Window(0, 0, height, width))
-    return samples.resize(cropped, size, resizing.resize)
+    return samples.resize(cropped, size, partial(resizing.resize, how=config.resize))
 
 
 def draw(rng: np.random.Generator, size: tuple[int, int], config: DataConfig) -> tuple[Window, int]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from maskrcnn_jax.config import BoxHeadConfig
-from maskrcnn_jax.modules.layers import relu, roi_convs, torch_bias, torch_linear
+from maskrcnn_jax.modules.layers import Linear, relu, roi_convs
 
 
 class BoxHead(nn.Module):
@@ -30,17 +30,7 @@ class BoxHead(nn.Module):
         # With more than two axes, the gradient by the weights would be slow; see `matmul`.
         x = x.reshape(b * r, -1)
         for i in range(self.config.num_layers):
-            x = relu(self._linear(x, self.config.features, f"fc{6 + i}"))
-        logits = self._linear(x, self.num_classes, "cls_score").astype(jnp.float32)
-        deltas = self._linear(x, 4 * self.num_classes, "bbox_pred").astype(jnp.float32)
+            x = relu(Linear(self.config.features, self.dtype, name=f"fc{6 + i}")(x))
+        logits = Linear(self.num_classes, self.dtype, name="cls_score")(x).astype(jnp.float32)
+        deltas = Linear(4 * self.num_classes, self.dtype, name="bbox_pred")(x).astype(jnp.float32)
         return logits.reshape(b, r, -1), deltas.reshape(b, r, self.num_classes, 4)
-
-    def _linear(self, x: Array, features: int, name: str) -> Array:
-        layer = nn.Dense(
-            features,
-            dtype=self.dtype,
-            kernel_init=torch_linear,
-            bias_init=torch_bias(x.shape[-1]),
-            name=name,
-        )
-        return layer(x)

@@ -6,7 +6,9 @@ from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.config import FPNConfig
 from maskrcnn_jax.execution import Execution
-from maskrcnn_jax.modules.layers import NORMS, Conv, extents, kaiming_uniform, recomputed
+from maskrcnn_jax.modules.extents import pyramid_extents, zero_beyond
+from maskrcnn_jax.modules.layers import Conv, kaiming_uniform, normed, recomputed
+from maskrcnn_jax.modules.norms import NORMS
 from maskrcnn_jax.structures import Pyramid
 
 
@@ -22,13 +24,15 @@ class FPN(nn.Module):
 
     @nn.compact
     def __call__(self, features: Pyramid, canvas: Int[Array, "b 2"]) -> Pyramid:
-        extent = extents(features, canvas)
+        """Maps of the pyramid; zero beyond their extents."""
+        extent = pyramid_extents((*features, max(features) + 1), canvas)
         pyramid, top_down = {}, None
         merge = recomputed(FPN._merge, "top_down", self.run, static_argnums=(4,))
         for level in sorted(features, reverse=True):
             top_down, pyramid[level] = merge(self, features[level], top_down, extent[level], level)
         top = max(pyramid)
-        pyramid[top + 1] = self.run.gather_rows(self.run.gather_rows(pyramid[top])[:, ::2, ::2])
+        coarsest = self.run.gather_rows(self.run.gather_rows(pyramid[top])[:, ::2, ::2])
+        pyramid[top + 1] = zero_beyond(coarsest, extent[top + 1])
         return dict(sorted(pyramid.items()))
 
     def _merge(
@@ -37,7 +41,8 @@ class FPN(nn.Module):
         """The top-down map of a level, and its map of the pyramid."""
         lateral = self._conv(x, extent, 1, f"lateral{level}")
         top_down = lateral if coarser is None else lateral + _upsample(coarser)
-        return top_down, self._conv(top_down, extent, 3, f"output{level}")
+        top_down = zero_beyond(top_down, extent)
+        return top_down, zero_beyond(self._conv(top_down, extent, 3, f"output{level}"), extent)
 
     def _conv(
         self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"], side: int, name: str
@@ -53,10 +58,9 @@ class FPN(nn.Module):
             rows_sharded=self.run.row_shards > 1,
             name=name,
         )
-        y = conv(x, extent)
         if c.norm == "none":
-            return y
-        return NORMS[c.norm](c.norm_eps, self.dtype, name=f"{name}_bn")(y, extent)
+            return conv(x)
+        return normed(conv, NORMS[c.norm](c.norm_eps, self.dtype, name=f"{name}_bn"), x, extent)
 
 
 def _upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:

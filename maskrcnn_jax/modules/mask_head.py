@@ -55,11 +55,13 @@ class MaskHead(nn.Module):
             x: Float[Array, "b r s s c"], kernel: Float[Array, "b r c"], bias: Float[Array, "b r"]
         ) -> Float[Array, "b r 2*s 2*s"]:
             b, r, side = x.shape[:3]
-            x = relu(upsample(x.reshape(b * r, side, side, -1)))  # [n, s, s, 2, 2, c]
-            x = x.reshape(b * r, -1, x.shape[-1])
-            logits = jnp.einsum("npc,nc->np", x, kernel.reshape(b * r, -1)).astype(jnp.float32)
-            logits = interleave(logits.reshape(b * r, side, side, 2, 2, 1))
-            return logits.reshape(b, r, 2 * side, 2 * side) + jnp.expand_dims(bias, (2, 3))
+            kernel = kernel.reshape(b * r, -1)
+            maps = [
+                jnp.einsum("nhwc,nc->nhw", relu(y), kernel).astype(jnp.float32)
+                for y in upsample(x.reshape(b * r, side, side, -1))
+            ]
+            logits = interleave(maps).reshape(b, r, 2 * side, 2 * side)
+            return logits + jnp.expand_dims(bias, (2, 3))
 
         chunk = self.run.upsample_chunk or classes.shape[1]
         if classes.shape[1] <= chunk or self.is_initializing():

@@ -8,7 +8,9 @@ from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.config import ResNetConfig
 from maskrcnn_jax.execution import Execution
-from maskrcnn_jax.modules.layers import NORMS, Conv, halve, recomputed, relu, zero_beyond
+from maskrcnn_jax.modules.extents import halve
+from maskrcnn_jax.modules.layers import Conv, normed, recomputed, relu
+from maskrcnn_jax.modules.norms import NORMS
 
 # Blocks in each of the four stages, and whether a block has a bottleneck.
 DEPTHS = {
@@ -35,12 +37,12 @@ class ResNet(nn.Module):
         norm = partial(NORMS[c.norm], eps=c.norm_eps, dtype=self.dtype)
         conv = partial(Conv, use_bias=False, dtype=self.dtype, rows_sharded=sharded)
 
-        x = conv(c.stem_channels, 7, stride=2, name="conv1")(images, canvas)
         extent = halve(canvas)
-        x = relu(norm(name="bn1")(x, extent))
+        stem = conv(c.stem_channels, 7, stride=2, name="conv1")
+        x = relu(normed(stem, norm(name="bn1"), images, extent), extent)
         # After ReLU no value is negative, so padding with zeros gives the same maximum as padding
         # with minus infinity.
-        x = nn.max_pool(zero_beyond(x, extent), (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         extent = halve(extent)
         x = self._stop_if_frozen(x, stage=1)
 
@@ -86,18 +88,18 @@ class Bottleneck(nn.Module):
         halves_late = self.stride > 1 and not self.stride_in_1x1
         narrow = Bottleneck._narrow
         narrow = recomputed(narrow, "strided", self.run) if halves_late else narrow
-        y = relu(self.norm(name="bn2")(narrow(self, x, extent), outer))
-        y = self.conv(4 * self.width, 1, name="conv3")(y)
-        y = self.norm(name="bn3")(y, outer)
+        y = relu(narrow(self, x, extent))
+        y = normed(self.conv(4 * self.width, 1, name="conv3"), self.norm(name="bn3"), y, outer)
         return relu(_shortcut(self, x, y, outer) + y)
 
     def _narrow(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Array:
         """The first two convolutions, one of which has the stride."""
         first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
         inner = halve(extent, first)
-        y = self.conv(self.width, 1, stride=first, name="conv1")(x)
-        y = relu(self.norm(name="bn1")(y, inner))
-        return self.conv(self.width, 3, stride=second, name="conv2")(y, inner)
+        reduce = self.conv(self.width, 1, stride=first, name="conv1")
+        y = relu(normed(reduce, self.norm(name="bn1"), x, inner), inner)
+        middle = self.conv(self.width, 3, stride=second, name="conv2")
+        return normed(middle, self.norm(name="bn2"), y, halve(inner, second))
 
 
 class BasicBlock(nn.Module):
@@ -113,11 +115,10 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Array:
         outer = halve(extent, self.stride)
-        y = self.conv(self.width, 3, stride=self.stride, name="conv1")(x, extent)
-        y = relu(self.norm(name="bn1")(y, outer))
-        y = self.conv(self.width, 3, name="conv2")(y, outer)
-        y = self.norm(name="bn2")(y, outer)
-        return relu(_shortcut(self, x, y, outer) + y)
+        first = self.conv(self.width, 3, stride=self.stride, name="conv1")
+        y = relu(normed(first, self.norm(name="bn1"), x, outer), outer)
+        y = normed(self.conv(self.width, 3, name="conv2"), self.norm(name="bn2"), y, outer)
+        return relu(_shortcut(self, x, y, outer) + y, outer)
 
 
 def _shortcut(
@@ -126,5 +127,5 @@ def _shortcut(
     """``x``, or its projection to the shape of ``y`` by a 1x1 convolution."""
     if x.shape == y.shape:
         return x
-    projected = block.conv(y.shape[-1], 1, stride=block.stride, name="downsample_conv")(x)
-    return block.norm(name="downsample_bn")(projected, extent)
+    project = block.conv(y.shape[-1], 1, stride=block.stride, name="downsample_conv")
+    return normed(project, block.norm(name="downsample_bn"), x, extent)

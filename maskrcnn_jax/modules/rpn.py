@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.config import RPNConfig
 from maskrcnn_jax.execution import Execution
-from maskrcnn_jax.modules.layers import ConvParameters, add_bias, extents, relu, zero_beyond
+from maskrcnn_jax.modules.extents import pyramid_extents
+from maskrcnn_jax.modules.layers import ConvParameters, add_bias, relu
 from maskrcnn_jax.ops.convolution import conv
 from maskrcnn_jax.ops.windows import windows_at
 from maskrcnn_jax.structures import AnchorScores, Pyramid
@@ -29,17 +30,17 @@ class RPN(nn.Module):
     def __call__(self, pyramid: Pyramid, canvas: Int[Array, "b 2"]) -> AnchorScores:
         """Scores all anchors: per level ``[b, n]`` logits and ``[b, n, 4]`` deltas.
 
-        The anchors of a level are ordered by row, column, ratio.
+        Maps must be zero beyond their extents. The anchors of a level are ordered by ratio, row,
+        column.
         """
         convs, predict = self._parameters(next(iter(pyramid.values())).shape[-1])
-        extent = extents(pyramid, canvas)
+        extent = pyramid_extents(pyramid, canvas)
         logits, deltas = {}, {}
         for level, x in pyramid.items():
             for parameters in convs:
-                x = relu(self._conv(zero_beyond(x, extent[level]), *parameters))
+                x = relu(self._conv(x, *parameters), extent[level])
             y = self.run.gather_rows(self._conv(x, *predict).astype(jnp.float32))
-            logits[level] = y[..., : self.num_ratios].reshape(len(x), -1)
-            deltas[level] = y[..., self.num_ratios :].reshape(len(x), -1, 4)
+            logits[level], deltas[level] = self._by_anchor(y)
         return AnchorScores(logits, deltas)
 
     def learn(
@@ -76,23 +77,34 @@ class RPN(nn.Module):
         All other anchors have a zero cotangent, and the gradient of whole maps would mostly
         multiply these zeros.
         """
-        ratio = jnp.expand_dims(indices % self.num_ratios, (2, 3))
         windows_one = partial(windows_at, num_ratios=self.num_ratios, radius=self.config.num_convs)
-        windows = self.run.per_image(windows_one)(pyramid, extents(pyramid, canvas), indices)
-        x, inside = (y.reshape(-1, *y.shape[2:]) for y in windows)
+        extent = pyramid_extents(pyramid, canvas)
+        windows, inside, ratios = self.run.per_image(windows_one)(pyramid, extent, indices)
+        x, inside = (y.reshape(-1, *y.shape[2:]) for y in (windows, inside))
         convs, predict = self._parameters(x.shape[-1])
         for parameters in convs:
             x = relu(self._valid_conv(jnp.where(inside, x, 0), *parameters))
             inside = inside[:, 1:-1, 1:-1]
         y = self._conv(x, *predict).astype(jnp.float32).reshape(*indices.shape, -1)
         logits, deltas = y[..., : self.num_ratios], y[..., self.num_ratios :]
-        deltas = jnp.take_along_axis(deltas.reshape(*logits.shape, 4), ratio, axis=2).squeeze(2)
-        return jnp.take_along_axis(logits, ratio.squeeze(3), axis=2).squeeze(2), deltas
+        deltas, ratios = deltas.reshape(*logits.shape, 4), jnp.expand_dims(ratios, (2, 3))
+        deltas = jnp.take_along_axis(deltas, ratios, axis=2).squeeze(2)
+        return jnp.take_along_axis(logits, ratios.squeeze(3), axis=2).squeeze(2), deltas
 
     @property
     def num_ratios(self) -> int:
         """Anchors per cell."""
         return len(self.config.aspect_ratios)
+
+    def _by_anchor(
+        self, y: Float[Array, "b h w k"]
+    ) -> tuple[Float[Array, "b n"], Float[Array, "b n 4"]]:
+        """The logits and deltas of a level, from those of each cell."""
+        b, h, w, _ = y.shape
+        y = jnp.moveaxis(y, -1, 1)
+        logits, deltas = y[:, : self.num_ratios], y[:, self.num_ratios :]
+        deltas = jnp.moveaxis(deltas.reshape(b, self.num_ratios, 4, h, w), 2, -1)
+        return logits.reshape(b, -1), deltas.reshape(b, -1, 4)
 
     def _conv(self, x: Array, kernel: Array, bias: Array) -> Array:
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
@@ -106,9 +118,8 @@ class RPN(nn.Module):
     ) -> Float[Array, "n d-2 d-2 o"]:
         """The 3x3 convolution without padding of each window, as one matrix product."""
         side = x.shape[1] - 2
-        if (
-            side == 1
-        ):  # One output cell: unlike a concatenation of slices, a reshape copies nothing.
+        # For one output cell, a reshape copies nothing, unlike a concatenation of slices.
+        if side == 1:
             patches = x.reshape(len(x), 1, 1, -1)
         else:
             shifted = [x[:, i : i + side, j : j + side] for i in range(3) for j in range(3)]

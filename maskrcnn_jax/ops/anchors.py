@@ -4,22 +4,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from maskrcnn_jax.ops import boxes
 from maskrcnn_jax.ops.rounding import ceil_div
 
 
-def cell_anchors(size: float | int, aspect_ratios: tuple[float, ...]) -> np.ndarray:
+def cell_anchors(
+    size: float | int, aspect_ratios: tuple[float, ...], rounded: bool = True
+) -> np.ndarray:
     """Anchors of one cell around the origin, float32 ``[a, 4]``, in pixels.
-
-    Corners are rounded to whole pixels, half to even, as in torchvision: trained weights expect it.
 
     Args:
         size: Square root of the area of each anchor, in pixels, before rounding.
         aspect_ratios: Height over width of each anchor.
+        rounded: Whether corners are rounded to whole pixels, half to even, as in torchvision:
+            trained weights expect the anchors they learned with.
     """
     height = np.sqrt(np.array(aspect_ratios, np.float32))
     width = 1 / height
     half = np.stack([-width, -height, width, height], axis=1) * np.float32(size) / 2
-    return np.round(half).astype(np.float32)
+    return np.round(half).astype(np.float32) if rounded else half
 
 
 def grid_anchors(
@@ -28,12 +31,14 @@ def grid_anchors(
     canvas: Int[Array, "2"],
     size: float | int,
     aspect_ratios: tuple[float, ...],
+    *,
+    stride: int | None = None,
+    rounded: bool = True,
 ) -> tuple[Float[Array, "n 4"], Bool[Array, " n"]]:
     """Anchors of one level, and whether the cell of each lies on the canvas.
 
-    Anchors are ordered by row, column, ratio. The stride is the whole number ``canvas // extent``
-    per axis, which is torchvision's rule: 61, not 64, for 800 pixels on the 13 rows of P6. The
-    first anchor is centred on the corner of the image, without half a stride of offset.
+    Anchors are ordered by ratio, row, column: the innermost axis is a long one, as accelerators
+    need. The first anchor is centred on the corner of the image, without half a stride of offset.
 
     Args:
         shape: Height and width of the feature map, in cells.
@@ -41,15 +46,20 @@ def grid_anchors(
         canvas: Height and width of the padded image, in pixels.
         size: Side of a square anchor, in pixels.
         aspect_ratios: Height over width of the anchors of a cell.
+        stride: Distance of neighbouring anchors, in pixels. None is torchvision's rule, the whole
+            number ``canvas // extent`` per axis: 61, not 64, for 800 pixels on the 13 rows of P6.
+        rounded: As in `cell_anchors`.
     """
-    stride = canvas // extent
+    down, across = canvas // extent if stride is None else (stride, stride)
     rows, columns = jnp.arange(shape[0]), jnp.arange(shape[1])
-    y, x = jnp.meshgrid(rows * stride[0], columns * stride[1], indexing="ij")
-    shifts = jnp.stack([x, y, x, y], axis=-1).astype(jnp.float32)  # [h, w, 4]
-    base = jnp.asarray(cell_anchors(size, aspect_ratios))
-    anchors = shifts.reshape(*shape, 1, 4) + base.reshape(1, 1, -1, 4)
-    inside = (rows < extent[0]).reshape(-1, 1, 1) & (columns < extent[1]).reshape(1, -1, 1)
-    return anchors.reshape(-1, 4), jnp.broadcast_to(inside, anchors.shape[:3]).reshape(-1)
+    y = (rows * down).astype(jnp.float32).reshape(1, -1, 1)
+    x = (columns * across).astype(jnp.float32).reshape(1, 1, -1)
+    whole = (len(aspect_ratios), *shape)
+    bases = cell_anchors(size, aspect_ratios, rounded).T.reshape(4, -1, 1, 1)
+    corners = [shift + base for shift, base in zip((x, y, x, y), bases, strict=True)]
+    coordinates = [jnp.broadcast_to(corner, whole).reshape(-1) for corner in corners]
+    inside = (rows < extent[0]).reshape(1, -1, 1) & (columns < extent[1]).reshape(1, 1, -1)
+    return boxes.join(*coordinates), jnp.broadcast_to(inside, whole).reshape(-1)
 
 
 def pyramid_anchors(
@@ -57,6 +67,9 @@ def pyramid_anchors(
     canvas: Int[Array, "2"],
     sizes: tuple[float | int, ...],
     aspect_ratios: tuple[float, ...],
+    *,
+    stride: str = "canvas",
+    rounded: bool = True,
 ) -> dict[int, tuple[Float[Array, "n 4"], Bool[Array, " n"]]]:
     """`grid_anchors` of every level.
 
@@ -65,9 +78,15 @@ def pyramid_anchors(
         canvas: Height and width of the padded image, in pixels.
         sizes: The anchor size of each level, the finest first.
         aspect_ratios: Height over width of the anchors of a cell.
+        stride: "level" for ``2**level`` pixels, "canvas" for torchvision's rule; see
+            `grid_anchors`.
+        rounded: As in `cell_anchors`.
     """
     grids = {}
     for level, size in zip(sorted(shapes), sizes, strict=True):
         extent = ceil_div(canvas, 2**level)
-        grids[level] = grid_anchors(shapes[level], extent, canvas, size, aspect_ratios)
+        pixels = 2**level if stride == "level" else None
+        grids[level] = grid_anchors(
+            shapes[level], extent, canvas, size, aspect_ratios, stride=pixels, rounded=rounded
+        )
     return grids

@@ -34,9 +34,9 @@ def conv(
             well, and no other form.
     """
     if kernel.shape[:2] == (1, 1) and groups == 1:
-        # A matrix product is faster than a 1x1 convolution, most of all in the backward pass.
-        x, matrix = x[:, ::stride, ::stride], kernel[0, 0]
-        return x @ matrix if rows_sharded else matmul(x, matrix)
+        product = partial(_product, stride=stride, rows_sharded=rows_sharded)
+        direct = partial(_direct, stride=stride)
+        return jax.lax.platform_dependent(x, kernel, tpu=direct, default=product)
     x, kernel = backward_barrier((x, kernel))
     by_winograd = stride == 1 and groups == 1 and not rows_sharded and x.dtype == jnp.float32
     if by_winograd and winograd.is_faster(x.shape, kernel.shape):
@@ -52,6 +52,17 @@ def matmul(x: Float[Array, "*axes i"], matrix: Float[Array, "i o"]) -> Float[Arr
     """
     cells, matrix = backward_barrier((x.reshape(-1, x.shape[-1]), matrix))
     return (cells @ matrix).reshape(*x.shape[:-1], matrix.shape[1])
+
+
+def _product(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "1 1 i o"], *, stride: int, rows_sharded: bool
+) -> Float[Array, "b h2 w2 o"]:
+    """A 1x1 convolution as a matrix product: faster, most of all in the backward pass.
+
+    A TPU would copy the map into another layout first.
+    """
+    x, matrix = x[:, ::stride, ::stride], kernel[0, 0]
+    return x @ matrix if rows_sharded else matmul(x, matrix)
 
 
 @jax.custom_vjp

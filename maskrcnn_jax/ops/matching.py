@@ -1,13 +1,36 @@
 """Matching of candidate boxes (anchors, proposals) with ground-truth instances."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from maskrcnn_jax.ops import slots
+from maskrcnn_jax.ops.loops import batch_max, varying_zero
+from maskrcnn_jax.ops.rounding import ceil_div
+
+# Overlaps that exist at once. All overlaps of anchors with objects would be the largest array of a
+# training step; so many stay in the caches of a CPU and in the vector memory of a TPU.
+OVERLAPS_AT_ONCE = 2**20
+
+Overlaps = Callable[[Float[Array, "s _"]], Float[Array, "s n"]]
+
+
+class Best(NamedTuple):
+    """The closest instance of each candidate among those seen."""
+
+    iou: Float[Array, " n"]
+    instance: Int[Array, " n"]
+    is_closest: Bool[Array, " n"]  # Whether no candidate is closer to some instance.
+
 
 def match(
-    iou: Float[Array, "g n"],
+    instances: Float[Array, "g _"],
     valid: Bool[Array, " g"],
+    overlaps: Overlaps,
     *,
     positive_iou: float,
     negative_iou: float,
@@ -16,9 +39,10 @@ def match(
     """Assigns to each candidate its closest instance (the first of equals) and a label.
 
     Args:
-        iou: Overlap of instances with candidates. NaN, the overlap of two boxes without area,
-            matches nothing.
-        valid: The slots that hold an instance; rows of the others are ignored.
+        instances: Boxes of the instances.
+        valid: The slots that hold an instance; the others are ignored.
+        overlaps: The overlap of some instances with all candidates. NaN, the overlap of two boxes
+            without area, matches nothing.
         positive_iou: Candidates with at least this overlap are positive.
         negative_iou: Candidates with less overlap than this are negative.
         low_quality: For each instance, also make the candidates with the largest overlap positive,
@@ -29,15 +53,59 @@ def match(
         The index of the instance, and the label: 1 positive, 0 negative, -1 between the thresholds.
         Without a valid instance all candidates are negative.
     """
-    iou = jnp.where(valid.reshape(-1, 1) & (iou >= 0), iou, -1.0)
-    # The barrier is for correctness. Recomputed in another fusion, an overlap can differ in the
-    # last place, and the comparison for equality below would lose matches.
-    iou = jax.lax.optimization_barrier(iou)
-    best = iou.max(axis=0)
-    labels = jnp.where(best >= positive_iou, 1, jnp.where(best < negative_iou, 0, -1))
+    best = jax.lax.platform_dependent(
+        instances,
+        valid,
+        cuda=partial(_match_at_once, overlaps=overlaps),
+        default=partial(_match_in_chunks, overlaps=overlaps),
+    )
+    between = jnp.where(best.iou < negative_iou, 0, -1)
+    is_positive = best.iou >= positive_iou
     if low_quality:
-        # No overlap reaches 2, so padded slots make no candidate positive.
-        best_of_instance = jnp.where(valid, iou.max(axis=1), 2.0)
-        is_best = (iou == best_of_instance.reshape(-1, 1)).any(axis=0)
-        labels = jnp.where(is_best, 1, labels)
-    return iou.argmax(axis=0).astype(jnp.int32), labels.astype(jnp.int32)
+        is_positive |= best.is_closest
+    return best.instance, jnp.where(is_positive, 1, between).astype(jnp.int32)
+
+
+def _match_at_once(instances: Array, valid: Array, *, overlaps: Overlaps) -> Best:
+    """For GPUs: to compute the overlaps three times is faster than to store them.
+
+    Their compiler contracts no multiplications and additions, so all three have the same bits.
+    """
+    return _best_of(_valid_overlaps(overlaps, instances, valid))
+
+
+def _match_in_chunks(instances: Array, valid: Array, *, overlaps: Overlaps) -> Best:
+    """Matches a few instances at a time, and no slots behind the last instance."""
+    num_candidates = jax.eval_shape(overlaps, instances).shape[1]
+    size = max(1, min(len(instances), OVERLAPS_AT_ONCE // max(1, num_candidates)))
+    chunks, valid_chunks = slots.split(instances, size), slots.split(valid, size)
+
+    def add_chunk(i: Array, best: Best) -> Best:
+        iou = _valid_overlaps(overlaps, chunks[i], valid_chunks[i])
+        # The barrier is for correctness. Recomputed in another fusion, an overlap can differ in the
+        # last place, and the comparison for equality would lose matches.
+        found = _best_of(jax.lax.optimization_barrier(iou))
+        is_better = found.iou > best.iou
+        return Best(
+            jnp.where(is_better, found.iou, best.iou),
+            jnp.where(is_better, i * size + found.instance, best.instance),
+            best.is_closest | found.is_closest,
+        )
+
+    used = jnp.max(jnp.where(valid, jnp.arange(len(valid)) + 1, 0), initial=0)
+    zeros = jnp.broadcast_to(varying_zero(used, jnp.float32), num_candidates)
+    start = Best(zeros - 1, zeros.astype(jnp.int32), zeros > 0)
+    return jax.lax.fori_loop(0, batch_max(ceil_div(used, size)), add_chunk, start)
+
+
+def _valid_overlaps(overlaps: Overlaps, instances: Array, valid: Array) -> Float[Array, "s n"]:
+    """Overlaps, or -1 for slots without an instance and for two boxes without area."""
+    iou = overlaps(instances)
+    return jnp.where(valid.reshape(-1, 1) & (iou >= 0), iou, -1.0)
+
+
+def _best_of(iou: Float[Array, "s n"]) -> Best:
+    closest = iou.max(axis=1, keepdims=True)
+    # -1 is the overlap of an empty slot. An instance that nothing overlaps has 0.
+    is_closest = ((iou == closest) & (closest >= 0)).any(axis=0)
+    return Best(iou.max(axis=0), iou.argmax(axis=0).astype(jnp.int32), is_closest)

@@ -13,7 +13,7 @@ def windows_at(
     *,
     num_ratios: int,
     radius: int,
-) -> tuple[Float[Array, "s d d c"], Bool[Array, "s d d 1"]]:
+) -> tuple[Float[Array, "s d d c"], Bool[Array, "s d d 1"], Int[Array, " s"]]:
     """Reads the cells around the cell of each anchor, on its level.
 
     Args:
@@ -25,23 +25,26 @@ def windows_at(
         radius: Cells on each side of the cell of the anchor: ``d = 2 * radius + 1``.
 
     Returns:
-        The windows, and whether each of their cells lies within the extent; the others are zero.
+        The windows, whether each of their cells lies within the extent (the others are zero), and
+        the index of each anchor's ratio.
     """
     offset = jnp.arange(-radius, radius + 1)
-    windows, inside, first = 0, False, 0
+    windows, inside, ratios, first = 0, False, 0, 0
     for level in sorted(pyramid):
         height, width, channels = pyramid[level].shape
-        cell = (indices - first) // num_ratios
-        first += height * width * num_ratios
-        on_level = (cell >= 0) & (cell < height * width)
+        index, num_cells = indices - first, height * width
+        first += num_ratios * num_cells
+        on_level = (index >= 0) & (index < num_ratios * num_cells)
+        cell = index % num_cells
+        ratios += jnp.where(on_level, index // num_cells, 0)
         rows = (cell // width).reshape(-1, 1, 1) + offset.reshape(1, -1, 1)
         columns = (cell % width).reshape(-1, 1, 1) + offset.reshape(1, 1, -1)
         covered = (rows >= 0) & (rows < extents[level][0])
         covered &= (columns >= 0) & (columns < extents[level][1])
         covered &= on_level.reshape(-1, 1, 1)
-        out_of_bounds = height * width  # Such cells read as zero.
-        cells = jnp.where(covered, rows * width + columns, out_of_bounds)
+        # Cells out of bounds read as zero.
+        cells = jnp.where(covered, rows * width + columns, num_cells)
         features = pyramid[level].reshape(-1, channels)
         windows += features.at[cells].get(mode="fill", fill_value=0)
         inside |= covered
-    return windows, inside[..., None]
+    return windows, inside[..., None], ratios

@@ -94,13 +94,12 @@ class JaxModel:
         return outcomes
 
     def anchors(self, canvas: Size) -> Levels:
-        """The anchors of a canvas, ``[n, 4]`` by level."""
+        """The anchors of a canvas in the order of torchvision, ``[n, 4]`` by level."""
         shapes = {level: padding.cells(canvas, level) for level in range(2, 7)}
-        rpn = self.config.model.rpn
-        grids = anchors.pyramid_anchors(
-            shapes, jnp.array(canvas), rpn.anchor_sizes, rpn.aspect_ratios
-        )
-        return {level: np.asarray(boxes) for level, (boxes, _) in grids.items()}
+        rule = self.config.model.rpn.anchors
+        grids = anchors.pyramid_anchors(shapes, jnp.array(canvas), **rule)
+        boxes = {level: np.asarray(boxes) for level, (boxes, _) in grids.items()}
+        return padding.crop_anchors(boxes, canvas, canvas)
 
     def _outcome(
         self, result: Any, size: Size, original_size: Size, canvas: Size, bucket: Size

@@ -23,12 +23,17 @@ def fill_levels(levels: Levels, bucket: Size) -> Levels:
 
 
 def fill_anchors(levels: Levels, canvas: Size, bucket: Size) -> Levels:
-    """Moves values ``[n, ...]`` for the anchors of a canvas to the same anchors of a bucket."""
+    """Moves values ``[n, ...]`` for the anchors of a canvas to the same anchors of a bucket.
+
+    torchvision's anchors are ordered by row, column, ratio, ours by ratio, row, column.
+    """
     filled = {}
     for level, array in levels.items():
-        inner = cells(canvas, level)
-        grid = array.reshape(*inner, -1)
-        filled[level] = fill(grid, cells(bucket, level)).reshape(1, -1, *array.shape[1:])
+        height, width = cells(canvas, level)
+        grid = array.reshape(height, width, -1)
+        grid = fill(grid, cells(bucket, level))[0]
+        grid = grid.reshape(*grid.shape[:2], -1, *array.shape[1:])
+        filled[level] = np.moveaxis(grid, 2, 0).reshape(1, -1, *array.shape[1:])
     return filled
 
 
@@ -46,8 +51,8 @@ def crop_anchors(levels: Levels, canvas: Size, bucket: Size) -> Levels:
     cropped = {}
     for level, array in levels.items():
         height, width = cells(canvas, level)
-        grid = array.reshape(*cells(bucket, level), -1)[:height, :width]
-        cropped[level] = grid.reshape(-1, *array.shape[1:])
+        grid = array.reshape(-1, *cells(bucket, level), *array.shape[1:])[:, :height, :width]
+        cropped[level] = np.moveaxis(grid, 0, 2).reshape(-1, *array.shape[1:])
     return cropped
 
 

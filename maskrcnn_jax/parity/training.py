@@ -99,7 +99,9 @@ def compare_training(
     rows = []
     for number, (step, batch) in enumerate(zip(steps, replayed, strict=True)):
         samples, losses, gradients = ours.step(batch, step)
-        found = [*_sample_rows(step, samples), _loss_row(step, losses)]
+        bucket, canvas = batch.images.shape[1:3], tuple(batch.canvas[0].tolist())
+        places = training_replay.anchor_places(bucket, canvas, len(config.rpn.aspect_ratios))
+        found = [*_sample_rows(step, samples, places), _loss_row(step, losses)]
         found.append(_gradient_row(step, gradients))
         rows += [row._replace(where=f"step {number}, {row.where}") for row in found]
     rows += change_rows(state, ours.state_dict(), training_reference.state_dict(model))
@@ -134,10 +136,13 @@ def _leave(example: Example, count: int | None) -> Example:
     )
 
 
-def _sample_rows(step: Step, samples: Samples) -> Iterator[Row]:
-    """The errors of our matching and mask targets for torchvision's anchors and RoIs."""
+def _sample_rows(step: Step, samples: Samples, places: np.ndarray) -> Iterator[Row]:
+    """The errors of our matching and mask targets for torchvision's anchors and RoIs.
+
+    ``places`` holds the index of each of torchvision's anchors among ours.
+    """
     for i, theirs in enumerate(step.anchor_labels):
-        ours = samples.anchor_labels[i][samples.inside[i]]
+        ours = samples.anchor_labels[i][places]
         yield Row("anchor labels", float((ours != theirs).sum()), f"image {i}")
     for i, classes in enumerate(step.roi_classes):
         order = np.argsort(classes == 0, kind="stable")  # Our slots have positive RoIs first.

@@ -58,7 +58,6 @@ class Samples(NamedTuple):
     anchors: AnchorTargets
     rois: RoITargets
     anchor_labels: Int[Array, "b n"]  # Of all anchors of the bucket.
-    inside: Bool[Array, "b n"]  # Whether an anchor is on the canvas.
     masks: Float[Array, "b r m m"] | None  # Mask targets; None without a mask head.
 
 
@@ -69,7 +68,7 @@ def draw(
 
     Positive RoIs move to the front, because the mask head trains on the first slots.
     """
-    places = _anchor_places(bucket, canvas, len(config.rpn.aspect_ratios))
+    places = anchor_places(bucket, canvas, len(config.rpn.aspect_ratios))
     pairs = zip(step.positive_anchors, step.negative_anchors, strict=True)
     indices = [places[np.concatenate(pair)] for pair in pairs]
     orders = [np.argsort(classes == 0, kind="stable") for classes in step.roi_classes]
@@ -89,14 +88,15 @@ def _level_shapes(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
     return {level: padding.cells(size, level) for level in range(2, 7)}
 
 
-def _anchor_places(bucket: tuple[int, int], canvas: tuple[int, int], num_ratios: int) -> np.ndarray:
-    """The index in the bucket of each anchor of the canvas."""
+def anchor_places(
+    bucket: tuple[int, int], canvas: tuple[int, int], num_ratios: int
+) -> Int[np.ndarray, " n"]:
+    """The index in the bucket of each anchor of the canvas, in the order of torchvision."""
     places, start = [], 0
-    small = _level_shapes(canvas)
     for level, (height, width) in _level_shapes(bucket).items():
         count = height * width * num_ratios
-        grid = np.arange(start, start + count).reshape(height, width, num_ratios)
-        places.append(grid[: small[level][0], : small[level][1]].reshape(-1))
+        indices = {level: np.arange(start, start + count)}
+        places.append(padding.crop_anchors(indices, canvas, bucket)[level])
         start += count
     return np.concatenate(places)
 
@@ -111,7 +111,7 @@ def make_samples(batch: Batch, drawn: Drawn, *, config: ModelConfig) -> Samples:
     bucket = batch.images.shape[1:3]
     anchor_one = partial(_anchor_targets, shapes=_level_shapes(bucket), config=config)
     inputs = drawn.anchors, drawn.positive_anchors, drawn.valid_anchors
-    anchor_targets, labels, inside = jax.vmap(anchor_one)(batch.instances, batch.canvas, *inputs)
+    anchor_targets, labels = jax.vmap(anchor_one)(batch.instances, batch.canvas, *inputs)
     roi_one = partial(_roi_targets, config=config)
     rois = jax.vmap(roi_one)(batch.instances, drawn.rois, drawn.valid_rois)
     masks = None
@@ -120,7 +120,7 @@ def make_samples(batch: Batch, drawn: Drawn, *, config: ModelConfig) -> Samples:
         resolution = 2 * config.mask_head.resolution
         mask_one = partial(targets.mask_targets, resolution=resolution)
         masks = jax.vmap(mask_one)(positives, batch.instances, batch.sizes)
-    return Samples(anchor_targets, rois, labels, inside, masks)
+    return Samples(anchor_targets, rois, labels, masks)
 
 
 def _anchor_targets(
@@ -132,17 +132,22 @@ def _anchor_targets(
     *,
     shapes: dict[int, tuple[int, int]],
     config: ModelConfig,
-) -> tuple[AnchorTargets, Int[Array, " n"], Bool[Array, " n"]]:
-    """Targets of given anchors, labels of all anchors, and which anchors are on the canvas."""
+) -> tuple[AnchorTargets, Int[Array, " n"]]:
+    """Targets of given anchors, and labels of all anchors."""
     rpn = config.rpn
-    grids = anchors.pyramid_anchors(shapes, canvas, rpn.anchor_sizes, rpn.aspect_ratios)
+    grids = anchors.pyramid_anchors(shapes, canvas, **rpn.anchors)
     grid, inside = (jnp.concatenate(parts) for parts in zip(*grids.values(), strict=True))
     thresholds = {"positive_iou": rpn.positive_iou, "negative_iou": rpn.negative_iou}
-    iou = jnp.where(inside.reshape(1, -1), boxes.pairwise_iou(instances.boxes, grid), -1.0)
-    matched, labels = matching.match(iou, instances.valid, **thresholds, low_quality=True)
+
+    def overlaps(objects: Float[Array, "s 4"]) -> Float[Array, "s n"]:
+        return jnp.where(inside.reshape(1, -1), boxes.pairwise_iou(objects, grid), -1.0)
+
+    matched, labels = matching.match(
+        instances.boxes, instances.valid, overlaps, **thresholds, low_quality=True
+    )
     deltas = boxes.encode(instances.boxes[matched[indices]], grid[indices], rpn.box_weights)
     deltas = jnp.where(positive.reshape(-1, 1), deltas, 0)
-    return AnchorTargets(indices, positive, deltas, valid), labels, inside
+    return AnchorTargets(indices, positive, deltas, valid), labels
 
 
 def _roi_targets(
@@ -155,8 +160,10 @@ def _roi_targets(
     """Targets of given RoIs of one image."""
     threshold = config.roi.positive_iou
     thresholds = {"positive_iou": threshold, "negative_iou": threshold}
-    iou = boxes.pairwise_iou(instances.boxes, rois)
-    matched, labels = matching.match(iou, instances.valid, **thresholds, low_quality=False)
+    overlaps = partial(boxes.pairwise_iou, b=rois)
+    matched, labels = matching.match(
+        instances.boxes, instances.valid, overlaps, **thresholds, low_quality=False
+    )
     positive = valid & (labels == 1)
     deltas = boxes.encode(instances.boxes[matched], rois, config.roi.box_weights)
     deltas = jnp.where(positive.reshape(-1, 1), deltas, 0)

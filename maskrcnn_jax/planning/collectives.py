@@ -1,19 +1,16 @@
-"""Reads the collective operations from the text of a compiled program."""
+"""Finds the collective operations of a compiled program."""
 
-import collections
-import math
-import re
+from collections import defaultdict
 from typing import NamedTuple
 
-KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
+from maskrcnn_jax.planning.hlo import Program
+from maskrcnn_jax.planning.shapes import arrays
 
-# An asynchronous operation counts at its "-done", whose result does not include the input.
-_OPERATION = re.compile(rf" = (.+?) ({'|'.join(KINDS)})(?:-done)?\(")
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) .*\{$")
-_CALLED = re.compile(
-    r"(body|condition|calls|to_apply|\w+_computations?)=(?:\{([^}]*)\}|%?([\w.-]+))"
+KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
+ROLES = (
+    *("body", "condition", "calls", "to_apply"),
+    *("branch_computations", "true_computation", "false_computation"),
 )
-_ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
@@ -25,34 +22,27 @@ class Collective(NamedTuple):
     bytes: int  # Total size of the results on one device; loop bodies count once.
 
 
-def read(program: str) -> list[Collective]:
-    """Finds the collective operations of a compiled program.
-
-    Args:
-        program: The text of `jax.stages.Compiled.as_text`.
-    """
-    found, calls, bodies = collections.defaultdict(list), collections.defaultdict(set), set()
-    computation = ""
-    for line in program.splitlines():
-        if header := _COMPUTATION.match(line):
-            computation = header[1]
-        for role, names, name in _CALLED.findall(line):
-            called = set(re.findall(r"[\w.-]+", names or name))
-            calls[computation] |= called
-            bodies |= called if role == "body" else set()
-        if operation := _OPERATION.search(line):
-            found[computation].append((operation[2], _size(operation[1])))
+def read(program: Program) -> list[Collective]:
+    """Finds the collective operations, also those inside of fusions and asynchronous calls."""
+    calls, bodies = defaultdict(set), set()
+    found = defaultdict(list)
+    for name, body in program.computations.items():
+        for instruction in body:
+            for role in ROLES:
+                calls[name] |= set(instruction.called(role))
+            bodies |= set(instruction.called("body"))
+            # An asynchronous one counts at its end, whose result does not include the input.
+            kind = instruction.opcode.removesuffix("-done")
+            if kind in KINDS:
+                size = sum(array.logical_bytes for array in arrays(instruction.shape))
+                found[kind].append((name, size))
     loops = _reachable(bodies, calls)
-    by_kind = collections.defaultdict(list)
-    for name, operations in found.items():
-        for kind, size in operations:
-            by_kind[kind].append((size, name in loops))
-    return [_summarise(kind, by_kind[kind]) for kind in KINDS if kind in by_kind]
+    return [_summarise(kind, found[kind], loops) for kind in KINDS if kind in found]
 
 
-def _summarise(kind: str, operations: list[tuple[int, bool]]) -> Collective:
-    sizes, in_loops = zip(*operations, strict=True)
-    return Collective(kind, len(sizes), sum(in_loops), sum(sizes))
+def _summarise(kind: str, operations: list[tuple[str, int]], loops: set[str]) -> Collective:
+    in_loops = sum(computation in loops for computation, _ in operations)
+    return Collective(kind, len(operations), in_loops, sum(size for _, size in operations))
 
 
 def _reachable(names: set[str], calls: dict[str, set[str]]) -> set[str]:
@@ -62,12 +52,3 @@ def _reachable(names: set[str], calls: dict[str, set[str]]) -> set[str]:
         reached.add(name)
         waiting |= calls.get(name, set()) - reached
     return reached
-
-
-def _size(shapes: str) -> int:
-    """Bytes of the arrays of an HLO shape, such as ``(f32[2,3]{1,0}, pred[])``."""
-    total = 0
-    for letters, bits, dimensions in _ARRAY.findall(shapes):
-        count = math.prod(int(n) for n in dimensions.split(",") if n)
-        total += count * (1 if letters == "pred" else int(bits) // 8)
-    return total

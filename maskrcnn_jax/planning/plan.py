@@ -1,37 +1,23 @@
-"""The cost of a training step on other machines, from the compiled program, which never runs.
+"""The cost of a program on other machines, from the compiled program, which never runs.
 
-Variables are shapes only. libtpu compiles for TPUs without having one. Other platforms need their
-devices, or simulated CPU devices.
+Variables are shapes only. The devices may be those of `devices`, which need not exist, or
+simulated CPU devices.
 """
 
-import importlib.util
-import os
+import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from maskrcnn_jax import execution, sharding, training
+from maskrcnn_jax import sharding
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.data.pack import batch_shapes
-from maskrcnn_jax.model import MaskRCNN, example_inputs
-from maskrcnn_jax.planning import collectives, flops
+from maskrcnn_jax.planning import collectives, flops, hlo, programs
 from maskrcnn_jax.planning.collectives import Collective
-
-# Bytes of memory of v5e, v5p and v6e by device kind, from Google's pages on Cloud TPU.
-TPU_MEMORY = {"TPU v5 lite": 16 << 30, "TPU v5": 95 << 30, "TPU v6 lite": 32 << 30}
-TOPOLOGIES = "v5e:2x2, v5e:16x16, v5p:2x2x2, v6e:4x4"
-
-# These settings let libtpu compile without a TPU, in several processes at a time.
-COMPILE_ONLY = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
+from maskrcnn_jax.planning.cost import chips, cost
+from maskrcnn_jax.planning.cost.cost import Cost
 
 
 class Memory(NamedTuple):
@@ -49,8 +35,10 @@ class Memory(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The costs of a compiled training step."""
+    """The costs of a compiled program."""
 
+    program: str  # "train" or "detect".
+    stage: str | None  # The stage of it that was compiled; None for the whole.
     device: str  # `jax.Device.device_kind`.
     num_devices: int
     mesh: dict[str, int]  # Number of devices along each axis.
@@ -60,11 +48,12 @@ class Plan(NamedTuple):
     compile_seconds: float
     memory: Memory
     device_memory: int | None  # Bytes of memory of a device, if known.
-    # The compiler's count for one device and step. Bodies of loops count once.
-    flops: float
-    traffic: int  # Bytes read and written by one device, counted likewise.
+    # The compiler's count for one device and step, if it counts. Bodies of loops count once.
+    flops: float | None
+    traffic: int | None  # Bytes read and written by one device, counted likewise.
     model_flops: flops.Flops  # For one image, from `flops.total`.
     collectives: list[Collective]
+    cost: Cost | None  # The predicted time, if asked for.
 
 
 def make_plan(
@@ -72,80 +61,75 @@ def make_plan(
     devices: Sequence[Any],
     bucket: tuple[int, int],
     compiler_options: dict[str, Any] | None = None,
+    *,
+    program: str = "train",
+    stage: str | None = None,
+    price: bool = False,
 ) -> Plan:
-    """Compiles the training step of a config for one bucket and for devices that need not exist.
+    """Compiles a program for one bucket and for devices that need not exist.
+
+    Args:
+        config: The experiment.
+        devices: The devices to compile for: as many of them as the config says, or all. A stage
+            takes the first.
+        bucket: Height and width of the images in pixels.
+        compiler_options: For XLA.
+        program: "train", the training step, or "detect".
+        stage: One stage of the program, with its gradient in training; see `stages`.
+        price: Whether to predict the time of the program.
 
     Raises:
-        ValueError: The config does not fit the devices or the bucket.
+        ValueError: The config does not fit the devices or the bucket, the program has no such
+            stage, or there are no prices for the devices.
         MemoryError: The step needs more memory than a device has. The message is XLA's.
     """
-    mesh = sharding.make_mesh(None, config.batch_size, devices, space=config.execution.space)
-    sharding.check_buckets([bucket], config.execution.space)
+    if price:
+        chips.find(devices[0].device_kind)
+    settings = config.execution
+    count, space = settings.num_devices or len(devices), settings.space
+    if stage:
+        count = space = 1
+    mesh = sharding.make_mesh(count, config.batch_size, devices[:count], space=space)
+    sharding.check_buckets([bucket], space)
     start = time.perf_counter()
-    lowered = _lower(config, bucket, mesh)
+    lowered = programs.lower(config, bucket, mesh, program, stage)
     traced = time.perf_counter()
-    try:
-        program = lowered.compile(compiler_options)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise MemoryError(str(error)) from error
-    compiled = time.perf_counter()
-    cost = program.cost_analysis()
+    with tempfile.TemporaryDirectory() as dump:
+        options = {"xla_dump_to": dump} if price and devices[0].platform == "gpu" else {}
+        compiled = _compile(lowered, (compiler_options or {}) | options)
+        compile_seconds = time.perf_counter() - traced
+        text = compiled.as_text()
+        parsed = hlo.parse(text)
+        priced = cost.read(devices[0].device_kind, parsed, Path(dump)) if price else None
+    counted = compiled.cost_analysis() or {}  # XLA counts nothing for a GPU that is not there.
+    traffic = counted.get("bytes accessed")
     return Plan(
+        program=program,
+        stage=stage,
         device=devices[0].device_kind,
         num_devices=mesh.size,
         mesh=dict(mesh.shape),
         bucket=bucket,
         batch_size=config.batch_size,
         trace_seconds=traced - start,
-        compile_seconds=compiled - traced,
-        memory=_memory(program),
+        compile_seconds=compile_seconds,
+        memory=_memory(compiled),
         device_memory=_device_memory(devices[0]),
-        flops=cost["flops"],
-        traffic=int(cost["bytes accessed"]),
+        flops=counted.get("flops"),
+        traffic=None if traffic is None else int(traffic),
         model_flops=flops.total(config.model, bucket),
-        collectives=collectives.read(program.as_text()),
+        collectives=collectives.read(parsed),
+        cost=priced,
     )
 
 
-def topology(name: str) -> list[Any]:
-    """The devices of a TPU slice, such as ``v5e:16x16``, to compile for. Needs libtpu only.
-
-    Raises:
-        ValueError: libtpu is not installed, or the slice is unknown.
-    """
-    if importlib.util.find_spec("libtpu") is None:
-        raise ValueError("compiling for a TPU needs its compiler: pip install 'maskrcnn-jax[tpu]'")
-    os.environ.update(COMPILE_ONLY | os.environ)
+def _compile(lowered: Any, options: dict[str, Any]) -> Any:
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        return lowered.compile(options or None)
     except jax.errors.JaxRuntimeError as error:
-        message = f"libtpu knows no topology {name!r}; some that it knows are {TOPOLOGIES}"
-        raise ValueError(f"{message}: {error}") from error
-
-
-def _lower(config: Config, bucket: tuple[int, int], mesh: Mesh) -> jax.stages.Lowered:
-    """Lowers the training step of `train.py` for shapes with their shardings."""
-    run = execution.choose(config.execution, mesh)
-    model = MaskRCNN(config.model, config.detection, run)
-    key = jax.eval_shape(partial(jax.random.key, config.seed))
-    init = MaskRCNN(config.model).init
-    variables = jax.eval_shape(init, key, *example_inputs(config.model))
-    optimizer = training.make_optimizer(config, variables["params"])
-    average = config.optimizer.average_decay is not None
-    create_state = partial(training.create_state, optimizer=optimizer, average=average)
-    state = jax.eval_shape(create_state, variables)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    state, key = (jax.tree.map(partial(_place, everywhere), tree) for tree in (state, key))
-    masks = config.model.mask_head is not None
-    batch = batch_shapes(config, bucket, config.batch_size, masks=masks)
-    batch = jax.tree.map(_place, sharding.batch_shardings(batch, mesh), batch)
-    return training.compile_step(model, optimizer, config).lower(state, batch, key)
-
-
-def _place(where: NamedSharding, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise MemoryError(str(error)) from error
 
 
 def _memory(program: jax.stages.Compiled) -> Memory:
@@ -161,7 +145,7 @@ def _memory(program: jax.stages.Compiled) -> Memory:
 
 def _device_memory(device: Any) -> int | None:
     """Bytes of memory of a device; None for a CPU, which has no memory of its own."""
-    if device.platform == "tpu":
-        return TPU_MEMORY.get(device.device_kind)
+    if chip := chips.CHIPS.get(device.device_kind):
+        return chip.memory
     statistics = device.memory_stats() if device.platform == "gpu" else None
     return statistics and statistics.get("bytes_limit")

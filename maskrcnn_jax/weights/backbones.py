@@ -1,4 +1,4 @@
-"""Loads pretrained backbones: torchvision's ResNets for classification, or files of our own."""
+"""Loads pretrained backbones: ResNets of torchvision, Detectron2 or Caffe2, or files of our own."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +7,19 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from maskrcnn_jax import presets
 from maskrcnn_jax.config import ModelConfig
-from maskrcnn_jax.weights import download, files, layout, own, torchvision, torchvision_resnet
+from maskrcnn_jax.weights import (
+    detectron1,
+    detectron2,
+    download,
+    files,
+    guess,
+    layout,
+    own,
+    torchvision,
+    torchvision_resnet,
+)
 
 
 def load(weights: str, variables: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
@@ -17,7 +28,8 @@ def load(weights: str, variables: dict[str, Any], config: ModelConfig) -> dict[s
     Args:
         weights: A file, or "IMAGENET1K_V1" or "IMAGENET1K_V2" for torchvision's weights of the
             config's depth. A file with torchvision's names must be complete; its classifier is
-            dropped. A file with our names may lack variables, which then keep their values.
+            dropped. A file with our names may lack variables, which then keep their values. The
+            backbones of Detectron2's model zoo (``R-50.pkl``) are read too.
         variables: The initialised variables of the whole model.
         config: The config of the model.
 
@@ -33,6 +45,8 @@ def load(weights: str, variables: dict[str, Any], config: ModelConfig) -> dict[s
     arrays = files.read(path).arrays
     if own.recognises(arrays):
         loaded = _own(path, arrays, variables)
+    elif detectron1.is_backbone(arrays) or detectron2.is_backbone(arrays):
+        loaded = _from_detectron(path, arrays, config)
     else:
         loaded = _from_torchvision(path, arrays, config)
     flat = traverse_util.flatten_dict(variables, sep="/", keep_empty_nodes=True)
@@ -85,3 +99,34 @@ def _from_torchvision(
     arrays = torchvision_resnet.present(arrays)
     layout.check_fit(arrays, layout.shapes(table), f"{path} does not fit the backbone")
     return traverse_util.flatten_dict(layout.arrange(arrays, table), sep="/")
+
+
+def _from_detectron(
+    path: Path, arrays: Mapping[str, np.ndarray], config: ModelConfig
+) -> dict[str, np.ndarray]:
+    """Maps the arrays of a backbone of Caffe2, or with Detectron2's names, to variables.
+
+    A network that learned from pixels of 0 to 255 is one of Caffe, which reads BGR.
+    """
+    table = list(torchvision_resnet.entries(config))
+    if detectron1.is_backbone(arrays):
+        named, _ = detectron1.present(arrays)
+        table = [detectron1.renamed_entry(entry, config) for entry in table]
+        stem, is_bgr = detectron1.STEM, True
+    else:
+        named, _ = detectron2.present(arrays)
+        named = {x: array for x, array in named.items() if x.startswith(("stem.", "res"))}
+        table = [detectron2.renamed(x, detectron2.name(x.path[1:-1], config)) for x in table]
+        table = [x._replace(name=x.name.removeprefix(detectron2.BODY)) for x in table]
+        stem = "stem.conv1.weight"
+        ratio = guess.input_ratio(named.get(stem), named.get("stem.conv1.norm.running_var"))
+        is_bgr = ratio is not None and ratio >= guess.NORMALISED_BELOW
+    layout.check_fit(named, layout.shapes(table), f"{path} does not fit the backbone")
+    if is_bgr and max(config.image_std) > presets.LARGEST_STD_OF_CAFFE:
+        raise ValueError(
+            f"{path} learned from BGR pixels of 0 to 255 less their mean: set model.image_mean, "
+            "model.image_std and model.backbone.stride_in_1x1 as presets.detectron2_r50_fpn does"
+        )
+    if is_bgr:
+        named[stem] = named[stem][:, ::-1]
+    return traverse_util.flatten_dict(layout.arrange(named, table), sep="/")

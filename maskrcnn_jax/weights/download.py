@@ -1,4 +1,4 @@
-"""torchvision's released weights: their file names, and downloads to a cache on first use."""
+"""Released weights: the file names of torchvision's, and downloads to a cache on first use."""
 
 import contextlib
 import fcntl
@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import (
@@ -51,42 +52,62 @@ _TIMEOUT = 30  # Seconds without a byte after which a connection counts as lost.
 _BLOCK = 1 << 16  # Bytes read at a time; a lost connection costs at most this many.
 
 
+class Release(NamedTuple):
+    """A released file."""
+
+    base: str  # Address of the folder of all files.
+    path: str  # Address of the file below it.
+    file_name: str  # In the cache.
+    algorithm: str  # Of the digest: "sha256" or "md5".
+    digest_start: str  # The first digits of the digest, in hexadecimal.
+
+
 def fetch(file_name: str) -> Path:
-    """Returns the path of a released file in the cache and downloads the file if necessary.
+    """Returns the path of a file that torchvision released; see `fetch_release`.
 
-    The name contains the first digits of the file's sha256, as in "resnet18-f37072fd.pth". Every
-    call checks the digest, because users may put files into the cache by hand. An interrupted
-    download is resumed. If several processes want the same file, one of them downloads it.
-
-    Environment variables: MASKRCNN_JAX_DOWNLOAD_URL replaces torchvision's base address, and
-    MASKRCNN_JAX_CACHE the folder of the cache.
+    The name contains the first digits of the file's sha256, as in "resnet18-f37072fd.pth".
 
     Args:
         file_name: One of the names in `DETECTORS` or `BACKBONES`.
 
     Raises:
         ValueError: The name does not end in a dash, eight hex digits and a suffix.
-        OSError: The download failed (network, server, full disk, wrong content), or the cached file
-            is damaged. The message gives the address and a remedy.
+        OSError: As in `fetch_release`.
     """
     match = re.fullmatch(r"\w+-([0-9a-f]{8})\.\w+", file_name)
     if not match:
         raise ValueError(
             f"the name of a released file looks like resnet18-f37072fd.pth, got {file_name!r}"
         )
-    path = cache.folder() / file_name
+    return fetch_release(Release(_DOWNLOAD_URL, file_name, file_name, "sha256", match[1]))
+
+
+def fetch_release(release: Release) -> Path:
+    """Returns the path of a released file in the cache and downloads the file if necessary.
+
+    Every call checks the digest, because users may put files into the cache by hand. An interrupted
+    download is resumed. If several processes want the same file, one of them downloads it.
+
+    Environment variables: MASKRCNN_JAX_DOWNLOAD_URL replaces the base address, and
+    MASKRCNN_JAX_CACHE the folder of the cache.
+
+    Raises:
+        OSError: The download failed (network, server, full disk, wrong content), or the cached file
+            is damaged. The message gives the address and a remedy.
+    """
+    path = cache.folder() / release.file_name
     if not path.is_file():
-        base = os.environ.get("MASKRCNN_JAX_DOWNLOAD_URL") or _DOWNLOAD_URL
-        _download(f"{base.rstrip('/')}/{file_name}", path, digest_start=match[1])
-    elif not (digest := files.sha256(path)).startswith(match[1]):
+        base = os.environ.get("MASKRCNN_JAX_DOWNLOAD_URL") or release.base
+        _download(f"{base.rstrip('/')}/{release.path}", path, release)
+    elif not (digest := files.digest(path, release.algorithm)).startswith(release.digest_start):
         raise OSError(
-            f"{path} is damaged: its sha256 is {digest}, not {match[1]}...; "
-            "delete it to download it again"
+            f"{path} is damaged: its {release.algorithm} is {digest}, "
+            f"not {release.digest_start}...; delete it to download it again"
         )
     return path
 
 
-def _download(url: str, path: Path, digest_start: str) -> None:
+def _download(url: str, path: Path, release: Release) -> None:
     """Downloads to a file .part beside the path and moves it there once complete and checked."""
     part = path.with_name(f"{path.name}.part")
     try:
@@ -94,7 +115,7 @@ def _download(url: str, path: Path, digest_start: str) -> None:
         with _lock(path.with_name(f"{path.name}.lock")):
             if not path.is_file():  # Another process may have downloaded it in the meantime.
                 _receive(url, part)
-                _check(part, digest_start)
+                _check(part, release)
                 part.replace(path)
     except (OSError, HTTPException, ValueError) as error:
         kept = ""
@@ -180,9 +201,12 @@ def _open(url: str, start: int) -> tuple[HTTPResponse, int, int | None]:
     return response, 0, None if length is None else int(length)
 
 
-def _check(part: Path, digest_start: str) -> None:
+def _check(part: Path, release: Release) -> None:
     """Raises OSError if the digest is wrong, and deletes the file to download it from the start."""
-    digest = files.sha256(part)
-    if not digest.startswith(digest_start):
+    digest = files.digest(part, release.algorithm)
+    if not digest.startswith(release.digest_start):
         part.unlink()
-        raise OSError(f"sha256 of the content is {digest}, not {digest_start}...; it was deleted")
+        raise OSError(
+            f"{release.algorithm} of the content is {digest}, not {release.digest_start}...; "
+            "it was deleted"
+        )

@@ -2,8 +2,8 @@
 
 Files may come from untrusted sources. The format is recognised by the content of a file, nothing in
 a file is executed, and every declared size is compared with the size of the file before memory is
-allocated. The formats are in `pytorch_zip`, `pytorch_legacy` and `npz`; safetensors are read by
-their own library.
+allocated. The formats are in `pytorch_zip`, `pytorch_legacy`, `array_pickle` and `npz`; safetensors
+are read by their own library.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from maskrcnn_jax.weights import npz, pytorch_legacy, pytorch_zip, zip_records
+from maskrcnn_jax.weights import array_pickle, npz, pytorch_legacy, pytorch_zip, zip_records
 
 DTYPES = {
     np.dtype(kind)
@@ -51,7 +51,7 @@ class WeightFile(NamedTuple):
 
 
 def read(path: str | Path) -> WeightFile:
-    """Reads a state dict of PyTorch (zip or legacy format), safetensors, or a NumPy archive.
+    """Reads a state dict of PyTorch (both formats), a pickle of arrays, safetensors, or npz.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -87,11 +87,13 @@ def _read(file: BinaryIO, path: Path) -> WeightFile:
     # look like the first opcode of a pickle.
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_SAFETENSORS_HEADER:
         return _read_safetensors(path)
-    if start.startswith(b"\x80"):
-        return WeightFile(pytorch_legacy.read(file), {})
+    if start.startswith(b"\x80") and pytorch_legacy.START in start:
+        return WeightFile(*pytorch_legacy.read(file))
+    if start.startswith(array_pickle.STARTS):
+        return WeightFile(*array_pickle.read(file))
     raise ValueError(
-        f"it {_describe_foreign(start)}; expected a state dict of PyTorch, safetensors or a NumPy "
-        "archive"
+        f"it {_describe_foreign(start)}; expected a state dict of PyTorch, a pickle of arrays, "
+        "safetensors or a NumPy archive"
     )
 
 
@@ -159,5 +161,13 @@ def _plain(name: str, array: np.ndarray) -> np.ndarray:
 
 def sha256(path: str | Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal digits."""
+    return digest(path, "sha256")
+
+
+def digest(path: str | Path, algorithm: str) -> str:
+    """Returns the digest of a file, "sha256" or "md5", in hexadecimal digits.
+
+    An md5 finds damage, but no intent.
+    """
     with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()

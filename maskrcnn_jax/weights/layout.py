@@ -6,7 +6,7 @@ permutation of its axes. `arrange` converts arrays to variables, `restore` conve
 arrays, and `misfits` compares arrays with a table.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +16,19 @@ Shape = tuple[int, ...]
 Path = tuple[str, ...]
 
 
+class Edit(NamedTuple):
+    """A change of order or of rows that the files of a family need, in both directions."""
+
+    read: Callable[[np.ndarray], np.ndarray]  # From the array in the file.
+    write: Callable[[np.ndarray], np.ndarray]  # To the array in the file.
+
+
 class Entry(NamedTuple):
     """One array of a file.
 
-    Our array is ``array.reshape(view).transpose(axes).reshape(target)``. The view differs from the
-    shape only for a linear layer that reads a feature map, which PyTorch flattens in another order.
+    Our array is ``edit.read(array).reshape(view).transpose(axes).reshape(target)``. The view
+    differs from the edited shape only for a linear layer that reads a feature map, which PyTorch
+    flattens in another order.
     """
 
     name: str  # Name in the file.
@@ -29,6 +37,7 @@ class Entry(NamedTuple):
     view: Shape
     axes: Shape
     target: Shape  # Shape among our variables.
+    edit: Edit | None = None
 
 
 def entry(name: str, path: Path, shape: Shape, axes: Shape) -> Entry:
@@ -40,7 +49,8 @@ def arrange(arrays: Mapping[str, np.ndarray], table: Iterable[Entry]) -> dict[st
     """Converts arrays with the names and shapes of the table to nested float32 variables."""
     flat = {}
     for each in table:
-        array = arrays[each.name].reshape(each.view).transpose(each.axes).reshape(each.target)
+        array = arrays[each.name] if each.edit is None else each.edit.read(arrays[each.name])
+        array = array.reshape(each.view).transpose(each.axes).reshape(each.target)
         flat[each.path] = np.ascontiguousarray(array, np.float32)
     return traverse_util.unflatten_dict(flat)
 
@@ -59,6 +69,7 @@ def restore(variables: Mapping[str, Any], table: Sequence[Entry]) -> dict[str, n
     for each in table:
         permuted = tuple(each.view[axis] for axis in each.axes)
         array = flat["/".join(each.path)].reshape(permuted).transpose(np.argsort(each.axes))
+        array = array.reshape(each.shape) if each.edit is None else each.edit.write(array)
         arrays[each.name] = np.ascontiguousarray(array.reshape(each.shape), np.float32)
     return arrays
 

@@ -15,25 +15,31 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from maskrcnn_jax import presets
 from maskrcnn_jax.artifacts import artifact
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.weights import (
+    detectron1,
+    detectron2,
     download,
     files,
     layout,
+    mmdetection,
     model_metadata,
     own,
     prefixes,
     torchvision,
     torchvision_resnet,
+    zoo,
 )
+from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Entry
 from maskrcnn_jax.weights.norm_eps import choose as choose_eps
 from maskrcnn_jax.weights.norm_eps import replace as replace_eps
 from maskrcnn_jax.weights.report import Report, describe
 
-FAMILIES = (own, torchvision)
+FAMILIES = (own, torchvision, detectron2, mmdetection, detectron1)
 RELEASED = {"COCO_V1": "maskrcnn_resnet50_fpn", "V2_COCO_V1": "maskrcnn_resnet50_fpn_v2"}
 
 
@@ -48,6 +54,7 @@ class Source(NamedTuple):
     config: Config | None  # None for a file with our names but without metadata.
     is_config_carried: bool  # Whether the source stores the config; otherwise it was inferred.
     categories: Categories | None  # None if unknown.
+    reasons: tuple[str, ...] = ()  # Lines for the report: what was inferred or assumed, and why.
 
 
 class LoadedModel(NamedTuple):
@@ -67,19 +74,27 @@ def load(
     *,
     num_classes: int | None = None,
     norm_eps: float | None = None,
+    preset: str | None = None,
+    channel_order: str | None = None,
     seed: int = 0,
 ) -> LoadedModel:
     """Loads the weights of a whole detector.
 
     Args:
-        weights: A weight file; a run directory; or "COCO_V1" or "V2_COCO_V1", torchvision's
-            released weights of `maskrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn_v2`.
+        weights: A weight file; a run directory; "COCO_V1" or "V2_COCO_V1", torchvision's released
+            weights of `maskrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn_v2`; or a name of
+            `zoo`, such as "detectron2:mask_rcnn_R_50_FPN_3x".
         config: The model to load the weights into; by default the model that they were trained
             with. With a config, "COCO_V1" names the released file of its architecture. See
             `norm_eps.choose` for the eps of the norms.
         num_classes: Number of classes, including background; by default that of the config or of
             the weights.
         norm_eps: Replaces the eps of all norms.
+        preset: A function of `presets` for Detectron2 or MMDetection, by its name. It replaces
+            what a file of these does not say: pixel statistics, the place of strides, and rules.
+            By default it is inferred, and the report says why.
+        channel_order: "RGB" or "BGR", the order in which the network of such a file reads its
+            channels; by default that of the preset. Images are always given as RGB.
         seed: Seed of the random values of layers that do not fit another number of classes.
 
     Raises:
@@ -87,8 +102,14 @@ def load(
         ValueError: The weights are broken or do not fit; the message names the file and every array
             that is wrong.
     """
-    source = read(weights, RELEASED if config is None else released_for(config))
+    released = RELEASED if config is None else released_for(config)
+    source = read(weights, released, preset=preset, channel_order=channel_order)
     return fit(source, config, num_classes=num_classes, norm_eps=norm_eps, seed=seed)
+
+
+def is_released(name: str) -> bool:
+    """Whether a name stands for released weights instead of a path."""
+    return name in RELEASED or zoo.is_name(name)
 
 
 def released_for(config: ModelConfig) -> dict[str, str]:
@@ -97,23 +118,38 @@ def released_for(config: ModelConfig) -> dict[str, str]:
     return {"COCO_V1": name} if name else {}
 
 
-def read(weights: str | Path, released: Mapping[str, str] = RELEASED) -> Source:
+def read(
+    weights: str | Path,
+    released: Mapping[str, str] = RELEASED,
+    *,
+    preset: str | None = None,
+    channel_order: str | None = None,
+) -> Source:
     """Reads arrays and the known facts about their model, without comparing them with a model.
 
     Args:
         weights: A weight file, a run directory, or a released name.
         released: Functions of torchvision by the released names of their weights.
+        preset: As in `load`.
+        channel_order: As in `load`.
 
     Raises:
         OSError: The file does not exist or cannot be downloaded.
         ValueError: The file is broken, or its names belong to no family.
     """
+    if preset not in (None, *presets.OF_OTHERS):
+        known = ", ".join(presets.OF_OTHERS)
+        raise ValueError(f"preset must be one of {known}; got {preset!r}")
+    if channel_order not in (None, "RGB", "BGR"):
+        raise ValueError(f'channel_order must be "RGB" or "BGR", got {channel_order!r}')
     if str(weights) in released:
         path = download.fetch(download.DETECTORS[released[str(weights)]])
+    elif zoo.is_name(str(weights)):
+        path = download.fetch_release(zoo.release(str(weights)))
     else:
         path = Path(weights)
     if path.exists():
-        return _read_run(path) if path.is_dir() else _read_file(path)
+        return _read_run(path) if path.is_dir() else _read_file(path, preset, channel_order)
     names = " or ".join(f'"{name}"' for name in released)
     if released:
         accepted = f"expected such a path or {names}"
@@ -131,7 +167,7 @@ def _read_run(path: Path) -> Source:
     return Source(path, None, own, arrays, renamed, run.config, True, run.categories)
 
 
-def _read_file(path: Path) -> Source:
+def _read_file(path: Path, preset: str | None, channel_order: str | None) -> Source:
     arrays, metadata = files.read(path)
     digest = files.sha256(path)
     arrays = prefixes.without(arrays, lambda names: any(f.recognises(names) for f in FAMILIES))
@@ -141,14 +177,36 @@ def _read_file(path: Path) -> Source:
         config, categories = model_metadata.decode(metadata)
         is_carried = config is not None
         family = _family(arrays)
-        inferred = None if is_carried else family.config(arrays)
+        inferred = None if is_carried else family.infer(arrays, metadata)
         arrays, renamed = family.present(arrays)
     except ValueError as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
-    if inferred is not None:
-        config = Config(model=inferred)
-        categories = categories or family.categories(inferred)
-    return Source(path, digest, family, arrays, renamed, config, is_carried, categories)
+    source = Source(path, digest, family, arrays, renamed, config, is_carried, categories)
+    if family in (own, torchvision) and (preset or channel_order):
+        raise ValueError(
+            f"{path} has {family.WHOSE} names: preset and channel_order are for other libraries"
+        )
+    return source if inferred is None else _with(source, inferred, preset, channel_order)
+
+
+def _with(source: Source, inferred: Guess, preset: str | None, channel_order: str | None) -> Source:
+    """Adds what was inferred of a network, and brings the channels of its input to RGB."""
+    config, is_bgr, reasons = inferred.config, inferred.is_bgr, inferred.reasons
+    if preset is not None:
+        config = presets.applied(preset, config)
+        is_bgr = max(config.model.image_std) < presets.LARGEST_STD_OF_CAFFE
+        order = "BGR" if is_bgr else "RGB"
+        reasons = (f"{order} pixels and all rules of presets.{preset}, as given",)
+    if channel_order is not None:
+        is_bgr, reasons = channel_order == "BGR", (*reasons, f"{channel_order} channels, as given")
+    stem = source.layout.STEM
+    if is_bgr and stem in source.arrays and source.arrays[stem].ndim == 4:
+        source.arrays[stem] = source.arrays[stem][:, ::-1]
+    return source._replace(
+        config=config,
+        categories=source.categories or inferred.categories,
+        reasons=reasons,
+    )
 
 
 def _family(arrays: Mapping[str, np.ndarray]) -> ModuleType:
@@ -158,6 +216,8 @@ def _family(arrays: Mapping[str, np.ndarray]) -> ModuleType:
             return family
     if depth := torchvision_resnet.resnet_depth(arrays):
         found = f"it looks like a ResNet-{depth} for classification: give it as backbone_weights"
+    elif detectron1.is_backbone(arrays) or detectron2.is_backbone(arrays):
+        found = "it looks like the backbone of a detector: give it as backbone_weights"
     elif arrays:
         names = ", ".join(name[:100] for name in list(arrays)[:3])
         found = f"of its {len(arrays)} arrays the first are {names}"
@@ -199,6 +259,7 @@ def fit(
         renamed=source.renamed,
         reinitialised=tuple(entry.name for entry in table if entry.path in fresh),
         num_classes_found=found,
+        reasons=source.reasons,
     )
     experiment = dataclasses.replace(source.config or Config(), model=model)
     return LoadedModel(experiment, variables, None if fresh else source.categories, report)

@@ -1,7 +1,7 @@
 """The description of a model in the metadata of our weight files: its config and its categories.
 
-Both are JSON. The config holds the model, the detection settings, and the test sizes of the data
-config. Files of other projects have no such metadata.
+Both are JSON. The config holds the model, the detection settings, and the fields of the data config
+that say how test images are resized. Files of other projects have no such metadata.
 """
 
 import json
@@ -15,7 +15,7 @@ from maskrcnn_jax.settings import from_dict, to_dict
 
 CONFIG = "maskrcnn_jax.config"
 CATEGORIES = "maskrcnn_jax.categories"
-SIZES = ("test_short_side", "test_max_long_side", "test_buckets")
+SIZES = ("test_short_side", "test_max_long_side", "test_buckets", "size_rule", "resize")
 
 
 def encode(config: Config, categories: Categories | None) -> dict[str, str]:

@@ -64,7 +64,7 @@ def choose(
         elif part.norm == "frozen_batch" and (function := _released(digest)):
             found[name] = NormEps(0.0, f"as the released {function} was trained")
         else:
-            found[name] = NormEps(DEFAULT, "torchvision's default")
+            found[name] = NormEps(DEFAULT, "PyTorch's default")
     return found
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from flax import traverse_util
 
 from maskrcnn_jax.config import ModelConfig
-from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Entry
 
 WHOSE = "our"
@@ -25,13 +25,8 @@ def recognises(names: Iterable[str]) -> bool:
     return any(name.startswith(COLLECTIONS) for name in names)
 
 
-def config(state: Mapping[str, np.ndarray]) -> ModelConfig | None:
-    """Returns None: our names do not determine a config, which our files store as metadata."""
-    return None
-
-
-def categories(config: ModelConfig) -> Categories | None:
-    """Returns None: our files store their categories as metadata."""
+def infer(state: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Guess | None:
+    """Returns None: our names determine no config; our files store it as metadata."""
     return None
 
 

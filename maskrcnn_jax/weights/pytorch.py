@@ -4,7 +4,7 @@ The supported content is a state dict, that is tensors by name, alone or within 
 also has numbers and text.
 """
 
-import io
+import json
 from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
@@ -13,7 +13,15 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import UInt8
 
-from maskrcnn_jax.weights.restricted_pickle import Name, RestrictedUnpickler, dictionary
+from maskrcnn_jax.weights.restricted_pickle import (
+    FOR_CHECKPOINTS,
+    BoundedFile,
+    Name,
+    Opaque,
+    RestrictedUnpickler,
+    dictionary,
+    refusal,
+)
 
 STORAGES = {
     "torch.DoubleStorage": np.dtype(np.float64),
@@ -28,8 +36,20 @@ STORAGES = {
     "torch.BoolStorage": np.dtype(np.bool_),
 }
 WRAPPERS = ("model", "state_dict", "model_state_dict")
-# A tensor usually takes about 250 bytes of the pickle; its Python objects are many times larger.
-MAX_PICKLE_BYTES = 1 << 22
+# A tensor takes about 250 bytes of the pickle. Checkpoints of a training may hold arrays there too,
+# such as the history of the losses.
+MAX_PICKLE_BYTES = 1 << 26
+# Text beside a state dict that tells what it is of, by the key that it gets here: paths of keys in
+# a checkpoint, of which the first that exists counts. Only MMDetection's files have these.
+FACTS = {
+    "checkpoint.config": (("meta", "cfg"), ("meta", "config")),
+    "checkpoint.classes": (
+        ("meta", "dataset_meta", "classes"),
+        ("meta", "dataset_meta", "CLASSES"),
+        ("meta", "CLASSES"),
+    ),
+}
+MAX_CLASSES = 100_000
 # Largest number of elements of a tensor that repeats elements of its storage. The limit keeps a
 # small file from becoming a huge array.
 MAX_REPEATED = 1 << 20
@@ -58,10 +78,15 @@ class Pickle(NamedTuple):
 
     root: Any
     storages: dict[str, Storage]
+    opaque: list[str]  # Names of classes and functions that were skipped.
 
 
-def load_pickle(file: io.BytesIO) -> Pickle:
+def load_pickle(file: BoundedFile, *, is_checkpoint: bool = False) -> Pickle:
     """Reads the pickle of tensors, without the content of the storages.
+
+    Args:
+        file: The pickle.
+        is_checkpoint: Whether objects of other classes are skipped; see `state_dict`.
 
     Raises:
         ValueError: The pickle is damaged, needs anything but tensors and plain containers, or has a
@@ -75,18 +100,26 @@ def load_pickle(file: io.BytesIO) -> Pickle:
             raise ValueError(f"storage {storage.key[:100]!r} is declared twice, differently")
         return storage
 
-    return Pickle(RestrictedUnpickler(FUNCTIONS, persistent_load).load(file), storages)
+    opcodes = {"opcodes": FOR_CHECKPOINTS, "has_opaque": True} if is_checkpoint else {}
+    unpickler = RestrictedUnpickler(FUNCTIONS, persistent_load, **opcodes)
+    return Pickle(unpickler.load(file), storages, unpickler.opaque)
 
 
-def state_dict(root: Any) -> dict[str, Tensor]:
+def state_dict(loaded: Pickle) -> dict[str, Tensor]:
     """Returns the tensors of a state dict, or of a checkpoint that contains one.
+
+    A checkpoint may have objects of any class beside the state dict, but not in it.
 
     Raises:
         ValueError: The object is not a state dict; the message says what it contains instead.
     """
+    root, wrapped = loaded.root, []
     if isinstance(root, dict):
         wrapped = [root[key] for key in WRAPPERS if isinstance(root.get(key), dict)]
         root = wrapped[0] if wrapped else root
+    skipped = [x.text for x in root.values() if isinstance(x, Opaque)] if wrapped else loaded.opaque
+    if skipped:
+        raise ValueError(refusal(skipped[0]))
     if not isinstance(root, dict):
         raise ValueError(f"holds a {type(root).__name__}, expected a state dict: tensors by name")
     wrong = []
@@ -102,6 +135,30 @@ def state_dict(root: Any) -> dict[str, Tensor]:
             f"expected a state dict, only tensors by name, but {', '.join(wrong[:5])}{more}"
         )
     return root
+
+
+def facts(root: Any) -> dict[str, str]:
+    """Returns the texts of a checkpoint that `FACTS` names, lists as JSON."""
+    found = {}
+    for name, paths in FACTS.items():
+        for path in paths:
+            value = root
+            for key in path:
+                value = value.get(key) if isinstance(value, dict) else None
+            text = _text(value)
+            if text is not None:
+                found.setdefault(name, text)
+    return found
+
+
+def _text(value: Any) -> str | None:
+    """Returns a text, or a list of texts as JSON; None for anything else."""
+    if isinstance(value, str):
+        return value
+    is_list = isinstance(value, list | tuple) and 0 < len(value) <= MAX_CLASSES
+    if is_list and all(isinstance(x, str) for x in value):
+        return json.dumps(value)
+    return None
 
 
 def array(
@@ -139,6 +196,10 @@ def _storage(identifier: Any) -> Storage:
             kind in STORAGES and num_elements >= 0 and view in ([], [None])
         ):
             return Storage(STORAGES[kind], key, num_elements)
+    if isinstance(identifier, tuple):
+        for part in identifier:
+            if isinstance(part, Opaque):
+                raise ValueError(refusal(part.text))
     raise ValueError("the pickle refers to something that is not a storage of tensors known here")
 
 

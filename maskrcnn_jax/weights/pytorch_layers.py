@@ -50,8 +50,11 @@ def linear(name: str, path: Path, outputs: int, inputs: Shape) -> Iterator[Entry
     yield entry(f"{name}.bias", ("params", *path, "bias"), (outputs,), (0,))
 
 
-def batch_norm(name: str, path: Path, channels: int, norm: str) -> Iterator[Entry]:
-    """Yields the entries of a batch norm: ``norm`` is "batch" (trained) or "frozen_batch"."""
-    for theirs, collection, ours in BATCH_NORM:
-        collection = collection if norm == "batch" else "constants"
+def normalisation(name: str, path: Path, channels: int, norm: str) -> Iterator[Entry]:
+    """Yields the entries of a norm: "batch" (trained), "frozen_batch", or "group".
+
+    A group norm has no running statistics.
+    """
+    for theirs, collection, ours in BATCH_NORM[:2] if norm == "group" else BATCH_NORM:
+        collection = "constants" if norm == "frozen_batch" else collection
         yield entry(f"{name}.{theirs}", (collection, *path, ours), (channels,), (0,))

@@ -5,7 +5,6 @@ keys of the storages in their order in the file. Each storage is preceded by its
 All numbers are little-endian on any machine.
 """
 
-import io
 import struct
 import sys
 from typing import BinaryIO
@@ -15,19 +14,21 @@ from jaxtyping import UInt8
 
 from maskrcnn_jax.weights import pytorch
 from maskrcnn_jax.weights.pytorch import Storage
+from maskrcnn_jax.weights.restricted_pickle import BoundedFile
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+START = b"\x8a\x0a" + MAGIC_NUMBER.to_bytes(10, "little")  # In the first bytes, in any protocol.
 PROTOCOL_VERSION = 1001
 NUM_ELEMENTS = struct.Struct("<q")
 
 
-def read(file: BinaryIO) -> dict[str, np.ndarray]:
-    """Reads the arrays of a state dict, read-only.
+def read(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads the arrays of a state dict, read-only, and what a checkpoint says about them.
 
     Raises:
         ValueError: The file is damaged or not a state dict; the message says why.
     """
-    pickles = io.BytesIO(file.read(pytorch.MAX_PICKLE_BYTES))
+    pickles = BoundedFile(file, pytorch.MAX_PICKLE_BYTES)
     if pytorch.load_pickle(pickles).root != MAGIC_NUMBER:
         raise ValueError(
             "is a pickle without PyTorch's magic number, expected what torch.save writes"
@@ -35,23 +36,23 @@ def read(file: BinaryIO) -> dict[str, np.ndarray]:
     if pytorch.load_pickle(pickles).root != PROTOCOL_VERSION:
         raise ValueError(f"is a legacy file of PyTorch, but not of its protocol {PROTOCOL_VERSION}")
     pytorch.load_pickle(pickles)  # Facts about the machine.
-    loaded = pytorch.load_pickle(pickles)
+    loaded = pytorch.load_pickle(pickles, is_checkpoint=True)
     keys = pytorch.load_pickle(pickles).root
     if not isinstance(keys, list) or any(not isinstance(key, str) for key in keys):
         raise ValueError("the keys of its storages are not a list of strings")
     if sorted(keys) != sorted(loaded.storages):
         raise ValueError("the storages that follow are not those that the tensors need")
-    tensors = pytorch.state_dict(loaded.root)
+    tensors = pytorch.state_dict(loaded)
     wanted = {tensor.storage.key for tensor in tensors.values()}
-    file.seek(pickles.tell())
     contents = {}
     for key in keys:
         contents[key] = _read_storage(file, loaded.storages[key], skip=key not in wanted)
     swap_bytes = sys.byteorder != "little"
-    return {
+    arrays = {
         name: pytorch.array(tensor, contents[tensor.storage.key], swap_bytes=swap_bytes)
         for name, tensor in tensors.items()
     }
+    return arrays, pytorch.facts(loaded.root)
 
 
 def _read_storage(file: BinaryIO, storage: Storage, *, skip: bool) -> UInt8[np.ndarray, " n"]:

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from maskrcnn_jax.weights import metadata, pytorch, zip_records
+from maskrcnn_jax.weights.restricted_pickle import BoundedFile
 from maskrcnn_jax.weights.zip_records import Record
 
 PICKLE = "/data.pkl"
@@ -46,8 +47,8 @@ def read(
             f"its pickle has more than {pytorch.MAX_PICKLE_BYTES} bytes: too many for a state dict"
         )
     content = zip_records.read(file, records[folder + PICKLE]).tobytes()
-    loaded = pytorch.load_pickle(io.BytesIO(content))
-    tensors = pytorch.state_dict(loaded.root)
+    loaded = pytorch.load_pickle(BoundedFile(io.BytesIO(content)), is_checkpoint=True)
+    tensors = pytorch.state_dict(loaded)
     contents = {}
     for key in {tensor.storage.key: None for tensor in tensors.values()}:
         if f"{folder}/data/{key}" not in records:
@@ -58,7 +59,7 @@ def read(
         name: pytorch.array(tensor, contents[tensor.storage.key], swap_bytes=swap_bytes)
         for name, tensor in tensors.items()
     }
-    return arrays, _metadata(file, records, folder)
+    return arrays, pytorch.facts(loaded.root) | _metadata(file, records, folder)
 
 
 def _folder(records: Mapping[str, Record]) -> str:

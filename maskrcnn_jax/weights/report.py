@@ -8,6 +8,8 @@ from maskrcnn_jax.weights.norm_eps import NormEps
 
 NORM_WORDS = {"frozen_batch": "frozen batch norm", "batch": "batch norm", "group": "group norm"}
 
+RULES = {"detectron2": "Detectron2", "mmdetection": "MMDetection"}
+
 
 @dataclass(frozen=True)
 class Report:
@@ -21,6 +23,7 @@ class Report:
     renamed: dict[str, str] = field(default_factory=dict)  # Present names by old names.
     reinitialised: tuple[str, ...] = ()  # Names, as in the source, of arrays drawn at random.
     num_classes_found: int = 0  # Number of classes of the source, including background.
+    reasons: tuple[str, ...] = ()  # What the source does not say: what was taken for it, and why.
 
     def __str__(self) -> str:
         digest = f" (sha256 {self.digest[:8]}...)" if self.digest else ""
@@ -28,6 +31,7 @@ class Report:
             f"weights: {self.source}{digest}",
             f"model: {self.architecture}",
             *self._norm_lines(),
+            *self.reasons,
             f"loaded: {self.num_arrays} arrays",
         ]
         if self.renamed:
@@ -53,10 +57,12 @@ class Report:
 
 def describe(config: ModelConfig) -> str:
     """Describes a network in one line."""
-    name = torchvision.function_of(config)
+    rule = config.roi.level_rule
+    name = torchvision.function_of(config) if rule == "torchvision" else None
     if name is None:
         kind = "Faster R-CNN" if config.mask_head is None else "Mask R-CNN"
         has_convs = config.box_head.num_convs > 0
         heads = "maskrcnn_resnet50_fpn_v2" if has_convs else "the paper"
         name = f"{kind} with ResNet-{config.backbone.depth}-FPN and the heads of {heads}"
-    return f"{name}, {NORM_WORDS[config.backbone.norm]}, {config.num_classes} classes"
+    rules = "" if rule == "torchvision" else f", rules of {RULES[rule]}"
+    return f"{name}, {NORM_WORDS[config.backbone.norm]}, {config.num_classes} classes{rules}"

@@ -12,21 +12,23 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.modules.resnet import DEPTHS
 from maskrcnn_jax.weights import layout, torchvision_resnet
+from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Entry, Path
 from maskrcnn_jax.weights.pytorch_layers import (
-    batch_norm,
     convolution,
     linear,
+    normalisation,
     transposed_convolution,
 )
 from maskrcnn_jax.weights.torchvision_resnet import COUNTER
 
 WHOSE = "torchvision's"
 BODY = "backbone.body."
+STEM = f"{BODY}conv1.weight"
 MASK_HEAD = "roi_heads.mask_"
 
 # Old names of the convolutions that torchvision later put into blocks.
@@ -88,10 +90,11 @@ def _set_widths(config: ModelConfig, state: Mapping[str, np.ndarray]) -> None:
     set_inputs(config.mask_head, "channels", "roi_heads.mask_predictor.mask_fcn_logits")
 
 
-def categories(config: ModelConfig) -> Categories | None:
-    """Returns COCO's categories if the number of classes is that of COCO; otherwise None."""
-    is_coco = config.num_classes == presets.COCO_CLASSES
-    return Categories.torchvision_coco() if is_coco else None
+def infer(state: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Guess:
+    """Infers the network of a file; the categories are COCO's if there are as many classes."""
+    found = config(state)
+    is_coco = found.num_classes == presets.COCO_CLASSES
+    return Guess(Config(model=found), Categories.torchvision_coco() if is_coco else None)
 
 
 def num_classes(arrays: Mapping[str, np.ndarray]) -> int | None:
@@ -158,6 +161,11 @@ def entries(config: ModelConfig) -> Iterator[Entry]:
         ValueError: torchvision's models do not have a norm of the config.
     """
     _check_norms(config)
+    yield from layers(config)
+
+
+def layers(config: ModelConfig) -> Iterator[Entry]:
+    """Yields the table of a model with any norms: PyTorch's layers by torchvision's names."""
     yield from torchvision_resnet.entries(config, BODY)
     yield from _fpn(config)
     yield from _rpn(config)
@@ -238,7 +246,7 @@ def _normed(
     path = (*parent, conv)
     yield from convolution(f"{name}.0", path, outputs, inputs, side, bias=norm == "none")
     if norm != "none":
-        yield from batch_norm(f"{name}.1", (*parent, bn), outputs, norm)
+        yield from normalisation(f"{name}.1", (*parent, bn), outputs, norm)
 
 
 def function_of(config: ModelConfig) -> str | None:

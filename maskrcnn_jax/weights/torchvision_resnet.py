@@ -8,7 +8,7 @@ import numpy as np
 from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.modules.resnet import DEPTHS
 from maskrcnn_jax.weights.layout import Entry, Path
-from maskrcnn_jax.weights.pytorch_layers import batch_norm, convolution
+from maskrcnn_jax.weights.pytorch_layers import convolution, normalisation
 
 CLASSIFIER = "fc."
 COUNTER = "num_batches_tracked"  # The batch counter of a trained norm; PyTorch never reads it.
@@ -31,11 +31,20 @@ def resnet_depth(names: Iterable[str], prefix: str = "") -> int | None:
 
     The names of the backbone begin with ``prefix``.
     """
+    return matched_depth(names, rf"{re.escape(prefix)}layer([1-4])\.(\d{{1,3}})\.(conv3\.)?")
+
+
+def matched_depth(names: Iterable[str], pattern: str) -> int | None:
+    """Infers the depth as `resnet_depth` does, from names of any family.
+
+    The pattern has groups for the number of a stage, of which the highest is the last, for the
+    number of a block, and for the third convolution.
+    """
     blocks, has_bottlenecks = [0, 0, 0, 0], False
-    pattern = re.compile(rf"{re.escape(prefix)}layer([1-4])\.(\d{{1,3}})\.(conv3\.)?")
+    last = 5 if "[2-5]" in pattern else 4
     for name in names:
-        if match := pattern.match(name):
-            stage, block = int(match[1]) - 1, int(match[2])
+        if match := re.match(pattern, name):
+            stage, block = int(match[1]) - last + 3, int(match[2])
             blocks[stage] = max(blocks[stage], block + 1)
             has_bottlenecks |= match[3] is not None
     found = tuple(blocks), has_bottlenecks
@@ -48,7 +57,7 @@ def entries(config: ModelConfig, prefix: str = "") -> Iterator[Entry]:
     width, norm = backbone.stem_channels, backbone.norm
     stem = ("backbone", "conv1"), width, len(config.image_mean), 7
     yield from convolution(f"{prefix}conv1", *stem, bias=False)
-    yield from batch_norm(f"{prefix}bn1", ("backbone", "bn1"), width, norm)
+    yield from normalisation(f"{prefix}bn1", ("backbone", "bn1"), width, norm)
     sizes, bottleneck = DEPTHS[backbone.depth]
     channels = width
     for stage, num_blocks in enumerate(sizes, start=1):
@@ -61,7 +70,7 @@ def entries(config: ModelConfig, prefix: str = "") -> Iterator[Entry]:
                 conv = (*path, "downsample_conv"), outputs, channels, 1
                 yield from convolution(f"{name}.downsample.0", *conv, bias=False)
                 bn = (*path, "downsample_bn")
-                yield from batch_norm(f"{name}.downsample.1", bn, outputs, norm)
+                yield from normalisation(f"{name}.downsample.1", bn, outputs, norm)
             channels = outputs
 
 
@@ -79,4 +88,4 @@ def _block(
     for i, (outputs, inputs, side) in enumerate(layers, start=1):
         conv = (*path, f"conv{i}"), outputs, inputs, side
         yield from convolution(f"{name}.conv{i}", *conv, bias=False)
-        yield from batch_norm(f"{name}.bn{i}", (*path, f"bn{i}"), outputs, norm)
+        yield from normalisation(f"{name}.bn{i}", (*path, f"bn{i}"), outputs, norm)

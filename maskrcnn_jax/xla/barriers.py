@@ -1,9 +1,10 @@
-"""Optimisation barriers for CPUs: they bound the live ranges of large arrays.
+"""Optimisation barriers, mostly for CPUs: they bound the live ranges of large arrays.
 
 The price is some fusions. On a single CPU, the options of `xla.compiler` make XLA keep the
-barriers; on other platforms they are the identity.
+barriers; on other platforms they are the identity, unless they are asked for.
 """
 
+from functools import partial
 from operator import attrgetter
 from typing import TypeVar
 
@@ -15,19 +16,24 @@ from jaxtyping import Array
 Tree = TypeVar("Tree")
 
 
-def barrier(arrays: Tree) -> Tree:
+def barrier(arrays: Tree, *, gpu: bool = False) -> Tree:
     """Identity; all arrays are computed before any of them is used, and none is computed again.
 
     Without a barrier, XLA recomputes a cheap result at each use and keeps its operands alive.
+
+    Args:
+        arrays: A tree of arrays.
+        gpu: Whether GPUs too keep the barrier.
     """
     # In a manual `shard_map`, a barrier would mark a sum over the devices as varying over them.
-    return arrays if jax.sharding.get_abstract_mesh().manual_axes else _barrier(arrays)
+    return arrays if jax.sharding.get_abstract_mesh().manual_axes else _barrier(arrays, gpu)
 
 
-@jax.jit
-def _barrier(arrays: Tree) -> Tree:
-    by_platform = {"cpu": jax.lax.optimization_barrier, "default": lambda x: x}
-    return jax.lax.platform_dependent(arrays, **by_platform)
+@partial(jax.jit, static_argnums=1)
+def _barrier(arrays: Tree, gpu: bool) -> Tree:
+    platforms = ("cpu", "cuda", "rocm") if gpu else ("cpu",)
+    by_platform = dict.fromkeys(platforms, jax.lax.optimization_barrier)
+    return jax.lax.platform_dependent(arrays, **by_platform, default=lambda x: x)
 
 
 @jax.custom_vjp

@@ -23,18 +23,29 @@ SMALL_ON_CPU = {
 }
 
 
-def options(*, deterministic: bool, small_on_cpu: bool) -> dict[str, Any]:
+# The host launches nearly all kernels of a program as one graph. By default loops, convolutions and
+# conditions end a graph, and for each of them a GPU waits for the host.
+GPU_GRAPHS = {
+    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,"
+    "DYNAMIC_SLICE_FUSION,CONVOLUTION,WHILE,CONDITIONAL"
+}
+
+
+def options(*, deterministic: bool, small_on_cpu: bool, gpu_graphs: bool) -> dict[str, Any]:
     """Compiler options for `jax.jit`, without those that this version of XLA does not support."""
-    found = DETERMINISTIC if deterministic else {}
-    return found | SMALL_ON_CPU if small_on_cpu and _understands_small() else found
+    found = dict(DETERMINISTIC) if deterministic else {}
+    for wanted, group in ((small_on_cpu, SMALL_ON_CPU), (gpu_graphs, GPU_GRAPHS)):
+        if wanted and _are_understood(tuple(group.items())):
+            found |= group
+    return found
 
 
 @functools.cache
-def _understands_small() -> bool:
-    """Whether this version of XLA knows these options and can run barriers on a CPU."""
+def _are_understood(options: tuple[tuple[str, Any], ...]) -> bool:
+    """Whether this version of XLA knows the options, and can compile a barrier with them."""
     try:
         program = lambda x: jax.lax.optimization_barrier(2 * x) + 1  # noqa: E731
-        return int(jax.jit(program, compiler_options=SMALL_ON_CPU)(3)) == 7
+        return int(jax.jit(program, compiler_options=dict(options))(3)) == 7
     except jax.errors.JaxRuntimeError:
         return False
 

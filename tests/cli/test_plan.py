@@ -34,25 +34,25 @@ def planned(monkeypatch):
     """Stands in for `make_plan`: collects its arguments, and returns a plan of 3 GiB."""
     calls = []
 
-    def plan(config, devices, bucket):
-        calls.append((config, devices, bucket))
-        memory = Memory(2 << 30, 1 << 30, 1 << 30, 1 << 30, 0)
-        mesh, images = {"data": len(devices)}, config.batch_size
-        network, sums = Flops(10**12, 3 * 10**12), [Collective("all-reduce", 7, 2, 5 << 20)]
+    def plan(config, devices, bucket, **wanted):
+        calls.append((config, devices, bucket, wanted))
         return Plan(
-            "chip",
-            len(devices),
-            mesh,
-            bucket,
-            images,
-            1.0,
-            61.0,
-            memory,
-            4 << 30,
-            8e12,
-            7 << 30,
-            network,
-            sums,
+            program=wanted["program"],
+            stage=wanted["stage"],
+            device="chip",
+            num_devices=len(devices),
+            mesh={"data": len(devices)},
+            bucket=bucket,
+            batch_size=config.batch_size,
+            trace_seconds=1.0,
+            compile_seconds=61.0,
+            memory=Memory(2 << 30, 1 << 30, 1 << 30, 1 << 30, 0),
+            device_memory=4 << 30,
+            flops=8e12,
+            traffic=7 << 30,
+            model_flops=Flops(10**12, 3 * 10**12),
+            collectives=[Collective("all-reduce", 7, 2, 5 << 20)],
+            cost=None,
         )
 
     monkeypatch.setattr(plan_command, "make_plan", plan)
@@ -95,7 +95,7 @@ def test_the_config_is_changed_as_asked(command, planned):
         main([*command, "--devices", "2", "--batch-per-device", "3", "--bucket", "64x96", *changes])
         == 0
     )
-    config, devices, bucket = planned[0]
+    config, devices, bucket, _ = planned[0]
     assert (config.model.dtype, config.execution.rematerialise, config.seed) == (
         "bfloat16",
         True,
@@ -121,14 +121,14 @@ def test_devices_that_share_images_have_them_together(command, planned, capsys):
 def test_memory_that_falls_short_is_1(command, planned, monkeypatch, capsys):
     small = plan_command.make_plan
 
-    def large(*arguments):
-        return small(*arguments)._replace(device_memory=1 << 30)
+    def large(*arguments, **wanted):
+        return small(*arguments, **wanted)._replace(device_memory=1 << 30)
 
     monkeypatch.setattr(plan_command, "make_plan", large)
     assert main([*command, "--devices", "1"]) == 1
     assert "3.00 GiB of 1.00 GiB" in capsys.readouterr().out
 
-    def refuse(*arguments):
+    def refuse(*arguments, **wanted):
         raise MemoryError("20G of 16G")
 
     monkeypatch.setattr(plan_command, "make_plan", refuse)

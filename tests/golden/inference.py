@@ -89,8 +89,12 @@ def _of_image(
 ) -> dict[str, np.ndarray]:
     """The arrays of one image, without padded slots."""
     arrays = {"image": found["image"][i]}
+    size = arrays["image"].shape[:2]
     for name, by_level in levels.items():
-        arrays |= {f"{name}{level}": x[i] for level, x in by_level.items()}
+        of_image = {level: x[i] for level, x in by_level.items()}
+        if name in ("objectness", "deltas"):
+            of_image = padding.crop_anchors(of_image, size, size)  # torchvision's order.
+        arrays |= {f"{name}{level}": x for level, x in of_image.items()}
     for name in ("box_features", "class_logits", "class_deltas"):
         arrays[name] = found[name][i][:num_rois]
     proposals: Proposals = found["proposals"]

@@ -14,7 +14,8 @@ from maskrcnn_jax.config import Config, OptimizerConfig
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.modules import backbones
 from maskrcnn_jax.modules.backbones import Backbone
-from maskrcnn_jax.modules.layers import Conv, halve, relu
+from maskrcnn_jax.modules.extents import halve
+from maskrcnn_jax.modules.layers import Conv, relu
 from maskrcnn_jax.settings import settings
 from tests.conftest import QUICK_COMPILE, random_variables
 from tests.test_model import KEY, make_batch
@@ -39,8 +40,8 @@ class Toy(nn.Module):
     def __call__(self, images, canvas):
         features, x, extent = {}, images, canvas
         for level in range(1, 6):
-            x = relu(Conv(self.config.width, 3, stride=2, name=f"stage{level}")(x, extent))
             extent = halve(extent)
+            x = relu(Conv(self.config.width, 3, stride=2, name=f"stage{level}")(x), extent)
             x = jax.lax.stop_gradient(x) if level <= self.config.frozen_stages else x
             features[level] = x
         return {level: features[level] for level in (2, 3, 4, 5)}

@@ -1,5 +1,7 @@
 """Layers against plain NumPy."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,15 +9,8 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax.modules import layers
-from maskrcnn_jax.modules.layers import (
-    BatchNorm,
-    Conv,
-    Deconv2x2,
-    FrozenBatchNorm,
-    GroupNorm,
-    interleave,
-    relu,
-)
+from maskrcnn_jax.modules.layers import Conv, Deconv2x2, add_bias, interleave, normed, relu
+from maskrcnn_jax.modules.norms import BatchNorm, FrozenBatchNorm, GroupNorm
 
 RNG = np.random.default_rng(0)
 
@@ -36,160 +31,74 @@ def test_deconvolution_equals_pytorch_written_as_loops():
                         x[:, y, column] @ weight[:, :, i, j] + bias
                     )
     variables = {"params": {"kernel": weight.transpose(2, 3, 0, 1), "bias": bias}}
-    found = jax.jit(lambda variables, x: interleave(Deconv2x2(6).apply(variables, x)))(variables, x)
+
+    def upsample(variables, x):
+        maps = Deconv2x2(6).apply(variables, x)
+        return jnp.stack([interleave([y[..., i] for y in maps]) for i in range(6)], axis=-1)
+
+    found = jax.jit(upsample)(variables, x)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-
-
-def group_norm(x, scale, bias, num_groups, eps):
-    """One image, one group at a time."""
-    y = np.zeros_like(x, np.float64)
-    size = x.shape[-1] // num_groups
-    for image in range(len(x)):
-        for group in range(0, x.shape[-1], size):
-            part = x[image, :, :, group : group + size].astype(np.float64)
-            y[image, :, :, group : group + size] = (part - part.mean()) / np.sqrt(part.var() + eps)
-    return y * scale + bias
-
-
-def test_group_norm_equals_numpy():
-    x, scale, bias = 3 * normal(2, 5, 4, 64) + 7, normal(64), normal(64)
-    y = jax.jit(GroupNorm(1e-3).apply)({"params": {"scale": scale, "bias": bias}}, x)
-    np.testing.assert_allclose(y, group_norm(x, scale, bias, 32, 1e-3), rtol=1e-3, atol=1e-4)
-
-
-def test_group_norm_measures_inside_the_extent_only():
-    x, scale, bias = normal(2, 6, 7, 32), normal(32), normal(32)
-    x[0, 4:], x[0, :, 3:], x[1, 6:] = 1e4, 1e4, 1e4
-    extent = np.array([[4, 3], [6, 7]])
-    y = jax.jit(GroupNorm().apply)({"params": {"scale": scale, "bias": bias}}, x, extent)
-    for image, (height, width) in enumerate(extent):
-        expected = group_norm(x[image : image + 1, :height, :width], scale, bias, 32, 1e-5)
-        np.testing.assert_allclose(
-            y[image : image + 1, :height, :width], expected, rtol=1e-3, atol=1e-4
-        )
-    assert np.isfinite(y).all()
-
-
-def test_frozen_batch_norm_has_constants_and_no_parameters():
-    x = normal(2, 3, 4, 5)
-    constants = {"scale": normal(5), "bias": normal(5), "mean": normal(5), "var": abs(normal(5))}
-    variables = jax.eval_shape(FrozenBatchNorm().init, jax.random.key(0), x)
-    assert jax.tree.map(jnp.shape, variables) == {"constants": dict.fromkeys(constants, (5,))}
-    y = jax.jit(FrozenBatchNorm(eps=1e-2).apply)({"constants": constants}, x)
-    expected = (x - constants["mean"]) / np.sqrt(constants["var"] + 1e-2) * constants[
-        "scale"
-    ] + constants["bias"]
-    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
-
-
-def batch_norm_variables(c):
-    params = {"scale": normal(c), "bias": normal(c)}
-    return {"params": params, "batch_stats": {"mean": normal(c), "var": abs(normal(c))}}
-
-
-def train(module, variables, *args):
-    return jax.jit(lambda *args: module.apply(*args, mutable=["batch_stats"]))(variables, *args)
-
-
-def test_batch_norm_by_hand():
-    """Four numbers in one channel: mean 4, variance 5, unbiased variance 20 / 3."""
-    x = np.array([1.0, 3.0, 5.0, 7.0], np.float32).reshape(2, 1, 2, 1)
-    variables = {"params": {"scale": np.full(1, 2.0), "bias": np.full(1, 10.0)}}
-    variables["batch_stats"] = {"mean": np.full(1, 1.0), "var": np.full(1, 1.0)}
-    y, updated = train(BatchNorm(eps=0.0), variables, x)
-    np.testing.assert_allclose(y, 10 + 2 * (x - 4) / 5**0.5, rtol=1e-5)
-    np.testing.assert_allclose(updated["batch_stats"]["mean"], [0.9 * 1 + 0.1 * 4], rtol=1e-6)
-    np.testing.assert_allclose(updated["batch_stats"]["var"], [0.9 * 1 + 0.1 * 20 / 3], rtol=1e-6)
-    # Without mutable statistics, the running ones are used.
-    y = jax.jit(BatchNorm(eps=0.0).apply)(variables, x)
-    np.testing.assert_allclose(y, 10 + 2 * (x - 1), rtol=1e-6)
-
-
-def test_batch_norm_takes_its_statistics_inside_the_extents():
-    x, variables = normal(2, 6, 7, 5), batch_norm_variables(5)
-    extents = np.array([[4, 3], [6, 7]])
-    y, updated = train(BatchNorm(eps=1e-2), variables, x, extents)
-    inside = np.concatenate([x[0, :4, :3].reshape(-1, 5), x[1].reshape(-1, 5)])
-    mean, variance = inside.mean(0), inside.var(0)
-    expected = (x - mean) / np.sqrt(variance + 1e-2) * variables["params"]["scale"] + variables[
-        "params"
-    ]["bias"]
-    np.testing.assert_allclose(y[0, :4, :3], expected[0, :4, :3], rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(y[1], expected[1], rtol=1e-3, atol=1e-5)
-    old = variables["batch_stats"]
-    np.testing.assert_allclose(
-        updated["batch_stats"]["mean"], 0.9 * old["mean"] + 0.1 * mean, rtol=1e-4, atol=1e-6
-    )
-    np.testing.assert_allclose(
-        updated["batch_stats"]["var"],
-        0.9 * old["var"] + 0.1 * inside.var(0, ddof=1),
-        rtol=1e-4,
-        atol=1e-6,
-    )
-
-
-@pytest.mark.parametrize(
-    "x, extents", [(jnp.ones((3, 4, 4, 5)), jnp.zeros((3, 2), int)), (jnp.ones((0, 4, 4, 5)), None)]
-)
-def test_an_empty_batch_leaves_the_running_statistics_alone(x, extents):
-    variables = batch_norm_variables(5)
-
-    def loss(params):
-        y, updated = BatchNorm().apply(
-            variables | {"params": params}, x, extents, mutable=["batch_stats"]
-        )
-        return jnp.sum(y**2), updated
-
-    (_, updated), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
-    for name, old in variables["batch_stats"].items():
-        np.testing.assert_array_equal(updated["batch_stats"][name], old)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-
-
-def test_gradient_of_batch_norm_flows_through_its_statistics():
-    """Shifting or scaling all inputs changes no output, so the gradient is orthogonal to both."""
-    x, weight, variables = normal(2, 3, 4, 5), normal(2, 3, 4, 5), batch_norm_variables(5)
-
-    def loss(x):
-        y, _ = BatchNorm(eps=0.0).apply(variables, x, mutable=["batch_stats"])
-        return (y * weight).sum()
-
-    gradient = jax.jit(jax.grad(loss))(x)
-    np.testing.assert_allclose(gradient.sum((0, 1, 2)), np.zeros(5), atol=1e-4)
-    np.testing.assert_allclose((gradient * x).sum((0, 1, 2)), np.zeros(5), atol=1e-4)
-    assert abs(gradient).max() > 0.01
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolution_sees_nothing_beyond_the_extent(stride):
-    x, kernel, bias = normal(2, 8, 10, 3), normal(3, 3, 3, 4), normal(4)
+    x, kernel, bias = jnp.asarray(normal(2, 8, 10, 3)), normal(3, 3, 3, 4), normal(4)
     module, variables = Conv(4, 3, stride), {"params": {"kernel": kernel, "bias": bias}}
-    extent = np.array([[5, 6], [8, 10]])
-    y = jax.jit(module.apply)(variables, x, extent)
-    cropped = jax.jit(module.apply)(variables, x[:1, :5, :6])
+    extent = jnp.array([[5, 6], [8, 10]])
+    convolve = jax.jit(partial(module.apply, jax.tree.map(jnp.asarray, variables)))
+    y = convolve(relu(x, extent))
+    cropped = convolve(relu(x[:1, :5, :6]))
     np.testing.assert_allclose(
         y[:1, : -(-5 // stride), : 6 // stride], cropped, rtol=1e-4, atol=1e-5
     )
-    whole = jax.jit(module.apply)(variables, x)
+    whole = convolve(relu(x))
     np.testing.assert_allclose(y[1], whole[1], rtol=1e-4, atol=1e-5)
     assert abs(y[0] - whole[0]).max() > 0.1
 
 
-def test_zero_beyond():
-    x = jnp.ones((2, 3, 4, 1))
-    y = np.asarray(layers.zero_beyond(x, jnp.array([[2, 3], [3, 0]])))
-    np.testing.assert_array_equal(y[0, ..., 0], [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]])
-    np.testing.assert_array_equal(y[1], 0)
-    assert layers.zero_beyond(x, None) is x
+@pytest.mark.parametrize("norm", [FrozenBatchNorm(1e-2), GroupNorm(1e-2), BatchNorm(1e-2)])
+def test_a_convolution_with_a_norm_is_one_after_the_other(norm):
+    """The frozen batch norm is folded into the kernel; gradients must be those of both layers."""
+    x, cotangent, extent = normal(2, 6, 5, 8), normal(2, 6, 5, 64), jnp.array([[6, 5], [3, 4]])
+    conv = Conv(64, 3, use_bias=False)
+    kernel = {"params": {"kernel": normal(3, 3, 8, 64)}}
+    shapes = jax.eval_shape(norm.init, jax.random.key(0), jnp.zeros((2, 6, 5, 64)))
+    variables = jax.tree.map(lambda leaf: jnp.asarray(abs(normal(*leaf.shape))), shapes)
+
+    class Both(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            conv = Conv(64, 3, use_bias=False, name="conv")
+            return normed(conv, type(norm)(norm.eps, name="norm"), x, extent)
+
+    def folded(x, kernel):
+        scopes = {name: {"norm": tree} for name, tree in variables.items()}
+        scopes["params"] = {**scopes.get("params", {}), "conv": kernel["params"]}
+        return Both().apply(scopes, x)
+
+    def apart(x, kernel):
+        return norm.apply(variables, conv.apply(kernel, x), extent)
+
+    def results(function):
+        y, vjp = jax.vjp(function, x, kernel)
+        return y, vjp(jnp.asarray(cotangent))
+
+    found, expected = jax.jit(results, static_argnums=0)(folded), results(apart)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), found, expected
+    )
 
 
-def test_halve_rounds_up():
-    np.testing.assert_array_equal(layers.halve(jnp.array([[5, 6]])), [[3, 3]])
-    sides = np.arange(200).reshape(-1, 2)
-    for stride in (1, 2, 4, 32):
-        np.testing.assert_array_equal(
-            layers.halve(jnp.array(sides), stride), np.ceil(sides / stride)
-        )
+def test_the_gradient_of_a_bias_is_summed_in_float32():
+    y, bias = jnp.zeros((1, 40, 50, 2), jnp.bfloat16), jnp.zeros(2)
+
+    def loss(bias):
+        return add_bias(y, bias)[0].astype(jnp.float32).mean()
+
+    program = jax.make_jaxpr(jax.grad(loss))(bias)
+    sums = [eqn for eqn in program.eqns if eqn.primitive.name == "reduce_sum"]
+    assert [eqn.outvars[0].aval.str_short() for eqn in sums][-1] == "float32[2]"
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(bias), [0.5, 0.5], rtol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -198,8 +107,8 @@ def test_halve_rounds_up():
 def test_dtype_is_that_of_the_activations_while_parameters_stay_float32(module):
     module = module.clone(dtype="bfloat16")
     x = jnp.zeros((1, 4, 4, 32), jnp.bfloat16)
-    y, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
-    assert y.dtype == jnp.bfloat16
+    results, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
+    assert {y.dtype for y in jax.tree.leaves(results)} == {jnp.dtype("bfloat16")}
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
@@ -229,3 +138,12 @@ def test_relu_and_its_gradients_are_those_of_flax():
     for function in (jax.jvp, lambda f, x, t: jax.vjp(f, *x)[1](*t)):
         ours, theirs = (function(f, (x,), (tangent,)) for f in (relu, nn.relu))
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_relu_is_zero_beyond_the_extent_and_so_is_its_gradient():
+    x, extent = jnp.asarray(1 + abs(normal(2, 4, 5, 3))), jnp.array([[2, 3], [4, 5]])
+    inside = np.zeros((2, 4, 5, 1), bool)
+    inside[0, :2, :3], inside[1] = True, True
+    y, vjp = jax.vjp(lambda x: relu(x, extent), x)
+    np.testing.assert_array_equal(y, np.where(inside, x, 0))
+    np.testing.assert_array_equal(vjp(x)[0], np.where(inside, x, 0))

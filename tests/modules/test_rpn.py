@@ -7,13 +7,14 @@ import pytest
 
 from maskrcnn_jax.config import RPNConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.modules.extents import pyramid_extents, zero_beyond
 from maskrcnn_jax.modules.layers import Conv
 from maskrcnn_jax.modules.rpn import RPN
 from maskrcnn_jax.settings import freeze
 from tests.modules.helpers import filled
 
 
-def test_rpn_head_orders_anchors_by_row_column_ratio():
+def test_rpn_head_orders_anchors_by_ratio_row_column():
     rng = np.random.default_rng(0)
     pyramid = {
         2: rng.normal(size=(2, 4, 6, 8)).astype("f"),
@@ -35,12 +36,10 @@ def test_rpn_head_orders_anchors_by_row_column_ratio():
             hidden = np.maximum(hidden, 0)
             scores = hidden @ params["cls_logits"]["kernel"][0, 0] + params["cls_logits"]["bias"]
             moves = hidden @ params["bbox_pred"]["kernel"][0, 0] + params["bbox_pred"]["bias"]
-            start = 3 * (row * width + column)
+            anchors = np.arange(3) * height * width + row * width + column
+            np.testing.assert_allclose(logits[level][1, anchors], scores, rtol=1e-3, atol=1e-3)
             np.testing.assert_allclose(
-                logits[level][1, start : start + 3], scores, rtol=1e-3, atol=1e-3
-            )
-            np.testing.assert_allclose(
-                deltas[level][1, start : start + 3], moves.reshape(3, 4), rtol=1e-3, atol=1e-3
+                deltas[level][1, anchors], moves.reshape(3, 4), rtol=1e-3, atol=1e-3
             )
 
 
@@ -53,8 +52,8 @@ def test_windows_give_the_scores_and_the_gradient_of_whole_maps(num_convs):
     canvas = jnp.array([[24, 28], [32, 36]])
     indices = jnp.array(
         [
-            [0, 3 * (3 * 9 + 4) + 1, 3 * (5 * 9 + 6) + 2, 3 * (72 + 7)],
-            [3 * (7 * 9 + 8), 3 * (3 * 9 + 4), 2, 3 * (72 + 19) + 1],
+            [0, 72 + 3 * 9 + 4, 2 * 72 + 5 * 9 + 6, 3 * 72 + 7],
+            [7 * 9 + 8, 3 * 9 + 4, 2 * 72, 3 * 72 + 20 + 19],
         ]
     )
     config = freeze(RPNConfig(num_convs=num_convs))
@@ -64,6 +63,8 @@ def test_windows_give_the_scores_and_the_gradient_of_whole_maps(num_convs):
 
     def results(module):
         def total(variables, pyramid):
+            extent = pyramid_extents(pyramid, canvas)
+            pyramid = {level: zero_beyond(x, extent[level]) for level, x in pyramid.items()}
             _, scores, (logits, deltas) = module.apply(
                 variables, pyramid, canvas, indices, method="learn"
             )
@@ -80,12 +81,12 @@ def test_windows_give_the_scores_and_the_gradient_of_whole_maps(num_convs):
 
 def test_every_convolution_of_the_rpn_head_comes_before_its_predictions():
     pyramid = {2: jax.random.normal(jax.random.key(3), (1, 4, 6, 8))}
-    canvas, extent = jnp.array([[16, 24]]), jnp.array([[4, 6]])
+    canvas = jnp.array([[16, 24]])
     two, one = RPN(freeze(RPNConfig(num_convs=2))), RPN(freeze(RPNConfig()))
     variables = filled(two, pyramid, canvas)
     params = dict(variables["params"])
     logits, _ = jax.jit(two.apply)(variables, pyramid, canvas)
-    first = jax.jit(Conv(8, 3).apply)({"params": params.pop("conv0")}, pyramid[2], extent)
+    first = jax.jit(Conv(8, 3).apply)({"params": params.pop("conv0")}, pyramid[2])
     params["conv0"] = params.pop("conv1")
     again, _ = jax.jit(one.apply)({"params": params}, {2: jax.nn.relu(first)}, canvas)
     np.testing.assert_allclose(logits[2], again[2], rtol=1e-4, atol=1e-4)

@@ -36,9 +36,8 @@ def test_anchors_of_two_cells_start_on_the_corner_and_run_along_the_row():
     build = jax.jit(lambda extent, canvas: anchors.grid_anchors((1, 2), extent, canvas, 32, RATIOS))
     grid, inside = build(jnp.array([1, 2]), jnp.array([16, 32]))
     first = [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]]
-    np.testing.assert_array_equal(
-        grid, first + [[x0 + 16, y0, x1 + 16, y1] for x0, y0, x1, y1 in first]
-    )
+    both = [([x0, y0, x1, y1], [x0 + 16, y0, x1 + 16, y1]) for x0, y0, x1, y1 in first]
+    np.testing.assert_array_equal(grid, [box for pair in both for box in pair])
     assert inside.all()
 
 
@@ -52,9 +51,9 @@ def pyramid_anchors(shapes, canvas):
 
 
 def test_stride_of_p6_is_the_whole_quotient_of_canvas_and_map():
-    p6 = pyramid_anchors(pyramid_shapes(800, 1088), (800, 1088))[6][0].reshape(13, 17, 3, 4)
-    np.testing.assert_array_equal(p6[1, 0] - p6[0, 0], np.tile([0, 61] * 2, (3, 1)))
-    np.testing.assert_array_equal(p6[0, 1] - p6[0, 0], np.tile([64, 0] * 2, (3, 1)))
+    p6 = pyramid_anchors(pyramid_shapes(800, 1088), (800, 1088))[6][0].reshape(3, 13, 17, 4)
+    np.testing.assert_array_equal(p6[:, 1, 0] - p6[:, 0, 0], np.tile([0, 61] * 2, (3, 1)))
+    np.testing.assert_array_equal(p6[:, 0, 1] - p6[:, 0, 0], np.tile([64, 0] * 2, (3, 1)))
 
 
 @pytest.mark.parametrize(
@@ -69,17 +68,17 @@ def test_number_of_anchors(canvas, total):
     assert sum(len(grid) for grid, _ in grids.values()) == total
 
 
-def test_pyramid_equals_a_loop_over_level_row_column_ratio():
+def test_pyramid_equals_a_loop_over_level_ratio_row_column():
     shapes, canvas = pyramid_shapes(96, 160), (96, 160)
     grids = pyramid_anchors(shapes, canvas)
     assert list(grids) == [2, 3, 4, 5, 6]
     expected = []
     for (height, width), size in zip(shapes.values(), SIZES, strict=True):
-        for y in range(height):
-            for x in range(width):
-                for ratio in RATIOS:
-                    half_h = round(size * ratio**0.5 / 2)
-                    half_w = round(size / ratio**0.5 / 2)
+        for ratio in RATIOS:
+            half_h = round(size * ratio**0.5 / 2)
+            half_w = round(size / ratio**0.5 / 2)
+            for y in range(height):
+                for x in range(width):
                     row, column = y * (canvas[0] // height), x * (canvas[1] // width)
                     expected.append([column - half_w, row - half_h, column + half_w, row + half_h])
     np.testing.assert_array_equal(np.concatenate([grid for grid, _ in grids.values()]), expected)
@@ -92,3 +91,27 @@ def test_anchors_of_a_canvas_do_not_depend_on_the_bucket():
         assert alone[level][1].all()
         assert not inside.all()
         np.testing.assert_array_equal(grid[inside], alone[level][0])
+
+
+def test_anchors_that_are_not_rounded_are_detectron2s():
+    half = 16 * np.sqrt(np.float64(2)), 16 / np.sqrt(np.float64(2))
+    expected = [(*half,), (16, 16), half[::-1]]
+    cell = anchors.cell_anchors(32, RATIOS, rounded=False)
+    np.testing.assert_array_equal(cell, np.float32([(-x, -y, x, y) for x, y in expected]))
+    # The anchors of Detectron2's own test, at the origin.
+    cells = [anchors.cell_anchors(size, (0.25, 1.0, 4.0), rounded=False) for size in (32, 64)]
+    np.testing.assert_array_equal(
+        np.concatenate(cells),
+        [(-32, -8, 32, 8), (-16, -16, 16, 16), (-8, -32, 8, 32)]
+        + [(-64, -16, 64, 16), (-32, -32, 32, 32), (-16, -64, 16, 64)],
+    )
+
+
+def test_the_stride_of_a_level_does_not_depend_on_the_canvas():
+    def build(canvas):
+        return anchors.pyramid_anchors(shapes, canvas, SIZES, RATIOS, stride="level")
+
+    shapes = pyramid_shapes(800, 1088)
+    p6 = np.asarray(jax.jit(build)(jnp.array([800, 1088]))[6][0]).reshape(13, 17, 3, 4)
+    np.testing.assert_array_equal(p6[1, 0] - p6[0, 0], np.tile([0, 64] * 2, (3, 1)))
+    np.testing.assert_array_equal(p6[0, 1] - p6[0, 0], np.tile([64, 0] * 2, (3, 1)))

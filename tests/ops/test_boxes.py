@@ -105,3 +105,16 @@ def test_clip_takes_height_before_width():
 def test_at_least_keeps_sides_of_exactly_the_minimum():
     given = jnp.array([[0.0, 0, 2, 2], [0, 0, 1.5, 9], [0, 0, 9, 1.5], [3, 3, 3, 3]])
     np.testing.assert_array_equal(boxes.has_min_side(given, 2.0), [True, False, False, False])
+
+
+def test_shrinking_is_limited_where_the_config_says_so():
+    """A side of 100 with dw = -10: MMDetection leaves 1.6, the others exp(-10) of it."""
+    anchor, deltas = jnp.array([[0.0, 0, 100, 100]]), jnp.array([[0.0, 0, -10, 10]])
+    for limited, width in ((False, 100 * np.exp(-10)), (True, 1.6)):
+        ((x0, y0, x1, y1),) = np.asarray(boxes.decode(deltas, anchor, (1.0,) * 4, limited))
+        np.testing.assert_allclose([x1 - x0, y1 - y0], [width, 6250], rtol=1e-2)
+
+
+def test_boxes_with_an_area():
+    given = jnp.array([[0.0, 0, 1, 1], [0, 0, 1, 0], [0, 0, 0, 1], [2, 0, 1, 1], [0, 0, 1e-6, 1]])
+    assert boxes.has_area(given).tolist() == [True, False, False, False, True]

@@ -1,6 +1,9 @@
 """Matching against golden values, a NumPy oracle, and the hazards of padding and of one ulp."""
 
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -27,8 +30,13 @@ def match_slowly(iou, positive_iou, negative_iou, low_quality):
 
 
 jitted_match = jax.jit(
-    matching.match, static_argnames=("positive_iou", "negative_iou", "low_quality")
+    matching.match, static_argnames=("overlaps", "positive_iou", "negative_iou", "low_quality")
 )
+
+
+def rows(iou):
+    """The overlaps of instances that are given by their overlaps."""
+    return iou
 
 
 def iou_on_the_host(a, b):
@@ -43,7 +51,7 @@ def iou_on_the_host(a, b):
 def match(iou, valid=None, **knobs):
     iou = np.asarray(iou, np.float32)
     valid = np.ones(len(iou), bool) if valid is None else np.asarray(valid)
-    return jax.tree.map(np.asarray, jitted_match(iou, valid, **knobs))
+    return jax.tree.map(np.asarray, jitted_match(iou, valid, rows, **knobs))
 
 
 def test_golden_with_low_quality_matches():
@@ -97,6 +105,19 @@ def test_equals_the_oracle(seed, knobs):
     np.testing.assert_array_equal(matched, expected_match)
 
 
+@pytest.mark.parametrize("overlaps_at_once", [1, 30, 60, 90, 1000])
+def test_chunks_of_instances_give_what_all_at_once_give(overlaps_at_once, monkeypatch):
+    monkeypatch.setattr(matching, "OVERLAPS_AT_ONCE", overlaps_at_once)
+    rng = np.random.default_rng(overlaps_at_once)
+    iou = jnp.asarray(rng.integers(0, 21, (2, 7, 30)) / 20, jnp.float32)
+    valid = jnp.asarray(rng.random((2, 7)) < 0.6)
+    forms = matching._match_at_once, matching._match_in_chunks
+    expected, found = (
+        jax.jit(jax.vmap(partial(form, overlaps=rows)))(iou, valid) for form in forms
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 @pytest.mark.parametrize("knobs", [RPN, ROI], ids=["rpn", "roi"])
 def test_padded_objects_change_nothing(knobs):
     iou = np.random.default_rng(0).uniform(0, 1, (3, 40)).astype(np.float32)
@@ -138,7 +159,8 @@ def test_low_quality_matches_survive_compilation_among_padding():
 
     @jax.jit
     def label(instances, valid, anchors):
-        return matching.match(boxes.pairwise_iou(instances, anchors), valid, **RPN)[1]
+        overlaps = lambda objects: boxes.pairwise_iou(objects, anchors)  # noqa: E731
+        return matching.match(instances, valid, overlaps, **RPN)[1]
 
     labels = np.asarray(label(instances, np.arange(112) < 12, anchors))
     iou = iou_on_the_host(objects, anchors)

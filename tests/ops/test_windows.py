@@ -13,18 +13,18 @@ EXTENTS = {2: (4, 6), 3: (3, 3), 4: (2, 2)}  # The canvas covers only a part of 
 
 
 def cell_of(index):
-    """Level, row and column of an anchor, found by counting."""
+    """Level, row, column and ratio of an anchor, found by counting."""
     for level, (height, width) in SHAPES.items():
-        for row, column, _ in np.ndindex(height, width, NUM_RATIOS):
+        for ratio, row, column in np.ndindex(NUM_RATIOS, height, width):
             if index == 0:
-                return level, row, column
+                return level, row, column, ratio
             index -= 1
     raise AssertionError
 
 
 def cells_around(index, radius):
     """Place in the window, level and cell of each cell within the extent."""
-    level, row, column = cell_of(index)
+    level, row, column, _ = cell_of(index)
     for y, x in np.ndindex(2 * radius + 1, 2 * radius + 1):
         cell = row + y - radius, column + x - radius
         if 0 <= cell[0] < EXTENTS[level][0] and 0 <= cell[1] < EXTENTS[level][1]:
@@ -62,12 +62,16 @@ def test_windows_and_their_gradient_equal_a_loop(indices, radius):
 
     @jax.jit
     def read_and_pull_back(pyramid, upstream):
-        read_windows = lambda pyramid: read(pyramid, indices, radius)  # noqa: E731
-        found, pull_back, inside = jax.vjp(read_windows, pyramid, has_aux=True)
-        return found, inside, *pull_back(upstream)
+        def read_windows(pyramid):
+            windows, *others = read(pyramid, indices, radius)
+            return windows, others
+
+        found, pull_back, others = jax.vjp(read_windows, pyramid, has_aux=True)
+        return found, *others, *pull_back(upstream)
 
     *found, found_gradients = read_and_pull_back(pyramid, upstream)
-    jax.tree.map(np.testing.assert_array_equal, found, [windows, inside])
+    ratios = np.array([cell_of(index)[3] for index in indices])
+    jax.tree.map(np.testing.assert_array_equal, found, [windows, inside, ratios])
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), found_gradients, gradients
     )
@@ -85,5 +89,6 @@ def test_images_of_a_batch_have_windows_of_their_own():
 
 
 def test_windows_of_no_anchors():
-    windows, inside = read(random_pyramid(np.random.default_rng(4)), np.zeros(0, int), 1)
+    windows, inside, ratios = read(random_pyramid(np.random.default_rng(4)), np.zeros(0, int), 1)
     assert windows.shape == (0, 3, 3, 2) and inside.shape == (0, 3, 3, 1)
+    assert ratios.shape == (0,)

@@ -40,8 +40,8 @@ def test_anchors_of_a_canvas_among_those_of_a_bucket():
     filled = padding.fill_anchors(levels, canvas, bucket)
     assert filled[5].shape == (1, 4 * 5 * 3, 4) and filled[6].shape == (1, 2 * 3 * 3, 4)
     # The anchor at row 1, column 1, ratio 2 of the canvas moves to the same place in the bucket.
-    np.testing.assert_array_equal(filled[5][0, (1 * 5 + 1) * 3 + 2], levels[5][(1 * 2 + 1) * 3 + 2])
-    np.testing.assert_array_equal(filled[5][0, 2 * 3 : 5 * 3], 0)
+    np.testing.assert_array_equal(filled[5][0, 2 * 4 * 5 + 5 + 1], levels[5][(1 * 2 + 1) * 3 + 2])
+    np.testing.assert_array_equal(filled[5][0, 2:5], 0)
     cropped = padding.crop_anchors({level: x[0] for level, x in filled.items()}, canvas, bucket)
     for level, array in levels.items():
         np.testing.assert_array_equal(cropped[level], array)

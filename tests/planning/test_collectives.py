@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from maskrcnn_jax import sharding
-from maskrcnn_jax.planning import collectives
+from maskrcnn_jax.planning import collectives, hlo
 from maskrcnn_jax.planning.collectives import Collective
 
 PROGRAM = """
@@ -39,8 +39,12 @@ ENTRY %main.1_spmd (p: f32[8]) -> f32[8] {
 """
 
 
+def read(lowered):
+    return collectives.read(hlo.parse(lowered.compile().as_text()))
+
+
 def test_a_program_by_hand():
-    assert collectives.read(PROGRAM) == [
+    assert collectives.read(hlo.parse(PROGRAM)) == [
         Collective("all-gather", count=1, in_loops=0, bytes=40),
         Collective("all-reduce", count=2, in_loops=1, bytes=24 + 10 + 1 + 16),
         Collective("collective-permute", count=1, in_loops=0, bytes=8),
@@ -48,7 +52,7 @@ def test_a_program_by_hand():
 
 
 def test_a_program_without_any():
-    assert collectives.read(jax.jit(jnp.sin).lower(1.0).compile().as_text()) == []
+    assert read(jax.jit(jnp.sin).lower(1.0)) == []
 
 
 @pytest.mark.parametrize("in_loops", [False, True])
@@ -63,7 +67,7 @@ def test_a_compiled_sum_over_devices(in_loops):
         return jax.lax.while_loop(lambda x: (jnp.abs(x) > 1).any(), lambda x: center(x) / 2, x)
 
     x = jax.ShapeDtypeStruct((4, 3), jnp.float32, sharding=rows)
-    program = jax.jit(repeat if in_loops else center, out_shardings=whole).lower(x).compile()
-    found = {collective.kind: collective for collective in collectives.read(program.as_text())}
+    lowered = jax.jit(repeat if in_loops else center, out_shardings=whole).lower(x)
+    found = {collective.kind: collective for collective in read(lowered)}
     assert (found["all-reduce"].in_loops > 0) == in_loops
     assert found["all-gather"] == Collective("all-gather", count=1, in_loops=0, bytes=4 * 3 * 4)

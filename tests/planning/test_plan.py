@@ -20,8 +20,9 @@ from maskrcnn_jax.data.pack import batch_shapes
 from maskrcnn_jax.data.shapes import ShapesDataset
 from maskrcnn_jax.model import MaskRCNN, example_inputs
 from maskrcnn_jax.modules import resnet
-from maskrcnn_jax.planning import plan as plans
-from maskrcnn_jax.planning.plan import make_plan, topology
+from maskrcnn_jax.planning import programs
+from maskrcnn_jax.planning.devices import topology
+from maskrcnn_jax.planning.plan import make_plan
 from tests.conftest import QUICK_COMPILE
 
 BUCKET = 64, 96
@@ -124,7 +125,7 @@ def test_a_step_that_does_not_fit(message, error, monkeypatch):
         def compile(self, options):
             raise jax.errors.JaxRuntimeError(message)
 
-    monkeypatch.setattr(plans, "_lower", lambda *arguments: Lowered())
+    monkeypatch.setattr(programs, "lower", lambda *arguments: Lowered())
     with pytest.raises(error, match=message):
         make_plan(tiny_config(), jax.devices()[:2], BUCKET)
 

@@ -122,7 +122,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         (b"\x1f\x8b\x08", "gzip"),
         (b"PK\x03\x04 truncated", "cut short"),
         (b"PK\x05\x06" + bytes(18), "without arrays"),
-        (b"\x80\x02}.", "magic number"),
+        (b"\x80\x02}.", "a pickle, expected arrays by name"),
         (b"\x10\0\0\0\0\0\0\0{}", "safetensors"),
         (b'\x0a\0\0\0\0\0\0\0{"x":"yz"}', "safetensors"),
         (bytes(1000), "begins with"),

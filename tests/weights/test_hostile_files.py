@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from maskrcnn_jax.weights import files
+from maskrcnn_jax.weights import files, pytorch
 from tests.weights import pytorch_bytes as build
 
 SYSTEM = build.name("os", "system")
@@ -111,7 +111,7 @@ def test_our_own_functions_are_out_of_reach(tmp_path):
 
 def test_what_needs_a_class_is_refused_with_a_way_out(tmp_path):
     arguments = pickle.dumps(argparse.Namespace(rate=0.1), 2)[2:-1]
-    content = build.mapping({"args": arguments, "model": tensor()})
+    content = build.mapping({"model": build.mapping({"args": arguments, "x": build.integer(5)})})
     assert_refused(
         tmp_path,
         build.zip_file(content, {"0": FOUR.tobytes()}),
@@ -323,7 +323,8 @@ def test_archives_of_pytorch_that_are_no_state_dict(tmp_path):
     refused("2 records", **{"other/data.pkl": b"\x80\x02}."})
 
 
-def test_pickles_too_long_for_a_state_dict(tmp_path):
+def test_pickles_too_long_for_a_state_dict(tmp_path, monkeypatch):
+    monkeypatch.setattr(pytorch, "MAX_PICKLE_BYTES", 1 << 22)
     long = build.mapping({"model": tensor(), "note": build.text("x" * (1 << 22))})
     assert_refused(tmp_path, build.zip_file(long, {"0": FOUR.tobytes()}), "pickle has more than")
     assert_refused(tmp_path, build.legacy_file(long, {"0": FOUR}), "pickle|bytes")

@@ -252,7 +252,7 @@ def test_the_report_says_the_eps_of_each_part_where_they_differ(write):
     config = small(v2(3))
     config.fpn.norm_eps = 1e-3
     report = str(loading.load(write(with_counters(state_of(config))), config).report)
-    assert "eps of the norms of backbone: 1e-05, torchvision's default\n" in report
+    assert "eps of the norms of backbone: 1e-05, PyTorch's default\n" in report
     assert "eps of the norms of fpn: 0.001, as the configuration says\n" in report
 
 

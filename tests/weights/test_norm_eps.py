@@ -32,7 +32,7 @@ def test_a_norm_that_trains_needs_one():
 def test_second_versions_have_the_default_in_every_part():
     model = presets.maskrcnn_resnet50_fpn_v2()
     found = norm_eps.choose(model, digest=DIGEST["maskrcnn_resnet50_fpn_v2"])
-    expected = NormEps(1e-5, "torchvision's default")
+    expected = NormEps(1e-5, "PyTorch's default")
     assert found == dict.fromkeys(("backbone", "fpn", "box_head", "mask_head"), expected)
     without = presets.fasterrcnn_resnet50_fpn_v2()
     assert norm_eps.choose(without).keys() == {"backbone", "fpn", "box_head"}

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax.execution import Execution
-from maskrcnn_jax.modules.layers import Conv, FrozenBatchNorm, relu
+from maskrcnn_jax.modules.layers import Conv, relu
+from maskrcnn_jax.modules.norms import FrozenBatchNorm
 from maskrcnn_jax.xla import compiler
 
 
@@ -44,13 +45,14 @@ def test_a_gradient_takes_less_memory_and_is_the_same():
     )
 
 
-def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
-    monkeypatch.setattr(compiler, "SMALL_ON_CPU", {"xla_cpu_of_another_version": "yes"})
-    compiler._understands_small.cache_clear()
-    try:
-        assert compiler.options(deterministic=False, small_on_cpu=True) == {}
-    finally:
-        compiler._understands_small.cache_clear()
+@pytest.mark.parametrize(
+    "group, name", [("SMALL_ON_CPU", "small_on_cpu"), ("GPU_GRAPHS", "gpu_graphs")]
+)
+def test_options_that_xla_does_not_know_are_left_out(monkeypatch, group, name):
+    wanted = {"deterministic": False, "small_on_cpu": False, "gpu_graphs": False, name: True}
+    assert compiler.options(**wanted) == getattr(compiler, group)
+    monkeypatch.setattr(compiler, group, {"xla_of_another_version": "yes"})
+    assert compiler.options(**wanted) == {}
 
 
 def test_memory_is_returned_after_each_compilation(monkeypatch):

@@ -2,8 +2,9 @@
 
 Each RoI is cut into ``resolution x resolution`` bins, and a bin is the mean of ``sampling_ratio x
 sampling_ratio`` bilinear samples (section 3 of Mask R-CNN). So pooling is a linear map of the
-features, and its coefficients come from the boxes alone. Two forms compute it, with the same
-result: `gather` reads the cells it needs, `einsum` multiplies matrices.
+features, and its coefficients come from the boxes alone. Three forms compute it, with the
+same result: `gather` reads the cells it needs, `einsum` multiplies matrices, `pallas` has kernels
+for TPUs with much vector memory.
 """
 
 from collections.abc import Callable
@@ -14,12 +15,12 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.ops.roi_pooling import einsum, gather
+from maskrcnn_jax.ops.roi_pooling import einsum, gather, pallas
 from maskrcnn_jax.ops.roi_pooling.placement import RoIs, place
 from maskrcnn_jax.ops.roi_pooling.taps import Rule
 from maskrcnn_jax.structures import ImagePyramid
 
-FORMS = {"gather": gather, "einsum": einsum}
+FORMS = {"gather": gather, "einsum": einsum, "pallas": pallas}
 
 
 def multilevel_roi_align(
@@ -30,6 +31,7 @@ def multilevel_roi_align(
     resolution: int,
     sampling_ratio: int,
     aligned: bool,
+    level_rule: str = "torchvision",
     form: str = "gather",
     gradient_form: str | None = None,
 ) -> Float[Array, "r p p c"]:
@@ -51,8 +53,9 @@ def multilevel_roi_align(
             cells.
         aligned: Correct to half a pixel, as Detectron2's ROIAlignV2. False is torchvision's rule:
             half a cell off, and boxes of at least one cell.
-        form: "gather"; "einsum"; or "by_platform": the einsum where the program is compiled for a
-            TPU, the gather elsewhere.
+        level_rule: As in `placement.assign_levels`.
+        form: "gather"; "einsum"; "pallas", for a v5e or a v6e only; or "by_platform": the einsum
+            where the program is compiled for a TPU, the gather elsewhere.
         gradient_form: The same for the backward pass; by default the form of the forward pass. On a
             GPU the gradient of a gather is added by atomic operations, in any order.
 
@@ -67,9 +70,9 @@ def multilevel_roi_align(
     gradient_form = gradient_form or form
     for name in (form, gradient_form):
         if name not in (*FORMS, "by_platform"):
-            expected = '"gather", "einsum" or "by_platform"'
+            expected = '"gather", "einsum", "pallas" or "by_platform"'
             raise ValueError(f"RoIAlign is computed by {expected}; got {name!r}")
-    rois = place(boxes, canvas, tuple(sorted(pyramid)))
+    rois = place(boxes, canvas, tuple(sorted(pyramid)), level_rule)
     rule = Rule(resolution, sampling_ratio, aligned)
     return _align(pyramid, rois, rule, form, gradient_form)
 

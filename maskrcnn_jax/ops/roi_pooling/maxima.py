@@ -44,7 +44,12 @@ class Maxima(NamedTuple):
 
 
 def multilevel_roi_pool(
-    pyramid: ImagePyramid, boxes: Float[Array, "r 4"], canvas: Int[Array, "2"], *, resolution: int
+    pyramid: ImagePyramid,
+    boxes: Float[Array, "r 4"],
+    canvas: Int[Array, "2"],
+    *,
+    resolution: int,
+    level_rule: str = "torchvision",
 ) -> Float[Array, "r p p c"]:
     """Pools each box of one image from the level that fits its size.
 
@@ -60,8 +65,9 @@ def multilevel_roi_pool(
         canvas: Height and width of the padded image, in pixels. The maps end with it, rounded up to
             whole cells, though their arrays may be larger.
         resolution: Bins per axis.
+        level_rule: As in `placement.assign_levels`.
     """
-    rois = place(boxes, canvas, tuple(sorted(pyramid)))
+    rois = place(boxes, canvas, tuple(sorted(pyramid)), level_rule)
     shapes = [pyramid[level].shape for level in sorted(pyramid)]
     rows, columns = _bins(rois.rows, resolution), _bins(rois.columns, resolution)
     return _pool(pyramid, Regions(*map_offsets(rois, shapes), rows, columns))

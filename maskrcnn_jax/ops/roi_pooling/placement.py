@@ -7,6 +7,16 @@ from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.ops.rounding import ceil_div
 
+# The smallest square roots of areas on levels 3, 4 and 5, as the bits of float32 numbers: close to
+# 112, 224 and 448. Each library computes the level by a logarithm and adds an epsilon in its own
+# place. The logarithms of PyTorch and of JAX round differently, so the results are tabulated here,
+# measured with PyTorch on a CPU.
+SMALLEST_SIDES = {
+    "torchvision": (0x42DFFFF5, 0x435FFFF6, 0x43DFFFF4),
+    "detectron2": (0x42DFFFFE, 0x435FFFFF, 0x43DFFFFD),
+    "mmdetection": (0x42DFFFF9, 0x435FFFFD, 0x43DFFFFD),
+}
+
 
 class Side(NamedTuple):
     """Top and bottom, or left and right, of each RoI in cells of its map."""
@@ -24,7 +34,12 @@ class RoIs(NamedTuple):
     columns: Side
 
 
-def place(boxes: Float[Array, "r 4"], canvas: Int[Array, "2"], levels: tuple[int, ...]) -> RoIs:
+def place(
+    boxes: Float[Array, "r 4"],
+    canvas: Int[Array, "2"],
+    levels: tuple[int, ...],
+    level_rule: str = "torchvision",
+) -> RoIs:
     """Chooses the level of each box and scales the box from pixels to cells of that level.
 
     Args:
@@ -32,25 +47,29 @@ def place(boxes: Float[Array, "r 4"], canvas: Int[Array, "2"], levels: tuple[int
         canvas: Height and width of the padded image, in pixels. The maps end with it, rounded up
             to whole cells.
         levels: Consecutive levels of the pyramid, the finest first.
+        level_rule: As in `assign_levels`.
     """
-    level = assign_levels(boxes, levels)
+    level = assign_levels(boxes, levels, level_rule)
     stride = 2**level
     rows, columns = ceil_div(canvas.reshape(2, 1), stride.reshape(1, -1))
     x0, y0, x1, y1 = boxes.T / stride.astype(jnp.float32).reshape(1, -1)
     return RoIs(level - levels[0], Side(y0, y1, rows), Side(x0, x1, columns))
 
 
-def assign_levels(boxes: Float[Array, "r 4"], levels: tuple[int, ...]) -> Int[Array, " r"]:
+def assign_levels(
+    boxes: Float[Array, "r 4"], levels: tuple[int, ...], rule: str = "torchvision"
+) -> Int[Array, " r"]:
     """The pyramid level of each box by its area (Eq. 1 of FPN).
 
     A box with the area of 224 x 224 pixels goes to level 4, one of half that side to level 3.
+    ``rule`` names the library whose rounding decides for sides close to these; see
+    `SMALLEST_SIDES`.
     """
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    # The epsilon decides for sides within rounding of 112, 224, 448. torchvision adds it here,
-    # Detectron2 inside the logarithm.
-    level = jnp.floor(4 + jnp.log2(jnp.sqrt(area) / 224) + 1e-6)
-    # A negative area gives NaN: fmax takes it to the finest level, clip would not.
-    return jnp.fmin(jnp.fmax(level, min(levels)), max(levels)).astype(jnp.int32)
+    sides = jnp.array(SMALLEST_SIDES[rule], jnp.uint32).view(jnp.float32)
+    # A negative area gives NaN, which is on the finest level.
+    level = 2 + (jnp.sqrt(area).reshape(-1, 1) >= sides.reshape(1, -1)).sum(axis=1)
+    return jnp.clip(level, min(levels), max(levels)).astype(jnp.int32)
 
 
 def map_offsets(

@@ -208,7 +208,7 @@ def test_negative_sampling_ratio_is_refused():
 
 
 def test_unknown_form_is_refused():
-    with pytest.raises(ValueError, match='"gather", "einsum" or "by_platform"; got \'scatter\''):
+    with pytest.raises(ValueError, match='"pallas" or "by_platform"; got \'scatter\''):
         pool(random_pyramid(0), jnp.zeros((1, 4)), jnp.array([128, 192]), form="scatter")
 
 

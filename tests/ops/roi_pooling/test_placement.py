@@ -60,3 +60,31 @@ def test_offsets_lead_to_the_map_of_each_roi():
     assert cells[offsets, 0].tolist() == [2, 0, 1]
     for part, expected in zip(split_cells(cells, shapes), maps, strict=True):
         np.testing.assert_array_equal(part, expected)
+
+
+@pytest.mark.parametrize(
+    "rule, smallest",
+    [
+        ("torchvision", (111.99991608, 223.99984741, 447.99963379)),
+        ("detectron2", (111.99998474, 223.99998474, 447.99990845)),
+        ("mmdetection", (111.99994659, 223.99995422, 447.99990845)),
+    ],
+)
+def test_the_libraries_round_levels_differently(rule, smallest):
+    """The smallest sides of levels 3, 4 and 5 with PyTorch on a CPU, and the numbers before."""
+    for level, side in enumerate(smallest, start=3):
+        side = np.float32(side)
+        below = np.nextafter(side, np.float32(0))
+        boxes = jnp.zeros((2, 4)).at[:, 3].set(1).at[:, 2].set(jnp.array([side, below]))
+        # The area of a box of height 1 is exact, so the square roots are the numbers themselves.
+        squares = boxes.at[:, 2].set(jnp.array([_square_root_is(side), _square_root_is(below)]))
+        assert assign_levels(squares, LEVELS, rule).tolist() == [level, level - 1]
+
+
+def _square_root_is(root):
+    """A float32 number whose square root rounds to ``root``."""
+    number = np.float32(np.float64(root) ** 2)
+    for candidate in (number, np.nextafter(number, np.float32(0)), np.nextafter(number, 1e9)):
+        if np.sqrt(np.float32(candidate)) == root:
+            return np.float32(candidate)
+    raise AssertionError(f"no square root is {root}")

@@ -1,0 +1,157 @@
+"""Prices of instructions on an NVIDIA GPU: a roofline over the program that XLA compiled for it.
+
+XLA without a card chooses no algorithm for convolutions and products, so their rates are those of
+large ones. A kernel takes the longest of its operations, its bytes and its start. Caches are not
+modelled: what stays in L2 between two kernels counts as read from memory.
+"""
+
+import math
+from functools import partial
+
+from maskrcnn_jax.planning.cost import schedule
+from maskrcnn_jax.planning.cost.chips import GPU
+from maskrcnn_jax.planning.cost.schedule import Price, Schedule
+from maskrcnn_jax.planning.hlo import Instruction, Program
+from maskrcnn_jax.planning.shapes import Array, arrays, num_bytes
+
+KERNEL = 2.0e-6  # Seconds that a kernel takes at least.
+SMALL = 1e6  # Bytes: a kernel with fewer mostly waits for its start.
+TILE = 128  # Rows and columns of the result that a multiprocessor computes at once.
+LONG_SUM = 4096  # A longer sum is cut into parts, so that all multiprocessors have work.
+CUT_WASTE = 1.15  # For the sum of these parts.
+MAX_WASTE = 4.0  # Of tiles that are not full: smaller tiles exist.
+# The rates of float32, compared with bfloat16: on tensor cores with 10 bits, or exact.
+TF32_SLOWDOWN, FLOAT32_SLOWDOWN = 2.0, 12.0
+ASSUMED_TURNS = 1  # Of loops whose end depends on data.
+
+FREE = {
+    *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"),
+    *("fusion-done", "copy-done", "partition-id", "replica-id"),
+}
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+GRADIENTS = {"Filter": "convolution, by kernel", "dInput": "convolution, by input"}
+KINDS = {
+    "scatter": "scatter",
+    "sort": "sort",
+    "gather": "gather",
+    "dot": "product",
+    "reduce": "reduction",
+    "transpose": "layout",
+}
+
+
+def read(program: Program, gpu: GPU, kernels_per_sort: float) -> Schedule:
+    """Prices a program that XLA compiled for a GPU.
+
+    Args:
+        program: The program.
+        gpu: The card.
+        kernels_per_sort: How often a sort reads and writes its arrays, on average.
+    """
+    return schedule.read(program, partial(price, program, gpu, kernels_per_sort), ASSUMED_TURNS)
+
+
+def price(
+    program: Program, gpu: GPU, kernels_per_sort: float, instruction: Instruction
+) -> Price | None:
+    """The price of one run of an instruction; None if it takes no time."""
+    opcode, target = instruction.opcode, instruction.target
+    if opcode in FREE:
+        return None
+    shapes = program.operand_shapes(instruction)
+    read = sum(map(num_bytes, shapes))
+    body = program.computations.get("".join(instruction.called("calls")), [])
+    flops, seconds, traffic = 0.0, 0.0, read + num_bytes(instruction.shape)
+    if opcode.startswith(COLLECTIVES):
+        return Price("collective", 0.0, overlapped=traffic)
+    if target.startswith("__cudnn$conv") or "matmul" in target or "gemm" in target:
+        is_convolution = target.startswith("__cudnn$conv")
+        kind = GRADIENTS.get(target[-6:], "convolution") if is_convolution else "product"
+        result = arrays(instruction.shape)[0]  # Working memory lies beside it.
+        traffic = read + result.bytes
+        operands = [arrays(shape)[0] for shape in shapes[:2]]
+        work = _convolution if is_convolution else _product
+        flops, waste = work(instruction, *operands, result, gpu)
+        waste *= _slowdown(instruction, operands[0])
+        seconds = flops * waste / (gpu.convolution_rate if is_convolution else gpu.product_rate)
+    elif body:
+        traffic = _fusion_traffic(instruction, shapes, body)
+        opcodes = {x.opcode for x in body}
+        kind = next((KINDS[name] for name in KINDS if name in opcodes), "elementwise")
+        if traffic < SMALL and kind not in ("scatter", "sort", "gather"):
+            kind = "small"
+    else:
+        kind = {"copy": "layout", "custom-call": f"kernel {target}"}.get(opcode, opcode)
+    seconds = max(seconds, traffic / gpu.copy_rate, KERNEL)
+    if "sort" in kind:
+        seconds *= kernels_per_sort
+    return Price(kind, seconds, flops=flops, traffic=traffic)
+
+
+def _product(
+    instruction: Instruction, left: Array, right: Array, result: Array, gpu: GPU
+) -> tuple[float, float]:
+    """Operations of a matrix product, and how much longer it takes for work that is unequal."""
+    axes = instruction.find(r'"lhs_contracting_dimensions":\[([\d,"]*)\]').replace('"', "")
+    depth = math.prod(left.sides[int(axis)] for axis in axes.split(",") if axis)
+    flops = 2.0 * result.elements * depth
+    if depth > LONG_SUM:
+        return flops, CUT_WASTE
+    return flops, _waste(math.prod(result.sides[:-1]), result.sides[-1], gpu)
+
+
+def _convolution(
+    instruction: Instruction, left: Array, right: Array, result: Array, gpu: GPU
+) -> tuple[float, float]:
+    """The same for a convolution or one of its gradients."""
+    direction = instruction.target[-6:]
+    # Features of the result per position, and the kernel, of the forward convolution.
+    kernel, outputs = {"Filter": (result, right), "dInput": (right, left)}.get(
+        direction, (right, result)
+    )
+    features = kernel.sides[instruction.find(r"dim_labels=\w+?_(\w+)->").index("o")]
+    flops = 2.0 * outputs.elements * kernel.elements / features
+    if direction == "Filter":
+        return flops, CUT_WASTE
+    return flops, _waste(result.elements // result.sides[-1], result.sides[-1], gpu)
+
+
+def _waste(rows: int, columns: int, gpu: GPU) -> float:
+    """How much longer a product takes: tiles are not full, the last round has too few of them."""
+    tiles = math.ceil(rows / TILE) * math.ceil(columns / TILE)
+    filled = rows * columns / (tiles * TILE * TILE)
+    rounds = math.ceil(tiles / gpu.multiprocessors) * gpu.multiprocessors / tiles
+    return rounds * min(1 / filled, MAX_WASTE)
+
+
+def _slowdown(instruction: Instruction, operand: Array) -> float:
+    if operand.dtype != "f32":
+        return 1.0
+    is_exact = "highest" in instruction.attributes.lower()
+    return FLOAT32_SLOWDOWN if is_exact else TF32_SLOWDOWN
+
+
+def _fusion_traffic(fusion: Instruction, shapes: list[str], body: list[Instruction]) -> float:
+    """Bytes that a fusion moves; of arrays that it picks from or adds to, only the picked part."""
+    by_name = {x.name: x for x in body}
+    needed = dict.fromkeys(by_name, 0.0)  # The share of each array that is read or written.
+    needed[body[-1].name] = 1.0
+    total = float(num_bytes(fusion.shape))
+    for x in reversed(body):  # Users come after what they use.
+        updates_in_place = x.opcode in ("scatter", "dynamic-update-slice")
+        for position, name in enumerate(x.operands):
+            share = needed[x.name]
+            if position == 0 and x.opcode in ("gather", "dynamic-slice", "slice"):
+                share *= _elements(x) / max(_elements(by_name[name]), 1)
+            elif position == 0 and updates_in_place:
+                updates = by_name[x.operands[2 if x.opcode == "scatter" else 1]]
+                share = 2 * min(_elements(updates) / max(_elements(by_name[name]), 1), 1.0)
+                total -= num_bytes(x.shape)
+            needed[name] = min(needed[name] + share, 2.0 if updates_in_place else 1.0)
+        if x.opcode == "parameter":
+            total += needed[x.name] * num_bytes(x.shape)
+    return max(total, 0.0)
+
+
+def _elements(instruction: Instruction) -> int:
+    return sum(array.elements for array in arrays(instruction.shape))

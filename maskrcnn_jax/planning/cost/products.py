@@ -1,0 +1,103 @@
+"""Multiplications of the matrix products and convolutions in a compiled program."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from maskrcnn_jax.planning.hlo import Instruction
+from maskrcnn_jax.planning.shapes import Array, arrays
+
+
+class Product(NamedTuple):
+    """``groups`` products of a ``rows x depth`` with a ``depth x columns`` matrix."""
+
+    groups: int
+    rows: int
+    columns: int
+    depth: float  # Zeros between the cells of a dilated map, and padding, left out.
+
+    @property
+    def multiplications(self) -> float:
+        return self.groups * self.rows * self.columns * self.depth
+
+
+def read(instruction: Instruction, operands: list[str]) -> Product:
+    """The product of a ``dot`` or ``convolution``.
+
+    Args:
+        instruction: The instruction.
+        operands: The shapes of its operands.
+    """
+    left, right = (arrays(shape)[0] for shape in operands[:2])
+    if instruction.opcode == "dot":
+        return _dot(instruction, left, right)
+    return _convolution(instruction, left, right, arrays(instruction.shape)[0])
+
+
+def passes(instruction: Instruction, operands: list[str]) -> int:
+    """How often the matrix units multiply for the precision of a product, in bfloat16."""
+    num_float32 = sum(arrays(shape)[0].dtype == "f32" for shape in operands[:2])
+    precision = instruction.find(r"operand_precision=\{([^}]*)\}")
+    if "highest" in precision:
+        return (1, 3, 6)[num_float32]
+    return (1, 2, 3)[num_float32] if "high" in precision else 1
+
+
+def _dot(instruction: Instruction, left: Array, right: Array) -> Product:
+    def product(name: str) -> int:
+        axes = instruction.find(rf"{name}=\{{([\d,]*)\}}")
+        return math.prod(left.sides[int(axis)] for axis in axes.split(",") if axis)
+
+    depth, groups = product("lhs_contracting_dims"), product("lhs_batch_dims")
+    rows, columns = (side.elements // (depth * groups) for side in (left, right))
+    return Product(groups, rows, columns, depth)
+
+
+def _convolution(instruction: Instruction, left: Array, kernel: Array, result: Array) -> Product:
+    labels = instruction.find(r"dim_labels=(\w+_\w+->\w+)")
+    of_left, rest = labels.split("_")
+    of_kernel, of_result = rest.split("->")
+    window = _window(instruction)
+    groups, rows = 1, result.sides[of_result.index("b")]
+    depth = float(kernel.sides[of_kernel.index("i")])
+    for axis in range(sum(label.isdigit() for label in of_kernel)):
+        width = kernel.sides[of_kernel.index(str(axis))]
+        length = result.sides[of_result.index(str(axis))]
+        cells = left.sides[of_left.index(str(axis))]
+        pairs = _pairs(cells, width, length, *(window(name, axis) for name in _WINDOW))
+        # For TPUs XLA writes a batch of products so: each tap meets one cell of one position.
+        if width > 1 and width == length == pairs:
+            groups *= length
+        else:
+            rows, depth = rows * length, depth * pairs / length
+    depth /= int(instruction.find(r"batch_group_count=(\d+)", "1"))
+    return Product(groups, rows, result.sides[of_result.index("f")], depth)
+
+
+_WINDOW = ("stride", "lhs_dilate", "rhs_dilate", "pad")
+
+
+def _window(instruction: Instruction) -> Callable[[str, int], int]:
+    """A function from field and axis of the window to the number; of ``pad`` the lower one."""
+    text = instruction.find(r"window=\{([^}]*)\}")
+    fields = dict(field.split("=", 1) for field in text.split())
+
+    def number(name: str, axis: int) -> int:
+        if name not in fields:
+            return 0 if name == "pad" else 1
+        return int(fields[name].split("x")[axis].split("_")[0])
+
+    return number
+
+
+def _pairs(
+    cells: int, width: int, length: int, stride: int, dilate: int, kernel_dilate: int, pad: int
+) -> int:
+    """Pairs of a position of the result and one of the kernel that meet a cell, along one axis."""
+    last, positions, count = (cells - 1) * dilate, np.arange(length) * stride - pad, 0
+    for tap in range(width):
+        reached = positions + tap * kernel_dilate
+        count += int(((reached >= 0) & (reached <= last) & (reached % dilate == 0)).sum())
+    return count

@@ -1,0 +1,283 @@
+"""The names of Detectron2's Mask R-CNN and Faster R-CNN with a ResNet-FPN backbone.
+
+The arrays are those of PyTorch's layers. Some differ from torchvision's: background is the last
+class, neither box deltas nor masks have rows for it, and the stem reads BGR images, as a rule.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+
+from maskrcnn_jax import presets
+from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.weights import guess, torchvision
+from maskrcnn_jax.weights.guess import Guess
+from maskrcnn_jax.weights.layout import Edit, Entry, Path
+from maskrcnn_jax.weights.torchvision_resnet import COUNTER
+
+WHOSE = "Detectron2's"
+BODY = "backbone.bottom_up."
+STEM = f"{BODY}stem.conv1.weight"
+ROI = "roi_heads."
+RPN = "proposal_generator.rpn_head."
+CELLS = "proposal_generator.anchor_generator.cell_anchors."
+PIXELS = ("pixel_mean", "pixel_std")
+# The names of other networks, and what they are. The first that matches a name counts.
+OTHERS = (
+    (r"roi_heads\.res5\.", "a C4 network, whose box head is the last stage of the ResNet"),
+    (r"backbone\.res5\.", "a DC5 network, without a feature pyramid"),
+    (r"roi_heads\.box_(head|predictor)\.0\.", "a Cascade R-CNN"),
+    (r".*\.conv2_offset\.", "a network with deformable convolutions"),
+    (r"backbone\.bottom_up\.s1\.", "a RegNet"),
+    (
+        r"backbone\.bottom_up\.(blocks|patch_embed|layers\.)",
+        "a network with a transformer backbone",
+    ),
+    (r"roi_heads\.keypoint_head\.", "a Keypoint R-CNN"),
+    (r"roi_heads\.mask_head\.(coarse|point)|.*point_head\.", "a PointRend network"),
+    (r"sem_seg_head\.", "a network for panoptic or semantic segmentation"),
+    (r"head\.cls_subnet\.", "a RetinaNet"),
+)
+BACKGROUND_LAST = Edit(lambda x: np.roll(x, 1, axis=0), lambda x: np.roll(x, -1, axis=0))
+
+
+def recognises(names: Iterable[str]) -> bool:
+    """Tells whether a file has the names of Detectron2's detectors."""
+    starts = "backbone.bottom_up.", "backbone.stem.", "proposal_generator."
+    return any(name.startswith(starts) for name in names)
+
+
+def is_backbone(names: Iterable[str]) -> bool:
+    """Tells whether a file has the names of a ResNet alone, such as ``stem.conv1.weight``."""
+    return "stem.conv1.weight" in names
+
+
+def infer(state: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Guess:
+    """Infers the network of a file from its names and shapes, and a preset for all else.
+
+    Raises:
+        ValueError: It is a network of another kind; the message names it.
+    """
+    check_kind(state)
+    config = _preset(state)
+    is_bgr, reason = _assume_input(config, state)
+    reasons = [reason]
+    if reason := _read_anchors(config, state):
+        reasons.append(reason)
+    return Guess(config, coco(config.model), is_bgr, tuple(reasons))
+
+
+def check_kind(state: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError, with the kind, if the names are of another network."""
+    for pattern, kind in OTHERS:
+        if any(re.match(pattern, name) for name in state):
+            raise ValueError(f"it is {kind}, and only ResNets with a feature pyramid are loaded")
+    check_groups(state, f"{BODY}res2.0.conv1.weight", f"{BODY}res2.0.conv2.weight")
+    check_class_rows(state, f"{ROI}box_predictor.", "cls_score", "bbox_pred")
+    predictor = state.get(f"{ROI}mask_head.predictor.bias")
+    classes = num_classes(state)
+    if predictor is not None and classes is not None and predictor.size == 1 < classes - 1:
+        raise ValueError("its mask head draws one mask for all classes, which is not supported")
+
+
+def check_groups(state: Mapping[str, np.ndarray], first: str, second: str) -> None:
+    """Raises ValueError if the 3x3 convolutions of the first stage are grouped: a ResNeXt."""
+    outputs, inputs = state.get(first), state.get(second)
+    if outputs is None or inputs is None or inputs.ndim != 4 or outputs.ndim != 4:
+        return
+    groups, width = len(outputs) // max(inputs.shape[1], 1), inputs.shape[1]
+    if groups > 1:
+        raise ValueError(f"it is a ResNeXt of {groups}x{width}d, and only ResNets are loaded")
+
+
+def check_class_rows(
+    state: Mapping[str, np.ndarray], prefix: str, scores: str, deltas: str
+) -> None:
+    """Raises ValueError if one box is predicted for all classes."""
+    classes, rows = state.get(f"{prefix}{scores}.bias"), state.get(f"{prefix}{deltas}.bias")
+    if classes is not None and rows is not None and rows.size == 4 < 4 * (classes.size - 1):
+        raise ValueError("its box head predicts one box for all classes, which is not supported")
+
+
+def _preset(state: Mapping[str, np.ndarray]) -> Config:
+    """Returns the preset that has the norms and heads of a file, with its sizes."""
+    # The stem of a model with trained norms may be frozen, the last stage is not.
+    match norm_of(state, f"{BODY}res5.0.conv1.norm"):
+        case "group":
+            config = presets.detectron2_r50_fpn_gn()
+        case "batch" if f"{RPN}conv.conv1.weight" in state:
+            config = presets.detectron2_r50_fpn_lsj()
+        case "batch":
+            config = presets.detectron2_r50_fpn_syncbn()
+        case _:
+            config = presets.detectron2_r50_fpn()
+    model = config.model
+    model.backbone.depth = guess.resnet_depth(
+        state, rf"{re.escape(BODY)}res([2-5])\.(\d{{1,3}})\.(conv3\.)?"
+    )
+    model.num_classes = num_classes(state) or model.num_classes
+    model.fpn.norm = norm_of(state, "backbone.fpn_lateral2.norm")
+    model.rpn.num_convs = 1 + max(_numbers(state, rf"{re.escape(RPN)}conv\.conv(\d)\."), default=0)
+    box_head = f"{re.escape(ROI)}box_head"
+    model.box_head.num_convs = max(_numbers(state, rf"{box_head}\.conv(\d)\."), default=0)
+    model.box_head.num_layers = max(_numbers(state, rf"{box_head}\.fc(\d)\."), default=0)
+    model.box_head.norm = norm_of(state, f"{ROI}box_head.conv1.norm")
+    if not any(each.startswith(f"{ROI}mask_head.") for each in state):
+        model.mask_head = None
+    else:
+        convs = _numbers(state, rf"{re.escape(ROI)}mask_head\.mask_fcn(\d)\.")
+        model.mask_head.num_convs = max(convs, default=0)
+        model.mask_head.norm = norm_of(state, f"{ROI}mask_head.mask_fcn1.norm")
+    guess.set_widths(model, state, name)
+    return config
+
+
+def norm_of(state: Mapping[str, np.ndarray], layer: str) -> str:
+    """Returns the kind of norm that a layer has, by its arrays; "none" without any."""
+    if f"{layer}.weight" not in state:
+        return "none"
+    if f"{layer}.running_mean" not in state:
+        return "group"
+    return "batch" if f"{layer}.{COUNTER}" in state else "frozen_batch"
+
+
+def _numbers(names: Iterable[str], pattern: str) -> list[int]:
+    return [int(match[1]) for each in names if (match := re.match(pattern, each))]
+
+
+def _assume_input(config: Config, state: Mapping[str, np.ndarray]) -> tuple[bool, str]:
+    """Sets the pixel statistics and the place of the stride.
+
+    Returns:
+        Whether the channels are in the order BGR, and the reason.
+    """
+    if reason := _read_pixels(config, state):
+        return True, reason
+    ratio = guess.input_ratio(state.get(STEM), state.get(f"{BODY}stem.conv1.norm.running_var"))
+    if ratio is None:
+        where = "1x1" if config.model.backbone.stride_in_1x1 else "3x3"
+        return True, (
+            f"assumed: BGR pixels of 0 to 255 less their mean, strides in the {where}: the model "
+            "zoo's rule for group norm, which has no statistic that could tell"
+        )
+    if ratio >= guess.NORMALISED_BELOW:
+        return True, (
+            "assumed: BGR pixels of 0 to 255 less their mean, strides in the 1x1, as in the model "
+            f"zoo; the variances of the stem are {ratio:.0f} times its squared weights"
+        )
+    presets.use_torchvision_input(config.model)
+    return False, (
+        "assumed: RGB pixels divided by their deviation, strides in the 3x3, as for backbones of "
+        f"torchvision; the variances of the stem are {ratio:.1f} times its squared weights, "
+        "thousands in the model zoo"
+    )
+
+
+def _read_pixels(config: Config, state: Mapping[str, np.ndarray]) -> str | None:
+    """Takes the pixel statistics that old files carry, in BGR order; returns the reason."""
+    found = [state.get(each) for each in PIXELS]
+    if any(x is None or x.size != 3 for x in found):
+        return None
+    mean, std = (tuple(float(y) / 255 for y in x.reshape(-1)[::-1]) for x in found)
+    if not all(y > 0 for y in std):
+        raise ValueError(f"its pixel_std is {found[1].reshape(-1)}, expected positive numbers")
+    config.model.image_mean, config.model.image_std = mean, std
+    config.model.backbone.stride_in_1x1 = max(std) < presets.LARGEST_STD_OF_CAFFE
+    return "pixel statistics as in the file, in BGR order"
+
+
+def _read_anchors(config: Config, state: Mapping[str, np.ndarray]) -> str | None:
+    """Takes the anchors that old files carry; returns a line for the report."""
+    cells = {i: state[f"{CELLS}{i}"] for i in range(5) if f"{CELLS}{i}" in state}
+    if len(cells) != 5:
+        return None
+    rpn = config.model.rpn
+    rpn.anchor_sizes, rpn.aspect_ratios, rpn.round_anchors = guess.anchors(cells)
+    return f"anchors as in the file: sizes {rpn.anchor_sizes}, ratios {rpn.aspect_ratios}"
+
+
+def coco(config: ModelConfig) -> Categories | None:
+    """Returns COCO's 80 categories if the number of classes is that of COCO; otherwise None."""
+    return Categories.coco() if config.num_classes == presets.COCO_80_CLASSES else None
+
+
+def num_classes(arrays: Mapping[str, np.ndarray]) -> int | None:
+    """Returns the number of classes, including background; None if the classifier is missing."""
+    bias = arrays.get(f"{ROI}box_predictor.cls_score.bias")
+    return None if bias is None else bias.size
+
+
+def present(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Drops batch counters, and anchors and pixel statistics, which are settings here."""
+    dropped = (f".{COUNTER}", *PIXELS)
+    kept = (each for each in state if not each.endswith(dropped) and not each.startswith(CELLS))
+    return {each: np.asarray(state[each]) for each in kept}, {}
+
+
+def entries(config: ModelConfig) -> Iterator[Entry]:
+    """Yields the table of a model, in torchvision's order of modules."""
+    for entry in torchvision.layers(config):
+        yield renamed(entry, name(entry.path[1:-1], config))
+
+
+def renamed(entry: Entry, layer: str) -> Entry:
+    """Returns the entry of an array by another name of its layer, with background last."""
+    entry = entry._replace(name=f"{layer}.{entry.name.rpartition('.')[2]}")
+    match entry.path[1:-1]:
+        case ("box_head", "cls_score"):
+            return entry._replace(edit=BACKGROUND_LAST)
+        case ("box_head", "bbox_pred"):
+            return _without_background(entry, 4)
+        case ("mask_head", "logits"):
+            return _without_background(entry, 1)
+    return entry
+
+
+def _without_background(entry: Entry, rows: int) -> Entry:
+    """Drops the rows of background, the first, from an entry; they are zeros here."""
+
+    def read(array: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.zeros((rows, *array.shape[1:]), array.dtype), array])
+
+    shape = (entry.shape[0] - rows, *entry.shape[1:])
+    return entry._replace(shape=shape, edit=Edit(read, lambda x: x[rows:]))
+
+
+def name(path: Path, config: ModelConfig) -> str:
+    """Returns the name of a layer by its path among our modules."""
+    part, layer = path[0], path[-1]
+    match part:
+        case "backbone":
+            return _backbone_name(path)
+        case "fpn":
+            return f"backbone.fpn_{layer.removesuffix('_bn')}" + _norm(layer, "_bn")
+        case "rpn":
+            names = {"cls_logits": "objectness_logits", "bbox_pred": "anchor_deltas"}
+            conv = "conv" if config.rpn.num_convs == 1 else f"conv.{layer}"
+            return RPN + names.get(layer, conv)
+        case "box_head" if layer in ("cls_score", "bbox_pred"):
+            return f"{ROI}box_predictor.{layer}"
+        case "box_head" if layer.startswith("fc"):
+            return f"{ROI}box_head.fc{int(layer[2:]) - 5}"
+    names = {"deconv": "deconv", "logits": "predictor"}
+    kind = "conv" if part == "box_head" else "mask_fcn"
+    number = int(layer[-1]) + 1 if layer[-1].isdigit() else 0
+    return f"{ROI}{part}." + names.get(layer, f"{kind}{number}{_norm(layer, 'bn')}")
+
+
+def _backbone_name(path: Path) -> str:
+    layer = path[-1]
+    if len(path) == 2:
+        return f"{BODY}stem.conv1" + ("" if layer == "conv1" else ".norm")
+    stage, block = path[1].removeprefix("layer").split("_")
+    block_name = f"{BODY}res{int(stage) + 1}.{block}"
+    if layer.startswith("downsample"):
+        return f"{block_name}.shortcut" + _norm(layer, "_bn")
+    return f"{block_name}.conv{layer[-1]}" + _norm(layer, "bn")
+
+
+def _norm(layer: str, mark: str) -> str:
+    """Returns the end of the name of a norm, which belongs to its convolution."""
+    return ".norm" if mark in layer else ""

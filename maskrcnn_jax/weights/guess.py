@@ -1,0 +1,103 @@
+"""What a weight file does not say, and how it is guessed: the scale of the input, the anchors.
+
+A state dict holds no pixel statistics, no order of channels and no strides. Each family has presets
+for its networks; the functions here find the evidence for one of them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.weights import torchvision_resnet
+from maskrcnn_jax.weights.layout import Path
+
+# A network whose input has a deviation of about 1 has a ratio near 1 in its stem, one that was
+# trained on pixels from 0 to 255 a ratio in the thousands.
+NORMALISED_BELOW = 50
+
+
+class Guess(NamedTuple):
+    """The network of a file, as far as it can be known."""
+
+    config: Config  # Model, detection and the sizes of test images.
+    categories: Categories | None  # None if unknown.
+    is_bgr: bool = False  # The order of the channels that the stem reads; ours is RGB.
+    reasons: tuple[str, ...] = ()  # Lines for the report: what was assumed, and why.
+
+
+def input_ratio(kernel: np.ndarray | None, variance: np.ndarray | None) -> float | None:
+    """Returns the median over channels of a norm's variance and the sum of its squared weights.
+
+    The quotient is about the variance of the input of the convolution. None without a running
+    variance, as with group norm.
+
+    Args:
+        kernel: The convolution before the norm, one row for each channel.
+        variance: The running variance of the norm.
+    """
+    if kernel is None or variance is None or variance.shape != kernel.shape[:1]:
+        return None
+    squares = np.square(kernel.astype(np.float64)).reshape(len(kernel), -1).sum(axis=1)
+    return float(np.median(variance[squares > 0] / squares[squares > 0])) if squares.any() else None
+
+
+def anchors(cells: Mapping[int, np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
+    """Returns anchor sizes, aspect ratios, and whether the anchors are rounded.
+
+    Args:
+        cells: The anchors of one cell by level, each ``[a, 4]``.
+
+    Raises:
+        ValueError: The levels have other shapes, or anchors without an area.
+    """
+    sizes, ratios = [], []
+    for level in sorted(cells):
+        cell = cells[level].astype(np.float64)
+        if cell.ndim != 2 or cell.shape[1] != 4 or not (cell[:, 2:] > cell[:, :2]).all():
+            raise ValueError(f"its anchors of level {level} are no boxes")
+        width, height = (cell[:, 2:] - cell[:, :2]).T
+        sizes.append(float(np.round(np.sqrt(width * height).mean(), 3)))
+        ratios.append(tuple(float(np.round(x, 3)) for x in height / width))
+    if len(set(ratios)) != 1:
+        raise ValueError("its anchors have other aspect ratios on each level")
+    is_rounded = all((cell == np.round(cell)).all() for cell in cells.values())
+    return tuple(sizes), ratios[0], is_rounded and len(ratios[0]) > 1
+
+
+def resnet_depth(names: Iterable[str], pattern: str) -> int:
+    """Infers the depth of a ResNet; see `torchvision_resnet.matched_depth`.
+
+    Raises:
+        ValueError: The blocks are those of no ResNet.
+    """
+    depth = torchvision_resnet.matched_depth(names, pattern)
+    if depth is None:
+        raise ValueError("its backbone is no ResNet of 18, 34, 50, 101 or 152 layers")
+    return depth
+
+
+def set_widths(
+    config: ModelConfig,
+    state: Mapping[str, np.ndarray],
+    name: Callable[[Path, ModelConfig], str],
+) -> None:
+    """Sets the numbers of channels in a config to those of the arrays of a file.
+
+    ``name`` gives the names of layers by their paths; the numbers of layers must be set.
+    """
+
+    def set_size(part: Any, field: str, path: Path, axis: int) -> None:
+        weight = state.get(f"{name(path, config)}.weight")
+        if weight is not None and weight.ndim > axis and weight.shape[axis] > 0:
+            setattr(part, field, weight.shape[axis])
+
+    set_size(config.backbone, "stem_channels", ("backbone", "conv1"), 0)
+    set_size(config.fpn, "channels", ("rpn", "cls_logits"), 1)
+    if config.box_head.num_convs:
+        set_size(config.box_head, "channels", ("box_head", "conv0"), 0)
+    set_size(config.box_head, "features", ("box_head", "cls_score"), 1)
+    if config.mask_head is not None:
+        set_size(config.mask_head, "channels", ("mask_head", "logits"), 1)

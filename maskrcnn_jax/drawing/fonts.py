@@ -24,7 +24,7 @@ _FOLDERS = (
 )
 # Words in the names of fonts with many scripts; these are tried first.
 _WIDE = ("cjk", "unicode", "fallback", "wqy", "uming", "gothic", "noto", "dejavusans", "arial")
-_MOST_FONTS = 3000
+_MOST_FONTS = 300
 _MISSING = "\U0010ffff"  # No font has this character, so its picture is that of missing ones.
 _SIDE = 24  # Pixels of the letters that are compared.
 
@@ -68,21 +68,27 @@ def _warn_once() -> None:
 @functools.cache
 def _find(letters: frozenset[str]) -> str | None:
     """The path of a font that has the letters; empty for Pillow's own, None if there is none."""
-    if not letters or _has(ImageFont.load_default(size=_SIDE), letters):
+    if not letters:
         return ""
-    for path in _installed():
-        try:
-            font = ImageFont.truetype(path, _SIDE)
-        except (OSError, ValueError):  # Not a font that FreeType knows.
-            continue
-        if _has(font, letters):
-            return path
-    return None
+    return next((path for path in ("", *_installed()) if _has(path, letters)), None)
 
 
-def _has(font: Font, letters: frozenset[str]) -> bool:
-    unknown = _picture(font, _MISSING)
+def _has(path: str, letters: frozenset[str]) -> bool:
+    """Whether a font, of which `_find` tells the meaning of the path, has some letters."""
+    font, unknown = _opened(path)
+    if font is None:
+        return False
     return all(letter.isspace() or _picture(font, letter) != unknown for letter in letters)
+
+
+@functools.cache
+def _opened(path: str) -> tuple[Font | None, bytes]:
+    """A font, and its picture of a letter that it lacks; None if FreeType does not know it."""
+    try:
+        font = ImageFont.truetype(path, _SIDE) if path else ImageFont.load_default(size=_SIDE)
+    except (OSError, ValueError):
+        return None, b""
+    return font, _picture(font, _MISSING)
 
 
 def _picture(font: Font, letter: str) -> bytes:

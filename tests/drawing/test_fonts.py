@@ -53,5 +53,4 @@ def test_a_font_that_is_named_is_taken(monkeypatch, tmp_path):
 
 
 def test_letters_that_are_there_differ_from_missing_ones():
-    font = fonts.load(frozenset(), 24)
-    assert fonts._has(font, frozenset("xyz")) and not fonts._has(font, frozenset(MISSING))
+    assert fonts._has("", frozenset("xyz")) and not fonts._has("", frozenset(MISSING))

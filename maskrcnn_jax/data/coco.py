@@ -129,7 +129,7 @@ class CocoDataset:
             advice = f"; there is {', '.join(meant)}" if meant else ""
             text = f"there is no file {record.file_name} in {self.image_folder}{advice}"
             raise FileNotFoundError(f"image id {record.image_id}: {text}") from error
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: no path can have such characters.
             raise OSError(f"image id {record.image_id}: {error}") from error
 
     def _check_size(self, record: _Record, size: tuple[int, int]) -> None:

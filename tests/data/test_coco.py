@@ -240,6 +240,7 @@ def test_run_length_masks_arrive_compressed(open_dataset, content):
         {"size": [8, 10], "counts": "zzz"},
         {"size": [8, 10], "counts": "!!"},
         {"size": [8, 10], "counts": "P" * 40 + "0"},
+        {"size": [8, 10], "counts": "\ud800"},
         {"size": [8, 10], "counts": rle.encode([SQUARE], 8, 10)["counts"][:-1]},
         {"size": [8, 10], "counts": rle.encode([SQUARE], 9, 10)["counts"]},
     ],
@@ -301,6 +302,18 @@ def test_a_folder_that_is_not_there_is_named_when_the_set_is_opened(content, tmp
     (tmp_path / "instances.json").write_text(json.dumps(content))
     with pytest.raises(FileNotFoundError, match="there is no image folder .*nowhere"):
         CocoDataset(tmp_path / "nowhere", tmp_path / "instances.json", keep_empty=True)
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "\ud800.png", "x" * 300 + ".png"])
+def test_a_name_that_no_file_can_have_costs_its_image(open_dataset, content, tmp_path, name):
+    content["images"][1]["file_name"] = "b.png"
+    open_dataset(content)
+    content["images"][1]["file_name"] = name
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    dataset = CocoDataset(tmp_path, tmp_path / "instances.json", keep_empty=True)
+    with pytest.raises(OSError, match="image id 20: "):
+        dataset.check(1)
+    assert dataset[0].image_id == 10
 
 
 def test_an_unreadable_image_is_named(open_dataset, content, tmp_path):

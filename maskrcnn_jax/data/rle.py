@@ -54,9 +54,8 @@ def run_lengths(counts: str) -> Int64[np.ndarray, " n"]:
     follows. The fifth bit of the last digit is the sign. From the fourth number on, each number is
     the difference to the run length two places before.
     """
-    digits = np.frombuffer(counts.encode("utf-8", "surrogatepass"), np.uint8).astype(
-        np.int64
-    ) - ord("0")
+    content = counts.encode("utf-8", "surrogatepass")
+    digits = np.frombuffer(content, np.uint8).astype(np.int64) - ord("0")
     last = np.flatnonzero((digits & 32) == 0)
     if digits.size == 0 or digits.min() < 0 or digits.max() > 63:
         return np.array([-1])

@@ -112,6 +112,7 @@ COSTS_ITSELF = {
     "values that are no numbers, or that no": {"segmentation": [[1, 1, 4, 4, 10**400, 6]]},
     "neither polygons nor run lengths": {"segmentation": "none"},
     "outside of the image": {"segmentation": [[500, 5, 530, 5, 530, 25]]},
+    "lies outside": {"segmentation": [[65, 5, 75, 5, 75, 15]]},  # Near the image.
     "another size": {"segmentation": RUNS | {"size": [60, 40]}},
     "do not fit the size": {"segmentation": RUNS | {"counts": "zzz"}},
     "none of [7, 9]": {"category_id": 8},
@@ -185,6 +186,16 @@ def test_image_ids_are_names(tmp_path, ids, of_object, number):
     assert len(by_id) == 2 and all(isinstance(x, int) for x in by_id)
     given = by_id[number].get("original_id", number)
     assert str(given).lstrip("0") == str(of_object).lstrip("0")
+
+
+@pytest.mark.parametrize("image_id", [1, "001"])
+def test_an_id_that_may_be_of_two_images_is_not_guessed(tmp_path, image_id):
+    images = [IMAGE | {"id": "01"}, OTHER | {"id": "1"}]
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content(annotation(5, image_id=image_id), images=images)))
+    found = annotations.read(path)
+    assert found.content["annotations"] == [] and len(found.content["images"]) == 2
+    assert found.findings.lines()[0].endswith("left out: annotation id 5")
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,7 @@ def test_run_length_masks_arrive_compressed(open_dataset, content):
         {"size": [8, 10], "counts": "zzz"},
         {"size": [8, 10], "counts": "!!"},
         {"size": [8, 10], "counts": "P" * 40 + "0"},
+        {"size": [8, 10], "counts": "`R" + "P" * 10 + "0"},  # 80 with 50 bits of leading zeros.
         {"size": [8, 10], "counts": "\ud800"},
         {"size": [8, 10], "counts": rle.encode([SQUARE], 8, 10)["counts"][:-1]},
         {"size": [8, 10], "counts": rle.encode([SQUARE], 9, 10)["counts"]},

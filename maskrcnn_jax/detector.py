@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_jax import execution, images, pasting, resizing
-from maskrcnn_jax.config import DataConfig
+from maskrcnn_jax.config import Config, DataConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.structures import Detections
 
@@ -88,7 +88,7 @@ class Detector:
         cls,
         weights: str | Path,
         *,
-        preset: str | None = None,
+        preset: str | Config | None = None,
         channel_order: str | None = None,
     ) -> "Detector":
         """Loads a weight file, a run directory, or a release.

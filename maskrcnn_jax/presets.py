@@ -6,6 +6,7 @@ the final boxes belong to the model, detection and data settings. The schedule o
 set.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable
 
@@ -208,9 +209,11 @@ OF_OTHERS: dict[str, Callable[..., Config]] = {
 }
 
 
-def applied(name: str, config: Config) -> Config:
-    """Returns a preset of `OF_OTHERS` with the layers and the classes of a config."""
-    chosen, model = OF_OTHERS[name](config.model.num_classes), config.model
+def applied(preset: str | Config, config: Config) -> Config:
+    """Returns a preset, or one of `OF_OTHERS`, with the layers and the classes of a config."""
+    chosen = OF_OTHERS[preset]() if isinstance(preset, str) else copy.deepcopy(preset)
+    model = config.model
+    chosen.model.num_classes = model.num_classes
     chosen.model.backbone = dataclasses.replace(
         model.backbone,
         stride_in_1x1=chosen.model.backbone.stride_in_1x1,

@@ -57,7 +57,8 @@ def _shortest_edge(
 ) -> tuple[float, float]:
     """Detectron2's sides before rounding; other orders of the operations round otherwise."""
     scale = short_side / min(height, width)
-    sides = (short_side, scale * width) if height < width else (scale * height, short_side)
+    short = float(short_side)
+    sides = (short, scale * width) if height < width else (scale * height, short)
     if max(sides) > max_long_side:
         scale = max_long_side / max(sides)
         sides = sides[0] * scale, sides[1] * scale

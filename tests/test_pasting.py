@@ -138,8 +138,8 @@ def test_paste_at_the_centres_by_hand():
 def test_paste_at_the_centres_equals_a_loop(seed):
     rng = np.random.default_rng(seed)
     size = tuple(rng.integers(20, 40, 2).tolist())
-    corners = rng.uniform(-10, 45, (2, 2)).astype(np.float32)
-    (x0, y0), (x1, y1) = corners.min(0).tolist(), corners.max(0).tolist()
+    x0, y0 = rng.uniform(-10, 10, 2).astype(np.float32).tolist()
+    x1, y1 = rng.uniform(12, 45, 2).astype(np.float32).tolist()
     mask = rng.random((7, 7)).astype(np.float32)
     padded = np.pad(mask.astype(np.float64), 1)
     patch, (top, left) = pasting.paste_centres(mask, np.array([x0, y0, x1, y1]), size)

@@ -12,6 +12,7 @@ from maskrcnn_jax.ops import anchors
 from maskrcnn_jax.proposals import propose
 from maskrcnn_jax.settings import freeze
 from tests import oracles
+from tests.conftest import QUICK_COMPILE
 
 SHAPES = {2: (16, 24), 3: (8, 12), 4: (4, 6), 5: (2, 3), 6: (1, 2)}
 CONFIG = freeze(RPNConfig(anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), nms_threshold=0.5))
@@ -143,11 +144,15 @@ def test_no_gradient_flows_through_proposals():
 
 
 def test_a_minimum_of_0_drops_boxes_without_an_area():
-    """Clipped to the border, the boxes have no width."""
-    logits, deltas = scored_anchors(3)
-    deltas = {level: x * 0 + np.float32([1000, 0, 0, 0]) for level, x in deltas.items()}
-    config = freeze(RPNConfig(anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), min_box_size=0.0))
-    assert not run(logits, deltas, SIZE, CANVAS, config=config).valid.any()
+    """One of three anchors is moved out of the image: clipped to the border, it has no width."""
+    config = freeze(RPNConfig(anchor_sizes=(8.0,), min_box_size=0.0))
+    knobs = {"num_candidates": 3, "num_proposals": 3, "shapes": {2: (1, 1)}, "config": config}
+    compiled = jax.jit(partial(propose, **knobs), compiler_options=QUICK_COMPILE)
+    deltas = np.zeros((3, 4), np.float32)
+    deltas[1, 0] = 1000
+    size = np.array([4, 4])
+    proposals = compiled({2: np.zeros(3, np.float32)}, {2: deltas}, size, size)
+    assert proposals.valid.sum() == 2
 
 
 def test_the_config_says_how_anchors_are_made():

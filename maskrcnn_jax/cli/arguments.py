@@ -101,7 +101,20 @@ def add_convert(commands: Any) -> None:
         help=".pth or .safetensors with torchvision's names, .npz with ours",
     )
     _add_force(parser, "OUT, whoever has written it, but never an input")
-    parser.add_argument(
+    rules = parser.add_mutually_exclusive_group()
+    rules.add_argument(
+        "--d2-config",
+        type=path,
+        metavar="FILE",
+        help="the config.yaml of a file of Detectron2: take its settings instead of inferring them",
+    )
+    rules.add_argument(
+        "--mmdet-config",
+        type=path,
+        metavar="FILE",
+        help="the same for MMDetection: a config as its tools print it; it is not run",
+    )
+    rules.add_argument(
         "--preset",
         metavar="NAME",
         help="of a file of Detectron2 or MMDetection, such as mmdet_r50_caffe_fpn: take its pixel "

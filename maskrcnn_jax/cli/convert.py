@@ -1,9 +1,17 @@
 """`maskrcnn-jax convert`: rewrites a model in another file format."""
 
 import argparse
+from typing import Any
 
 from maskrcnn_jax.cli import outputs
-from maskrcnn_jax.weights import files, loading, norm_eps, saving
+from maskrcnn_jax.weights import (
+    detectron2_config,
+    files,
+    loading,
+    mmdetection_config,
+    norm_eps,
+    saving,
+)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -13,8 +21,7 @@ def run(args: argparse.Namespace) -> int:
     outputs.check_file(args.output)
     claim = {"inputs": [args.weights], "force": args.force}
     with outputs.claim("maskrcnn-jax convert", [args.output], **claim) as add:
-        choices = {"preset": args.preset, "channel_order": args.channel_order}
-        loaded = loading.load(args.weights, **choices)
+        loaded = loading.load(args.weights, **_choices(args))
         print(loaded.report)
         add(args.output)
         saving.save(args.output, loaded.config, loaded.variables, loaded.categories)
@@ -23,6 +30,17 @@ def run(args: argparse.Namespace) -> int:
     if args.output.suffix != ".npz":
         _print_norm_eps(loaded.report.norm_eps)
     return 0
+
+
+def _choices(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `loading.load` for what a file does not say."""
+    if args.d2_config is not None:
+        config, channel_order = detectron2_config.read(args.d2_config)
+    elif args.mmdet_config is not None:
+        config, channel_order = mmdetection_config.read(args.mmdet_config)
+    else:
+        return {"preset": args.preset, "channel_order": args.channel_order}
+    return {"preset": config, "channel_order": args.channel_order or channel_order}
 
 
 def _print_norm_eps(found: dict[str, norm_eps.NormEps]) -> None:

@@ -95,7 +95,7 @@ class JaxModel:
 
     def anchors(self, canvas: Size) -> Levels:
         """The anchors of a canvas in the order of torchvision, ``[n, 4]`` by level."""
-        shapes = {level: padding.cells(canvas, level) for level in range(2, 7)}
+        shapes = anchors.map_shapes(canvas)
         rule = self.config.model.rpn.anchors
         grids = anchors.pyramid_anchors(shapes, jnp.array(canvas), **rule)
         boxes = {level: np.asarray(boxes) for level, (boxes, _) in grids.items()}

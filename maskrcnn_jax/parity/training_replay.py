@@ -83,17 +83,12 @@ def draw(
     )
 
 
-def _level_shapes(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
-    """Height and width of P2 to P6 for a bucket or canvas."""
-    return {level: padding.cells(size, level) for level in range(2, 7)}
-
-
 def anchor_places(
     bucket: tuple[int, int], canvas: tuple[int, int], num_ratios: int
 ) -> Int[np.ndarray, " n"]:
     """The index in the bucket of each anchor of the canvas, in the order of torchvision."""
     places, start = [], 0
-    for level, (height, width) in _level_shapes(bucket).items():
+    for level, (height, width) in anchors.map_shapes(bucket).items():
         count = height * width * num_ratios
         indices = {level: np.arange(start, start + count)}
         places.append(padding.crop_anchors(indices, canvas, bucket)[level])
@@ -109,14 +104,14 @@ def _slots(arrays: list[np.ndarray], count: int) -> np.ndarray:
 def make_samples(batch: Batch, drawn: Drawn, *, config: ModelConfig) -> Samples:
     """Computes our targets for torchvision's samples."""
     bucket = batch.images.shape[1:3]
-    anchor_one = partial(_anchor_targets, shapes=_level_shapes(bucket), config=config)
+    anchor_one = partial(_anchor_targets, shapes=anchors.map_shapes(bucket), config=config)
     inputs = drawn.anchors, drawn.positive_anchors, drawn.valid_anchors
     anchor_targets, labels = jax.vmap(anchor_one)(batch.instances, batch.canvas, *inputs)
     roi_one = partial(_roi_targets, config=config)
     rois = jax.vmap(roi_one)(batch.instances, drawn.rois, drawn.valid_rois)
     masks = None
     if config.mask_head is not None:
-        positives = jax.tree.map(lambda x: x[:, : MaskRCNN(config).num_mask_samples], rois)
+        positives = jax.tree.map(lambda x: x[:, : targets.num_mask_samples(config)], rois)
         resolution = 2 * config.mask_head.resolution
         mask_one = partial(targets.mask_targets, resolution=resolution)
         masks = jax.vmap(mask_one)(positives, batch.instances, batch.sizes)

@@ -70,12 +70,12 @@ def check(path: Path, state: TrainState) -> None:
     Reads no array. Arguments and errors as in `read_back`.
     """
     for name, item in items(state).items():
+        stored_files.check(path / name)
         with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
             saved = handler.metadata(path / name).tree
         differing = _differences(_leaves_by_name(saved), _leaves_by_name(item))
         if differing:
             raise DoesNotFit(f"{path / name} is not what was saved: {differing}")
-        stored_files.check(path / name)
 
 
 def first_line(error: Exception) -> str:

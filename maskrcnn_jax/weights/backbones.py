@@ -16,10 +16,13 @@ from maskrcnn_jax.weights import (
     files,
     guess,
     layout,
+    mmdetection,
     own,
     torchvision,
     torchvision_resnet,
 )
+
+DETECTORS = (torchvision, detectron2, mmdetection, detectron1)
 
 
 def load(weights: str, variables: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
@@ -42,7 +45,10 @@ def load(weights: str, variables: dict[str, Any], config: ModelConfig) -> dict[s
             that is wrong.
     """
     path = _path(weights, config.backbone.depth)
-    arrays = files.read(path).arrays
+    found = files.read(path).arrays
+    arrays = _without_prefix(found)
+    if any(family.recognises(found) for family in DETECTORS):
+        raise ValueError(f"{path} holds a whole detector: give it as config.weights")
     if own.recognises(arrays):
         loaded = _own(path, arrays, variables)
     elif detectron1.is_backbone(arrays) or detectron2.is_backbone(arrays):
@@ -89,8 +95,6 @@ def _from_torchvision(
         raise ValueError(
             f'{path} was trained with batch norm, config.model.backbone.norm is "group"'
         )
-    if torchvision.recognises(arrays):
-        raise ValueError(f"{path} holds a whole detector: give it as config.weights")
     depth = torchvision_resnet.resnet_depth(arrays)
     if depth not in (None, config.backbone.depth):
         expected = f"config.model.backbone.depth is {config.backbone.depth}"
@@ -98,35 +102,52 @@ def _from_torchvision(
     table = list(torchvision_resnet.entries(config))
     arrays = torchvision_resnet.present(arrays)
     layout.check_fit(arrays, layout.shapes(table), f"{path} does not fit the backbone")
+    _turn_to_rgb(path, arrays, "conv1.weight", "bn1.running_var", config)
     return traverse_util.flatten_dict(layout.arrange(arrays, table), sep="/")
+
+
+def _without_prefix(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Returns the backbone of a classifier of MMPreTrain by torchvision's names; others as is."""
+    if not any(name.startswith("backbone.layer1.") for name in arrays):
+        return arrays
+    kept = (name for name in arrays if not name.startswith("head."))
+    return {name.removeprefix("backbone."): arrays[name] for name in kept}
+
+
+def _turn_to_rgb(
+    path: Path, arrays: dict[str, np.ndarray], stem: str, variance: str | None, config: ModelConfig
+) -> None:
+    """Reverses the channels of a stem that learned from pixels of 0 to 255: Caffe's read BGR.
+
+    ``variance`` names the statistics that tell such a stem; None if it is Caffe's. Raises
+    ValueError if the config has other pixels.
+    """
+    ratio = guess.input_ratio(arrays[stem], arrays[variance]) if variance else np.inf
+    if ratio is None or ratio < guess.NORMALISED_BELOW:
+        return
+    if max(config.image_std) > presets.LARGEST_STD_OF_CAFFE:
+        raise ValueError(
+            f"{path} learned from BGR pixels of 0 to 255 less their mean: set model.image_mean, "
+            "model.image_std and model.backbone.stride_in_1x1 as presets.detectron2_r50_fpn does"
+        )
+    arrays[stem] = arrays[stem][:, ::-1]
 
 
 def _from_detectron(
     path: Path, arrays: Mapping[str, np.ndarray], config: ModelConfig
 ) -> dict[str, np.ndarray]:
-    """Maps the arrays of a backbone of Caffe2, or with Detectron2's names, to variables.
-
-    A network that learned from pixels of 0 to 255 is one of Caffe, which reads BGR.
-    """
+    """Maps the arrays of a backbone of Caffe2, or with Detectron2's names, to variables."""
     table = list(torchvision_resnet.entries(config))
     if detectron1.is_backbone(arrays):
         named, _ = detectron1.present(arrays)
         table = [detectron1.renamed_entry(entry, config) for entry in table]
-        stem, is_bgr = detectron1.STEM, True
+        stem, variance = detectron1.STEM, None
     else:
         named, _ = detectron2.present(arrays)
         named = {x: array for x, array in named.items() if x.startswith(("stem.", "res"))}
         table = [detectron2.renamed(x, detectron2.name(x.path[1:-1], config)) for x in table]
         table = [x._replace(name=x.name.removeprefix(detectron2.BODY)) for x in table]
-        stem = "stem.conv1.weight"
-        ratio = guess.input_ratio(named.get(stem), named.get("stem.conv1.norm.running_var"))
-        is_bgr = ratio is not None and ratio >= guess.NORMALISED_BELOW
+        stem, variance = "stem.conv1.weight", "stem.conv1.norm.running_var"
     layout.check_fit(named, layout.shapes(table), f"{path} does not fit the backbone")
-    if is_bgr and max(config.image_std) > presets.LARGEST_STD_OF_CAFFE:
-        raise ValueError(
-            f"{path} learned from BGR pixels of 0 to 255 less their mean: set model.image_mean, "
-            "model.image_std and model.backbone.stride_in_1x1 as presets.detectron2_r50_fpn does"
-        )
-    if is_bgr:
-        named[stem] = named[stem][:, ::-1]
+    _turn_to_rgb(path, named, stem, variance, config)
     return traverse_util.flatten_dict(layout.arrange(named, table), sep="/")

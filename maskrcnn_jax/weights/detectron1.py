@@ -18,18 +18,25 @@ from maskrcnn_jax.weights.layout import Entry, Path
 
 WHOSE = "Detectron 1's"
 STEM = "conv1_w"
-PATTERN = r"res([2-5])_(\d{1,3})_branch2[abc]()"
+PATTERN = r"res([2-5])_(\d{1,3})_branch2[abc]"
 # Detectron 1 divides by nothing and subtracts this, in the order RGB.
 IMAGE_MEAN = (122.7717 / 255, 115.9465 / 255, 102.9801 / 255)
 LEAVES = {"weight": "w", "bias": "b"}
-NORM_LEAVES = {"weight": "s", "bias": "b", "running_mean": "running_mean"} | {
-    "running_var": "running_var"
+NORM_LEAVES = {
+    "weight": "s",
+    "bias": "b",
+    "running_mean": "running_mean",
+    "running_var": "running_var",
 }
 # Other names of the arrays of a norm.
-RENAMED = {"_bn_gamma": "_bn_s", "_bn_beta": "_bn_b", "_bn_rm": "_bn_running_mean"} | {
-    "_bn_riv": "_bn_running_var"
+RENAMED = {
+    "_bn_gamma": "_bn_s",
+    "_bn_beta": "_bn_b",
+    "_bn_rm": "_bn_running_mean",
+    "_bn_riv": "_bn_running_var",
 }
-UNUSED = ("_momentum", "lr", "conv1_b", "fc1000_w", "fc1000_b", "pred_w", "pred_b")
+MOMENTUM = "_momentum"  # The end of arrays of the optimizer.
+UNUSED = ("lr", "conv1_b", "fc1000_w", "fc1000_b", "pred_w", "pred_b")
 
 
 def recognises(names: Iterable[str]) -> bool:
@@ -67,17 +74,13 @@ def infer(state: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Guess:
     model.box_head.num_layers = 1 if convs else 2
     if not any("mask" in name for name in state):
         model.mask_head = None
-    guess.set_widths(model, {x: state[name] for name, x in _torch_names(state)}, name)
+    kernels = {x.removesuffix("_w") + ".weight": state[x] for x in state if x.endswith("_w")}
+    guess.set_widths(model, kernels, name)
     reasons = (
         "assumed: BGR pixels of 0 to 255 less their mean, as in Detectron 1. Its boxes count one "
         "pixel more than their difference, which is not imitated",
     )
     return Guess(config, detectron2.coco(model), True, reasons)
-
-
-def _torch_names(state: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
-    """Returns names with kernels, and the same with PyTorch's end."""
-    return [(x, x.removesuffix("_w") + ".weight") for x in state if x.endswith("_w")]
 
 
 def depth(state: Iterable[str]) -> int:
@@ -103,7 +106,7 @@ def present(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dic
     """Drops what is not of the network, and undoes the folding of statistics into norms."""
     arrays, renamed = {}, {}
     for each, array in state.items():
-        if each.endswith(UNUSED[:1]) or each in UNUSED:
+        if each.endswith(MOMENTUM) or each in UNUSED:
             continue
         end = next((end for end in RENAMED if each.endswith(end)), None)
         if end is not None:

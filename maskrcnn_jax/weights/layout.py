@@ -45,11 +45,18 @@ def entry(name: str, path: Path, shape: Shape, axes: Shape) -> Entry:
     return Entry(name, path, shape, shape, axes, tuple(shape[axis] for axis in axes))
 
 
-def arrange(arrays: Mapping[str, np.ndarray], table: Iterable[Entry]) -> dict[str, Any]:
-    """Converts arrays with the names and shapes of the table to nested float32 variables."""
+def arrange(
+    arrays: Mapping[str, np.ndarray], table: Iterable[Entry], *, consume: bool = False
+) -> dict[str, Any]:
+    """Converts arrays with the names and shapes of the table to nested float32 variables.
+
+    With ``consume`` the arrays are taken out of their dict, one after the other, which frees the
+    memory of each before the next is converted.
+    """
     flat = {}
     for each in table:
-        array = arrays[each.name] if each.edit is None else each.edit.read(arrays[each.name])
+        array = arrays.pop(each.name) if consume else arrays[each.name]
+        array = array if each.edit is None else each.edit.read(array)
         array = array.reshape(each.view).transpose(each.axes).reshape(each.target)
         flat[each.path] = np.ascontiguousarray(array, np.float32)
     return traverse_util.unflatten_dict(flat)

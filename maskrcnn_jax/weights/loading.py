@@ -74,7 +74,7 @@ def load(
     *,
     num_classes: int | None = None,
     norm_eps: float | None = None,
-    preset: str | None = None,
+    preset: str | Config | None = None,
     channel_order: str | None = None,
     seed: int = 0,
 ) -> LoadedModel:
@@ -90,9 +90,10 @@ def load(
         num_classes: Number of classes, including background; by default that of the config or of
             the weights.
         norm_eps: Replaces the eps of all norms.
-        preset: A function of `presets` for Detectron2 or MMDetection, by its name. It replaces
-            what a file of these does not say: pixel statistics, the place of strides, and rules.
-            By default it is inferred, and the report says why.
+        preset: A function of `presets` for Detectron2 or MMDetection, by its name, or a config
+            such as `detectron2_config.read` returns. It replaces what a file of these does not
+            say: pixel statistics, the place of strides, and rules. By default it is inferred, and
+            the report says why.
         channel_order: "RGB" or "BGR", the order in which the network of such a file reads its
             channels; by default that of the preset. Images are always given as RGB.
         seed: Seed of the random values of layers that do not fit another number of classes.
@@ -122,7 +123,7 @@ def read(
     weights: str | Path,
     released: Mapping[str, str] = RELEASED,
     *,
-    preset: str | None = None,
+    preset: str | Config | None = None,
     channel_order: str | None = None,
 ) -> Source:
     """Reads arrays and the known facts about their model, without comparing them with a model.
@@ -137,7 +138,7 @@ def read(
         OSError: The file does not exist or cannot be downloaded.
         ValueError: The file is broken, or its names belong to no family.
     """
-    if preset not in (None, *presets.OF_OTHERS):
+    if isinstance(preset, str) and preset not in presets.OF_OTHERS:
         known = ", ".join(presets.OF_OTHERS)
         raise ValueError(f"preset must be one of {known}; got {preset!r}")
     if channel_order not in (None, "RGB", "BGR"):
@@ -167,7 +168,7 @@ def _read_run(path: Path) -> Source:
     return Source(path, None, own, arrays, renamed, run.config, True, run.categories)
 
 
-def _read_file(path: Path, preset: str | None, channel_order: str | None) -> Source:
+def _read_file(path: Path, preset: str | Config | None, channel_order: str | None) -> Source:
     arrays, metadata = files.read(path)
     digest = files.sha256(path)
     arrays = prefixes.without(arrays, lambda names: any(f.recognises(names) for f in FAMILIES))
@@ -189,14 +190,17 @@ def _read_file(path: Path, preset: str | None, channel_order: str | None) -> Sou
     return source if inferred is None else _with(source, inferred, preset, channel_order)
 
 
-def _with(source: Source, inferred: Guess, preset: str | None, channel_order: str | None) -> Source:
+def _with(
+    source: Source, inferred: Guess, preset: str | Config | None, channel_order: str | None
+) -> Source:
     """Adds what was inferred of a network, and brings the channels of its input to RGB."""
     config, is_bgr, reasons = inferred.config, inferred.is_bgr, inferred.reasons
     if preset is not None:
         config = presets.applied(preset, config)
         is_bgr = max(config.model.image_std) < presets.LARGEST_STD_OF_CAFFE
         order = "BGR" if is_bgr else "RGB"
-        reasons = (f"{order} pixels and all rules of presets.{preset}, as given",)
+        whose = f"presets.{preset}" if isinstance(preset, str) else "the given settings"
+        reasons = (f"{order} pixels and all rules of {whose}",)
     if channel_order is not None:
         is_bgr, reasons = channel_order == "BGR", (*reasons, f"{channel_order} channels, as given")
     stem = source.layout.STEM
@@ -234,7 +238,7 @@ def fit(
     norm_eps: float | None = None,
     seed: int = 0,
 ) -> LoadedModel:
-    """Makes a model from a source; arguments and errors as in `load`.
+    """Makes a model from a source, whose arrays it takes; arguments and errors as in `load`.
 
     For another number of classes, the layers with one output per class are initialised at random.
     """
@@ -247,7 +251,8 @@ def fit(
     table = _matched(source, dataclasses.replace(model, num_classes=found))
     _check_categories(source, found)
     fresh = [] if found == model.num_classes else _misshapen(table, source.layout.entries(model))
-    variables = layout.arrange(source.arrays, [x for x in table if x.path not in fresh])
+    kept = [entry for entry in table if entry.path not in fresh]
+    variables = layout.arrange(source.arrays, kept, consume=True)
     if fresh:
         variables = _filled(variables, _initial(model, fresh, seed))
     report = Report(

@@ -96,7 +96,7 @@ def python2(arrays, protocol):
         return b"(" + b"".join(items) + b"t"
 
     dtype = build.name("numpy", "dtype") + sequence(text("f4"), integer(0), integer(1)) + b"R"
-    dtype += sequence(integer(3), text("<"), *(b"N" * 3), *[integer(x) for x in (-1, -1, 0)])
+    dtype += sequence(integer(3), text("<"), b"NNN", *[integer(x) for x in (-1, -1, 0)])
     dtype += b"b"
     items = b""
     for name, array in arrays.items():
@@ -235,7 +235,7 @@ BROKEN = {
     "an odd dict": (b"(" + build.text("x") + b"d", "shorter|argument"),
     "a memo of nothing": (b"g7\n", "memo 7"),
     "a deep tuple": (b"]" + b"\x85" * 5_000, "a pickle of a tuple"),
-    "an exponential list": (b"]q\x00" + b"(h\x00h\x00tq\x00" * 60, "a pickle of a tuple"),
+    "exponential tuples": (b"]q\x00" + b"(h\x00h\x00tq\x00" * 60, "ends inside a container"),
     "text without quotes": (b"Sx\n", "without quotes"),
     "a number too long": (b"L" + b"9" * 100_000 + b"L\n", "digits|integer"),
     "pop from nothing": (b"00", "than there is"),

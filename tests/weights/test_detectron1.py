@@ -11,8 +11,10 @@ from maskrcnn_jax.weights import (
     backbones,
     detectron1,
     detectron2,
+    files,
     layout,
     loading,
+    mmdetection,
     torchvision_resnet,
 )
 from tests.weights.families import reduced, state_of
@@ -160,3 +162,33 @@ def test_misfits_are_listed(tmp_path, config):
 def test_a_backbone_is_no_detector(tmp_path, config):
     with pytest.raises(ValueError, match="give it as backbone_weights"):
         loading.load(pickled(tmp_path, caffe2(config)))
+
+
+def torchvision_names(config, scale):
+    random = np.random.default_rng(0)
+    table = list(torchvision_resnet.entries(config))
+    state = {x.name: random.normal(size=x.shape).astype(np.float32) for x in table}
+    squares = np.square(state["conv1.weight"]).sum((1, 2, 3))
+    return state | {"bn1.running_var": squares * np.float32(scale) ** 2}
+
+
+@pytest.mark.parametrize("scale, is_bgr", [(1, False), (58, True)])
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_backbones_of_openmmlab_have_torchvisions_names(tmp_path, config, scale, is_bgr, prefix):
+    state = torchvision_names(config, scale)
+    named = {f"{prefix}{name}": x for name, x in state.items()}
+    named |= {"head.fc.weight": np.ones((10, 128))} if prefix else {}
+    files.write(tmp_path / "w.pth", named)
+    loaded = backbones.load(str(tmp_path / "w.pth"), variables(), config)
+    kernel = state["conv1.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(
+        loaded["params"]["backbone"]["conv1"]["kernel"], kernel[:, :, ::-1] if is_bgr else kernel
+    )
+
+
+@pytest.mark.parametrize("family", [detectron1, detectron2, mmdetection])
+def test_a_detector_is_no_backbone(tmp_path, config, family):
+    preset = presets.mmdet_r50_fpn if family is mmdetection else presets.detectron2_r50_fpn
+    path = pickled(tmp_path, state_of(family, reduced(preset(4), depth=50)))
+    with pytest.raises(ValueError, match="holds a whole detector: give it as config.weights"):
+        backbones.load(str(path), variables(), config)

@@ -1,0 +1,335 @@
+"""Reads a config of Detectron2, as ``config.yaml`` in the folder of a training, to our settings.
+
+Only what detection needs is read: the network, its rules, and the sizes of images. Keys that have
+no counterpart here must have the values of a Mask R-CNN with a feature pyramid.
+"""
+
+import ast
+import fnmatch
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from maskrcnn_jax import config_check, presets
+from maskrcnn_jax.config import Config
+
+MAX_BYTES, MAX_KEYS, MAX_BASES = 1 << 20, 10_000, 5
+# Keys that are read, with the value of Detectron2's defaults, and the field of ours that takes it.
+FIELDS: dict[str, tuple[Any, str]] = {
+    "MODEL.BACKBONE.FREEZE_AT": (2, "model.backbone.frozen_stages"),
+    "MODEL.RESNETS.DEPTH": (50, "model.backbone.depth"),
+    "MODEL.RESNETS.STRIDE_IN_1X1": (True, "model.backbone.stride_in_1x1"),
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": (64, "model.backbone.stem_channels"),
+    "MODEL.FPN.OUT_CHANNELS": (256, "model.fpn.channels"),
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": (256, "model.rpn.num_samples"),
+    "MODEL.RPN.POSITIVE_FRACTION": (0.5, "model.rpn.positive_fraction"),
+    "MODEL.RPN.SMOOTH_L1_BETA": (0.0, "model.rpn.smooth_l1_beta"),
+    "MODEL.RPN.BBOX_REG_WEIGHTS": ((1.0, 1.0, 1.0, 1.0), "model.rpn.box_weights"),
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": (12000, "model.rpn.num_candidates"),
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": (6000, "detection.num_candidates"),
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": (2000, "model.rpn.num_proposals"),
+    "MODEL.RPN.POST_NMS_TOPK_TEST": (1000, "detection.num_proposals"),
+    "MODEL.RPN.NMS_THRESH": (0.7, "model.rpn.nms_threshold"),
+    "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": (0, "model.rpn.min_box_size"),
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": (512, "model.roi.num_samples"),
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION": (0.25, "model.roi.positive_fraction"),
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": (0.05, "detection.score_threshold"),
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": (0.5, "detection.nms_threshold"),
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": ((10.0, 10.0, 5.0, 5.0), "model.roi.box_weights"),
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": (0.0, "model.roi.smooth_l1_beta"),
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": (0, "model.roi.sampling_ratio"),
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": (14, "model.box_head.resolution"),
+    "MODEL.ROI_BOX_HEAD.NUM_CONV": (0, "model.box_head.num_convs"),
+    "MODEL.ROI_BOX_HEAD.CONV_DIM": (256, "model.box_head.channels"),
+    "MODEL.ROI_BOX_HEAD.NUM_FC": (0, "model.box_head.num_layers"),
+    "MODEL.ROI_BOX_HEAD.FC_DIM": (1024, "model.box_head.features"),
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": (14, "model.mask_head.resolution"),
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": (0, "model.mask_head.num_convs"),
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": (256, "model.mask_head.channels"),
+    "TEST.DETECTIONS_PER_IMAGE": (100, "detection.num_detections"),
+    "INPUT.MIN_SIZE_TRAIN": ((800,), "data.short_sides"),
+    "INPUT.MAX_SIZE_TRAIN": (1333, "data.max_long_side"),
+    "INPUT.MIN_SIZE_TEST": (800, "data.test_short_side"),
+    "INPUT.MAX_SIZE_TEST": (1333, "data.test_max_long_side"),
+}
+NORMS = {"": "none", "FrozenBN": "frozen_batch", "BN": "batch", "SyncBN": "batch", "GN": "group"}
+# Keys that are read by `_convert`, with the value of Detectron2's defaults.
+CONVERTED: dict[str, Any] = {
+    "MODEL.RESNETS.NORM": "FrozenBN",
+    "MODEL.FPN.NORM": "",
+    "MODEL.ROI_BOX_HEAD.NORM": "",
+    "MODEL.ROI_MASK_HEAD.NORM": "",
+    "MODEL.MASK_ON": False,
+    "MODEL.PIXEL_MEAN": (103.53, 116.28, 123.675),
+    "MODEL.PIXEL_STD": (1.0, 1.0, 1.0),
+    "MODEL.ANCHOR_GENERATOR.SIZES": ((32, 64, 128, 256, 512),),
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": ((0.5, 1.0, 2.0),),
+    "MODEL.RPN.IOU_THRESHOLDS": (0.3, 0.7),
+    "MODEL.RPN.CONV_DIMS": (-1,),
+    "MODEL.ROI_HEADS.IOU_THRESHOLDS": (0.5,),
+    "MODEL.ROI_HEADS.NUM_CLASSES": 80,
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignV2",
+    "INPUT.FORMAT": "BGR",
+    "INPUT.RANDOM_FLIP": "horizontal",
+}
+# Keys that must have this value, and the default of Detectron2 if it is another one.
+FIXED: dict[str, Any] = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+    "MODEL.PROPOSAL_GENERATOR.NAME": "RPN",
+    "MODEL.RESNETS.NUM_GROUPS": 1,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
+    "MODEL.RESNETS.RES5_DILATION": 1,
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": (False, False, False, False),
+    "MODEL.RESNETS.OUT_FEATURES": ("res2", "res3", "res4", "res5"),
+    "MODEL.FPN.IN_FEATURES": ("res2", "res3", "res4", "res5"),
+    "MODEL.FPN.FUSE_TYPE": "sum",
+    "MODEL.ANCHOR_GENERATOR.NAME": "DefaultAnchorGenerator",
+    "MODEL.ANCHOR_GENERATOR.OFFSET": 0.0,
+    "MODEL.RPN.HEAD_NAME": "StandardRPNHead",
+    "MODEL.RPN.IN_FEATURES": ("p2", "p3", "p4", "p5", "p6"),
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": "smooth_l1",
+    "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": 1.0,
+    "MODEL.RPN.BOUNDARY_THRESH": -1,
+    "MODEL.RPN.LOSS_WEIGHT": 1.0,
+    "MODEL.RPN.IOU_LABELS": (0, -1, 1),
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ROI_HEADS.IN_FEATURES": ("p2", "p3", "p4", "p5"),
+    "MODEL.ROI_HEADS.IOU_LABELS": (0, 1),
+    "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": True,
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "smooth_l1",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": 1.0,
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": False,
+    "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": False,
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": False,
+    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": False,
+    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
+    "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": False,
+    "MODEL.KEYPOINT_ON": False,
+    "MODEL.LOAD_PROPOSALS": False,
+    "INPUT.CROP.ENABLED": False,
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+    "TEST.AUG.ENABLED": False,
+}
+OTHER_DEFAULTS: dict[str, Any] = {
+    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": ("res4",),
+    "MODEL.FPN.IN_FEATURES": (),
+    "MODEL.RPN.IN_FEATURES": ("res4",),
+    "MODEL.ROI_HEADS.NAME": "Res5ROIHeads",
+    "MODEL.ROI_HEADS.IN_FEATURES": ("res4",),
+    "MODEL.ROI_BOX_HEAD.NAME": "",
+}
+# Keys without influence on this network: of other networks, of the schedule, of data sets.
+IGNORED = (
+    *("VERSION", "OUTPUT_DIR", "SEED", "VIS_PERIOD", "CUDNN_BENCHMARK", "FLOAT32_PRECISION"),
+    *("GLOBAL.*", "DATALOADER.*", "DATASETS.*", "SOLVER.*", "TEST.EXPECTED_RESULTS"),
+    *("TEST.AUG.*", "TEST.PRECISE_BN.*", "TEST.EVAL_PERIOD", "TEST.KEYPOINT_OKS_SIGMAS"),
+    *("INPUT.CROP.*", "INPUT.MASK_FORMAT", "MODEL.DEVICE", "MODEL.WEIGHTS"),
+    *("MODEL.RETINANET.*", "MODEL.SEM_SEG_HEAD.*", "MODEL.PANOPTIC_FPN.*"),
+    *("MODEL.ROI_KEYPOINT_HEAD.*", "MODEL.ROI_BOX_CASCADE_HEAD.*"),
+    *("MODEL.RESNETS.DEFORM_*", "MODEL.RESNETS.RES2_OUT_CHANNELS"),
+    *("MODEL.ROI_BOX_HEAD.FED_LOSS_*", "MODEL.ANCHOR_GENERATOR.ANGLES"),
+    *("MODEL.ROI_MASK_HEAD.POOLER_TYPE", "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO"),
+)
+
+
+class Settings(NamedTuple):
+    """The settings of a config of Detectron2."""
+
+    config: Config
+    channel_order: str  # "RGB" or "BGR".
+
+
+def read(path: str | Path) -> Settings:
+    """Reads a YAML file and the files that it names as its base.
+
+    Raises:
+        OSError: A file does not exist or cannot be read.
+        ValueError: A file is no config of Detectron2, or has settings without a counterpart; the
+            message names the file and lists all of them.
+    """
+    path = Path(path)
+    try:
+        found = dict(_merged(path, path.parent.resolve(), MAX_BASES))
+        return _convert(found)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as a config of Detectron2: {error}") from error
+
+
+def _merged(path: Path, folder: Path, bases_left: int) -> dict[str, Any]:
+    """Returns the values of a file by their keys, on top of those of its base."""
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path.name} has more than {MAX_BYTES} bytes")
+    try:
+        root = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, RecursionError) as error:
+        # The message may quote what is wrong over several lines.
+        raise ValueError(f"it is no plain YAML: {' '.join(str(error).split())[:300]}") from error
+    if not isinstance(root, dict):
+        raise ValueError(f"{path.name} is no table of keys")
+    if any("_target_" in x for x in (root, *root.values()) if isinstance(x, dict)):
+        raise ValueError("it is a LazyConfig, whose classes are not made; give a YAML of yacs")
+    base = root.pop("_BASE_", None)
+    found = {}
+    if base is not None:
+        beside = (path.parent / str(base)).resolve()
+        if not beside.is_relative_to(folder) or bases_left == 0:
+            raise ValueError(
+                f"its _BASE_ {str(base)[:200]!r} is not in its folder, or the {MAX_BASES + 1}th: "
+                "copy it there, or give the config.yaml that Detectron2 writes"
+            )
+        found = _merged(beside, folder, bases_left - 1)
+    for count, (key, value) in enumerate(_flat(root, "")):
+        if count >= MAX_KEYS:
+            raise ValueError(f"it has more than {MAX_KEYS} keys")
+        found[key] = _plain(value)
+    return found
+
+
+def _flat(table: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    if prefix.count(".") > 10:
+        raise ValueError("its tables are nested more than ten deep")
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _plain(value: Any) -> Any:
+    """Returns lists as tuples, and text that stands for a tuple as that tuple."""
+    if isinstance(value, str) and value.startswith("("):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return value
+    if isinstance(value, list | tuple):
+        if any(isinstance(x, dict) for x in value):
+            raise ValueError("it has a list of tables, which no config of Detectron2 has")
+        return tuple(_plain(x) if isinstance(x, list | tuple) else x for x in value)
+    return value
+
+
+def _convert(found: Mapping[str, Any]) -> Settings:
+    """Returns the settings of all keys. Raises ValueError with the keys without a counterpart."""
+    defaults = {key: value for key, (value, _) in FIELDS.items()} | CONVERTED
+    values = defaults | FIXED | OTHER_DEFAULTS | dict(found)
+    problems = []
+    for key, value in values.items():
+        if key in FIXED and value != FIXED[key]:
+            problems.append(f"{key}: {str(value)[:100]}, only {FIXED[key]} is possible")
+        elif key not in defaults and key not in FIXED and not _is_ignored(key):
+            problems.append(f"{key}: {str(value)[:100]} has no counterpart")
+    config = presets.detectron2_r50_fpn()
+    if values["MODEL.MASK_ON"] is not True:
+        config.model.mask_head = None
+    for key, (_, field) in FIELDS.items():
+        _set(config, field, values[key])
+    problems += _set_converted(config, values)
+    if problems:
+        raise ValueError("it has settings without a counterpart:\n  " + "\n  ".join(problems))
+    config_check.check(config)
+    return Settings(config, values["INPUT.FORMAT"])
+
+
+def _is_ignored(key: str) -> bool:
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in IGNORED)
+
+
+def _set(config: Config, field: str, value: Any) -> None:
+    """Sets a field by its path; none of a mask head that is not there."""
+    *parts, name = field.split(".")
+    owner: Any = config
+    for part in parts:
+        owner = getattr(owner, part)
+    if owner is None:
+        return
+    is_float = isinstance(getattr(owner, name), float) and type(value) is int
+    setattr(owner, name, float(value) if is_float else value)
+
+
+def _set_converted(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
+    """Sets the fields of `CONVERTED`; yields what has no counterpart."""
+    model = config.model
+    for key, part in {
+        "MODEL.RESNETS.NORM": model.backbone,
+        "MODEL.FPN.NORM": model.fpn,
+        "MODEL.ROI_BOX_HEAD.NORM": model.box_head,
+        "MODEL.ROI_MASK_HEAD.NORM": model.mask_head,
+    }.items():
+        if values[key] not in NORMS:
+            yield f"{key}: {str(values[key])[:100]}, only {', '.join(NORMS)} are possible"
+        elif part is not None:
+            part.norm = NORMS[values[key]]
+    sizes, ratios = (values[f"MODEL.ANCHOR_GENERATOR.{x}"] for x in ("SIZES", "ASPECT_RATIOS"))
+    if _are_lists_of_one(sizes) and len(sizes) == 5:
+        model.rpn.anchor_sizes = tuple(x[0] for x in sizes)
+    else:
+        yield f"MODEL.ANCHOR_GENERATOR.SIZES: {str(sizes)[:100]}, expected five lists of one size"
+    if isinstance(ratios, tuple) and len(ratios) == 1 and isinstance(ratios[0], tuple):
+        model.rpn.aspect_ratios = ratios[0]
+    else:
+        yield f"MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS: {str(ratios)[:100]}, expected one list"
+    thresholds = values["MODEL.RPN.IOU_THRESHOLDS"], values["MODEL.ROI_HEADS.IOU_THRESHOLDS"]
+    if [len(x) if isinstance(x, tuple) else 0 for x in thresholds] == [2, 1]:
+        (model.rpn.negative_iou, model.rpn.positive_iou), (model.roi.positive_iou,) = thresholds
+    else:
+        yield f"MODEL.RPN.IOU_THRESHOLDS, MODEL.ROI_HEADS.IOU_THRESHOLDS: {str(thresholds)[:100]}"
+    yield from _set_rest(config, values)
+
+
+def _are_lists_of_one(values: Any) -> bool:
+    lists = isinstance(values, tuple) and all(isinstance(x, tuple) for x in values)
+    return lists and all(len(x) == 1 for x in values)
+
+
+def _set_rest(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
+    model = config.model
+    convs = values["MODEL.RPN.CONV_DIMS"]
+    if isinstance(convs, tuple) and set(convs) <= {-1, model.fpn.channels}:
+        model.rpn.num_convs = len(convs)
+    else:
+        yield f"MODEL.RPN.CONV_DIMS: {str(convs)[:100]}, expected the channels of the pyramid"
+    classes = values["MODEL.ROI_HEADS.NUM_CLASSES"]
+    if isinstance(classes, int):
+        model.num_classes = classes + 1
+    else:
+        yield f"MODEL.ROI_HEADS.NUM_CLASSES: {str(classes)[:100]}, expected a number"
+    for kind in ("TYPE", "SAMPLING_RATIO"):
+        box, mask = (values.get(f"MODEL.ROI_{x}_HEAD.POOLER_{kind}") for x in ("BOX", "MASK"))
+        if model.mask_head is not None and mask is not None and mask != box:
+            yield f"MODEL.ROI_MASK_HEAD.POOLER_{kind}: {str(mask)[:100]}, the box head has {box}"
+    poolers = {"ROIAlignV2": ("align", True), "ROIAlign": ("align", False)}
+    poolers["ROIPool"] = ("pool", False)
+    pooler = values["MODEL.ROI_BOX_HEAD.POOLER_TYPE"]
+    if pooler in poolers:
+        model.roi.pooling, model.roi.aligned = poolers[pooler]
+    else:
+        yield f"MODEL.ROI_BOX_HEAD.POOLER_TYPE: {str(pooler)[:100]}"
+    flips = {"horizontal": (0.5, 0.0), "vertical": (0.0, 0.5), "none": (0.0, 0.0)}
+    flip = values["INPUT.RANDOM_FLIP"]
+    if flip in flips:
+        config.data.horizontal_flip, config.data.vertical_flip = flips[flip]
+    else:
+        yield f"INPUT.RANDOM_FLIP: {str(flip)[:100]}"
+    yield from _set_pixels(config, values)
+
+
+def _set_pixels(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
+    """Sets the pixel statistics, which are in the order of INPUT.FORMAT."""
+    order, model = values["INPUT.FORMAT"], config.model
+    mean, std = values["MODEL.PIXEL_MEAN"], values["MODEL.PIXEL_STD"]
+    if order not in ("BGR", "RGB"):
+        yield f"INPUT.FORMAT: {str(order)[:100]}, only BGR and RGB are possible"
+    for key, numbers in (("MEAN", mean), ("STD", std)):
+        is_triple = isinstance(numbers, tuple) and len(numbers) == 3
+        if not is_triple or not all(isinstance(x, int | float) for x in numbers):
+            yield f"MODEL.PIXEL_{key}: {str(numbers)[:100]}, expected three numbers"
+            return
+    step = -1 if order == "BGR" else 1
+    model.image_mean = tuple(x / 255 for x in mean[::step])
+    model.image_std = tuple(x / 255 for x in std[::step])

@@ -19,7 +19,8 @@ def run(args: argparse.Namespace) -> int:
     if args.output.suffix not in files.SUFFIXES:
         raise ValueError(f"{args.output} must end in one of {', '.join(files.SUFFIXES)}")
     outputs.check_file(args.output)
-    claim = {"inputs": [args.weights], "force": args.force}
+    read = [args.weights, args.d2_config, args.mmdet_config]
+    claim = {"inputs": read, "force": args.force}
     with outputs.claim("maskrcnn-jax convert", [args.output], **claim) as add:
         loaded = loading.load(args.weights, **_choices(args))
         print(loaded.report)

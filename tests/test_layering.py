@@ -16,7 +16,7 @@ GROUND = {"config", "settings", "structures"}
 STAGES = {"proposals", "detections", "targets", "losses", "diagnostics"}
 NETWORK = GROUND | STAGES | {"model", "modules/", "ops/", "poolers"}
 COMPUTED = NETWORK | {"execution", "sharding", "xla/"}
-INPUTS = {"data/", "images", "pasting", "distributed", "config_check"}
+INPUTS = {"data/", "images", "resizing", "pasting", "distributed", "config_check"}
 # These need each other: a detector reads weights and artifacts, and is exported to an artifact.
 DETECTOR = {"artifacts/", "detector", "weights/", "presets"}
 DRAWING = {"drawing/", "visualize"}
@@ -42,12 +42,14 @@ MAY_IMPORT = {
     "model": GROUND | STAGES | {"modules/", "ops/", "poolers", "execution", "sharding"},
     "presets": {"config"},
     # Images, ground truth and processes; none of it knows the network.
-    "images": {"ops/"},
+    "images": {"image_headers"},
+    "image_headers": set(),
+    "resizing": {"ops/"},
     "video": set(),
     "distributed": set(),
     "pasting": {"config", "structures"},
     "config_check": {"config", "settings"},
-    "data/": GROUND | {"images"},
+    "data/": GROUND | {"images", "resizing"},
     "drawing/": GROUND | INPUTS | {"visualize"},
     "visualize": {"drawing/", "images"},
     # Training, detection and evaluation run the network.

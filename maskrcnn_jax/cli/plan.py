@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.output:
         outputs.check_file(args.output)
+        outputs.check("maskrcnn-jax plan", [args.output], inputs=[args.config], force=args.force)
     config = config_file.read(args.config)
     for setting in args.set:
         config_file.override(config, setting)
@@ -52,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
             return 1
     _print_tables(plan, config)
     if args.output:
-        args.output.write_text(json.dumps(_to_dict(plan, config), indent=1) + "\n")
+        with outputs.claim("maskrcnn-jax plan", [args.output], force=args.force) as add:
+            add(args.output)
+            args.output.write_text(json.dumps(_to_dict(plan, config), indent=1) + "\n")
     return 0 if plan.device_memory is None or plan.memory.peak <= plan.device_memory else 1
 
 

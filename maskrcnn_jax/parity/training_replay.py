@@ -10,8 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from maskrcnn_jax import execution, targets, training
-from maskrcnn_jax import images as image_files
+from maskrcnn_jax import execution, resizing, targets, training
 from maskrcnn_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from maskrcnn_jax.data import pipeline
 from maskrcnn_jax.data.categories import Categories
@@ -264,10 +263,10 @@ def batches(
     """
     examples = [example for group in groups for example in group]
     shapes = [example.image.shape[:2] for example in examples]
-    sizes = [image_files.resized_size(shape, short_side, max_long_side) for shape in shapes]
+    sizes = [resizing.resized_size(shape, short_side, max_long_side) for shape in shapes]
     settings = DataConfig(test_short_side=short_side, test_max_long_side=max_long_side)
     settings.mask_store = "full"
-    settings.test_buckets = (image_files.ceil32(np.max(sizes, axis=0)),)
+    settings.test_buckets = (resizing.ceil32(np.max(sizes, axis=0)),)
     settings.max_instances = max(1, *(len(example.boxes) for example in examples))
     dataset, batch_size = InMemory(examples), len(groups[0])
     for batch, *_ in pipeline.eval_batches(dataset, settings, batch_size=batch_size):

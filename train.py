@@ -18,9 +18,9 @@ maskrcnn_resnet50_fpn, and writes that value into its config.json.
 """
 
 import contextlib
-import dataclasses
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,29 +30,22 @@ import optax
 from absl import app, flags, logging
 from jax.sharding import Mesh
 from ml_collections import config_flags
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TaskID
 
 from maskrcnn_jax import config_check, distributed, evaluation, execution, sharding, training
-from maskrcnn_jax.cli import config_file, memory, outputs
+from maskrcnn_jax.cli import exits, memory, outputs
+from maskrcnn_jax.cli.start import Start, claim_results, prepare, print_once
+from maskrcnn_jax.cli.training_bar import progress_bar
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.data.dataset import Dataset
-from maskrcnn_jax.data.pipeline import check_sizes, eval_batches, train_batches
-from maskrcnn_jax.data.sources import check_categories, open_train, open_val
+from maskrcnn_jax.data import checks
+from maskrcnn_jax.data.lost_images import LostImages
+from maskrcnn_jax.data.pipeline import eval_batches, train_batches
 from maskrcnn_jax.drawing import gallery
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.ops.rounding import ceil_div
 from maskrcnn_jax.report import run_page
-from maskrcnn_jax.runs.checkpoints import Checkpoints, write_run
+from maskrcnn_jax.runs.checkpoints import Checkpoints, NotSaved
 from maskrcnn_jax.runs.metrics import MetricsLog
-from maskrcnn_jax.weights import backbones, loading
 from maskrcnn_jax.xla import cache, compiler
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -60,6 +53,9 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run: checkpoints, metrics, evaluation."
+)
+FORCE = flags.DEFINE_bool(
+    "force", False, "Replaces results in --workdir that no run has written, or that were changed."
 )
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
@@ -77,21 +73,6 @@ PROCESS_ID = flags.DEFINE_integer(
 )
 
 
-class Start(NamedTuple):
-    """A run before its first step: its data, and the initial variables of the model."""
-
-    config: Config
-    train_data: Dataset
-    val_data: Dataset
-    annotations: dict[str, Any]  # The ground truth of `val_data` in COCO's format.
-    variables: dict[str, Any]
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether the model has a mask head."""
-        return self.config.model.mask_head is not None
-
-
 class Session(NamedTuple):
     """The objects that serve a run from its first step to its last."""
 
@@ -103,40 +84,17 @@ class Session(NamedTuple):
     progress: Progress
 
 
-def prepare(config: Config, workdir: str | Path) -> Start:
-    """Opens the data, writes the run directory, and makes or loads the variables of the model."""
-    detector = None
-    if config.weights:
-        with distributed.first_goes_first("weights"):  # Only the first process downloads.
-            detector = loading.load(config.weights, config.model, seed=config.seed)
-    if detector is not None:
-        print_once(detector.report)
-        config = dataclasses.replace(config, model=detector.config.model)
-    categories = detector.categories if detector is not None else None
-    has_masks = config.model.mask_head is not None
-    train_data = open_train(config.data, categories, masks=has_masks)
-    val_data, annotations = open_val(config.data, categories, masks=has_masks)
-    check_categories(config.model, train_data.categories, val_data.categories)
-    check_sizes(train_data, val_data, config.data)
-    with distributed.first_goes_first("run directory"):
-        write_run(workdir, config, train_data.categories)
-
-    # Each source of variables replaces those before it in this order: random weights, a backbone,
-    # a detector, the last checkpoint of this run.
-    if detector is not None:
-        return Start(config, train_data, val_data, annotations, detector.variables)
-    variables = training.init_variables(MaskRCNN(config.model), config.seed)
-    if config.backbone_weights is not None:
-        with distributed.first_goes_first("backbone"):
-            variables = backbones.load(config.backbone_weights, variables, config.model)
-    return Start(config, train_data, val_data, annotations, variables)
-
-
-def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
+def train(
+    config: Config, workdir: str | Path, announce: Callable[[], object] = lambda: None
+) -> evaluation.Evaluation:
     """Takes the remaining steps of an experiment, and returns the last evaluation.
 
+    ``announce`` is called before the results are written.
+
     Raises:
-        Preempted: SIGTERM came. The state after the last step is saved.
+        Preempted: SIGTERM or Ctrl-C came. The state after the last step is saved.
+        OSError: More than half of the images since the last log entry cannot be read, or a file
+            cannot be written. A single process has saved the state, if it could be saved.
     """
     mesh = make_mesh(config)
     run = execution.choose(config.execution, mesh)
@@ -154,7 +112,8 @@ def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
 
     key = jax.random.key(config.seed)
     learning_rate = training.learning_rate(config.optimizer, config.batch_size, config.num_steps)
-    batches = open_batches(start, mesh, first)
+    lost = LostImages(workdir, jax.process_index())
+    batches = open_batches(start, mesh, first, lost)
     log = MetricsLog(Path(workdir) / "metrics.jsonl", first, writes=distributed.is_first())
     for step, ap in log.ap.items():
         checkpoints.rate(step, ap)
@@ -173,26 +132,35 @@ def train(config: Config, workdir: str | Path) -> evaluation.Evaluation:
         is_evaluated = first in log.ap or not is_due(first, config.evaluate_every)
         if 0 < first < config.num_steps and not is_evaluated:
             evaluate(session, state)  # The run stopped between this step and its evaluation.
-        for step in range(first + 1, config.num_steps + 1):
-            state, metrics = train_step(state, sharding.shard_batch(next(batches), mesh), key)
-            log.add(step, metrics)
-            last, stopping = step == config.num_steps, preemption.reached(step)
-            evaluating = not last and is_due(step, config.evaluate_every)
-            saving = last or stopping or evaluating or is_due(step, config.save_every)
-            # Each checkpoint follows a log entry, so a run that resumes there logs no step twice.
-            if saving or is_due(step, config.log_every):
-                rate = float(learning_rate(step - 1))
-                means = log.flush(step, config.batch_size, learning_rate=rate)
-                show(session, task, step, means)
-            if saving:
-                checkpoints.save(state)  # `log.flush` has checked that all losses are finite.
-            if stopping:
-                checkpoints.wait()
-                raise distributed.Preempted(f"saved after step {step}")
-            if evaluating:
-                evaluate(session, state)
+        try:
+            for step in range(first + 1, config.num_steps + 1):
+                state, metrics = train_step(state, sharding.shard_batch(next(batches), mesh), key)
+                log.add(step, metrics)
+                last, stopping = step == config.num_steps, preemption.reached(step)
+                evaluating = not last and is_due(step, config.evaluate_every)
+                saving = last or stopping or evaluating or is_due(step, config.save_every)
+                # Each checkpoint follows a log entry, so a run that resumes there logs no step
+                # twice.
+                if saving or is_due(step, config.log_every):
+                    rate = float(learning_rate(step - 1))
+                    means = log.flush(step, config.batch_size, learning_rate=rate)
+                    show(session, task, step, means)
+                    check_images(session, state, means)
+                if saving:
+                    checkpoints.save(state)  # `log.flush` has checked that all losses are finite.
+                if stopping:
+                    checkpoints.wait()
+                    raise stopping(f"saved after step {step}")
+                if evaluating:
+                    evaluate(session, state)
+        except NotSaved:
+            raise
+        except (OSError, ValueError, MemoryError) as error:
+            save_before_leaving(session, state, error)
+            raise
         result = evaluate(session, state)
     if distributed.is_first():
+        announce()
         write_results(workdir, start, result)
     return result
 
@@ -218,7 +186,7 @@ def restore_or_create(
     return checkpoints.restore(state) or state
 
 
-def open_batches(start: Start, mesh: Mesh, first: int) -> Any:
+def open_batches(start: Start, mesh: Mesh, first: int, lost: LostImages) -> Any:
     """Iterates over this process's share of the batches after step ``first``."""
     config = start.config
     return train_batches(
@@ -229,7 +197,34 @@ def open_batches(start: Start, mesh: Mesh, first: int) -> Any:
         start_step=first,
         rows=sharding.local_rows(mesh, config.batch_size),
         masks=start.has_masks,
+        lost=None if config.data.strict else lost,
     )
+
+
+def check_images(session: Session, state: training.TrainState, means: dict[str, float]) -> None:
+    """Stops a run whose images have gone; all processes see the same means, and stop together."""
+    if means["missing_images"] <= 0.5:
+        return
+    session.checkpoints.save(state)
+    session.checkpoints.wait()
+    raise OSError(
+        f"{means['missing_images']:.0%} of the images cannot be read any more: saved after step "
+        f"{state.step}; when they are back, the same command goes on"
+    )
+
+
+def save_before_leaving(session: Session, state: training.TrainState, error: Exception) -> None:
+    """Saves the state after the last whole step. Several processes could not save together here."""
+    if jax.process_count() > 1 or any(x.is_deleted() for x in jax.tree.leaves(state)):
+        return
+    step, config = int(state.step), session.start.config
+    with contextlib.suppress(OSError):
+        if not session.log.is_empty:
+            session.log.flush(step, config.batch_size)
+    with contextlib.suppress(OSError):  # The reason for leaving may be a full disk.
+        session.checkpoints.save(state)
+        session.checkpoints.wait()
+        error.add_note(f"saved after step {step}")
 
 
 def evaluate(session: Session, state: training.TrainState) -> evaluation.Evaluation:
@@ -240,19 +235,22 @@ def evaluate(session: Session, state: training.TrainState) -> evaluation.Evaluat
     """
     start, progress = session.start, session.progress
     index, count = jax.process_index(), jax.process_count()
+    lost: dict[int, str] = {}
     batches = eval_batches(
         start.val_data,
         start.config.data,
         batch_size=start.config.test_batch_size,
         share=(index, count),
         masks=start.has_masks,
+        lost=lost,
     )
-    num_images = -(-len(start.val_data) // count)
+    num_images = ceil_div(len(start.val_data), count)
     task = progress.add_task("evaluate", total=num_images, status="")
 
     def advance(num_done: int) -> None:
         if session.preemption.noticed:
-            raise distributed.Preempted(f"saved after step {state.step}, during an evaluation")
+            during = f"saved after step {state.step}, during an evaluation"
+            raise session.preemption.noticed(during)
         progress.advance(task, num_done)
 
     categories = start.train_data.categories
@@ -268,19 +266,25 @@ def evaluate(session: Session, state: training.TrainState) -> evaluation.Evaluat
     progress.remove_task(task)
     step = int(state.step)
     numbers = result.numbers | {"validation": result.losses}
-    draw = partial(gallery.samples, start.val_data, result.detections, categories)
+    shown = checks.without(start.val_data, result.missing)
+    draw = partial(gallery.samples, shown, result.detections, categories)
     session.log.write_evaluation(step, numbers, draw)
     session.checkpoints.rate(step, result.ap)
     progress.console.print(f"step {step}: {evaluation.headline(result)}")
+    if result.missing:
+        told = (
+            f"{len(result.missing)} validation images are missing in this: {checks.summary(lost)}"
+        )
+        progress.console.print(told, markup=False)
     return result
 
 
 def write_results(workdir: str | Path, start: Start, result: evaluation.Evaluation) -> None:
     """Writes the last evaluation of a run: numbers, detections, drawings and a page."""
     evaluation.write(workdir, result)
-    path = Path(workdir) / "predictions.png"
-    gallery.write(path, start.val_data, result.detections, start.train_data.categories)
-    run_page.write(workdir, result, start.val_data, start.annotations)
+    path, shown = Path(workdir) / "predictions.png", checks.without(start.val_data, result.missing)
+    gallery.write(path, shown, result.detections, start.train_data.categories)
+    run_page.write(workdir, result, shown, start.annotations)
 
 
 def show(session: Session, task: TaskID, step: int, means: dict[str, float]) -> None:
@@ -297,29 +301,11 @@ def is_due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
 
 
-def print_once(message: Any) -> None:
-    """Prints in the first process only."""
-    if distributed.is_first():
-        print(message)
-
-
-def progress_bar() -> Progress:
-    """A bar with the steps done, the time left, and the latest loss and speed."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}"),
-        console=Console(quiet=not distributed.is_first()),
-    )
-
-
 def main(arguments: list[str]) -> None:
     """Reads the flags and trains; a user's mistake ends in one message and exit code 2."""
     logging.set_verbosity(logging.WARNING)  # Orbax reports every thread it starts.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # A terminal may lack letters of names.
     cache.keep_compiled_programs()
     try:
         if arguments[1:]:
@@ -327,31 +313,27 @@ def main(arguments: list[str]) -> None:
             raise ValueError(f"{arguments[1]!r} is no option: {advice}")
         if DISTRIBUTED.value or COORDINATOR.value:
             distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-        outputs.make_directory(Path(WORKDIR.value), "--workdir")
-        result = train(CONFIG.value, WORKDIR.value)
+        workdir = Path(os.path.expanduser(WORKDIR.value))
+        outputs.make_directory(workdir, "--workdir")
+        with claim_results(workdir, FORCE.value) as announce:
+            result = train(CONFIG.value, workdir, announce)
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
-        _leave(_refuse(error))
+        exits.leave(exits.refuse(error))
     except distributed.Preempted as reason:
-        print_once(f"SIGTERM: {reason}; the same command goes on from there")
-        sys.exit(distributed.EXIT_PREEMPTED)
+        print_once(f"{reason.name}: {reason}; the same command goes on from there")
+        sys.exit(reason.code)
+    except KeyboardInterrupt:
+        print("train.py: interrupted", file=sys.stderr)
+        exits.leave(distributed.EXIT_INTERRUPTED)
     except jax.errors.JaxRuntimeError as error:
         if memory.ran_out(error):
-            _leave(_refuse(error))
+            exits.leave(exits.refuse(error))
         if jax.process_count() == 1:
             raise
         print(f"train.py: process {jax.process_index()} lost the others: {error}", file=sys.stderr)
-        _leave(distributed.EXIT_LOST)
+        exits.leave(distributed.EXIT_LOST)
     print_once(evaluation.headline(result))
-    print_once(f"curves, numbers and images in {WORKDIR.value}/report.html")
-
-
-def _leave(code: int) -> None:
-    """Exits. One of several processes exits at once: a normal exit waits for the others."""
-    sys.stderr.flush()
-    sys.stdout.flush()
-    if distributed.started() and jax.process_count() > 1:
-        os._exit(code)
-    sys.exit(code)
+    print_once(f"curves, numbers and images in {workdir}/report.html")
 
 
 def parse(arguments: list[str]) -> list[str]:
@@ -364,28 +346,7 @@ def parse(arguments: list[str]) -> list[str]:
         error: Exception = ValueError("get_config must return a Config")
     except Exception as raised:  # A user's file may raise anything.
         error = raised
-    sys.exit(_refuse(_explain(error, arguments)))
-
-
-def _explain(error: Exception, arguments: list[str]) -> Exception:
-    """The mistake in the config file if there is one, since the flags report it less clearly."""
-    for argument in arguments:
-        if argument.lstrip("-").startswith("config="):
-            try:
-                config_file.read(Path(argument.partition("=")[2]))
-            except (OSError, ValueError) as reason:
-                return reason
-    return error
-
-
-def _refuse(error: Exception) -> int:
-    """Prints one message, and returns the exit code 2."""
-    # The text of a KeyError is its message in quotes.
-    message = error.args[0] if isinstance(error, KeyError) else error
-    if memory.ran_out(error):
-        message = memory.explain(error)
-    print(f"train.py: {message}", file=sys.stderr)
-    return 2
+    sys.exit(exits.refuse(exits.explain(error, arguments)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import drawing, evaluation, inputs, models, operators, start
 from benchmarks.contender import Run
-from maskrcnn_jax import images
+from maskrcnn_jax import resizing
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.parity import recipe
 from maskrcnn_jax.planning import flops
@@ -87,8 +87,8 @@ def _step_operations() -> flops.Flops:
 def _operations(size: inputs.Size) -> flops.Flops:
     """The operations for one image on the canvas of both sides."""
     data = DataConfig()
-    resized = images.resized_size(size, data.test_short_side, data.test_max_long_side)
-    return flops.total(recipe.config("v1"), images.ceil32(resized))
+    resized = resizing.resized_size(size, data.test_short_side, data.test_max_long_side)
+    return flops.total(recipe.config("v1"), resizing.ceil32(resized))
 
 
 def _roi_align() -> list[Case]:

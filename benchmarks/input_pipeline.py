@@ -34,7 +34,7 @@ from pycocotools import mask as rle_masks  # noqa: E402
 
 from maskrcnn_jax import images as image_files  # noqa: E402
 from maskrcnn_jax.config import DataConfig  # noqa: E402
-from maskrcnn_jax.data import coco_instances, pipeline  # noqa: E402
+from maskrcnn_jax.data import coco_instances, pipeline, schedule  # noqa: E402
 from maskrcnn_jax.data.coco import CocoDataset  # noqa: E402
 from maskrcnn_jax.data.prepared import PreparedDataset  # noqa: E402
 
@@ -60,10 +60,10 @@ def reference(
     for annotation in content["annotations"]:
         if not annotation.get("iscrowd", 0):
             objects[annotation["image_id"]].append(annotation)
-    members = pipeline.train_members(dataset, config)
+    members = schedule.train_members(dataset, config)
     rng, step = np.random.default_rng(0), 0
     while True:
-        _, indices = pipeline.schedule(step, members, batch_size=batch_size, seed=0)
+        _, indices = schedule.schedule(step, members, batch_size=batch_size, seed=0)
         image_ids = dataset.image_ids[indices].tolist()
         loaded = []
         for i in image_ids:

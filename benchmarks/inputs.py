@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from maskrcnn_jax import images as image_files
+from maskrcnn_jax import resizing
 from maskrcnn_jax.data.dataset import Example
 from maskrcnn_jax.data.shapes import ShapesDataset
 
@@ -23,7 +23,7 @@ NUM_OBJECTS = 7  # The average of COCO's images, rounded.
 def images(sizes: tuple[Size, ...]) -> list[np.ndarray]:
     """Makes synthetic images of these sizes, uint8 [h, w, 3]."""
     drawn = ShapesDataset(len(sizes), max_side=640, seed=0)
-    return [image_files.resize_uint8(drawn[i].image, size) for i, size in enumerate(sizes)]
+    return [resizing.resize_uint8(drawn[i].image, size) for i, size in enumerate(sizes)]
 
 
 def examples(count: int, num_objects: int = NUM_OBJECTS, size: Size = TRAINING) -> list[Example]:

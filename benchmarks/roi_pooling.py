@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 
-from maskrcnn_jax import execution
-from maskrcnn_jax import images as image_files
+from maskrcnn_jax import execution, resizing
 from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.dataset import Example
 from maskrcnn_jax.model import MaskRCNN
@@ -53,15 +52,15 @@ def look(
 ) -> Scene:
     """Prepares an image; skips objects at the border, and those below two cells in size."""
     shape, data = example.image.shape, loaded.config.data
-    size = image_files.resized_size(shape[:2], data.test_short_side, data.test_max_long_side)
+    size = resizing.resized_size(shape[:2], data.test_short_side, data.test_max_long_side)
     boxes = example.boxes * np.array([size[1] / shape[1], size[0] / shape[0]] * 2, np.float32)
     inside = (boxes[:, :2] > MARGIN).all(axis=1)
     inside &= (boxes[:, 2:] < np.array(size[::-1]) - MARGIN).all(axis=1)
     large = (boxes[:, 2:] - boxes[:, :2] >= 2 * STRIDE).all(axis=1)
     if (inside & large).sum() < 10:
         return Scene(boxes[:0], [])
-    resized = image_files.resize(example.image, size)
-    bucket = image_files.ceil32((size[0] + 2 * MARGIN, size[1] + 2 * MARGIN))
+    resized = resizing.resize(example.image, size)
+    bucket = resizing.ceil32((size[0] + 2 * MARGIN, size[1] + 2 * MARGIN))
     features, mean = [], np.array(loaded.config.model.image_mean, np.float32)
     for shift in WHOLE:
         padded, left = np.tile(mean, (*bucket, 1)), MARGIN + shift

@@ -220,13 +220,16 @@ class DataConfig:
     val_annotations: str = "data/coco/annotations/instances_val2017.json"
     tfds_dir: str = "data/tfds"  # Directory written by `data prepare`.
     keep_empty: bool = False  # Train on images without objects too.
+    # Annotations with iscrowd 1: "ignore", or "objects", for tools that mark all masks so.
+    crowd: Annotated[str, one_of("ignore", "objects")] = "ignore"
+    strict: bool = False  # Stop at odd annotations and bad images, instead of leaving them out.
     # Training resizes the short side of each image to one of these, drawn at random, unless the
     # long side would exceed its maximum.
     short_sides: Annotated[tuple[int, ...], NOT_EMPTY, at_least(1)] = (800,)
     max_long_side: Annotated[int, at_least(1)] = 1333
-    # The rule for the size of resized images; see `images.resized_size`.
+    # The rule for the size of resized images; see `resizing.resized_size`.
     size_rule: Annotated[str, one_of("torchvision", "detectron2", "mmdetection")] = "torchvision"
-    # How images are resized; see `images.resize`.
+    # How images are resized; see `resizing.resize`.
     resize: Annotated[str, one_of("bilinear", "pillow", "opencv")] = "bilinear"
     test_short_side: Annotated[int, at_least(1)] = 800
     test_max_long_side: Annotated[int, at_least(1)] = 1333
@@ -290,6 +293,9 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     weights: str | None = None  # Path or "COCO_V1": pretrained weights of the whole detector.
+    # Start the layers with an output for each class anew: the labels of ``weights`` mean something
+    # else.
+    fresh_heads: bool = False
     # Path, "IMAGENET1K_V1" or "IMAGENET1K_V2": pretrained weights of the backbone alone.
     backbone_weights: str | None = None
     seed: Annotated[int, at_least(0)] = 0

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from maskrcnn_jax import execution, images, pasting
+from maskrcnn_jax import execution, images, pasting, resizing
 from maskrcnn_jax.config import Config, DataConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.structures import Detections
@@ -75,9 +75,9 @@ class Detector:
         """
         # These imports load Orbax and the training code, which only runs need.
         from maskrcnn_jax.model import MaskRCNN
-        from maskrcnn_jax.runs import checkpoints
+        from maskrcnn_jax.runs import run_directory
 
-        run = checkpoints.load_run(directory)
+        run = run_directory.load_run(directory)
         model = MaskRCNN(
             run.config.model, run.config.detection, execution.choose(run.config.execution)
         )
@@ -247,26 +247,26 @@ class Detector:
             score_threshold = detection.score_threshold
         return checked_threshold(score_threshold), checked_top_k(top_k, detection.num_detections)
 
-    def place(self, size: images.Size) -> tuple[images.Size, images.Size]:
+    def place(self, size: resizing.Size) -> tuple[resizing.Size, resizing.Size]:
         """Returns the size that an image is resized to, and the bucket that it is padded to.
 
         Args:
             size: Height and width of the original image.
         """
         limits = self.data.test_short_side, self.data.test_max_long_side
-        resized = images.resized_size(size, *limits, self.data.size_rule)
+        resized = resizing.resized_size(size, *limits, self.data.size_rule)
         try:
-            return resized, images.bucket_for(resized, self.data.test_buckets)
+            return resized, resizing.bucket_for(resized, self.data.test_buckets)
         except ValueError:
             if self.only_buckets:
-                return images.largest_fit(resized, self.data.test_buckets)
-            return resized, images.ceil32(resized)
+                return resizing.largest_fit(resized, self.data.test_buckets)
+            return resized, resizing.ceil32(resized)
 
     def _run(
         self,
         batch: Sequence[np.ndarray],
-        sizes: Sequence[images.Size],
-        bucket: images.Size,
+        sizes: Sequence[resizing.Size],
+        bucket: resizing.Size,
         threshold: np.float32,
     ) -> Detections:
         """Runs the model on images of one bucket. Boxes are in pixels of the resized images."""
@@ -275,7 +275,7 @@ class Detector:
         return jax.device_get(self._apply(self.variables, *inputs, threshold))
 
     def pad(
-        self, batch: Sequence[np.ndarray], sizes: Sequence[images.Size], bucket: images.Size
+        self, batch: Sequence[np.ndarray], sizes: Sequence[resizing.Size], bucket: resizing.Size
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Resizes and pads images to one bucket, and fills the batch with black images.
 
@@ -289,12 +289,12 @@ class Detector:
         """
         padded = np.zeros((self.batch_size, *bucket, self.num_channels), self.dtype)
         for slot, image, (height, width) in zip(padded, batch, sizes, strict=False):
-            resized = images.resize(image, (height, width), self.data.resize)
+            resized = resizing.resize(image, (height, width), self.data.resize)
             if self.dtype == np.uint8:
                 resized = np.rint(resized * np.float32(255))
             slot[:height, :width] = resized
         numbers = np.array([*sizes, *[bucket] * (self.batch_size - len(sizes))], np.int32)
-        canvas = np.array([images.ceil32(size) for size in numbers], np.int32)
+        canvas = np.array([resizing.ceil32(size) for size in numbers], np.int32)
         return padded, numbers, canvas
 
 

@@ -13,7 +13,10 @@ from maskrcnn_jax.structures import AnchorTargets, RoITargets, SumAndCount
 def sample_counts(
     anchors: AnchorTargets, rois: RoITargets, num_surplus: Int[Array, " b"]
 ) -> dict[str, SumAndCount]:
-    """Per image: positive and negative anchors and RoIs, and objects without a slot."""
+    """Per image: positive and negative anchors and RoIs, and objects without a slot.
+
+    ``missing_images`` is the share of images of size 0: every other one has an anchor in the loss.
+    """
     num_images = jnp.float32(len(num_surplus))
     sums = {
         "positive_anchors": _count(anchors.positive),
@@ -21,6 +24,7 @@ def sample_counts(
         "positive_rois": _count(rois.positive),
         "negative_rois": _count(rois.valid & ~rois.positive),
         "surplus_instances": num_surplus.sum(dtype=jnp.float32),
+        "missing_images": _count(~anchors.valid.any(1)),
     }
     return {name: (total, num_images) for name, total in sums.items()}
 

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 # After this many seconds without a heartbeat a process counts as dead, and the others stop.
 HEARTBEAT_SECONDS = 60
 EXIT_PREEMPTED = 128 + signal.SIGTERM  # The code that shells give for SIGTERM.
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_LOST = 1  # Another process has died.
 
 
@@ -91,31 +92,53 @@ def wait_for_all(where: str) -> None:
 
 
 class Preempted(Exception):
-    """SIGTERM came, and the state of the last step is saved."""
+    """A signal came, and the state of the last step is saved.
+
+    Attributes:
+        name: The signal, "SIGTERM" or "Ctrl-C".
+        code: The exit code that shells give for it.
+    """
+
+    name, code = "SIGTERM", EXIT_PREEMPTED
+
+
+class Interrupted(Preempted):
+    """Ctrl-C was pressed, and the state of the last step is saved."""
+
+    name, code = "Ctrl-C", EXIT_INTERRUPTED
 
 
 class Preemption:
-    """Notices SIGTERM, which schedulers send before they stop a machine."""
+    """Notices SIGTERM, which schedulers send before they stop a machine, and Ctrl-C.
+
+    A second Ctrl-C ends the process at once.
+    """
 
     def __init__(self) -> None:
-        self.noticed = False  # Set in a single process only; several processes agree on a step.
-        self._previous = None
+        # Set in a single process only; several processes agree on a step.
+        self.noticed: type[Preempted] | None = None
+        self._previous: dict[int, Any] = {}
         if jax.process_count() == 1:
-            self._previous = signal.signal(signal.SIGTERM, self._notice)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._notice)
 
-    def reached(self, step: int) -> bool:
-        """Whether the run should save and stop after this step.
+    def reached(self, step: int) -> type[Preempted] | None:
+        """The reason to save and stop after this step, or None.
 
         All processes must call this after every step; all get the same answer.
         """
         if jax.process_count() == 1:
             return self.noticed
-        return multihost_utils.reached_preemption_sync_point(step)
+        return Preempted if multihost_utils.reached_preemption_sync_point(step) else None
 
     def close(self) -> None:
-        """Restores the previous handler of SIGTERM."""
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
+        """Restores the previous handlers of the signals."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _notice(self, signal_number: int, frame: FrameType | None) -> None:
-        self.noticed = True
+        if signal_number == signal.SIGINT:
+            if self.noticed is Interrupted:
+                raise KeyboardInterrupt
+            print("Ctrl-C: saving after this step; press it again to leave at once", flush=True)
+        self.noticed = Interrupted if signal_number == signal.SIGINT else Preempted

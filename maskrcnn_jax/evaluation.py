@@ -29,6 +29,7 @@ except ImportError:
 
 from maskrcnn_jax import distributed, execution, pasting, sharding
 from maskrcnn_jax.config import Config
+from maskrcnn_jax.data.annotations import without_images
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Dataset
 from maskrcnn_jax.structures import Batch, Detections
@@ -43,6 +44,7 @@ class Evaluation(NamedTuple):
     bbox_per_class: dict[str, float]  # AP by the name in `class_names`.
     segm_per_class: dict[str, float] | None
     detections: list[dict]  # COCO results with "bbox" and, with a mask head, "segmentation".
+    missing: tuple[int, ...] = ()  # Ids of images that could not be read; nothing counts them.
 
     @property
     def ap(self) -> float:
@@ -99,6 +101,9 @@ def evaluate(
         detections = jax.device_get(detect(variables, batch.images, batch.sizes, batch.canvas))
         losses = jax.device_get(losses_of(variables, batch))
         for i in np.flatnonzero(real):
+            if not batch.sizes[i].any():  # It could not be read, see `pack.nothing`.
+                records.append((int(batch.image_id[i]), None, {}))
+                continue
             size, original_size = _pair(batch.sizes[i]), _pair(original_sizes[i])
             found = pasting.to_original(
                 _slice(detections, i), size, original_size, config.detection
@@ -121,6 +126,7 @@ def evaluate_images(
     max_detections: int,
     *,
     masks: bool = True,
+    lost: dict[int, str] | None = None,
     advance: Callable[[int], object] = lambda num_images: None,
 ) -> Evaluation:
     """Evaluates any detection function on single images in this process, without losses.
@@ -132,11 +138,22 @@ def evaluate_images(
         categories: As in `evaluate`.
         max_detections: The number of best detections that count in each image.
         masks: Whether the detections have masks.
+        lost: Gets the reasons, by image id, of images that cannot be read. Without it they are
+            errors.
         advance: Called with 1 after each image.
     """
     records = []
     for index in range(len(dataset)):
-        example = dataset[index]
+        try:
+            example = dataset[index]
+        except (OSError, ValueError, MemoryError) as error:
+            if lost is None:
+                raise
+            image_id = int(dataset.image_ids[index])
+            lost[image_id] = str(error)
+            records.append((image_id, None, {}))
+            advance(1)
+            continue
         found, size = detect(example.image), example.image.shape[:2]
         results = coco_results(found, size, example.image_id, categories.ids)
         records.append((example.image_id, results, {}))
@@ -178,6 +195,11 @@ def _summarise(
     # Sort by image, so that ties and rounding do not depend on the order of the processes.
     order = {image["id"]: i for i, image in enumerate(annotations["images"])}
     records = sorted(records, key=lambda record: order[record[0]])
+    missing = tuple(image_id for image_id, results, _ in records if results is None)
+    if missing and len(missing) == len(records):
+        raise OSError(f"none of the {len(missing)} images to evaluate could be read")
+    records = [record for record in records if record[1] is not None]
+    annotations = without_images(annotations, missing)
     results = [result for _, results, _ in records for result in results]
     losses = _mean_losses([pairs for _, _, pairs in records])
     bbox = run_coco(annotations, results, "bbox", max_detections)
@@ -189,6 +211,7 @@ def _summarise(
         bbox_per_class=_per_class(bbox, max_detections),
         segm_per_class=None if segm is None else _per_class(segm, max_detections),
         detections=results,
+        missing=missing,
     )
 
 

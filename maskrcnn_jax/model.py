@@ -26,7 +26,8 @@ from maskrcnn_jax.modules.fpn import FPN
 from maskrcnn_jax.modules.layers import as_function
 from maskrcnn_jax.modules.mask_head import MaskHead
 from maskrcnn_jax.modules.rpn import RPN
-from maskrcnn_jax.ops.rounding import ceil32, ceil_div
+from maskrcnn_jax.ops.anchors import map_shapes
+from maskrcnn_jax.ops.rounding import ceil32
 from maskrcnn_jax.ops.sampling import Key
 from maskrcnn_jax.ops.slots import map_chunks
 from maskrcnn_jax.poolers import pool_rois
@@ -41,11 +42,10 @@ from maskrcnn_jax.structures import (
     RoITargets,
     SumAndCount,
 )
-from maskrcnn_jax.targets import anchor_targets, mask_targets, max_positives, roi_targets
+from maskrcnn_jax.targets import anchor_targets, mask_targets, num_mask_samples, roi_targets
 
 Images = UInt8[Array, "b h w c"] | Float[Array, "b h w c"]
 Sizes = Int[Array, "b 2"]  # Height and width.
-LEVELS = range(2, 7)  # P2 to P6.
 
 
 class MaskRCNN(nn.Module):
@@ -160,7 +160,7 @@ class MaskRCNN(nn.Module):
         """
         config = self.config
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(batch.image_id)
-        shapes = _map_shapes(batch.images.shape[1:3])
+        shapes = map_shapes(batch.images.shape[1:3])
 
         match_each = self.each(anchor_targets, shapes=shapes, config=config.rpn)
         anchors = match_each(keys[:, 0], batch.instances, batch.canvas)
@@ -187,7 +187,8 @@ class MaskRCNN(nn.Module):
     ) -> tuple[Float[Array, "b r m m"], Float[Array, "b r m m"], RoITargets]:
         """Mask logits of the positive RoIs, their target masks, and these RoIs."""
         config = self.config.mask_head
-        positives = jax.tree.map(lambda x: x[:, : self.num_mask_samples], rois)
+        count = num_mask_samples(self.config)
+        positives = jax.tree.map(lambda x: x[:, :count], rois)  # They come first.
         pooled = self.pool(pyramid, positives.boxes, batch.canvas, config.resolution)
         logits = self.mask_head(pooled, positives.classes, positives.positive)
         cut_each = self.each(mask_targets, resolution=2 * config.resolution)
@@ -250,18 +251,7 @@ class MaskRCNN(nn.Module):
         """Maps a stage of one image over the batch."""
         return self.run.per_image(partial(stage, **settings))
 
-    @property
-    def num_mask_samples(self) -> int:
-        """RoIs per image that train the mask head. Positives come first, so a slice holds them."""
-        most = max_positives(self.config.roi)
-        return min(most, self.config.mask_head.max_samples or most)
-
 
 def example_inputs(config: ModelConfig) -> tuple[UInt8[Array, "1 64 64 c"], Int[Array, "1 2"]]:
     """Images and sizes for `init`; no parameter depends on their size."""
     return jnp.zeros((1, 64, 64, len(config.image_mean)), jnp.uint8), jnp.full((1, 2), 64)
-
-
-def _map_shapes(bucket: tuple[int, int]) -> dict[int, tuple[int, int]]:
-    """Per level, height and width of the feature map of a bucket."""
-    return {level: tuple(ceil_div(side, 2**level) for side in bucket) for level in LEVELS}

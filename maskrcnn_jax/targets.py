@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from maskrcnn_jax.config import RoIConfig, RPNConfig
+from maskrcnn_jax.config import ModelConfig, RoIConfig, RPNConfig
 from maskrcnn_jax.ops import anchors, boxes, masks, matching, sampling
 from maskrcnn_jax.structures import AnchorTargets, Bitmaps, Crops, Instances, Proposals, RoITargets
 
@@ -113,6 +113,12 @@ def roi_targets(
 def max_positives(config: RoIConfig) -> int:
     """The most positives that `roi_targets` samples: they lie in its first slots."""
     return int(config.num_samples * config.positive_fraction)
+
+
+def num_mask_samples(config: ModelConfig) -> int:
+    """RoIs per image that train the mask head: the positives, which come first, or some of them."""
+    most = max_positives(config.roi)
+    return min(most, config.mask_head.max_samples or most)
 
 
 def mask_targets(

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float32
 
-from maskrcnn_jax import detections, images, pasting
+from maskrcnn_jax import detections, pasting, resizing
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.structures import Detections
@@ -126,7 +126,7 @@ def _view(image: np.ndarray, detector: Detector, mirrored: bool) -> _View:
     if (
         mirrored
     ):  # Mirror after resizing, so that the inputs of both views mirror each other exactly.
-        padded[0, : size[0], : size[1]] = images.mirror(padded[0, : size[0], : size[1]])
+        padded[0, : size[0], : size[1]] = resizing.mirror(padded[0, : size[0], : size[1]])
     factor = np.array(image.shape[:2], np.float32) / np.array(size, np.float32)
     return _View((padded, sizes, canvas), factor[[1, 0, 1, 0]], size[1], mirrored)
 
@@ -140,7 +140,7 @@ def _scaled(data: DataConfig, scale: float | int) -> DataConfig:
     """Multiplies the sizes and buckets of a config by ``scale``."""
     buckets = []
     for height, width in data.test_buckets:
-        buckets.append(images.ceil32((round(height * scale), round(width * scale))))
+        buckets.append(resizing.ceil32((round(height * scale), round(width * scale))))
     return dataclasses.replace(
         data,
         test_short_side=max(round(data.test_short_side * scale), 1),

@@ -27,9 +27,9 @@ def maskrcnn_resnet50_fpn(
     Without weights, the batch norm and all stages of the backbone are trainable.
 
     Args:
-        weights: "COCO_V1" for torchvision's released weights, which are downloaded once; the path
-            of a file (.pth, .safetensors or our .npz) or of a run directory; or None for random
-            weights.
+        weights: "COCO_V1" or "DEFAULT" for torchvision's released weights, downloaded once; the
+            path of a file (.pth, .safetensors or our .npz) or of a run directory; or None for
+            random weights.
         num_classes: Number of classes, including background; by default that of the weights. For
             another number, the layers with one output per class are initialised at random, and a
             report on stderr names them.
@@ -97,7 +97,7 @@ def _detector(
 ) -> Detector:
     if weights is None:
         return _random(function, num_classes, norm_eps, seed)
-    source = loading.read(weights, {"COCO_V1": function})
+    source = loading.read(weights, {"COCO_V1": function, "DEFAULT": function})
     if source.config is not None:
         _check_architecture(function, source.path, source.config.model)
     loaded = loading.fit(source, num_classes=num_classes, norm_eps=norm_eps, seed=seed)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int, Num, Shaped, UInt8, UInt16
 from PIL import Image, ImageDraw, ImageFilter
 
 from maskrcnn_jax import images
-from maskrcnn_jax.drawing import captions, colors
+from maskrcnn_jax.drawing import captions, colors, fonts
 
 Patch = tuple[np.ndarray, tuple[int, int]]  # Probabilities, and the (y, x) of their first pixel.
 Masks = Sequence[Patch | np.ndarray] | Shaped[np.ndarray, "n h w"] | Shaped[np.ndarray, "n 1 h w"]
@@ -251,7 +251,7 @@ def _outline(
 
 
 def _texts(labels: np.ndarray, scores: Any, names: Sequence[str], crowd: np.ndarray) -> list[str]:
-    texts = [names[label - 1] for label in labels]
+    texts = [fonts.legible(names[label - 1], label) for label in labels.tolist()]
     if scores is not None:
         texts = [f"{text} {score:.2f}" for text, score in zip(texts, scores, strict=True)]
     marks = [" (crowd)" if is_crowd else "" for is_crowd in crowd]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle_codec
 
-from maskrcnn_jax import images, visualize
+from maskrcnn_jax import resizing, visualize
 from maskrcnn_jax.config import DataConfig, DetectionConfig, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
@@ -122,10 +122,10 @@ def test_what_the_model_sees_is_the_resized_red_image(detector):
     detector._apply = apply
     image = np.random.default_rng(0).integers(0, 256, (97, 120, 3)).astype(np.uint8)
     detector.detect(image)
-    size = images.resized_size((97, 120), 64, 96)
+    size = resizing.resized_size((97, 120), 64, 96)
     assert seen["sizes"].tolist() == [list(size)] and seen["canvas"].tolist() == [[64, 96]]
     np.testing.assert_array_equal(
-        seen["images"][0, : size[0], : size[1]], images.resize(image, size)
+        seen["images"][0, : size[0], : size[1]], resizing.resize(image, size)
     )
     assert not seen["images"][0, size[0] :].any() and not seen["images"][0, :, size[1] :].any()
 

@@ -36,6 +36,7 @@ def test_counts_are_per_image_and_leave_empty_slots_out():
         "positive_rois": (3, 2),
         "negative_rois": (2, 2),
         "surplus_instances": (7, 2),
+        "missing_images": (0, 2),
     }
 
 

@@ -1,13 +1,15 @@
 import io
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn_jax import images
+from maskrcnn_jax import images, resizing
 
 
 def save(path, array, **options):
@@ -225,9 +227,8 @@ def test_opencv_and_pillow_read_the_same_photographs(shared, monkeypatch):
 
 
 def test_content_that_is_no_image():
-    for content in (b"", b"no image"):
-        with pytest.raises(OSError, match="no format that Pillow knows"):
-            images.decode_image(content)
+    with pytest.raises(OSError, match="no format that Pillow knows"):
+        images.decode_image(b"no image")
 
 
 def test_floating_point_and_32_bit_files_are_refused(tmp_path):
@@ -288,20 +289,22 @@ def test_as_rgb_says_what_it_got(image, message):
     ],
 )
 def test_resized_size_truncates(size, expected):
-    assert images.resized_size(size, 800, 1333) == expected
-    assert images.resized_size(np.array(size[::-1]), 800, 1333) == expected[::-1]
+    assert resizing.resized_size(size, 800, 1333) == expected
+    assert resizing.resized_size(np.array(size[::-1]), 800, 1333) == expected[::-1]
 
 
 def test_resized_size_misses_the_short_side_as_often_as_torchvision():
-    assert sum(images.resized_size((n, n), 800, 1333)[0] == 799 for n in range(1, 2001)) == 85
+    assert sum(resizing.resized_size((n, n), 800, 1333)[0] == 799 for n in range(1, 2001)) == 85
 
 
 def test_resize_by_hand():
     image = np.array([[[0.0], [1.0]]], np.float32)
-    np.testing.assert_allclose(images.resize(image, (1, 4))[0, :, 0], [0, 0.25, 0.75, 1], atol=1e-7)
+    np.testing.assert_allclose(
+        resizing.resize(image, (1, 4))[0, :, 0], [0, 0.25, 0.75, 1], atol=1e-7
+    )
     ramp = np.arange(8, dtype=np.float32).reshape(1, 8, 1) / 8
     # Without antialiasing.
-    np.testing.assert_allclose(images.resize(ramp, (1, 2))[0, :, 0] * 8, [1.5, 5.5], atol=1e-6)
+    np.testing.assert_allclose(resizing.resize(ramp, (1, 2))[0, :, 0] * 8, [1.5, 5.5], atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -310,17 +313,17 @@ def test_resize_equals_the_rule_pixel_by_pixel(seed):
     image = rng.integers(0, 256, (*rng.integers(1, 40, 2), 3), dtype=np.uint8)
     size = tuple(rng.integers(1, 90, 2).tolist())
     image = image if seed % 2 else (image / np.float32(255)).astype(np.float32)
-    resized = images.resize(image, size)
+    resized = resizing.resize(image, size)
     assert resized.dtype == np.float32
     np.testing.assert_allclose(resized, slow_resize(image, size), atol=1e-6)
 
 
 def test_resize_stays_in_the_unit_interval_and_keeps_what_has_the_size():
     white = np.full((13, 17, 3), 255, np.uint8)
-    resized = images.resize(white, (50, 61))
+    resized = resizing.resize(white, (50, 61))
     assert resized.max() <= 1 and resized.min() > 1 - 1e-6
     noise = np.random.default_rng(0).random((9, 8, 3), np.float32)
-    np.testing.assert_array_equal(images.resize(noise, (9, 8)), noise)
+    np.testing.assert_array_equal(resizing.resize(noise, (9, 8)), noise)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +336,7 @@ def test_resize_uint8_is_within_one_grey_level(monkeypatch, size, target, with_o
     else:
         monkeypatch.setattr(images, "cv2", None)
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    resized = images.resize_uint8(image[:, ::-1], target)  # A flipped view is not contiguous.
+    resized = resizing.resize_uint8(image[:, ::-1], target)  # A flipped view is not contiguous.
     assert resized.dtype == np.uint8
     assert np.abs(resized - 255 * slow_resize(image[:, ::-1], target)).max() <= 1
 
@@ -347,7 +350,7 @@ def test_resize_uint8_takes_any_number_of_channels(monkeypatch, num_channels, wi
         monkeypatch.setattr(images, "cv2", None)
     image = np.random.default_rng(0).integers(0, 256, (12, 10, num_channels), dtype=np.uint8)
     for size in ((18, 30), (7, 5)):
-        resized = images.resize_uint8(image, size)
+        resized = resizing.resize_uint8(image, size)
         assert resized.shape == (*size, num_channels)
         assert np.abs(resized - 255 * slow_resize(image, size)).max() <= 1
 
@@ -355,26 +358,26 @@ def test_resize_uint8_takes_any_number_of_channels(monkeypatch, num_channels, wi
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_mirror(dtype):
     image = np.random.default_rng(0).integers(0, 256, (4, 5, 3)).astype(dtype)
-    mirrored = images.mirror(image[:, 1:])
+    mirrored = resizing.mirror(image[:, 1:])
     assert mirrored.dtype == dtype and mirrored.flags.c_contiguous
     for column in range(4):
         np.testing.assert_array_equal(mirrored[:, column], image[:, 4 - column])
 
 
 def test_ceil32():
-    assert images.ceil32((800, 1066)) == (800, 1088)
-    assert images.ceil32(np.array([1, 32])) == (32, 32)
+    assert resizing.ceil32((800, 1066)) == (800, 1088)
+    assert resizing.ceil32(np.array([1, 32])) == (32, 32)
 
 
 def test_bucket_for_takes_the_smallest_that_holds_the_image():
     buckets = ((800, 1344), (1344, 800), (800, 1088), (1088, 800))
-    assert images.bucket_for((800, 1066), buckets) == (800, 1088)
-    assert images.bucket_for(np.array([800, 1088]), buckets) == (800, 1088)
-    assert images.bucket_for((800, 1089), buckets) == (800, 1344)
-    assert images.bucket_for((801, 700), buckets) == (1088, 800)
-    assert images.bucket_for((10, 10), buckets) == (800, 1088)
+    assert resizing.bucket_for((800, 1066), buckets) == (800, 1088)
+    assert resizing.bucket_for(np.array([800, 1088]), buckets) == (800, 1088)
+    assert resizing.bucket_for((800, 1089), buckets) == (800, 1344)
+    assert resizing.bucket_for((801, 700), buckets) == (1088, 800)
+    assert resizing.bucket_for((10, 10), buckets) == (800, 1088)
     with pytest.raises(ValueError, match=r"1000x1000.*\(800, 1344\)"):
-        images.bucket_for((1000, 1000), buckets)
+        resizing.bucket_for((1000, 1000), buckets)
 
 
 @pytest.mark.parametrize(
@@ -388,8 +391,106 @@ def test_bucket_for_takes_the_smallest_that_holds_the_image():
     ],
 )
 def test_the_largest_size_that_fits_a_bucket(size, buckets, expected):
-    assert images.largest_fit(size, buckets) == expected
-    assert images.largest_fit(size, buckets[::-1]) == expected
+    assert resizing.largest_fit(size, buckets) == expected
+    assert resizing.largest_fit(size, buckets[::-1]) == expected
+
+
+# Files that are no images of ours are called what they are.
+
+
+def tiff(bits, bands, sample_format):
+    """The start of a little-endian TIFF of the given pixels."""
+    values = {256: (4, 4), 257: (4, 4), 258: (3, bits), 277: (3, bands), 339: (3, sample_format)}
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, x) for tag, (kind, x) in values.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + b"\0" * 4
+
+
+OTHERS = {
+    "it is empty": b"",
+    "it has only zeros": b"\0" * 500,
+    "a pointer of Git LFS: fetch": b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+    "a web page: download": b"<!DOCTYPE html><html></html>",
+    "a PDF: save its pages": b"%PDF-1.7 ...",
+    "HEIC, as iPhones write: convert": b"\0\0\0\x24ftypheic\0\0",
+    "JPEG XL: convert": b"\xff\x0a\0\0",
+    "a TIFF of 5 bands of 8-bit whole numbers": tiff(8, 5, 1),
+    "a TIFF of 3 bands of 16-bit signed numbers": tiff(16, 3, 2),
+    "a TIFF of 3 bands of 32-bit floating-point numbers: save": tiff(32, 3, 3),
+    "no format that Pillow knows": b"hello",
+}
+
+
+@pytest.mark.parametrize("message", OTHERS)
+def test_what_is_no_image_is_explained(tmp_path, message):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(OTHERS[message])
+    for read in (images.read_image, images.check_image):
+        with pytest.raises(OSError, match=f"a.jpg: .*{message}"):
+            read(path)
+
+
+def test_the_header_gives_the_size_after_the_rotation(tmp_path):
+    array = np.zeros((4, 6, 3), np.uint8)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for name in ("a.jpg", "a.png", "a.webp"):
+            path = save(tmp_path / name, array, exif=exif)
+            assert images.check_image(path) == images.read_image(path).shape[:2]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_file_without_its_end_is_decoded(tmp_path, name):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = save(tmp_path / name, noise)
+    content = path.read_bytes()
+    path.write_bytes(content + b"something behind the image")
+    assert images.check_image(path) == (64, 64)
+    path.write_bytes(content[:-200])
+    with pytest.raises(OSError, match=name):
+        images.check_image(path)
+
+
+def test_a_header_is_read_without_the_pixels(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", np.zeros((8, 9), np.uint8))
+    monkeypatch.setattr(images, "read_image", None)
+    assert images.check_image(path) == (8, 9)
+
+
+@pytest.mark.parametrize(
+    "brightest, warns", [(4095, True), (8191, True), (8192, False), (65535, False)]
+)
+def test_dark_16_bit_images_are_said_once(tmp_path, caplog, monkeypatch, brightest, warns):
+    monkeypatch.setattr(images, "_warned", set())
+    values = np.array([[0, brightest]], np.uint16)
+    for name in ("a.png", "b.png"):
+        images.read_image(save(tmp_path / name, values))
+    assert [("a.png" in x.getMessage()) for x in caplog.records] == [True] * warns
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "png"])
+def test_further_pages_are_said_once(tmp_path, caplog, monkeypatch, suffix):
+    monkeypatch.setattr(images, "_warned", set())
+    pages = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    for name in ("a", "b"):
+        pages[0].save(tmp_path / f"{name}.{suffix}", save_all=True, append_images=pages[1:])
+        image = images.read_image(tmp_path / f"{name}.{suffix}")
+        assert image[0, 0, 0] > 200 and image[0, 0, 2] < 60
+    (record,) = caplog.records
+    assert "only the first is read; the first one is" in record.getMessage()
+
+
+def test_bfloat16_is_floating_point():
+    image = np.full((2, 2, 3), 0.5, ml_dtypes.bfloat16)
+    assert images.as_rgb(image).dtype == np.float32
+    with pytest.raises(ValueError, match="divide by 255"):
+        images.as_rgb((image * 100).astype(ml_dtypes.bfloat16))
+
+
+@pytest.mark.parametrize("address", ["https://x.org/a.jpg", "gs://bucket/a.jpg"])
+def test_an_address_is_no_path(address):
+    with pytest.raises(FileNotFoundError, match="is an address: download the file first"):
+        images.load(address)
 
 
 @pytest.mark.parametrize(
@@ -405,34 +506,35 @@ def test_the_largest_size_that_fits_a_bucket(size, buckets, expected):
 def test_the_libraries_resize_to_other_sizes(size, torchvision, detectron2, mmdetection):
     rules = {"torchvision": torchvision, "detectron2": detectron2, "mmdetection": mmdetection}
     for rule, expected in rules.items():
-        assert images.resized_size(size, 800, 1333, rule) == expected, rule
-        assert images.resized_size(size[::-1], 800, 1333, rule) == expected[::-1], rule
+        assert resizing.resized_size(size, 800, 1333, rule) == expected, rule
+        assert resizing.resized_size(size[::-1], 800, 1333, rule) == expected[::-1], rule
 
 
 @pytest.mark.parametrize("target", [(30, 41), (90, 70), (50, 60)])
 def test_pillows_filter_antialiases_and_rounds(target):
     image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     expected = Image.fromarray(image).resize(target[::-1], Image.Resampling.BILINEAR)
-    resized = images.resize(image, target, "pillow")
+    resized = resizing.resize(image, target, "pillow")
     np.testing.assert_allclose(resized * 255, np.asarray(expected), atol=2e-5)
-    np.testing.assert_array_equal(images.resize_uint8(image, target, "pillow"), expected)
+    np.testing.assert_array_equal(resizing.resize_uint8(image, target, "pillow"), expected)
     four = np.concatenate([image, image[..., :1]], axis=2)
-    assert images.resize(four, target, "pillow").shape == (*target, 4)
-    np.testing.assert_allclose(images.resize(four, target, "pillow")[..., :3], resized, atol=1e-6)
+    assert resizing.resize(four, target, "pillow").shape == (*target, 4)
+    np.testing.assert_allclose(resizing.resize(four, target, "pillow")[..., :3], resized, atol=1e-6)
     shrinks = target[0] < 50
-    assert (np.abs(images.resize(image, target) - resized).max() > 0.1) == shrinks
+    assert (np.abs(resizing.resize(image, target) - resized).max() > 0.1) == shrinks
 
 
 def test_opencvs_filter_rounds_to_levels():
     cv2 = pytest.importorskip("cv2")
     image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     expected = cv2.resize(image, (41, 30), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(images.resize(image, (30, 41), "opencv") * 255, expected, atol=2e-5)
+    resized = resizing.resize(image, (30, 41), "opencv")
+    np.testing.assert_allclose(resized * 255, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("how", ["pillow", "opencv"])
 def test_images_without_levels_are_resized_alike(how):
     image = np.random.default_rng(0).random((50, 60, 3), np.float32)
     np.testing.assert_array_equal(
-        images.resize(image, (30, 41), how), images.resize(image, (30, 41))
+        resizing.resize(image, (30, 41), how), resizing.resize(image, (30, 41))
     )

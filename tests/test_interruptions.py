@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import distributed
-from maskrcnn_jax.runs import checkpoints
+from maskrcnn_jax.runs import run_directory
 from tests.train_process import finish, log_of, start
 
 pytestmark = pytest.mark.slow
@@ -52,7 +52,7 @@ def whole(tmp_path_factory, cache):
 
 
 def assert_same_results(workdir: Path, whole: Path) -> None:
-    ours, theirs = checkpoints.load_run(workdir), checkpoints.load_run(whole)
+    ours, theirs = run_directory.load_run(workdir), run_directory.load_run(whole)
     assert ours.step == theirs.step == 7
     jax.tree.map(np.testing.assert_array_equal, ours.variables, theirs.variables)
     for name in ("evaluation.json", "detections.json"):
@@ -76,7 +76,7 @@ def kill_when_saved(step: int, workdir: Path, cache: Path) -> int:
     wait_for((workdir / "checkpoints" / str(step)).is_dir, process)
     process.kill()
     assert finish(process).returncode == -signal.SIGKILL
-    return checkpoints.load_run(workdir).step
+    return run_directory.load_run(workdir).step
 
 
 def test_the_same_command_twice_gives_the_same_bits(whole, cache, tmp_path):
@@ -114,7 +114,7 @@ def test_sigterm_saves_and_says_so(whole, cache, tmp_path, lines):
     assert "SIGTERM: saved after step" in result.stdout
     stopped = log_of(workdir)[-1]["step"]
     assert (
-        f"after step {stopped}" in result.stdout and checkpoints.load_run(workdir).step == stopped
+        f"after step {stopped}" in result.stdout and run_directory.load_run(workdir).step == stopped
     )
     result = finish(start(workdir, cache, **RUN))
     assert result.returncode == 0, result.stderr
@@ -133,7 +133,7 @@ def test_no_space_left_for_a_checkpoint(whole, cache, tmp_path, seed):
     # Orbax's own message follows.
     message = f"train.py: cannot save a checkpoint in {workdir / 'checkpoints'}: "
     assert any(line.startswith(message) for line in result.stderr.splitlines()), result.stderr
-    assert checkpoints.load_run(workdir).step == saved
+    assert run_directory.load_run(workdir).step == saved
     result = finish(start(workdir, cache, **RUN))
     assert result.returncode == 0, result.stderr
     assert_same_end(workdir, whole)

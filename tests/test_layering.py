@@ -16,7 +16,7 @@ GROUND = {"config", "settings", "structures"}
 STAGES = {"proposals", "detections", "targets", "losses", "diagnostics"}
 NETWORK = GROUND | STAGES | {"model", "modules/", "ops/", "poolers"}
 COMPUTED = NETWORK | {"execution", "sharding", "xla/"}
-INPUTS = {"data/", "images", "pasting", "distributed", "config_check"}
+INPUTS = {"data/", "images", "resizing", "pasting", "distributed", "config_check"}
 # These need each other: a detector reads weights and artifacts, and is exported to an artifact.
 DETECTOR = {"artifacts/", "detector", "weights/", "presets"}
 DRAWING = {"drawing/", "visualize"}
@@ -42,12 +42,14 @@ MAY_IMPORT = {
     "model": GROUND | STAGES | {"modules/", "ops/", "poolers", "execution", "sharding"},
     "presets": {"config"},
     # Images, ground truth and processes; none of it knows the network.
-    "images": {"ops/"},
+    "images": {"image_headers"},
+    "image_headers": set(),
+    "resizing": {"ops/"},
     "video": set(),
     "distributed": set(),
     "pasting": {"config", "structures"},
     "config_check": {"config", "settings"},
-    "data/": GROUND | {"images"},
+    "data/": GROUND | {"images", "resizing"},
     "drawing/": GROUND | INPUTS | {"visualize"},
     "visualize": {"drawing/", "images"},
     # Training, detection and evaluation run the network.
@@ -142,6 +144,16 @@ def test_who_does_without(package):
     for part in WITHOUT[package]:
         for path in files_of(part):
             assert package not in {name.partition(".")[0] for name in imported_names(path)}, path
+
+
+def test_only_the_command_line_imports_plans_and_prices():
+    assert {part for part, others in MAY_IMPORT.items() if "planning/" in others} == {"cli/"}
+
+
+def test_prices_know_no_network():
+    readers = sorted((PACKAGE / "planning" / "cost").glob("*.py"))
+    assert len(readers) > 5
+    assert [path for path in readers if not imported_parts(path) <= {"planning/"}] == []
 
 
 def test_only_train_imports_the_command_line():

@@ -387,6 +387,42 @@ def test_losses_depend_neither_on_bucket_nor_on_empty_slots(tiny, reference):
     )
 
 
+def lose(batch, lost):
+    """The batch in which some images could not be read, see `pack.nothing`."""
+    names = ("images", "sizes", "canvas", "instances", "num_surplus")
+    fields = {name: getattr(batch, name) for name in names}
+
+    def clear(x):
+        return np.where(lost.reshape(-1, *[1] * (x.ndim - 1)), np.zeros((), x.dtype), x)
+
+    return batch._replace(**jax.tree.map(clear, fields))
+
+
+@pytest.mark.parametrize("lost", [[0, 5, 6], [1, 2, 3, 4, 7], []])
+def test_images_that_could_not_be_read_take_no_part_in_any_loss(tiny, lost):
+    """The others then give the rest of each sum and of each count."""
+    batch, lost = make_batch((96, 128), num_slots=7), np.isin(np.arange(8), lost)
+    whole, parts = tiny.losses(tiny.variables, batch, KEY), []
+    for missing in (lost, ~lost):
+        parts.append(tiny.losses(tiny.variables, lose(batch, missing), KEY))
+        share, num_images = parts[-1][1]["missing_images"]
+        assert (share, num_images) == (missing.sum(), 8)
+        del parts[-1][1]["missing_images"]
+    added = jax.tree.map(lambda a, b: a + b, *parts)
+    for losses, expected in zip(added, whole, strict=True):
+        for name, (total, count) in losses.items():
+            np.testing.assert_allclose(total, expected[name][0], rtol=1e-5, err_msg=name)
+            if expected[name][1] != 8:  # Means over images count the missing ones too.
+                assert count == expected[name][1], name
+
+
+def test_a_batch_that_could_not_be_read_has_no_gradient(tiny):
+    batch = lose(make_batch(), np.ones(8, bool))
+    (loss, metrics), gradient = tiny.gradient(tiny.variables, batch, KEY)
+    assert loss == 0 and metrics["missing_images"] == 1
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
+
+
 def test_counts_are_of_samples_and_mask_cells(tiny):
     losses, diagnostics = tiny.losses(tiny.variables, make_batch((96, 128), num_slots=7), KEY)
     assert losses["loss_objectness"][1] == losses["loss_rpn_box_reg"][1] == 8 * 32

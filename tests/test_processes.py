@@ -14,7 +14,7 @@ from PIL import Image
 from maskrcnn_jax import distributed
 from maskrcnn_jax.data.shapes import ShapesDataset
 from maskrcnn_jax.data.sources import VAL_SEED
-from maskrcnn_jax.runs import checkpoints
+from maskrcnn_jax.runs import run_directory
 from tests.train_process import SMALL, finish, log_of, start, start_command, start_together
 
 pytestmark = pytest.mark.slow
@@ -88,7 +88,7 @@ def test_two_processes_are_two_devices_to_the_bit(two, cache, tmp_path):
     """The sum of two numbers does not depend on their order; with more devices it does."""
     workdir = tmp_path / "run"
     finish_all([start(workdir, cache, devices=2, **RUN)])
-    ours, theirs = (checkpoints.load_run(run).variables for run in (workdir, two))
+    ours, theirs = (run_directory.load_run(run).variables for run in (workdir, two))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     for entry, other in zip(log_of(workdir), log_of(two), strict=True):
         assert entry.pop("validation", {}) == pytest.approx(other.pop("validation", {}), rel=1e-6)
@@ -189,7 +189,7 @@ def one_step(request, tmp_path_factory, cache):
 
 def parameters(workdir, step):
     return jax.tree.leaves(
-        checkpoints.load_run(workdir / "checkpoints" / str(step)).variables["params"]
+        run_directory.load_run(workdir / "checkpoints" / str(step)).variables["params"]
     )
 
 
@@ -260,11 +260,11 @@ def test_sigterm_to_one_stops_all_at_the_same_step(cache, tmp_path):
     ].stderr
     stopped = log_of(workdir)[-1]["step"]
     assert f"SIGTERM: saved after step {stopped}" in results[0].stdout
-    assert checkpoints.load_run(workdir).step == stopped
+    assert run_directory.load_run(workdir).step == stopped
 
 
 def assert_same_bits(workdir, other):
-    ours, theirs = checkpoints.load_run(workdir), checkpoints.load_run(other)
+    ours, theirs = run_directory.load_run(workdir), run_directory.load_run(other)
     assert ours.step == theirs.step
     jax.tree.map(np.testing.assert_array_equal, ours.variables, theirs.variables)
     for name in ("evaluation.json", "detections.json"):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskrcnn_jax import images
+from maskrcnn_jax import resizing
 from maskrcnn_jax.config import DataConfig, DetectionConfig, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
@@ -185,13 +185,13 @@ def test_equal_views_find_what_one_finds(real):
 def test_the_mirror_image_has_the_mirrored_detections(real):
     _, augmented = real
     image = noise()
-    found, expected = augmented.detect(images.mirror(image), 0.1), augmented.detect(image, 0.1)
+    found, expected = augmented.detect(resizing.mirror(image), 0.1), augmented.detect(image, 0.1)
     assert len(expected.boxes) > 5
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
     x0, y0, x1, y1 = expected.boxes.T
     np.testing.assert_allclose(found.boxes, np.stack([80 - x1, y0, 80 - x0, y1], 1), atol=1e-4)
-    pasted = [augmented(view, 0.1)[0]["masks"] for view in (images.mirror(image), image)]
+    pasted = [augmented(view, 0.1)[0]["masks"] for view in (resizing.mirror(image), image)]
     agreeing = (pasted[0] > 0.5) == (pasted[1][..., ::-1] > 0.5)
     # Truncation of boxes to whole pixels is not symmetric.
     assert agreeing.mean() > 0.97

@@ -21,7 +21,7 @@ from maskrcnn_jax.data import coco_instances
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.shapes import ShapesDataset
-from maskrcnn_jax.runs import checkpoints, events
+from maskrcnn_jax.runs import events, run_directory
 from maskrcnn_jax.weights import (
     download,
     files,
@@ -65,7 +65,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(run, cache, tmp_path, mon
     resumed = run(tmp_path / "parts")
     assert resumed.returncode == 0, resumed.stderr
 
-    a, b = checkpoints.load_run(tmp_path / "whole"), checkpoints.load_run(tmp_path / "parts")
+    a, b = run_directory.load_run(tmp_path / "whole"), run_directory.load_run(tmp_path / "parts")
     assert a.step == b.step == 3
     jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
 
@@ -159,7 +159,7 @@ def test_a_model_without_a_mask_head_is_trained_and_reported(run, tmp_path):
     assert detections and not any("segmentation" in found for found in detections)
     assert (tmp_path / "predictions.png").stat().st_size > 1000
     assert '"kinds":["bbox"]' in (tmp_path / "report.html").read_text()
-    assert "mask_head" not in checkpoints.load_run(tmp_path).variables["params"]
+    assert "mask_head" not in run_directory.load_run(tmp_path).variables["params"]
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_prepared_records_train_as_the_files_they_were_made_of(run, tmp_path):
     assert result.returncode == 0, result.stderr
     result = run(tmp_path / "b", data__source="tfds", data__tfds_dir=tmp_path / "records", **common)
     assert result.returncode == 0, result.stderr
-    a, b = (checkpoints.load_run(tmp_path / name) for name in "ab")
+    a, b = (run_directory.load_run(tmp_path / name) for name in "ab")
     jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
     assert train_process.log_of(tmp_path / "a") == train_process.log_of(tmp_path / "b")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from maskrcnn_jax.runs import checkpoints
+from maskrcnn_jax.runs import run_directory
 from tests import markdown
 from tests.train_process import ROOT
 
@@ -101,7 +101,7 @@ def test_the_script_goes_from_photographs_to_a_prediction(shared, tmp_path):
         and len(list((out / "look").glob("page-*.png"))) == 2
     )
     assert len(json.loads((out / "train.json").read_text())["images"]) == 13
-    assert checkpoints.load_run(out / "run").step == 2
+    assert run_directory.load_run(out / "run").step == 2
     names = {path.name for path in (out / "run").iterdir()}
     assert names >= {
         "report.html",

@@ -3,14 +3,16 @@
 import argparse
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from maskrcnn_jax import config_check, images, visualize
+from maskrcnn_jax import config_check, resizing, visualize
 from maskrcnn_jax.cli import config_file, outputs, progress
 from maskrcnn_jax.config import Config, DataConfig
 from maskrcnn_jax.data import pipeline, sources, summary, transforms
@@ -18,6 +20,7 @@ from maskrcnn_jax.data.dataset import AnnotatedDataset, Dataset
 from maskrcnn_jax.data.pack import pack
 from maskrcnn_jax.data.summary import Summary
 from maskrcnn_jax.drawing import gallery
+from maskrcnn_jax.ops.rounding import ceil_div
 
 _COLUMNS = 4  # Drawings in a row of a page: with augmentation, an image and its three views.
 _DRAWINGS_PER_PAGE = 12
@@ -34,13 +37,26 @@ def run(args: argparse.Namespace) -> int:
     dataset = _open(data_config, args.split)
     annotations = dataset.annotations()
     chosen = _choose(args, dataset, annotations)
-    outputs.make_directory(args.output)
-    num_failed = _draw(args, dataset, chosen, _crowds(annotations), data_config)
+    names = [f"page-{number + 1:03}.png" for number in range(_num_pages(args, chosen))]
+    if args.separate:
+        names = [f"{int(dataset.image_ids[index])}.png" for index in chosen]
+    paths = [args.output / name for name in names]
+    train, val = data_config.train_images, data_config.val_images
+    read = [args.config, train, val, data_config.train_annotations, data_config.val_annotations]
+    with outputs.claim("maskrcnn-jax data", paths, inputs=read, force=args.force) as add:
+        outputs.make_directory(args.output)
+        crowds = _crowds(annotations)
+        num_failed = _draw(args, dataset, chosen, crowds, data_config, add)
     left_out = args.split == "train" and not data_config.keep_empty
     slots = data_config.max_instances
     _print(summary.summarize(annotations, slots), slots, left_out)
     print(f"{len(chosen) - num_failed} of {len(dataset)} images are drawn in {args.output}")
     return 1 if num_failed else 0
+
+
+def _num_pages(args: argparse.Namespace, chosen: list[int]) -> int:
+    """The most pages that the drawings of the chosen images can fill."""
+    return ceil_div(len(chosen) * (_COLUMNS if args.augmented else 1), _DRAWINGS_PER_PAGE)
 
 
 def _data_config(args: argparse.Namespace) -> DataConfig:
@@ -88,7 +104,8 @@ def _choose(args: argparse.Namespace, dataset: Dataset, annotations: dict[str, A
         having = {entry["image_id"] for entry in entries if entry["category_id"] in chosen}
         candidates = [index for image_id, index in position.items() if image_id in having]
     if not candidates:
-        raise ValueError("there are no images to draw")
+        why = "" if len(dataset) else f": {getattr(dataset, 'why_empty', 'the set is empty')}"
+        raise ValueError(f"there are no images to draw{why}")
     return [candidates[i] for i in gallery.evenly(len(candidates), args.count)]
 
 
@@ -107,8 +124,9 @@ def _draw(
     chosen: list[int],
     crowds: dict[int, list[dict[str, Any]]],
     data_config: DataConfig,
+    add: Callable[..., None],
 ) -> int:
-    """Writes the drawings; returns the number of images that could not be drawn."""
+    """Writes the drawings, and tells ``add``; returns the number of images that failed."""
     page, num_pages, num_failed = [], 0, 0
     with progress.images("browse", len(chosen)) as advance:
         for index in chosen:
@@ -120,11 +138,13 @@ def _draw(
                 print(f"maskrcnn-jax data: {error}", file=sys.stderr)
                 drawings, num_failed = [], num_failed + 1
             if args.separate and drawings:
+                add(args.output / f"{image_id}.png")
                 _save(args.output / f"{image_id}.png", drawings)
             elif not args.separate:
                 page += drawings
             if len(page) >= _DRAWINGS_PER_PAGE or (page and index == chosen[-1]):
                 num_pages += 1
+                add(args.output / f"page-{num_pages:03}.png")
                 _save(args.output / f"page-{num_pages:03}.png", page)
                 page = []
             advance(1)
@@ -144,7 +164,7 @@ def _drawings(
     for view in range(1, _COLUMNS) if args.augmented else ():
         seed = (view, example.image_id % 2**32)  # An id may be negative, a seed may not.
         sample = pipeline.train_sample(example, seed, data_config, transforms.standard(data_config))
-        row = pack(sample, images.ceil32(sample.image.shape[:2]), data_config)
+        row = pack(sample, resizing.ceil32(sample.image.shape[:2]), data_config)
         drawings.append(gallery.varied(row, dataset.categories, f"view {view}", args.side))
     return drawings
 
@@ -164,7 +184,7 @@ def _print(counts: Summary, slots: int, left_out: bool) -> None:
     table = Table("category", "id", "objects", "images")
     for count in counts.categories:
         numbers = count.category_id, count.num_instances, count.num_images
-        table.add_row(count.name, *map(str, numbers))
+        table.add_row(Text(count.name), *map(str, numbers))
     console = Console()
     console.print(table)
     lines = {

@@ -18,12 +18,14 @@ def run(args: argparse.Namespace) -> int:
     """Reads a run directory or weights, writes one file, and prints a report; returns 0."""
     if args.output.suffix not in files.SUFFIXES:
         raise ValueError(f"{args.output} must end in one of {', '.join(files.SUFFIXES)}")
-    if args.output.exists() and not args.force:
-        raise ValueError(f"{args.output} exists; --force replaces it")
     outputs.check_file(args.output)
-    loaded = loading.load(args.weights, **_choices(args))
-    print(loaded.report)
-    saving.save(args.output, loaded.config, loaded.variables, loaded.categories)
+    read = [args.weights, args.d2_config, args.mmdet_config]
+    claim = {"inputs": read, "force": args.force}
+    with outputs.claim("maskrcnn-jax convert", [args.output], **claim) as add:
+        loaded = loading.load(args.weights, **_choices(args))
+        print(loaded.report)
+        add(args.output)
+        saving.save(args.output, loaded.config, loaded.variables, loaded.categories)
     names = "our names" if args.output.suffix == ".npz" else "torchvision's names"
     print(f"written: {args.output}, with {names}")
     if args.output.suffix != ".npz":

@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from maskrcnn_jax.planning.cost import chips, cost
+from maskrcnn_jax.planning import chips
+from maskrcnn_jax.planning.cost import cost
 from maskrcnn_jax.planning.cost.cost import Cost
 from maskrcnn_jax.planning.cost.schedule import Item
 
@@ -33,8 +34,8 @@ def notes(priced: Cost) -> list[str]:
     found = ["Not measured: no chip ran this. Collectives between chips are not priced."]
     if isinstance(priced.chip, chips.TPU):
         found.append(
-            "The times are libtpu's estimates, calibrated on single operations: they order and "
-            "compare programs better than they tell the time (docs/cost.md)."
+            "The times follow from libtpu's schedule and from rates that are calibrated on single "
+            "instructions: they compare programs better than they tell the time (docs/cost.md)."
         )
     else:
         found.append(
@@ -66,7 +67,8 @@ def _groups(title: str, priced: Cost, key: Callable[[Item], str], is_tpu: bool) 
 def _dearest(priced: Cost, is_tpu: bool) -> Table:
     table = _table("dearest instructions", "ms", "turns", "peak" if is_tpu else "GFLOP", "MB")
     table.add_column("stage, kind, source", overflow="fold")
-    for item in sorted(priced.items, key=lambda item: -item.seconds)[:NUM_DEAREST]:
+    timed = [item for item in priced.items if item.seconds]
+    for item in sorted(timed, key=lambda item: -item.seconds)[:NUM_DEAREST]:
         price = item.price
         work = f"{price.flops / 1e9:.1f}"
         if is_tpu:
@@ -95,6 +97,9 @@ def _summary(priced: Cost, is_tpu: bool) -> Table:
     if is_tpu:
         rows["compiler's estimate"] = f"{priced.estimate * 1e3:.2f} ms, uncorrected"
         rows["copies beside the schedule"] = f"{beside / 1e9:.2f} GB"
+        bases = cost.group(priced.items, lambda item: item.price.basis)
+        parts = [f"{name} {row.seconds * 1e3:.2f} ms" for name, row in bases.items()]
+        rows["priced by"] = ", ".join(parts)
     else:
         host = priced.launches
         rows["kernels"] = (

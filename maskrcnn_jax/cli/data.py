@@ -1,71 +1,106 @@
-"""`maskrcnn-jax data`: draws, splits and prepares images and their annotations."""
+"""`maskrcnn-jax data`: draws, checks, splits and prepares images and their annotations."""
 
 import argparse
 import json
-from collections.abc import Sequence
-from pathlib import Path
+import sys
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from maskrcnn_jax.cli import browse, outputs, progress
-from maskrcnn_jax.data import coco_instances, prepared, splitting
+from maskrcnn_jax.data import checks, coco_instances, prepared, splitting
 from maskrcnn_jax.data.coco import CocoDataset
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the chosen action, and returns its exit code."""
-    return {"browse": browse.run, "prepare": prepare, "split": split}[args.action](args)
+    actions = {"browse": browse.run, "check": check, "prepare": prepare, "split": split}
+    return actions[args.action](args)
 
 
 def split(args: argparse.Namespace) -> int:
-    """Checks annotations, writes train.json and val.json, and counts both; returns 0."""
+    """Checks images and annotations, writes train.json and val.json, and counts both.
+
+    Returns:
+        1 if images cannot be used, which are then left out of both files and listed; else 0.
+    """
     names = ("train.json", "val.json")
-    _check_outputs([args.output / name for name in names], args.annotations, args.force)
-    annotations = CocoDataset(
-        args.images, args.annotations, keep_empty=True, masks=False
-    ).annotations()
-    parts = dict(zip(names, splitting.split(annotations, args.fraction, args.seed), strict=True))
-    outputs.make_directory(args.output)
+    paths = [args.output / name for name in names]
+    claim = {"inputs": [args.annotations], "force": args.force}
+    with outputs.claim("maskrcnn-jax data", paths, **claim) as add:
+        dataset, bad = _open(args)
+        annotations = dataset.annotations()
+        try:
+            parts = splitting.split(annotations, args.fraction, args.seed)
+        except ValueError as error:
+            raise ValueError("; ".join([str(error), *bad.values()])) from error
+        outputs.make_directory(args.output)
+        for path, part in zip(paths, parts, strict=True):
+            add(path)
+            path.write_text(json.dumps(part), encoding="utf-8")
+    _print_parts(dict(zip(names, parts, strict=True)), annotations["categories"])
+    print(f"train.json and val.json are in {args.output}")
+    return _report(bad, len(dataset) + len(bad))
+
+
+def _print_parts(parts: dict[str, dict], categories: list[dict]) -> None:
+    """Prints the number of images, and of objects of each category, of every part."""
     table = Table("", *parts)
     table.add_row("images", *(str(len(part["images"])) for part in parts.values()))
-    for category in annotations["categories"]:
+    for category in categories:
         counts = {name: splitting.count(part, category["id"]) for name, part in parts.items()}
-        table.add_row(category["name"], *map(str, counts.values()))
+        table.add_row(Text(category["name"]), *map(str, counts.values()))
         for name in (name for name, number in counts.items() if not number):
             print(f"{name} has no {category['name']}: try another --seed, or label more images")
     Console().print(table)
-    for name, part in parts.items():
-        (args.output / name).write_text(json.dumps(part), encoding="utf-8")
-    print(f"train.json and val.json are in {args.output}")
-    return 0
 
 
-def _check_outputs(paths: Sequence[Path], annotations: Path, force: bool) -> None:
-    """Raises ValueError if an output exists and may not be replaced.
-
-    The annotations are never replaced.
-    """
-    for path in filter(Path.exists, paths):
-        if annotations.exists() and path.samefile(annotations):
-            raise ValueError(
-                f"{path} would overwrite the file of --annotations: "
-                "give another directory as --output"
-            )
-        if not force:
-            raise ValueError(f"{path} exists; --force replaces it")
+def check(args: argparse.Namespace) -> int:
+    """Looks at all images, and lists those that cannot be used; returns 1 if there are any."""
+    dataset = CocoDataset(args.images, args.annotations, keep_empty=True, masks=False)
+    with progress.images("check", len(dataset)) as advance:
+        bad = checks.find_bad(dataset, whole=not args.headers, advance=advance)
+    looked = "headers" if args.headers else "pixels"
+    print(f"{len(dataset) - len(bad)} of {len(dataset)} images can be used, by their {looked}")
+    return _report(bad, len(dataset))
 
 
 def prepare(args: argparse.Namespace) -> int:
-    """Writes one split, unless it is there already; returns 0."""
+    """Writes one split, unless it is there already.
+
+    Returns:
+        1 if images cannot be used, which are then left out and listed; else 0.
+    """
     folder = prepared.folder(args.output, args.split)
     if coco_instances.is_prepared(args.annotations, args.split, args.output):
         print(f"nothing to do: {folder} was prepared from {args.annotations} before")
         return 0
     outputs.make_directory(args.output)
-    dataset = CocoDataset(args.images, args.annotations, keep_empty=True, masks=False)
+    dataset, bad = _open(args, whole=True)
     with progress.images("prepare", len(dataset)) as advance:
         coco_instances.prepare(dataset, args.split, args.output, advance)
     print(f"{len(dataset)} images are in {folder}")
     print(f"to use them: --config.data.source=tfds --config.data.tfds_dir={args.output}")
-    return 0
+    return _report(bad, len(dataset) + len(bad))
+
+
+def _open(args: argparse.Namespace, whole: bool = False) -> tuple[CocoDataset, dict[int, str]]:
+    """Opens the images that can be used, and gives the reasons for the others by their ids.
+
+    Raises ValueError if more than half of them cannot be used.
+    """
+    dataset = CocoDataset(args.images, args.annotations, keep_empty=True, masks=False)
+    with progress.images("check", len(dataset)) as advance:
+        bad = checks.find_bad(dataset, whole=whole, advance=advance)
+    checks.check_few(bad, len(dataset), f"images of {args.annotations}")
+    return dataset.without(bad), bad
+
+
+def _report(bad: dict[int, str], num_images: int) -> int:
+    """Lists images that cannot be used; returns the exit code."""
+    if not bad:
+        return 0
+    told = f"maskrcnn-jax data: {len(bad)} of {num_images} images cannot be used:"
+    print(told, *bad.values(), sep="\n  ", file=sys.stderr)
+    return 1

@@ -2,16 +2,20 @@
 
 import argparse
 import dataclasses
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from maskrcnn_jax import config_check, evaluation, execution
 from maskrcnn_jax.cli import config_file, outputs, progress
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.data import pipeline, sources
+from maskrcnn_jax.data import checks, pipeline, sources
+from maskrcnn_jax.data.annotations import without_images
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Dataset
 from maskrcnn_jax.detector import Detector
@@ -23,7 +27,11 @@ from maskrcnn_jax.xla import cache, compiler
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates a model, prints tables, and writes the results and an optional page; returns 0."""
+    """Evaluates a model, prints tables, and writes the results and an optional page.
+
+    Returns:
+        1 if images could not be read, which are then missing in the numbers and listed; else 0.
+    """
     _check_report(args.report)
     chosen = config_file.read(args.config) if args.config else None
     cache.keep_compiled_programs()
@@ -34,31 +42,77 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.report is not None:
         outputs.make_directory(args.report.absolute().parent, "the folder of --report")
+    output = args.output or _run_directory(Path(args.weights)) or Path(".")
+    paths = [output / "evaluation.json", output / "detections.json"]
+    paths += [args.report] if args.report is not None else []
+    read = [args.weights, args.config] if Path(args.weights).is_file() else [args.config]
+    claim = {"inputs": read, "force": args.force}
+    with outputs.claim("maskrcnn-jax evaluate", paths, **claim) as add:
+        return _run(args, chosen, output, add)
+
+
+def _run(
+    args: argparse.Namespace,
+    chosen: Config | None,
+    output: Path,
+    add: Callable[..., None],
+) -> int:
+    """Evaluates, once the call is checked; ``add`` is told of each output."""
     loaded = loading.load(args.weights)
     print(loaded.report)
     config = _combine(loaded.config, chosen) if chosen else loaded.config
     config_check.check(config)
-    output = args.output or _run_directory(Path(args.weights)) or Path(".")
     outputs.make_directory(output)
     categories = loaded.categories or Categories.numbered(config.model.num_classes - 1)
     has_masks = config.model.mask_head is not None
     dataset, annotations = sources.open_val(config.data, categories, masks=has_masks)
     if not len(dataset):
-        raise ValueError("the validation set has no images")
+        raise ValueError(f"data.val_annotations: {getattr(dataset, 'why_empty', 'no images')}")
+    dataset, annotations, lost = _leave_out(dataset, annotations)
     run = execution.choose(config.execution)
     if run.small_on_cpu:
         compiler.return_memory_after_compiling()
     model = MaskRCNN(config.model, config.detection, run)
     variables = jax.device_put(loaded.variables)
-    detector = Detector(model, variables, categories, config.data)
+    detector = Detector(model, variables, dataset.categories, config.data)
     evaluate = _evaluate_augmented if args.augment else _evaluate
-    result = evaluate(detector, config, dataset, annotations)
+    result = evaluate(detector, config, dataset, annotations, lost)
+    add(output / "evaluation.json", output / "detections.json")
     evaluation.write(output, result)
     _print_tables(result, args.per_class)
     print(f"evaluation.json and detections.json are in {output}")
     if args.report is not None:
-        _write_report(args, config, dataset, annotations, result)
-    return 0
+        add(args.report)
+        shown = checks.without(dataset, result.missing)
+        annotations = without_images(annotations, result.missing)
+        _write_report(args, config, shown, annotations, result)
+    return _report_lost(lost, len(dataset) + len(lost) - len(result.missing))
+
+
+def _leave_out(dataset: Dataset, annotations: dict) -> tuple[Dataset, dict, dict[int, str]]:
+    """Leaves out the images whose headers show that they cannot be used; returns the reasons too.
+
+    Raises ValueError if these are more than half of the images.
+    """
+    if not hasattr(dataset, "check"):  # It has no files to look at.
+        return dataset, annotations, {}
+    with progress.images("check", len(dataset)) as advance:
+        bad = checks.find_bad(dataset, advance=advance)
+    checks.check_few(bad, len(dataset), "validation images")
+    return checks.without(dataset, bad), without_images(annotations, bad), bad
+
+
+def _report_lost(lost: dict[int, str], num_images: int) -> int:
+    """Lists the images that are missing in the numbers; returns the exit code."""
+    if not lost:
+        return 0
+    print(
+        f"maskrcnn-jax evaluate: {len(lost)} of {num_images} images are missing in these numbers:",
+        *lost.values(),
+        sep="\n  ",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _check_report(path: Path | None) -> None:
@@ -73,12 +127,16 @@ def _run_directory(weights: Path) -> Path | None:
 
 
 def _evaluate(
-    detector: Detector, config: Config, dataset: Dataset, annotations: dict
+    detector: Detector,
+    config: Config,
+    dataset: Dataset,
+    annotations: dict,
+    lost: dict[int, str],
 ) -> evaluation.Evaluation:
     """Evaluates batches of images as training does, with the losses."""
     has_masks = config.model.mask_head is not None
     batches = pipeline.eval_batches(
-        dataset, config.data, batch_size=config.test_batch_size, masks=has_masks
+        dataset, config.data, batch_size=config.test_batch_size, masks=has_masks, lost=lost
     )
     with progress.images("evaluate", len(dataset)) as advance:
         return evaluation.evaluate(
@@ -93,7 +151,11 @@ def _evaluate(
 
 
 def _evaluate_augmented(
-    detector: Detector, config: Config, dataset: Dataset, annotations: dict
+    detector: Detector,
+    config: Config,
+    dataset: Dataset,
+    annotations: dict,
+    lost: dict[int, str],
 ) -> evaluation.Evaluation:
     """Evaluates each image in several views. A detector takes images of any size."""
     with progress.images("evaluate", len(dataset)) as advance:
@@ -104,6 +166,7 @@ def _evaluate_augmented(
             detector.categories,
             config.detection.num_detections,
             masks=config.model.mask_head is not None,
+            lost=lost,
             advance=advance,
         )
 
@@ -169,5 +232,5 @@ def _table(title: str, columns: dict[str, dict[str, float] | None]) -> Table:
     table = Table(title, *columns)
     for name in columns["box"]:
         values = [numbers[name] for numbers in columns.values()]
-        table.add_row(name, *("-" if value == -1 else f"{value:.3f}" for value in values))
+        table.add_row(Text(name), *("-" if value == -1 else f"{value:.3f}" for value in values))
     return table

@@ -10,21 +10,22 @@ from maskrcnn_jax.weights import loading
 
 def run(args: argparse.Namespace) -> int:
     """Reads a run directory or weights, writes the artifact, and prints its inputs; returns 0."""
-    if args.output.exists() and not args.force:
-        raise ValueError(f"{args.output} exists; --force replaces it")
     outputs.check_file(args.output)
-    loaded = loading.load(args.weights)
-    print(loaded.report)
-    detector = Detector.from_loaded(loaded)
-    sizes = args.size or detector.data.test_buckets
-    export.export(
-        detector,
-        args.output,
-        sizes=sizes,
-        batch_size=args.batch,
-        dtype=args.input,
-        score_threshold=args.score_threshold,
-    )
+    claim = {"inputs": [args.weights], "force": args.force}
+    with outputs.claim("maskrcnn-jax export", [args.output], **claim) as add:
+        loaded = loading.load(args.weights)
+        print(loaded.report)
+        detector = Detector.from_loaded(loaded)
+        sizes = args.size or detector.data.test_buckets
+        add(args.output)
+        export.export(
+            detector,
+            args.output,
+            sizes=sizes,
+            batch_size=args.batch,
+            dtype=args.input,
+            score_threshold=args.score_threshold,
+        )
     megabytes = args.output.stat().st_size / 1e6
     names = ", ".join(f"{height}x{width}" for height, width in sizes)
     print(f"written: {args.output} ({megabytes:.0f} MB), for {', '.join(export.PLATFORMS)}")

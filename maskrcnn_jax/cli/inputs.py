@@ -4,28 +4,22 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from maskrcnn_jax import video
+from PIL import Image
 
-_IMAGE_SUFFIXES = (
-    ".avif",
-    ".bmp",
-    ".gif",
-    ".jp2",
-    ".jpeg",
-    ".jpg",
-    ".pgm",
-    ".png",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
+from maskrcnn_jax import video
+from maskrcnn_jax.cli import outputs
+
+# Images that Pillow does not read; `predict` names them instead of skipping them.
+_UNREADABLE = (".heic", ".heif", ".jxl", ".svg", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf")
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 
 
 def expand(names: Sequence[str]) -> list[Path]:
     """Lists the files of names, folders and patterns.
 
-    A folder stands for the images and videos in it, sorted; its subfolders are skipped.
+    A folder stands for the images and videos in it, sorted; its subfolders are skipped, and so are
+    drawings that `maskrcnn-jax predict` has put there. A file without a suffix is an image if it
+    begins like one.
 
     Raises:
         FileNotFoundError: Some names match nothing. The message lists all such names.
@@ -53,10 +47,26 @@ def is_video(path: Path) -> bool:
 
 
 def _folder(folder: Path) -> list[Path]:
-    known = _IMAGE_SUFFIXES + video.SUFFIXES
-    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
-    found = sorted(path for path in visible if path.suffix.lower() in known)
+    drawn = outputs.written_by("maskrcnn-jax predict", folder)
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    found = sorted(path for path in visible if path.name not in drawn and _is_input(path))
     if not found:
         advice = f"for its subfolders, give '{folder}/**/*.jpg'"
         raise ValueError(f"there is no image or video in {folder}; {advice}")
     return found
+
+
+def _is_input(path: Path) -> bool:
+    Image.init()  # Fills in the suffixes.
+    readable = {end for end, name in Image.registered_extensions().items() if name in Image.OPEN}
+    if path.suffix.lower() in readable or path.suffix.lower() in _UNREADABLE + video.SUFFIXES:
+        return True
+    return not path.suffix and path.is_file() and _begins_like_an_image(path)
+
+
+def _begins_like_an_image(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(12).startswith(_STARTS)
+    except OSError:
+        return False

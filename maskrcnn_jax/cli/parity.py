@@ -38,7 +38,9 @@ def run(args: argparse.Namespace) -> int:
         result = comparison.run(comparer, args.images, title=title, advance=advance)
     print(report.to_markdown(result), end="")
     if args.output:
-        args.output.write_text(json.dumps(report.to_dict(result), indent=1) + "\n")
+        with outputs.claim("maskrcnn-jax parity", [args.output], force=args.force) as add:
+            add(args.output)
+            args.output.write_text(json.dumps(report.to_dict(result), indent=1) + "\n")
     return 0 if result.passed else 1
 
 
@@ -52,6 +54,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"sides must be at least 32 and ascending, got {sides}")
     if args.output:
         outputs.check_file(args.output)
+        outputs.check("maskrcnn-jax parity", [args.output], inputs=args.images, force=args.force)
 
 
 def _model(args: argparse.Namespace) -> tuple[str, Config, dict[str, Any]]:

@@ -8,7 +8,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +21,7 @@ from rich.table import Table
 from maskrcnn_jax import config_check
 from maskrcnn_jax.cli import config_file, cost_tables, outputs
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.planning import devices
+from maskrcnn_jax.planning.devices import check_gpu, gpu_environment, gpus, topology
 from maskrcnn_jax.planning.plan import Plan, make_plan
 from maskrcnn_jax.settings import to_dict
 
@@ -32,31 +34,39 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.output:
         outputs.check_file(args.output)
+        outputs.check("maskrcnn-jax plan", [args.output], inputs=[args.config], force=args.force)
     config = config_file.read(args.config)
     for setting in args.set:
         config_file.override(config, setting)
     config_check.check(config)
     if args.gpu:
-        devices.check_gpu(args.gpu)
-        environment = devices.gpu_environment(os.environ)
+        check_gpu(args.gpu)
+        environment = gpu_environment(os.environ)
         if environment != dict(os.environ):
             return _run_again(args, environment)
-    given = _devices(args)
-    count = 1 if args.stage else config.execution.num_devices or len(given)
-    config.batch_size = _batch_size(config, args.batch_per_device, count)
-    bucket = args.bucket or tuple(config.data.buckets[0])
-    wanted = {"program": args.program, "stage": args.stage, "price": args.cost}
-    with _clock(f"compiling for {count} x {given[0].device_kind}"):
+    with tempfile.TemporaryDirectory() as folder:
         try:
-            plan = make_plan(config, given, bucket, **wanted)
+            plan = _plan(args, config, Path(folder) if args.cost else None)
         except MemoryError as error:
             message = f"maskrcnn-jax plan: the step does not fit into memory: {error}"
             print(message, file=sys.stderr)
             return 1
     _print_tables(plan, config)
     if args.output:
-        args.output.write_text(json.dumps(_to_dict(plan, config), indent=1) + "\n")
+        with outputs.claim("maskrcnn-jax plan", [args.output], force=args.force) as add:
+            add(args.output)
+            args.output.write_text(json.dumps(_to_dict(plan, config), indent=1) + "\n")
     return 0 if plan.device_memory is None or plan.memory.peak <= plan.device_memory else 1
+
+
+def _plan(args: argparse.Namespace, config: Config, dump: Path | None) -> Plan:
+    devices = _devices(args, dump)
+    count = 1 if args.stage else config.execution.num_devices or len(devices)
+    config.batch_size = _batch_size(config, args.batch_per_device, count)
+    bucket = args.bucket or tuple(config.data.buckets[0])
+    wanted = {"program": args.program, "stage": args.stage, "dump": dump}
+    with _clock(f"compiling for {count} x {devices[0].device_kind}"):
+        return make_plan(config, devices, bucket, **wanted)
 
 
 def _run_again(args: argparse.Namespace, environment: dict[str, str]) -> int:
@@ -65,12 +75,12 @@ def _run_again(args: argparse.Namespace, environment: dict[str, str]) -> int:
     return subprocess.run(command, env=environment).returncode
 
 
-def _devices(args: argparse.Namespace) -> list[Any]:
+def _devices(args: argparse.Namespace, dump: Path | None) -> list[Any]:
     if args.gpu:
-        return devices.gpus(args.gpu, args.gpu_count)
+        return gpus(args.gpu, args.gpu_count)
     if args.topology:
         jax.config.update("jax_platforms", "cpu")  # Otherwise jax would initialise libtpu's TPU.
-        return devices.topology(args.topology)
+        return topology(args.topology, dump)
     return _own_devices(args.devices)
 
 
@@ -79,12 +89,12 @@ def _own_devices(count: int) -> list[Any]:
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags:  # JAX reads the flag at its start.
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}"
-    found = jax.devices() if len(jax.devices()) >= count else jax.devices("cpu")
-    if len(found) < count:
+    devices = jax.devices() if len(jax.devices()) >= count else jax.devices("cpu")
+    if len(devices) < count:
         raise ValueError(
-            f"XLA_FLAGS or an earlier start of jax allow {len(found)} devices only, not {count}"
+            f"XLA_FLAGS or an earlier start of jax allow {len(devices)} devices only, not {count}"
         )
-    return found[:count]
+    return devices[:count]
 
 
 def _batch_size(config: Config, per_device: int | None, num_devices: int) -> int:
@@ -92,7 +102,7 @@ def _batch_size(config: Config, per_device: int | None, num_devices: int) -> int
 
     The default is the batch size of the config, but at least one image for each group.
     """
-    num_groups = num_devices // max(config.execution.space, 1)
+    num_groups = max(num_devices // max(config.execution.space, 1), 1)
     if per_device is None:
         return max(config.batch_size, num_groups)
     return per_device * num_groups

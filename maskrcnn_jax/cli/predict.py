@@ -35,12 +35,28 @@ def run(args: argparse.Namespace) -> int:
     """Draws each image and writes `detections.json` for all; returns 1 if a file failed, else 0.
 
     `detections.json` is in COCO's results format, with "file_name" and "category_name" added. It
-    has no "segmentation" if the model has no mask head. The image id is the file name without its
-    suffix, converted to a number if the name is one, as in COCO. A video becomes an .mp4, and a
-    .jsonl with one line for each frame.
+    has no "segmentation" if the model has no mask head. The image ids are those of --ids, or the
+    file names without their suffixes; these become numbers, as in COCO, if all of them are numbers
+    and differ. A video becomes an .mp4, and a .jsonl with one line for each frame.
     """
     cache.keep_compiled_programs()
     tasks = _plan(inputs.expand(args.images), args.output)
+    image_ids = _image_ids(tasks, args.ids)
+    weights = args.weights if args.artifact is None else args.artifact
+    read = [task.path for task in tasks] + [weights, args.ids]
+    drawn = [path for task in tasks for path in _outputs(task)]
+    paths = [*drawn, args.output / "detections.json"]
+    with outputs.claim("maskrcnn-jax predict", paths, inputs=read, force=args.force) as add:
+        return _predict(args, tasks, image_ids, add)
+
+
+def _predict(
+    args: argparse.Namespace,
+    tasks: Sequence[_Task],
+    image_ids: dict[_Task, int | str],
+    add: Callable[..., None],
+) -> int:
+    """Predicts all files; ``add`` is told of each output."""
     detector = _load(args)
     if detector.model.run.small_on_cpu:
         compiler.return_memory_after_compiling()
@@ -55,13 +71,17 @@ def run(args: argparse.Namespace) -> int:
     try:
         with progress.images("predict", sum(task.num_images for task in tasks)) as advance:
             for task in tasks:
+                add(*_outputs(task))
                 predict = _predict_video if inputs.is_video(task.path) else _predict_image
                 try:
-                    results += predict(task, find, detector.categories, advance)
+                    found = predict(task, find, detector.categories, advance)
+                    results += [result | {"image_id": image_ids[task]} for result in found]
                 except (OSError, ValueError, MemoryError, RuntimeError) as error:
                     failures[task] = _failure(task, error)
     finally:  # Keeps the detections made before an interruption.
-        (args.output / "detections.json").write_text(json.dumps(results))
+        path = args.output / "detections.json"
+        add(path)
+        path.write_text(json.dumps(results))
     _report(results, tasks, failures, args.output)
     return 1 if failures else 0
 
@@ -84,16 +104,43 @@ def _load(args: argparse.Namespace) -> Detector:
     return AugmentedDetector(detector) if args.augment else detector
 
 
+def _outputs(task: _Task) -> list[Path]:
+    """The files that are written for a task."""
+    lines = [task.output.with_suffix(".jsonl")] if inputs.is_video(task.path) else []
+    return [task.output, *lines]
+
+
+def _image_ids(tasks: Sequence[_Task], listed: Path | None) -> dict[_Task, int | str]:
+    """The id of each image in `detections.json`: unique, and all of one type.
+
+    Raises ValueError if ``listed`` is given and does not have an image of each name.
+    """
+    names = {task: task.output.stem for task in tasks}
+    if listed is None:
+        if not all(name.isdecimal() for name in names.values()):
+            return names
+        numbers = {task: int(name) for task, name in names.items()}
+        return numbers if len(set(numbers.values())) == len(tasks) else names
+    from maskrcnn_jax.data import annotations  # Without --ids it is not needed.
+
+    known: dict[str, int] = {}
+    for entry in annotations.read(listed).content["images"]:
+        known.setdefault(Path(entry["file_name"]).name, entry["id"])
+    missing = [task.path.name for task in tasks if task.path.name not in known]
+    if missing:
+        named = ", ".join(missing[:5])
+        raise ValueError(f"--ids {listed} lists {len(missing)} of the images not: {named}")
+    return {task: known[task.path.name] for task in tasks}
+
+
 def _plan(paths: Sequence[Path], output: Path) -> list[_Task]:
-    """Names the output of each file. Raises ValueError if an output would replace its input."""
+    """Names the output of each file."""
     tasks = []
     for path, name in zip(paths, _names(paths), strict=True):
         if inputs.is_video(path):
             task = _Task(path, output / f"{name}.mp4", _num_frames(path))
         else:
             task = _Task(path, output / f"{name}.png", 1)
-        if task.output.resolve() == path.resolve():
-            raise ValueError(f"--output {output} would overwrite {path}: give another directory")
         tasks.append(task)
     return tasks
 
@@ -126,8 +173,7 @@ def _predict_image(
         Image.fromarray(_draw(image, found, categories.names)).save(task.output)
     finally:
         advance(1)
-    name = task.output.stem
-    results = _results(found, image, int(name) if name.isdecimal() else name, categories)
+    results = _results(found, image, 0, categories)
     return [result | {"file_name": str(task.path)} for result in results]
 
 

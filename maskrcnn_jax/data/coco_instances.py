@@ -45,7 +45,6 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
         self, *, dataset: CocoDataset, split: str, output: Path, advance: Callable[[int], None]
     ):
         self._dataset, self._split, self._advance = dataset, split, advance
-        self._entries = json.loads(dataset.annotation_file.read_text(encoding="utf-8"))["images"]
         super().__init__(data_dir=output / split)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -70,7 +69,7 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
                 categories=self._dataset.categories.to_json(),
                 image_ids=self._dataset.image_ids.tolist(),
                 sizes=self._dataset.sizes.tolist(),
-                file_names=[entry["file_name"] for entry in self._entries],
+                file_names=self._dataset.file_names,
                 # One list for each image, appended when the image is read.
                 category_ids=[],
                 without_mask=[],
@@ -82,11 +81,9 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
         self, dl_manager: Any
     ) -> dict[str, list[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]]:
         with gzip.open(Path(self.data_dir) / prepared.ANNOTATIONS, "wb") as file:
-            file.write(self._dataset.annotation_file.read_bytes())
-        num_bytes = sum(
-            (self._dataset.image_folder / entry["file_name"]).stat().st_size
-            for entry in self._entries
-        )
+            file.write(json.dumps(self._dataset.annotations()).encode())
+        paths = map(self._dataset.path, range(len(self._dataset)))
+        num_bytes = sum(path.stat().st_size for path in paths)
         shards = np.array_split(np.arange(len(self._dataset)), -(-num_bytes // _BYTES_PER_SHARD))
         return {
             self._split: [functools.partial(self._examples, shard.tolist()) for shard in shards]
@@ -100,7 +97,7 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
             category_ids = [categories.category_id(int(label)) for label in example.classes]
             self._describe(example, category_ids)
             record = {
-                "image": str(self._dataset.image_folder / self._entries[index]["file_name"]),
+                "image": str(self._dataset.path(index)),
                 "image_id": example.image_id,
                 "boxes": example.boxes,
                 "category_ids": np.array(category_ids, np.int64),

@@ -155,7 +155,7 @@ def crop_annotation(
     on_grid = []
     for polygon in annotation:
         points = np.reshape(polygon, (-1, 2))
-        on_grid.append(((points - origin) * scale).ravel())
+        on_grid.append(((points - origin) * scale).ravel().tolist())
     return rle.decode(on_grid, mask_size, mask_size) * np.uint8(255)
 
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from maskrcnn_jax import images
+from maskrcnn_jax import resizing
 from maskrcnn_jax.config import Config, DataConfig
 from maskrcnn_jax.data import sample as samples
 from maskrcnn_jax.data.masks import to_bitmap, to_crop
@@ -51,6 +51,30 @@ def _row_shapes(
     )
 
 
+def nothing(
+    image_id: int,
+    bucket: tuple[int, int],
+    config: DataConfig,
+    *,
+    num_channels: int = 3,
+    dtype: type = np.uint8,
+    masks: bool = True,
+) -> Batch:
+    """An image of size 0, which takes no part in any loss: no anchor or proposal lies in it.
+
+    Args:
+        image_id: The id of an image that cannot be read.
+        bucket: Height and width of the padded images.
+        config: Gives the number of slots, and the form and size of masks.
+        num_channels: Of the images.
+        dtype: Of the images.
+        masks: Whether to store masks.
+    """
+    shapes = _row_shapes(config, bucket, num_channels, np.dtype(dtype), masks)
+    row = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    return row._replace(image_id=np.int32(image_id), num_surplus=np.int32(0))
+
+
 def pack(
     sample: Sample, bucket: tuple[int, int], config: DataConfig, *, masks: bool = True
 ) -> Batch:
@@ -87,7 +111,7 @@ def pack(
     row = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     row.images[: size[0], : size[1]] = sample.image
     row.sizes[:] = size
-    row.canvas[:] = images.ceil32(size)
+    row.canvas[:] = resizing.ceil32(size)
     row.instances.boxes[:count] = chosen.boxes
     row.instances.classes[:count] = chosen.classes
     row.instances.valid[:count] = True

@@ -6,7 +6,6 @@ copies of the image in the batch. Therefore the step is the only state of the it
 agree on the bucket, and a resumed run sees the same batches as an uninterrupted one.
 """
 
-import bisect
 import contextlib
 import functools
 import sys
@@ -21,8 +20,10 @@ from maskrcnn_jax import images
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import transforms as stages
 from maskrcnn_jax.data.dataset import Dataset, Example
-from maskrcnn_jax.data.pack import pack
+from maskrcnn_jax.data.lost_images import LostImages
+from maskrcnn_jax.data.pack import nothing, pack
 from maskrcnn_jax.data.sample import Sample
+from maskrcnn_jax.data.schedule import eval_members, schedule, train_members
 from maskrcnn_jax.data.transforms import Transform
 from maskrcnn_jax.data.view import eval_view, train_view
 from maskrcnn_jax.structures import Batch
@@ -36,147 +37,6 @@ class EvalBatch(NamedTuple):
     real: Bool[np.ndarray, " b"]  # False for repeated images that only fill the batch.
 
 
-def check_sizes(train: Dataset, val: Dataset, data_config: DataConfig) -> None:
-    """Checks that every image of both data sets fits a bucket, before a run starts.
-
-    Raises the errors of `train_members` and `eval_members`.
-    """
-    train_members(train, data_config)
-    eval_members(val, data_config)
-
-
-def train_members(dataset: Dataset, data_config: DataConfig) -> list[Int[np.ndarray, " _"]]:
-    """Assigns every image to the smallest of ``data.buckets`` that holds it in training.
-
-    The bucket must hold the image at the largest short side that training draws.
-
-    Returns:
-        The indices of the images of each bucket, ascending.
-
-    Raises:
-        ValueError: There are no images, or an image fits no bucket. The message names the image,
-            its sizes and the config field.
-    """
-    sizes = np.asarray(dataset.sizes).reshape(-1, 2)
-    if data_config.crop_size is not None:
-        sizes = np.minimum(sizes, data_config.crop_size)
-    limits = max(data_config.short_sides), data_config.max_long_side, data_config.size_rule
-    return _members(dataset, sizes, limits, data_config.buckets, "data.buckets")
-
-
-def eval_members(dataset: Dataset, data_config: DataConfig) -> list[Int[np.ndarray, " _"]]:
-    """Assigns every image to one of ``data.test_buckets``, at the size of evaluation.
-
-    Returns and raises the same as `train_members`.
-    """
-    sizes = np.asarray(dataset.sizes).reshape(-1, 2)
-    limits = (
-        data_config.test_short_side,
-        data_config.test_max_long_side,
-        data_config.size_rule,
-    )
-    return _members(dataset, sizes, limits, data_config.test_buckets, "data.test_buckets")
-
-
-def _members(
-    dataset: Dataset,
-    sizes: Int[np.ndarray, "n 2"],
-    limits: tuple[int, int, str],
-    buckets: Sequence[tuple[int, int]],
-    field: str,
-) -> list[Int[np.ndarray, " _"]]:
-    """Groups images by the bucket that holds them after resizing; see `train_members`.
-
-    Args:
-        dataset: Gives the ids and sizes for error messages.
-        sizes: Height and width of each image before resizing.
-        limits: Short side and largest long side to resize to, and the rule for sizes.
-        buckets: Height and width of each bucket.
-        field: Name of the buckets in the config, for error messages.
-    """
-    if len(sizes) == 0:
-        raise ValueError("the data set has no images, or none with an object to learn from")
-    shapes, first, shape_of_image = np.unique(sizes, axis=0, return_index=True, return_inverse=True)
-    buckets = [tuple(bucket) for bucket in buckets]
-    bucket_of_shape = []
-    for shape, index in zip(shapes, first, strict=True):
-        resized = images.resized_size(shape, *limits)
-        try:
-            bucket_of_shape.append(buckets.index(images.bucket_for(resized, buckets)))
-        except ValueError as error:
-            (height, width), (new_height, new_width) = dataset.sizes[index], resized
-            raise ValueError(
-                f"{field}: image id {dataset.image_ids[index]} of {height}x{width} pixels "
-                f"(height x width), {new_height}x{new_width} after resizing, fits none of {buckets}"
-            ) from error
-    bucket_of_image = np.array(bucket_of_shape)[shape_of_image.reshape(-1)]
-    return [np.flatnonzero(bucket_of_image == index) for index in range(len(buckets))]
-
-
-def schedule(
-    step: int, members: Sequence[Int[np.ndarray, " _"]], *, batch_size: int, seed: int
-) -> tuple[int, Int[np.ndarray, " {batch_size}"]]:
-    """Returns the bucket and the images of a training step.
-
-    Each bucket is an endless stream of permutations of its images, cut into batches. In each epoch
-    a bucket contributes the batches that advance its stream to the end of the epoch; the order of
-    the batches of all buckets is shuffled. Therefore every image is seen at least n times in n
-    epochs and equally often in the long run. A bucket with fewer images than a batch does not
-    contribute to every epoch.
-
-    Args:
-        step: Number of the training step, from 0.
-        members: Indices of the images of each bucket. At least one bucket is not empty.
-        batch_size: Images per step.
-        seed: Seed of the permutations and of the order of buckets.
-
-    Returns:
-        The position of the bucket in ``members``, and the indices of ``batch_size`` images.
-    """
-    counts = tuple(map(len, members))
-    epoch = _epoch(step, counts, batch_size)
-    before = _batches_before(epoch, counts, batch_size)
-    after = _batches_before(epoch + 1, counts, batch_size)
-    batches_of_epoch = tuple(b - a for a, b in zip(before, after, strict=True))
-    order = _bucket_order(batches_of_epoch, seed, epoch)
-    position = step - sum(before)
-    bucket = int(order[position])
-    batch = before[bucket] + int((order[:position] == bucket).sum())
-    drawn = []
-    for i in range(batch * batch_size, (batch + 1) * batch_size):
-        repetition, place = divmod(i, counts[bucket])
-        drawn.append(_permutation(counts[bucket], seed, bucket, repetition)[place])
-    return bucket, members[bucket][drawn]
-
-
-def _batches_before(epoch: int, counts: tuple[int, ...], batch_size: int) -> list[int]:
-    # Round up: the last batch of an epoch takes images from the next permutation.
-    return [-(-epoch * count // batch_size) for count in counts]
-
-
-def _epoch(step: int, counts: tuple[int, ...], batch_size: int) -> int:
-    def first_step(epoch: int) -> int:
-        return sum(_batches_before(epoch, counts, batch_size))
-
-    # An epoch has at least 1 / batch_size steps on average, which bounds the search.
-    epochs = range((step + 1) * batch_size + 1)
-    return bisect.bisect_right(epochs, step, key=first_step) - 1
-
-
-# The second number of a seed separates the kinds of random draws: 0 for the order of buckets,
-# 1 for permutations, 2 for the transforms of an image.
-@functools.lru_cache(maxsize=4)
-def _bucket_order(batches: tuple[int, ...], seed: int, epoch: int) -> Int[np.ndarray, " steps"]:
-    return np.random.default_rng((seed, 0, epoch)).permutation(
-        np.repeat(np.arange(len(batches)), batches)
-    )
-
-
-@functools.lru_cache(maxsize=64)
-def _permutation(count: int, seed: int, bucket: int, repetition: int) -> Int[np.ndarray, " n"]:
-    return np.random.default_rng((seed, 1, bucket, repetition)).permutation(count)
-
-
 def train_batches(
     dataset: Dataset,
     data_config: DataConfig,
@@ -187,6 +47,7 @@ def train_batches(
     rows: Sequence[int] | None = None,
     transforms: Mapping[str, Transform] | None = None,
     masks: bool = True,
+    lost: LostImages | None = None,
 ) -> Iterator[Batch]:
     """Yields training batches from ``start_step`` on, without end.
 
@@ -211,10 +72,13 @@ def train_batches(
             for any choice of rows.
         transforms: Transforms by name, in order of application; `transforms.standard` by default.
         masks: Whether the batches have masks. A model without a mask head needs none.
+        lost: Records images that cannot be read; they become images of size 0, see
+            `pack.nothing`. Without a record they are errors.
 
     Raises:
         ValueError: The data set is empty, an image fits no bucket, or ``data.mask_store`` is
             unknown.
+        OSError: An image cannot be read, and there is no record for it.
     """
     _check_masks(data_config)
     members, buckets = train_members(dataset, data_config), data_config.buckets
@@ -231,7 +95,12 @@ def train_batches(
         step, position = divmod(index, len(rows))
         bucket, indices = scheduled(step)
         chosen, before = indices[rows[position]], indices[: rows[position]]
-        example = dataset[int(chosen)]
+        example = _read_unless_lost(dataset, int(chosen), step + 1, lost)
+        if example is None:
+            image_id = int(dataset.image_ids[chosen])
+            channels = getattr(dataset, "num_channels", 3)
+            settings = {"num_channels": channels, "masks": masks}
+            return nothing(image_id, buckets[bucket], data_config, **settings)
         repetition = int((before == chosen).sum())
         # An image id may be negative, but a seed may not.
         image_seed = (seed, 2, step, example.image_id % 2**32, repetition)
@@ -242,6 +111,29 @@ def train_batches(
     return _read(loaded, len(rows), data_config)
 
 
+def _read_unless_lost(
+    dataset: Dataset, index: int, step: int, lost: LostImages | None
+) -> Example | None:
+    """Reads an image, or returns None and records why it cannot be read.
+
+    Args:
+        dataset: The images.
+        index: The position of the image.
+        step: The step as the log counts it, from 1.
+        lost: The record; without one, errors are raised.
+    """
+    if lost is None:
+        return dataset[index]
+    image_id = int(dataset.image_ids[index])
+    if lost.reason(step, image_id) is not None:
+        return None
+    try:
+        return dataset[index]
+    except (OSError, ValueError, MemoryError) as error:
+        lost.add(step, image_id, str(error))
+        return None
+
+
 def eval_batches(
     dataset: Dataset,
     data_config: DataConfig,
@@ -249,6 +141,7 @@ def eval_batches(
     batch_size: int,
     share: tuple[int, int] = (0, 1),
     masks: bool = True,
+    lost: dict[int, str] | None = None,
 ) -> Iterator[EvalBatch]:
     """Yields every image once, bucket by bucket, as float32 in [0, 1], with its ground truth.
 
@@ -261,10 +154,13 @@ def eval_batches(
         batch_size: Images per batch.
         share: The index of this process and the number of processes that divide the images.
         masks: Whether the batches have masks.
+        lost: Gets the reasons, by image id, of images that cannot be read; they become images of
+            size 0, see `pack.nothing`. Without it they are errors.
 
     Raises:
         ValueError: The data set is empty, an image fits no bucket, or ``data.mask_store`` is
             unknown.
+        OSError: An image cannot be read, and ``lost`` is None.
     """
     _check_masks(data_config)
     members, buckets = eval_members(dataset, data_config), data_config.test_buckets
@@ -278,7 +174,17 @@ def eval_batches(
 
     def load(row: tuple[tuple[int, int], int, bool]) -> EvalBatch:
         bucket, index, real = row
-        example = dataset[index]
+        try:
+            example = dataset[index]
+        except (OSError, ValueError, MemoryError) as error:
+            if lost is None:
+                raise
+            image_id = int(dataset.image_ids[index])
+            lost[image_id] = str(error)
+            channels = getattr(dataset, "num_channels", 3)
+            settings = {"num_channels": channels, "dtype": np.float32, "masks": masks}
+            empty = nothing(image_id, bucket, data_config, **settings)
+            return EvalBatch(empty, np.zeros(2, np.int32), np.bool_(real))
         batch = pack(eval_view(example, data_config), bucket, data_config, masks=masks)
         return EvalBatch(batch, np.array(example.image.shape[:2], np.int32), np.bool_(real))
 

@@ -1,9 +1,11 @@
 """A data set that reads the records of the builder `coco_instances`."""
 
+import copy
 import functools
 import gzip
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,13 @@ class PreparedDataset:
             classes=self._classes(position),
             masks=[masks[i] for i in objects],
         )
+
+    def without(self, image_ids: Iterable[int]) -> "PreparedDataset":
+        """The data set without some images."""
+        rest = copy.copy(self)
+        rest.__dict__.pop("labels", None)
+        rest._kept = self._kept[~np.isin(self.image_ids, list(image_ids))]
+        return rest
 
     def _classes(self, position: int) -> Int32[np.ndarray, " _"]:
         category_ids = self._metadata["category_ids"][position]

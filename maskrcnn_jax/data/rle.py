@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from pycocotools import mask as codec
 
+from maskrcnn_jax.data import clipping
+
 # Polygons as flat lists x0 y0 x1 y1 ..., or a run-length encoding with "size" and "counts".
 Mask = list | dict
 
@@ -16,7 +18,8 @@ def encode(mask: Mask, height: int, width: int) -> dict[str, Any]:
     Polygons are rasterised in an image of ``height`` by ``width`` pixels; the mask is their union.
     """
     if isinstance(mask, list):
-        encoded = codec.merge(codec.frPyObjects(mask, height, width))
+        near = [part for part in (clipping.cut(x, height, width) for x in mask) if part]
+        encoded = codec.merge(codec.frPyObjects(near or [[0] * 6], height, width))
     elif isinstance(mask["counts"], list):
         encoded = codec.frPyObjects(mask, height, width)
     else:
@@ -51,7 +54,8 @@ def run_lengths(counts: str) -> Int64[np.ndarray, " n"]:
     follows. The fifth bit of the last digit is the sign. From the fourth number on, each number is
     the difference to the run length two places before.
     """
-    digits = np.frombuffer(counts.encode("utf-8"), np.uint8).astype(np.int64) - ord("0")
+    content = counts.encode("utf-8", "surrogatepass")
+    digits = np.frombuffer(content, np.uint8).astype(np.int64) - ord("0")
     last = np.flatnonzero((digits & 32) == 0)
     if digits.size == 0 or digits.min() < 0 or digits.max() > 63:
         return np.array([-1])
@@ -59,6 +63,8 @@ def run_lengths(counts: str) -> Int64[np.ndarray, " n"]:
         return np.array([-1])
     first = np.concatenate([[0], last[:-1] + 1])
     place = np.arange(digits.size) - np.repeat(first, last - first + 1)
+    if place.max() > 6:  # More than 35 bits, which no image needs, would overflow at some point.
+        return np.array([-1])
     numbers = np.add.reduceat((digits & 31) << (5 * place), first)
     numbers -= np.where(digits[last] & 16, 1 << (5 * (place[last] + 1)), 0)
     numbers[1::2] = np.cumsum(numbers[1::2])

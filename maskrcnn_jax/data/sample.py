@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
-from maskrcnn_jax import images
+from maskrcnn_jax import resizing
 from maskrcnn_jax.data import masks
 from maskrcnn_jax.data.dataset import Example
 from maskrcnn_jax.data.masks import PlacedMask
@@ -89,7 +89,7 @@ def _cropped(mask: PlacedMask, window: Window) -> PlacedMask:
 def resize(
     sample: Sample,
     size: tuple[int, int],
-    resize_image: Callable[[np.ndarray, tuple[int, int]], np.ndarray] = images.resize_uint8,
+    resize_image: Callable[[np.ndarray, tuple[int, int]], np.ndarray] = resizing.resize_uint8,
 ) -> Sample:
     """Resizes a sample to ``size`` (height, width).
 
@@ -113,7 +113,7 @@ def flip_horizontally(sample: Sample) -> Sample:
     x0, y0, x1, y1 = sample.boxes.T
     boxes = np.stack([width - x1, y0, width - x0, y1], axis=1)
     placed = [mask and mask._replace(columns=mask.columns.flip(width)) for mask in sample.masks]
-    return sample._replace(image=images.mirror(sample.image), boxes=boxes, masks=placed)
+    return sample._replace(image=resizing.mirror(sample.image), boxes=boxes, masks=placed)
 
 
 def flip_vertically(sample: Sample) -> Sample:

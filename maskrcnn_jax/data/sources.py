@@ -1,6 +1,8 @@
 """Opens the data sets that a config names: training images, validation images, ground truth."""
 
 import functools
+import itertools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ from maskrcnn_jax.data import ground_truth
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.dataset import AnnotatedDataset
+from maskrcnn_jax.data.findings import short
 from maskrcnn_jax.data.prepared import PreparedDataset
 from maskrcnn_jax.data.shapes import ShapesDataset
 
@@ -31,9 +34,10 @@ def open_train(
             annotations are broken.
     """
     if config.source == "coco":
-        opened = functools.partial(CocoDataset, config.train_images, config.train_annotations)
+        files = _home(config.train_images, config.train_annotations)
+        opened = functools.partial(CocoDataset, *files, crowd=config.crowd, strict=config.strict)
     elif config.source == "tfds":
-        opened = functools.partial(PreparedDataset, config.tfds_dir, "train")
+        opened = functools.partial(PreparedDataset, *_home(config.tfds_dir), "train")
     else:
         return _shapes(config, config.shapes_num_train, TRAIN_SEED, categories)
     opened = functools.partial(opened, keep_empty=config.keep_empty, masks=masks)
@@ -41,34 +45,46 @@ def open_train(
 
 
 def open_val(
-    config: DataConfig, categories: Categories | None = None, *, masks: bool = True
+    config: DataConfig,
+    categories: Categories | None = None,
+    *,
+    masks: bool = True,
+    known_by: str = "the model",
 ) -> tuple[AnnotatedDataset, dict[str, Any]]:
     """Opens all validation images, including those without objects, and their annotations.
 
     The annotations are completed for evaluation by `ground_truth.complete`. They have the category
-    ids of the data set, whatever ``categories`` is. Arguments and errors as in `open_train`.
+    ids of the data set, whatever ``categories`` is. Arguments and errors as in `open_train`;
+    ``known_by`` is what has ``categories``, for messages.
     """
     if config.source == "coco":
-        opened = functools.partial(CocoDataset, config.val_images, config.val_annotations)
+        files = _home(config.val_images, config.val_annotations)
+        opened = functools.partial(CocoDataset, *files, crowd=config.crowd, strict=config.strict)
     elif config.source == "tfds":
-        opened = functools.partial(PreparedDataset, config.tfds_dir, "val")
+        opened = functools.partial(PreparedDataset, *_home(config.tfds_dir), "val")
     else:
         dataset = _shapes(config, config.shapes_num_val, VAL_SEED, categories)
         return dataset, dataset.annotations()
     opened = functools.partial(opened, keep_empty=True, masks=masks)
-    dataset = _labelled(opened, categories)
+    dataset = _labelled(opened, categories, known_by)
     return dataset, ground_truth.complete(dataset.annotations(), masks)
 
 
 def _labelled(
-    open_dataset: Callable[..., AnnotatedDataset], categories: Categories | None
+    open_dataset: Callable[..., AnnotatedDataset],
+    categories: Categories | None,
+    known_by: str = "the model",
 ) -> AnnotatedDataset:
     """Opens a data set, with the labels of ``categories`` if these differ from its own."""
     dataset = open_dataset()
     if categories in (None, dataset.categories):
         return dataset
-    check_known(categories, dataset.categories)
-    return open_dataset(categories=categories)
+    return open_dataset(categories=matched(categories, dataset.categories, known_by))
+
+
+def _home(*paths: str) -> list[str]:
+    """Puts the home folder for a tilde at the start of each path."""
+    return [os.path.expanduser(path) for path in paths]
 
 
 def _shapes(
@@ -77,7 +93,7 @@ def _shapes(
     _check_source(config)
     dataset = ShapesDataset(num_images, config.shapes_image_size, seed)
     if categories is not None:
-        check_known(categories, dataset.categories)
+        categories = matched(categories, dataset.categories)
         if categories.ids[: len(dataset.categories)] != dataset.categories.ids:
             raise ValueError(
                 f"the model has the ids {categories.ids}, synthetic shapes {dataset.categories.ids}"
@@ -91,34 +107,71 @@ def _check_source(config: DataConfig) -> None:
         raise ValueError(f'data.source must be "coco", "tfds" or "shapes", got {config.source!r}')
 
 
-def check_known(model: Categories, data: Categories) -> None:
-    """Raises ValueError if the data set has a category that the model does not know.
+def matched(model: Categories, data: Categories, known_by: str = "the model") -> Categories:
+    """The categories of a data set in the order of a model's labels.
 
-    Both the id and the name must match. For a model with unknown names, see `Categories.numbered`,
-    the id is enough. The model may know more categories than the data set has.
+    Categories are the same if id and name are. Otherwise names decide, without regard to upper and
+    lower case. If the names of the model are unknown, see `Categories.numbered`, its ids decide,
+    or the order of the ids if the numbers of categories are equal. The model may know more
+    categories than the data set has.
+
+    Raises ValueError if the data set has a category that the model does not know.
     """
-    for category_id, name in zip(data.ids, data.names, strict=True):
-        if category_id not in model.ids:
-            raise ValueError(
-                f"the model does not know category {category_id} {name!r} of the data set"
-            )
-        ours = model.name(model.label(category_id))
-        if ours not in (name, f"class {category_id}"):
-            raise ValueError(
-                f"category {category_id} is {name!r} in the data set, but {ours!r} for the model"
-            )
+    strangers = [pair for pair in _pairs(data) if not _knows(model, *pair)]
+    if not strangers:
+        return model
+    is_nameless = model == Categories.numbered(len(model))
+    if is_nameless and len(model) == len(data):
+        return Categories.from_json(sorted(data.to_json(), key=lambda entry: entry["id"]))
+    labels = {name: model.names.index(own) for own in model.names for name in [_plain(own)]}
+    found = {labels[_plain(name)]: (i, name) for i, name in _pairs(data) if _plain(name) in labels}
+    if is_nameless or len(found) < len(data) or len(labels) < len(model):
+        category_id, name = strangers[0]
+        own = "" if category_id not in model.ids else f", which is {_name(model, category_id)!r}"
+        advice = "rename categories in one of them"
+        if known_by == "the model":
+            advice = "rename the categories, or train with --config.fresh_heads=True, which starts "
+            advice += "the layers of the classes anew"
+        raise ValueError(
+            f"{known_by} does not know category {category_id} {name!r} of the data set{own}; it "
+            f"knows {short(', '.join(model.names), 200)}: {advice}"
+        )
+    taken = set(data.ids)
+    free = (i for i in itertools.count(1) if i not in taken)
+    pairs = [found.get(label) or (next(free), name) for label, name in enumerate(model.names)]
+    return Categories(tuple(i for i, _ in pairs), tuple(name for _, name in pairs))
+
+
+def _pairs(categories: Categories) -> list[tuple[int, str]]:
+    return list(zip(categories.ids, categories.names, strict=True))
+
+
+def _name(categories: Categories, category_id: int) -> str:
+    return categories.name(categories.label(category_id))
+
+
+def _knows(model: Categories, category_id: int, name: str) -> bool:
+    """Whether a model has a category, by its id and its name if it has one."""
+    return category_id in model.ids and _name(model, category_id) in (name, f"class {category_id}")
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold()
 
 
 def check_categories(config: ModelConfig, train: Categories, val: Categories) -> None:
     """Checks the categories of the training set and the validation set against the model.
 
-    Raises ValueError if the two sets differ in their categories, or if ``config.num_classes`` is
-    not the number of categories plus one for background.
+    The validation set may lack categories.
+
+    Raises ValueError if the validation set has others, or if ``config.num_classes`` is not the
+    number of categories of the training set plus one for background.
     """
-    if train != val:
+    others = [pair for pair in _pairs(val) if pair not in _pairs(train)]
+    if others:
         raise ValueError(
-            f"the training set has the categories {train.to_json()}, "
-            f"the validation set {val.to_json()}"
+            f"the training set has the categories {short(_pairs(train), 300)}, and not these of "
+            f"the validation set: {short(others, 300)}. Ids and names have to be equal"
         )
     if config.num_classes != len(train) + 1:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Splits an annotation file in COCO's format into a training set and a validation set."""
 
 import hashlib
+import posixpath
 from typing import Any
 
 
@@ -9,7 +10,8 @@ def split(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Splits the images and their annotations at random; both parts keep all other entries.
 
-    The split depends on the image ids and the seed, not on the order of the file.
+    The split depends on the image ids and the seed, not on the order of the file. Images of one
+    file stay together.
 
     Args:
         annotations: The content of the file.
@@ -20,19 +22,27 @@ def split(
         The content of the first and of the second part.
 
     Raises:
-        ValueError: There are fewer than two images.
+        ValueError: There are images of fewer than two files.
     """
-    image_ids = [entry["id"] for entry in annotations["images"]]
-    if len(image_ids) < 2:
-        raise ValueError(f"{len(image_ids)} images cannot be divided into two sets")
+    files: dict[str, list[int]] = {}  # Image ids by file name.
+    for entry in annotations["images"]:
+        files.setdefault(_plain(entry["file_name"]), []).append(entry["id"])
+    if len(files) < 2:
+        raise ValueError(f"{len(files)} images cannot be divided into two sets")
 
-    def random_rank(image_id: Any) -> bytes:
-        return hashlib.sha256(f"{seed} {image_id}".encode()).digest()
+    def random_rank(name: str) -> bytes:
+        return hashlib.sha256(f"{seed} {min(files[name])}".encode()).digest()
 
-    drawn = sorted(image_ids, key=random_rank)
+    drawn = sorted(files, key=random_rank)
     num_held_out = min(max(round(fraction * len(drawn)), 1), len(drawn) - 1)
-    held_out = set(drawn[:num_held_out])
-    return _only(annotations, set(image_ids) - held_out), _only(annotations, held_out)
+    held_out = {image_id for name in drawn[:num_held_out] for image_id in files[name]}
+    rest = {image_id for name in drawn[num_held_out:] for image_id in files[name]}
+    return _only(annotations, rest), _only(annotations, held_out)
+
+
+def _plain(file_name: str) -> str:
+    """A path in one notation, so that "a.jpg", "./a.jpg" and ".\\a.jpg" are one file."""
+    return posixpath.normpath(file_name.replace("\\", "/"))
 
 
 def count(annotations: dict[str, Any], category_id: int) -> int:

@@ -4,13 +4,7 @@ import math
 from collections import Counter
 from typing import Any, NamedTuple
 
-import numpy as np
-from pycocotools import mask as codec
-
-from maskrcnn_jax.data import rle
-
-# Smallest plausible intersection over union of a box and the bounding box of its mask.
-_MIN_AGREEMENT = 0.5
+from maskrcnn_jax.data.annotations import fits
 
 
 class CategoryCount(NamedTuple):
@@ -60,7 +54,7 @@ def summarize(annotations: dict[str, Any], max_instances: int) -> Summary:
         empty=[image_id for image_id in entries if image_id not in with_objects],
         dropped=[a["id"] for a in objects if min(sides[a["id"]]) <= 0],
         unmasked=[a["id"] for a in with_extent if not a.get("segmentation")],
-        apart=[a["id"] for a in kept if _agreement(a, entries[a["image_id"]]) < _MIN_AGREEMENT],
+        apart=[a["id"] for a in kept if not fits(a["bbox"], a["segmentation"])],
         overfull=[image_id for image_id, count in per_image.items() if count > max_instances],
         num_surplus=sum(max(count - max_instances, 0) for count in per_image.values()),
     )
@@ -87,15 +81,3 @@ def _sides(bbox: list[float | int], entry: dict[str, Any]) -> tuple[float | int,
         min(max(x + width, 0), entry["width"]) - min(max(x, 0), entry["width"]),
         min(max(y + height, 0), entry["height"]) - min(max(y, 0), entry["height"]),
     )
-
-
-def _agreement(annotation: dict[str, Any], entry: dict[str, Any]) -> float:
-    """Returns the intersection over union of the box and the bounding box of the mask."""
-    mask = annotation["segmentation"]
-    if isinstance(mask, list):
-        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in mask])
-        bounds = np.concatenate([points.min(0), np.ptp(points, axis=0)])
-    else:
-        bounds = codec.toBbox(rle.encode(mask, entry["height"], entry["width"]))
-    box = np.array([annotation["bbox"]], float)
-    return float(codec.iou(bounds[None].astype(float), box, [0])[0, 0])

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from maskrcnn_jax import images
+from maskrcnn_jax import resizing
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import sample as samples
 from maskrcnn_jax.data.dataset import Example
@@ -15,8 +15,8 @@ def train_view(rng: np.random.Generator, example: Example, config: DataConfig) -
     """Crops an image to a random window and resizes it to a random short side; see `draw`."""
     window, short_side = draw(rng, example.image.shape[:2], config)
     limits = short_side, config.max_long_side
-    size = images.resized_size((window.height, window.width), *limits, config.size_rule)
-    resize_image = partial(images.resize_uint8, how=config.resize)
+    size = resizing.resized_size((window.height, window.width), *limits, config.size_rule)
+    resize_image = partial(resizing.resize_uint8, how=config.resize)
     return samples.resize(samples.crop(samples.whole(example), window), size, resize_image)
 
 
@@ -24,10 +24,10 @@ def eval_view(example: Example, config: DataConfig) -> Sample:
     """Resizes the whole image to the size of evaluation, as float32 in [0, 1]."""
     height, width = example.image.shape[:2]
     limits = config.test_short_side, config.test_max_long_side
-    size = images.resized_size((height, width), *limits, config.size_rule)
+    size = resizing.resized_size((height, width), *limits, config.size_rule)
     # The crop clips boxes, which may exceed the image in data sets other than `CocoDataset`.
     cropped = samples.crop(samples.whole(example), Window(0, 0, height, width))
-    return samples.resize(cropped, size, partial(images.resize, how=config.resize))
+    return samples.resize(cropped, size, partial(resizing.resize, how=config.resize))
 
 
 def draw(rng: np.random.Generator, size: tuple[int, int], config: DataConfig) -> tuple[Window, int]:

@@ -1,11 +1,13 @@
 """Writes names beside the objects of an image, on plates inside the image that do not overlap."""
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, Num, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from maskrcnn_jax.drawing import fonts
+from maskrcnn_jax.drawing.fonts import Font
 
 _FONT_SHARE = 1 / 45  # Font size, as a fraction of the image's short side.
 _SMALLEST_FONT = 11  # Font size in pixels.
@@ -14,8 +16,6 @@ _MOST_HIDDEN = 0.7  # Largest sum of the fractions of all objects that a plate m
 # Costs of a place, in units of one hidden object.
 _MOVED = 0.25  # Cost of a plate that is moved into the image.
 _LATER = 0.02  # Cost of each step down the list of places.
-
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 def write(
@@ -39,12 +39,13 @@ def write(
         order: Indices of the texts, the most important one first.
     """
     pen, size = ImageDraw.Draw(image), image.size
-    font = _font(max(_SMALLEST_FONT, round(min(size) * _FONT_SHARE)))
-    margin = max(2, round(font.size / 4))
-    height = round(1.35 * font.size)
+    font_size = max(_SMALLEST_FONT, round(min(size) * _FONT_SHARE))
+    margin = max(2, round(font_size / 4))
+    height = round(1.35 * font_size)
     room = _PLATES_SHARE * size[0] * size[1]
     placed = np.zeros((0, 4))
     for i in map(int, order):
+        font = fonts.load(fonts.letters_of(texts[i]), font_size)
         text, length = _shortened(texts[i], font, size[0] - 2 * margin)
         width = round(length) + 2 * margin
         if not text or height > size[1] or (len(placed) and width * height > room):
@@ -64,18 +65,13 @@ def write(
 def title(image: UInt8[np.ndarray, "h w 3"], text: str) -> UInt8[np.ndarray, "_ w 3"]:
     """Adds a white strip with a line of text above an image; the text is shortened to fit."""
     height, width = image.shape[:2]
-    font = _font(max(_SMALLEST_FONT, round(max(height, width) / 32)))
+    font = fonts.load(fonts.letters_of(text), max(_SMALLEST_FONT, round(max(height, width) / 32)))
     strip = Image.new("RGB", (width, round(1.5 * font.size)), "white")
     margin = round(font.size / 4)
     text, _ = _shortened(text, font, width - 2 * margin)
     pen = ImageDraw.Draw(strip)
     pen.text((margin, strip.height / 2), text, fill="black", font=font, anchor="lm")
     return np.concatenate([np.asarray(strip), image])
-
-
-@functools.cache
-def _font(size: int) -> Font:
-    return ImageFont.load_default(size=size)
 
 
 def _shortened(text: str, font: Font, room: int) -> tuple[str, float]:

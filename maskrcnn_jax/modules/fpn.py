@@ -1,7 +1,6 @@
 """Feature pyramid network (Lin et al., 2017)."""
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.config import FPNConfig
@@ -9,6 +8,7 @@ from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.modules.extents import pyramid_extents, zero_beyond
 from maskrcnn_jax.modules.layers import Conv, kaiming_uniform, normed, recomputed
 from maskrcnn_jax.modules.norms import NORMS
+from maskrcnn_jax.ops import upsampling
 from maskrcnn_jax.structures import Pyramid
 
 
@@ -40,7 +40,7 @@ class FPN(nn.Module):
     ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
         """The top-down map of a level, and its map of the pyramid."""
         lateral = self._conv(x, extent, 1, f"lateral{level}")
-        top_down = lateral if coarser is None else lateral + _upsample(coarser)
+        top_down = lateral if coarser is None else lateral + upsampling.double(coarser)
         top_down = zero_beyond(top_down, extent)
         return top_down, zero_beyond(self._conv(top_down, extent, 3, f"output{level}"), extent)
 
@@ -61,10 +61,3 @@ class FPN(nn.Module):
         if c.norm == "none":
             return conv(x)
         return normed(conv, NORMS[c.norm](c.norm_eps, self.dtype, name=f"{name}_bn"), x, extent)
-
-
-def _upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-    """Repeats each cell twice along both axes."""
-    b, h, w, c = x.shape
-    repeated = jnp.broadcast_to(x.reshape(b, h, 1, w, 1, c), (b, h, 2, w, 2, c))
-    return repeated.reshape(b, 2 * h, 2 * w, c)

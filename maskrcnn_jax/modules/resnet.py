@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.config import ResNetConfig
 from maskrcnn_jax.execution import Execution
-from maskrcnn_jax.modules.extents import halve
+from maskrcnn_jax.modules.extents import halve, zero_beyond
 from maskrcnn_jax.modules.layers import Conv, normed, recomputed, relu
 from maskrcnn_jax.modules.norms import NORMS
 
@@ -116,9 +116,10 @@ class BasicBlock(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Array:
         outer = halve(extent, self.stride)
         first = self.conv(self.width, 3, stride=self.stride, name="conv1")
-        y = relu(normed(first, self.norm(name="bn1"), x, outer), outer)
+        y = normed(first, self.norm(name="bn1"), zero_beyond(x, extent), outer)
+        y = relu(y, outer)
         y = normed(self.conv(self.width, 3, name="conv2"), self.norm(name="bn2"), y, outer)
-        return relu(_shortcut(self, x, y, outer) + y, outer)
+        return relu(_shortcut(self, x, y, outer) + y)
 
 
 def _shortcut(

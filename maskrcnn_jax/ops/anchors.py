@@ -25,6 +25,11 @@ def cell_anchors(
     return np.round(half).astype(np.float32) if rounded else half
 
 
+def map_shapes(bucket: tuple[int, int]) -> dict[int, tuple[int, int]]:
+    """Height and width of the feature maps P2 to P6 for images of this height and width."""
+    return {level: tuple(ceil_div(side, 2**level) for side in bucket) for level in range(2, 7)}
+
+
 def grid_anchors(
     shape: tuple[int, int],
     extent: Int[Array, "2"],

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskrcnn_jax import execution, pasting
-from maskrcnn_jax import images as image_files
+from maskrcnn_jax import execution, pasting, resizing
 from maskrcnn_jax.config import Config, DataConfig
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.ops import anchors
@@ -43,7 +42,7 @@ class JaxModel:
         # The buckets of `Detector` fit torchvision's default sizes; scale them to other sizes.
         scale = short_side / DataConfig().test_short_side
         self.buckets = [
-            image_files.ceil32((int(height * scale), int(width * scale)))
+            resizing.ceil32((int(height * scale), int(width * scale)))
             for height, width in DataConfig().test_buckets
         ]
         run = execution.choose(config.execution)
@@ -54,19 +53,19 @@ class JaxModel:
 
     def size(self, image: np.ndarray) -> Size:
         """Height and width of an image after resizing."""
-        return image_files.resized_size(image.shape[:2], self.short_side, self.max_long_side)
+        return resizing.resized_size(image.shape[:2], self.short_side, self.max_long_side)
 
     def bucket(self, sizes: Sequence[Size]) -> Size:
         """The smallest bucket that holds these sizes, or a new one of multiples of 32."""
         size = max(height for height, _ in sizes), max(width for _, width in sizes)
         try:
-            return image_files.bucket_for(size, self.buckets)
+            return resizing.bucket_for(size, self.buckets)
         except ValueError:
-            return image_files.ceil32(size)
+            return resizing.ceil32(size)
 
     def pad(self, images: Sequence[np.ndarray], bucket: Size) -> np.ndarray:
         """Pads resized images at the bottom and the right to a batch, float32 ``[b, h, w, 3]``."""
-        resized = [image_files.resize(image, self.size(image)) for image in images]
+        resized = [resizing.resize(image, self.size(image)) for image in images]
         return np.concatenate([padding.fill(image, bucket) for image in resized])
 
     def predict(
@@ -82,7 +81,7 @@ class JaxModel:
         """
         sizes = [self.size(image) for image in images]
         bucket = bucket or self.bucket(sizes)
-        canvases = [canvas or image_files.ceil32(size) for size in sizes]
+        canvases = [canvas or resizing.ceil32(size) for size in sizes]
         numbers = np.array(sizes, np.int32), np.array(canvases, np.int32)
         batch = self.pad(images, bucket)
         self.compiled.add(batch.shape)
@@ -96,7 +95,7 @@ class JaxModel:
 
     def anchors(self, canvas: Size) -> Levels:
         """The anchors of a canvas in the order of torchvision, ``[n, 4]`` by level."""
-        shapes = {level: padding.cells(canvas, level) for level in range(2, 7)}
+        shapes = anchors.map_shapes(canvas)
         rule = self.config.model.rpn.anchors
         grids = anchors.pyramid_anchors(shapes, jnp.array(canvas), **rule)
         boxes = {level: np.asarray(boxes) for level, (boxes, _) in grids.items()}

@@ -10,8 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from maskrcnn_jax import execution, targets, training
-from maskrcnn_jax import images as image_files
+from maskrcnn_jax import execution, resizing, targets, training
 from maskrcnn_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from maskrcnn_jax.data import pipeline
 from maskrcnn_jax.data.categories import Categories
@@ -84,17 +83,12 @@ def draw(
     )
 
 
-def _level_shapes(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
-    """Height and width of P2 to P6 for a bucket or canvas."""
-    return {level: padding.cells(size, level) for level in range(2, 7)}
-
-
 def anchor_places(
     bucket: tuple[int, int], canvas: tuple[int, int], num_ratios: int
 ) -> Int[np.ndarray, " n"]:
     """The index in the bucket of each anchor of the canvas, in the order of torchvision."""
     places, start = [], 0
-    for level, (height, width) in _level_shapes(bucket).items():
+    for level, (height, width) in anchors.map_shapes(bucket).items():
         count = height * width * num_ratios
         indices = {level: np.arange(start, start + count)}
         places.append(padding.crop_anchors(indices, canvas, bucket)[level])
@@ -110,14 +104,14 @@ def _slots(arrays: list[np.ndarray], count: int) -> np.ndarray:
 def make_samples(batch: Batch, drawn: Drawn, *, config: ModelConfig) -> Samples:
     """Computes our targets for torchvision's samples."""
     bucket = batch.images.shape[1:3]
-    anchor_one = partial(_anchor_targets, shapes=_level_shapes(bucket), config=config)
+    anchor_one = partial(_anchor_targets, shapes=anchors.map_shapes(bucket), config=config)
     inputs = drawn.anchors, drawn.positive_anchors, drawn.valid_anchors
     anchor_targets, labels = jax.vmap(anchor_one)(batch.instances, batch.canvas, *inputs)
     roi_one = partial(_roi_targets, config=config)
     rois = jax.vmap(roi_one)(batch.instances, drawn.rois, drawn.valid_rois)
     masks = None
     if config.mask_head is not None:
-        positives = jax.tree.map(lambda x: x[:, : MaskRCNN(config).num_mask_samples], rois)
+        positives = jax.tree.map(lambda x: x[:, : targets.num_mask_samples(config)], rois)
         resolution = 2 * config.mask_head.resolution
         mask_one = partial(targets.mask_targets, resolution=resolution)
         masks = jax.vmap(mask_one)(positives, batch.instances, batch.sizes)
@@ -269,10 +263,10 @@ def batches(
     """
     examples = [example for group in groups for example in group]
     shapes = [example.image.shape[:2] for example in examples]
-    sizes = [image_files.resized_size(shape, short_side, max_long_side) for shape in shapes]
+    sizes = [resizing.resized_size(shape, short_side, max_long_side) for shape in shapes]
     settings = DataConfig(test_short_side=short_side, test_max_long_side=max_long_side)
     settings.mask_store = "full"
-    settings.test_buckets = (image_files.ceil32(np.max(sizes, axis=0)),)
+    settings.test_buckets = (resizing.ceil32(np.max(sizes, axis=0)),)
     settings.max_instances = max(1, *(len(example.boxes) for example in examples))
     dataset, batch_size = InMemory(examples), len(groups[0])
     for batch, *_ in pipeline.eval_batches(dataset, settings, batch_size=batch_size):

@@ -3,12 +3,14 @@
 import importlib.util
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import topologies
 
-from maskrcnn_jax.planning.cost.chips import GPUS
+from maskrcnn_jax.planning.chips import GPUS
+from maskrcnn_jax.planning.cost import bundles
 
 TOPOLOGIES = "v5e:2x2, v5e:16x16, v5p:2x2x2, v6e:4x4"
 
@@ -20,7 +22,7 @@ COMPILE_ONLY = {
 }
 
 # Without a card XLA cannot time kernels, and fails where it would choose one of Triton's.
-GPU_FLAGS = "--xla_gpu_autotune_level=0", "--xla_gpu_enable_triton_gemm=false"
+GPU_OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 
 # What XLA would ask the driver of an H100 or H200. The versions belong into the first part: without
 # them XLA keeps matrix products out of CUDA graphs.
@@ -44,8 +46,13 @@ device_description_str: "{kind}"
 """
 
 
-def topology(name: str) -> list[Any]:
+def topology(name: str, dump: Path | None = None) -> list[Any]:
     """The devices of a TPU slice, such as ``v5e:16x16``, to compile for. Needs libtpu only.
+
+    Args:
+        name: The slice.
+        dump: A folder for what libtpu writes about the programs that this process compiles; the
+            first call decides.
 
     Raises:
         ValueError: libtpu is not installed, or the slice is unknown.
@@ -53,6 +60,9 @@ def topology(name: str) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError("compiling for a TPU needs its compiler: pip install 'maskrcnn-jax[tpu]'")
     os.environ.update(COMPILE_ONLY | os.environ)
+    if dump:
+        flags = os.environ.get("LIBTPU_INIT_ARGS", "")
+        os.environ["LIBTPU_INIT_ARGS"] = f"{flags} {' '.join(bundles.FLAGS)}{dump}"
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except jax.errors.JaxRuntimeError as error:
@@ -92,6 +102,7 @@ def check_gpu(name: str) -> None:
 def gpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process that compiles for GPUs; jax reads it when it is imported."""
     flags = environment.get("XLA_FLAGS", "").split()
-    missing = [flag for flag in GPU_FLAGS if flag not in flags]
+    needed = [f"--{name}={str(value).lower()}" for name, value in GPU_OPTIONS.items()]
+    missing = [flag for flag in needed if flag not in flags]
     # Otherwise jax would look for a card.
     return dict(environment) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join([*flags, *missing])}

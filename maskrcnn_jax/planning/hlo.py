@@ -1,7 +1,9 @@
 """Reads the text of a compiled program: computations, instructions, loops and lines of source."""
 
+import itertools
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -113,25 +115,29 @@ class Program:
         """The lines of source that an instruction comes from, the innermost first."""
         return self.frames.get(int(instruction.find(r"stack_frame_id=(\d+)", "0")), [])
 
-    def origins(self, instruction: Instruction) -> list[Instruction]:
+    def origins(self, instruction: Instruction) -> Iterator[Instruction]:
         """Instructions that may tell where one comes from: itself, its content, its neighbours.
 
         Copies and pads that a compiler adds often have no origin of their own.
         """
-        found = [instruction, *reversed(self.inside(instruction))]
-        here = instruction
+        for x in itertools.chain(
+            [instruction], self._operands_of(instruction), self._users_of(instruction)
+        ):
+            yield from (y for y in (x, *reversed(self.inside(x))) if "/" in y.op_name)
+
+    def _operands_of(self, instruction: Instruction) -> Iterator[Instruction]:
         for _ in range(NEAR):
-            if not here.operands:
-                break
-            here = self.instructions[here.operands[0]]
-            found.append(here)
-        here = instruction
+            if not instruction.operands:
+                return
+            instruction = self.instructions[instruction.operands[0]]
+            yield instruction
+
+    def _users_of(self, instruction: Instruction) -> Iterator[Instruction]:
         for _ in range(NEAR):
-            if here.name not in self.users:
-                break
-            here = self.users[here.name]
-            found.append(here)
-        return [x for x in found if "/" in x.op_name]
+            if instruction.name not in self.users:
+                return
+            instruction = self.users[instruction.name]
+            yield instruction
 
 
 def parse(text: str) -> Program:

@@ -4,7 +4,6 @@ Variables are shapes only. The devices may be those of `devices`, which need not
 simulated CPU devices.
 """
 
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +13,9 @@ import jax
 
 from maskrcnn_jax import sharding
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.planning import collectives, flops, hlo, programs
+from maskrcnn_jax.planning import chips, collectives, flops, hlo, programs
 from maskrcnn_jax.planning.collectives import Collective
-from maskrcnn_jax.planning.cost import chips, cost
+from maskrcnn_jax.planning.cost import cost
 from maskrcnn_jax.planning.cost.cost import Cost
 
 
@@ -64,7 +63,7 @@ def make_plan(
     *,
     program: str = "train",
     stage: str | None = None,
-    price: bool = False,
+    dump: Path | None = None,
 ) -> Plan:
     """Compiles a program for one bucket and for devices that need not exist.
 
@@ -76,15 +75,15 @@ def make_plan(
         compiler_options: For XLA.
         program: "train", the training step, or "detect".
         stage: One stage of the program, with its gradient in training; see `stages`.
-        price: Whether to predict the time of the program.
+        dump: An empty folder, to predict the time of the program from what its compiler writes
+            there. libtpu writes into that of `devices.topology`.
 
     Raises:
         ValueError: The config does not fit the devices or the bucket, the program has no such
             stage, or there are no prices for the devices.
         MemoryError: The step needs more memory than a device has. The message is XLA's.
     """
-    if price:
-        chips.find(devices[0].device_kind)
+    chip = dump and chips.find(devices[0].device_kind)
     settings = config.execution
     count, space = settings.num_devices or len(devices), settings.space
     if stage:
@@ -94,13 +93,10 @@ def make_plan(
     start = time.perf_counter()
     lowered = programs.lower(config, bucket, mesh, program, stage)
     traced = time.perf_counter()
-    with tempfile.TemporaryDirectory() as dump:
-        options = {"xla_dump_to": dump} if price and devices[0].platform == "gpu" else {}
-        compiled = _compile(lowered, (compiler_options or {}) | options)
-        compile_seconds = time.perf_counter() - traced
-        text = compiled.as_text()
-        parsed = hlo.parse(text)
-        priced = cost.read(devices[0].device_kind, parsed, Path(dump)) if price else None
+    options = {"xla_dump_to": str(dump)} if isinstance(chip, chips.GPU) else {}
+    compiled = _compile(lowered, (compiler_options or {}) | options)
+    compile_seconds = time.perf_counter() - traced
+    parsed = hlo.parse(compiled.as_text())
     counted = compiled.cost_analysis() or {}  # XLA counts nothing for a GPU that is not there.
     traffic = counted.get("bytes accessed")
     return Plan(
@@ -119,7 +115,7 @@ def make_plan(
         traffic=None if traffic is None else int(traffic),
         model_flops=flops.total(config.model, bucket),
         collectives=collectives.read(parsed),
-        cost=priced,
+        cost=cost.read(chip, parsed, dump) if chip else None,
     )
 
 

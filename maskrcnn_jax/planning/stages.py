@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from maskrcnn_jax.detections import detect
-from maskrcnn_jax.model import LEVELS, MaskRCNN
-from maskrcnn_jax.ops.rounding import ceil_div
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.ops.anchors import map_shapes
 from maskrcnn_jax.structures import Batch, Detections
-from maskrcnn_jax.targets import anchor_targets, mask_targets, roi_targets
+from maskrcnn_jax.targets import anchor_targets, mask_targets, num_mask_samples, roi_targets
 
 Arrays = dict[str, Any]  # Arrays of a step, or their shapes, by name.
 
@@ -31,7 +31,7 @@ class Stage(NamedTuple):
 
 
 def _anchor_targets(model: MaskRCNN, keys, images, instances, canvas):
-    shapes = {n: tuple(ceil_div(side, 2**n) for side in images.shape[1:3]) for n in LEVELS}
+    shapes = map_shapes(images.shape[1:3])
     match_each = model.each(anchor_targets, shapes=shapes, config=model.config.rpn)
     return (match_each(keys[:, 0], instances, canvas),)
 
@@ -63,7 +63,7 @@ def _propose_rois(model: MaskRCNN, scores, pyramid, sizes, canvas):
 
 def _roi_targets(model: MaskRCNN, keys, proposals, instances):
     rois = model.each(roi_targets, config=model.config.roi)(keys[:, 1], proposals, instances)
-    return rois, jax.tree.map(lambda x: x[:, : model.num_mask_samples], rois)
+    return rois, jax.tree.map(lambda x: x[:, : num_mask_samples(model.config)], rois)
 
 
 def _roi_align(model: MaskRCNN, pyramid, rois, objects, canvas):

@@ -14,7 +14,7 @@ from maskrcnn_jax.data.dataset import Dataset
 from maskrcnn_jax.drawing import gallery
 from maskrcnn_jax.evaluation import Evaluation
 from maskrcnn_jax.report import drawings, page
-from maskrcnn_jax.runs.checkpoints import read_settings
+from maskrcnn_jax.runs.run_directory import read_settings
 
 NUM_DRAWN = 8  # Images, evenly spaced in the validation set.
 # Longer logs are shortened to means of neighbouring entries; long logs make the page slow.

@@ -1,38 +1,27 @@
-"""Run directories: the config, the categories, and Orbax checkpoints of the training state.
+"""Orbax checkpoints of the training state.
 
-A run directory holds ``config.json``, ``categories.json``, ``metrics.jsonl`` and
-``checkpoints/STEP/``. The variables of the model and the state of the optimizer are separate items,
-so that evaluation and prediction read only the variables.
+The variables of the model and the state of the optimizer are separate items, so that evaluation and
+prediction read only the variables.
 """
 
 import contextlib
 import dataclasses
 import itertools
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 
-from maskrcnn_jax import config_check, distributed
-from maskrcnn_jax.config import Config, ModelConfig, OptimizerConfig
-from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax import distributed
 from maskrcnn_jax.runs import saved_states
-from maskrcnn_jax.settings import differences, from_dict, to_dict
+from maskrcnn_jax.runs.plain_path import PlainPath
 from maskrcnn_jax.training import TrainState
 
 
-class Run(NamedTuple):
-    """A trained model from a run directory."""
-
-    config: Config
-    categories: Categories
-    variables: dict[str, Any]
-    step: int
+class NotSaved(OSError):
+    """A checkpoint could not be written, or cannot be read back."""
 
 
 class Checkpoints:
@@ -40,6 +29,9 @@ class Checkpoints:
 
     The newest checkpoints and the best ones are kept. An interrupted save leaves a temporary
     directory, which no reader takes for a checkpoint. All processes must make the same calls.
+
+    The first checkpoint that is saved is read back at once. The later ones are checked when they
+    are on disk, by their lists of arrays and the sizes of their files.
     """
 
     def __init__(self, directory: str | Path, keep: int, keep_best: int = 0) -> None:
@@ -58,8 +50,12 @@ class Checkpoints:
             ),
             save_decision_policy=policies.AnySavePolicy([policies.FixedIntervalPolicy(1)]),
         )
-        self._directory = Path(directory).absolute() / "checkpoints"
+        Path(directory).mkdir(parents=True, exist_ok=True)  # A link needs it.
+        self._plain = PlainPath(Path(directory))
+        self._directory = self._plain.path / "checkpoints"
         self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._unchecked: tuple[int, TrainState] | None = None
+        self._has_read_back = False
 
     def rate(self, step: int, score: float) -> None:
         """Sets the score of the checkpoint of a step; larger is better."""
@@ -69,15 +65,21 @@ class Checkpoints:
         """Copies the state to the host and writes it in the background, unless it is saved already.
 
         Raises:
-            OSError: The previous save failed, for lack of disk space, for example.
+            NotSaved: The previous save failed, for lack of disk space, for example; or a saved
+                checkpoint cannot be read back.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        self.wait()
         items = saved_states.items(state)
         items = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         with self._failure_named():
             self._manager.save(step, args=ocp.args.Composite(**items))
+        # The next step donates the arrays of the state, so only their shapes are kept.
+        self._unchecked = step, saved_states.abstract(state)
+        if not self._has_read_back:
+            self.wait()
 
     def restore(self, state: TrainState) -> TrainState | None:
         """Reads the newest readable state; returns None if the run has no checkpoint.
@@ -101,8 +103,9 @@ class Checkpoints:
             damaged[step] = damage
         if damaged:
             reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
+            folder = self._plain.named(str(self._directory))
             raise ValueError(
-                f"no checkpoint in {self._directory} can be read: {reasons}; use a new --workdir"
+                f"no checkpoint in {folder} can be read: {reasons}; use a new --workdir"
             )
         return None
 
@@ -110,9 +113,9 @@ class Checkpoints:
         """The saved steps, newest first. Raises OSError if the processes see different ones."""
         seen = distributed.gather([sorted(self._manager.all_steps(), reverse=True)])
         if any(steps != seen[0] for steps in seen):
+            folder = self._plain.named(str(self._directory))
             raise OSError(
-                f"processes see different checkpoints in {self._directory}: {seen}; "
-                "all need one --workdir"
+                f"processes see different checkpoints in {folder}: {seen}; all need one --workdir"
             )
         return seen[0]
 
@@ -123,10 +126,10 @@ class Checkpoints:
         try:
             restored = saved_states.read(path, state)
         except saved_states.DoesNotFit as error:
-            verdict, reason = _UNFIT, str(error)
+            verdict, reason = _UNFIT, self._plain.named(str(error))
         except (ValueError, LookupError, OSError) as error:
             verdict = _DAMAGED if saved_states.is_damage(error) else _OUT_OF_REACH
-            reason = _first_line(error)
+            reason = self._plain.named(saved_states.first_line(error))
 
         verdicts, reasons = zip(*distributed.gather([[verdict, reason]]), strict=True)
         if _UNFIT in verdicts:
@@ -134,7 +137,10 @@ class Checkpoints:
         # If any process can read the files, they are not damaged.
         if len(set(verdicts)) > 1 or _OUT_OF_REACH in verdicts:
             told = "; ".join(f"process {i}: {reason}" for i, reason in enumerate(reasons) if reason)
-            raise OSError(f"cannot read {path}, and leave it as it is, for it may be whole: {told}")
+            named = self._plain.named(str(path))
+            raise OSError(
+                f"cannot read {named}, and leave it as it is, for it may be whole: {told}"
+            )
         return restored, reason
 
     def _set_aside(self, damaged: dict[int, str]) -> None:
@@ -143,12 +149,13 @@ class Checkpoints:
         if distributed.is_first():
             for step, reason in damaged.items():
                 path = self._directory / str(step)
-                warning = f"warning: cannot read {path}, going back to the one before: {reason}"
+                named = self._plain.named(str(path))
+                warning = f"warning: cannot read {named}, going back to the one before: {reason}"
                 print(warning, file=sys.stderr)
                 try:
                     path.rename(_free_name(path))
                 except OSError as error:
-                    failures.append(f"cannot set {path} aside: {error}")
+                    failures.append(f"cannot set {named} aside: {error}")
         failures = distributed.gather(failures)
         if failures:
             raise OSError("; ".join(failures))
@@ -156,30 +163,49 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _failure_named(self) -> Iterator[None]:
-        """Turns errors of a background save, which Orbax raises at its next call, into OSError."""
+        """Turns errors of a background save, which Orbax raises at its next call, to `NotSaved`."""
         try:
             yield
         except Exception as error:
-            message = f"cannot save a checkpoint in {self._directory}: {_first_line(error)}"
-            raise OSError(message) from error
+            text = f"{self._directory}: {saved_states.first_line(error)}"
+            raise NotSaved(f"cannot save a checkpoint in {self._plain.named(text)}") from error
 
     def wait(self) -> None:
-        """Waits until the last save is on disk. Raises OSError if the save failed."""
+        """Waits until the last save is on disk, and checks it.
+
+        Raises NotSaved if the save failed, or if what was saved cannot be read back.
+        """
         with self._failure_named():
             self._manager.wait_until_finished()
+            self._check_last()
+
+    def _check_last(self) -> None:
+        """Checks the last saved checkpoint: the first one whole, the others by their metadata."""
+        if self._unchecked is None:
+            return
+        (step, state), self._unchecked = self._unchecked, None
+        path = self._directory / str(step)
+        if self._has_read_back:
+            saved_states.check(path, state)
+        else:
+            saved_states.read_back(path, state)
+            self._has_read_back = True
 
     def close(self) -> None:
-        """Finishes the last save, and stops Orbax's threads. Raises OSError if the save failed."""
-        with self._failure_named():
-            self._manager.close()
+        """Finishes and checks the last save, and stops Orbax's threads.
+
+        Raises NotSaved if the save failed.
+        """
+        try:
+            self.wait()
+        finally:
+            with self._failure_named():
+                self._manager.close()
+            self._plain.close()
 
 
 # One process's verdict on a checkpoint.
 _WHOLE, _UNFIT, _DAMAGED, _OUT_OF_REACH = "whole", "unfit", "damaged", "out of reach"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:300] if str(error) else repr(error)
 
 
 def _free_name(path: Path) -> Path:
@@ -201,135 +227,3 @@ class _BestScored(ocp.checkpoint_managers.PreservationPolicy):
         ranked = sorted(scored, key=lambda step: (self.scores[step], step), reverse=True)
         best = ranked[: self.count]
         return [info.step in best for info in checkpoints]
-
-
-def write_run(directory: str | Path, config: Config, categories: Categories) -> None:
-    """Creates a run directory, or checks that an existing one has the same model and categories.
-
-    A run resumes with the same `ModelConfig`, categories and kind of optimizer. All other settings
-    may change, such as `Config.execution` and `Config.detection`.
-
-    The first process writes; then the others check that they see the same directory.
-
-    Raises:
-        ValueError: The directory has another model, other categories or another kind of optimizer;
-            the message lists the differences.
-        FileNotFoundError: This process sees another directory than the first process.
-    """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    if (directory / "config.json").exists():
-        _check_same_run(directory, config, categories)
-    elif not distributed.is_first():
-        path = directory / "config.json"
-        raise FileNotFoundError(
-            f"{path}, which process 0 wrote, is not here: all processes need one --workdir"
-        )
-    if distributed.is_first():
-        _write_json(directory / "categories.json", categories.to_json())
-        # Written last, because its presence marks a run directory.
-        _write_json(directory / "config.json", to_dict(config))
-
-
-def _check_same_run(directory: Path, config: Config, categories: Categories) -> None:
-    previous_config, previous_categories = read_settings(directory)
-    changed = differences(_unchangeable(previous_config), _unchangeable(config))
-    if previous_categories != categories:
-        changed.append("the categories of the data set")
-    if changed:
-        raise ValueError(
-            f"{directory} holds a run of another model, use a new --workdir; "
-            f"changed: {'; '.join(changed)}"
-        )
-
-
-def _unchangeable(config: Config) -> Config:
-    """A config with only the fields that a checkpoint depends on; the others have defaults."""
-    # The decay of the average may change; whether the state has an average may not.
-    average = None if config.optimizer.average_decay is None else 0.0
-    optimizer = OptimizerConfig(name=config.optimizer.name, average_decay=average)
-    return Config(model=config.model, optimizer=optimizer)
-
-
-def load_run(directory: str | Path) -> Run:
-    """Reads the variables of a run onto one device, for evaluation or prediction.
-
-    Args:
-        directory: A run directory, for its last checkpoint; or ``RUN/checkpoints/STEP``.
-
-    Raises:
-        FileNotFoundError: The directory is no run directory, or has no such checkpoint.
-        ValueError: A file of the run is broken; the message names the file.
-    """
-    directory, chosen = _split_step(Path(directory))
-    config, categories = read_settings(directory)
-    with ocp.CheckpointManager(directory.absolute() / "checkpoints") as manager:
-        if chosen is not None and chosen not in manager.all_steps():
-            raise FileNotFoundError(
-                f"{directory} has no checkpoint of step {chosen}, but {sorted(manager.all_steps())}"
-            )
-        step = manager.latest_step() if chosen is None else chosen
-        if step is None:
-            raise FileNotFoundError(f"{directory} has no finished checkpoint yet")
-        target = ocp.args.StandardRestore(_variables_on_one_device(config.model))
-        restored = manager.restore(step, args=ocp.args.Composite(variables=target))
-    return Run(config, categories, restored.variables, step)
-
-
-def _variables_on_one_device(config: ModelConfig) -> dict[str, Any]:
-    """The shapes and dtypes of a model's variables, placed on the first device of this process."""
-    init = MaskRCNN(config).init
-    variables = jax.eval_shape(init, jax.random.key(0), *example_inputs(config))
-    variables = {"constants": {}, "batch_stats": {}} | dict(variables)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-    def place(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
-
-    return jax.tree.map(place, variables)
-
-
-def _split_step(directory: Path) -> tuple[Path, int | None]:
-    if directory.absolute().parent.name == "checkpoints" and directory.name.isdigit():
-        return directory.absolute().parent.parent, int(directory.name)
-    return directory, None
-
-
-def read_settings(directory: Path) -> tuple[Config, Categories]:
-    """Reads the config of a run directory, and the categories of its labels.
-
-    Raises:
-        FileNotFoundError: The directory is no run directory.
-        ValueError: A file is broken; the message names the file.
-    """
-    if not (directory / "config.json").exists():
-        raise FileNotFoundError(f"{directory} is not a run directory: it has no config.json")
-    config = _read_json(directory / "config.json")
-    categories = _read_json(directory / "categories.json")
-    try:
-        config = from_dict(Config, config)
-        config_check.check(config)
-    except ValueError as error:
-        raise ValueError(f"{directory / 'config.json'}: {error}") from error
-    try:
-        return config, Categories.from_json(categories)
-    except (ValueError, KeyError, TypeError) as error:
-        message = f"{directory / 'categories.json'} holds no categories: {error!r}"
-        raise ValueError(message) from error
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        message = f"{path.parent} is not a whole run directory: it has no {path.name}"
-        raise FileNotFoundError(message) from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Writes a file atomically: a killed run leaves the old file or the new one."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)

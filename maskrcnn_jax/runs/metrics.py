@@ -60,6 +60,11 @@ class MetricsLog:
         previous, self._pending = self._pending, None
         self._read(previous)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no step was added since the last entry."""
+        return self._pending is None and self._num_steps == 0
+
     def flush(self, step: int, batch_size: int, **values: float) -> dict[str, float]:
         """Writes and returns the means since the last entry, the speed and the given values."""
         self.settle()

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from maskrcnn_jax.runs import stored_files
 from maskrcnn_jax.training import TrainState
 
 # The codes of tensorstore's errors for missing, truncated or altered files. Other codes, such as
@@ -39,8 +41,46 @@ def read(path: Path, state: TrainState) -> TrainState:
         DoesNotFit: The checkpoint has another model or optimizer; the message lists differences.
         OSError, ValueError, LookupError: The files cannot be read; see `is_damage`.
     """
-    found = {name: _read_item(path / name, _abstract(x)) for name, x in items(state).items()}
+    found = {name: _read_item(path / name, x) for name, x in items(abstract(state)).items()}
     return _join(**found)
+
+
+def read_variables(path: Path, variables: Any) -> Any:
+    """Reads only the variables of a checkpoint, with the shardings of the given shapes.
+
+    Raises the errors of `read`.
+    """
+    return _read_item(path / "variables", variables)
+
+
+def read_back(path: Path, state: TrainState) -> None:
+    """Reads a whole checkpoint into memory of the host, and drops it. Raises the errors of `read`.
+
+    Args:
+        path: The directory of the checkpoint.
+        state: The shapes of what was saved.
+    """
+    for name, item in items(state).items():
+        _read_item(path / name, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), item))
+
+
+def check(path: Path, state: TrainState) -> None:
+    """Checks that a checkpoint lists the arrays of a state, and that its files are long enough.
+
+    Reads no array. Arguments and errors as in `read_back`.
+    """
+    for name, item in items(state).items():
+        stored_files.check(path / name)
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+            saved = handler.metadata(path / name).tree
+        differing = _differences(_leaves_by_name(saved), _leaves_by_name(item))
+        if differing:
+            raise DoesNotFit(f"{path / name} is not what was saved: {differing}")
+
+
+def first_line(error: Exception) -> str:
+    """The start of an error's message; those of Orbax and tensorstore have many lines."""
+    return str(error).splitlines()[0][:300] if str(error) else repr(error)
 
 
 def is_damage(error: Exception) -> bool:
@@ -52,6 +92,8 @@ def is_damage(error: Exception) -> bool:
 
 
 def _read_item(path: Path, target: Any) -> Any:
+    # First, because Orbax prints a traceback for each array that it does not get to read.
+    stored_files.check(path)
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
         saved = handler.metadata(path).tree
         found, wanted = _leaves_by_name(saved), _leaves_by_name(target)
@@ -93,7 +135,9 @@ def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
     return ", ".join(found[:5]) + (f", and {len(found) - 5} more" if len(found) > 5 else "")
 
 
-def _abstract(tree: Any) -> Any:
+def abstract(tree: Any) -> Any:
+    """The shapes, dtypes and shardings of the arrays of a tree."""
+
     def describe(x: jax.Array) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 

@@ -28,6 +28,7 @@ from maskrcnn_jax.weights import (
     mmdetection,
     model_metadata,
     own,
+    prefixes,
     torchvision,
     torchvision_resnet,
     zoo,
@@ -159,9 +160,9 @@ def read(
 
 
 def _read_run(path: Path) -> Source:
-    from maskrcnn_jax.runs import checkpoints  # Only runs need Orbax.
+    from maskrcnn_jax.runs import run_directory  # Only runs need Orbax.
 
-    run = checkpoints.load_run(path)
+    run = run_directory.load_run(path)
     flat = traverse_util.flatten_dict(jax.device_get(run.variables), sep="/")
     arrays, renamed = own.present(flat)
     return Source(path, None, own, arrays, renamed, run.config, True, run.categories)
@@ -170,6 +171,7 @@ def _read_run(path: Path) -> Source:
 def _read_file(path: Path, preset: str | Config | None, channel_order: str | None) -> Source:
     arrays, metadata = files.read(path)
     digest = files.sha256(path)
+    arrays = prefixes.without(arrays, lambda names: any(f.recognises(names) for f in FAMILIES))
     try:
         if artifact.KEY in metadata:
             raise ValueError("it is an exported artifact, which goes by --artifact")

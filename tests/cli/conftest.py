@@ -1,12 +1,16 @@
-"""A run directory with a stand-in for the model, which needs no compilation."""
+"""A run directory with a stand-in for the model, and a plan: neither needs a compilation."""
 
 import jax.numpy as jnp
 import pytest
 
 from maskrcnn_jax import model
 from maskrcnn_jax.cli import evaluate
+from maskrcnn_jax.cli import plan as plan_module
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.shapes import ShapesDataset
+from maskrcnn_jax.planning.collectives import Collective
+from maskrcnn_jax.planning.flops import Flops
+from maskrcnn_jax.planning.plan import Memory, Plan
 from maskrcnn_jax.structures import Detections
 from maskrcnn_jax.weights import loading
 from maskrcnn_jax.weights.report import Report
@@ -64,3 +68,48 @@ def run_directory(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "MaskRCNN", FindsOneBox)
     (tmp_path / "run").mkdir()
     return tmp_path / "run"
+
+
+PLANNED_CONFIG = """
+from maskrcnn_jax.config import Config
+
+def get_config():
+    return Config(batch_size=8)
+"""
+
+
+@pytest.fixture
+def command(tmp_path):
+    """The arguments for a config with a batch of eight images, without the devices."""
+    (tmp_path / "config.py").write_text(PLANNED_CONFIG)
+    return ["plan", "--config", str(tmp_path / "config.py")]
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """Stands in for `make_plan`: collects its arguments, and returns a plan of 3 GiB."""
+    calls = []
+
+    def plan(config, devices, bucket, **wanted):
+        calls.append((config, devices, bucket, wanted))
+        return Plan(
+            program=wanted["program"],
+            stage=wanted["stage"],
+            device="chip",
+            num_devices=len(devices),
+            mesh={"data": len(devices)},
+            bucket=bucket,
+            batch_size=config.batch_size,
+            trace_seconds=1.0,
+            compile_seconds=61.0,
+            memory=Memory(2 << 30, 1 << 30, 1 << 30, 1 << 30, 0),
+            device_memory=4 << 30,
+            flops=8e12,
+            traffic=7 << 30,
+            model_flops=Flops(10**12, 3 * 10**12),
+            collectives=[Collective("all-reduce", 7, 2, 5 << 20)],
+            cost=None,
+        )
+
+    monkeypatch.setattr(plan_module, "make_plan", plan)
+    return calls

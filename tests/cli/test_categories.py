@@ -12,7 +12,7 @@ from maskrcnn_jax.cli import evaluate
 from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.runs import checkpoints
+from maskrcnn_jax.runs import run_directory
 from maskrcnn_jax.structures import Detections
 from maskrcnn_jax.weights import detectron2, files, mmdetection, torchvision
 from tests.weights import families, states
@@ -117,8 +117,8 @@ def evaluated(data, weights):
 def write_run(monkeypatch, folder, categories):
     config = Config(model=small(len(categories) + 1))
     variables = torchvision.from_state_dict(states.state_of(config.model), config.model)
-    run = checkpoints.Run(config, categories, variables, 1)
-    monkeypatch.setattr(checkpoints, "load_run", lambda directory: run)
+    run = run_directory.Run(config, categories, variables, 1)
+    monkeypatch.setattr(run_directory, "load_run", lambda directory: run)
     (folder / "run").mkdir()
     return str(folder / "run")
 
@@ -151,7 +151,7 @@ def test_a_run_that_orders_or_has_more_of_them(data, monkeypatch):
         (Categories((1, 3), ("person", "car")), "does not know category 90 'toothbrush'"),
         (
             Categories((1, 3, 90), ("person", "truck", "toothbrush")),
-            "3 is 'car' in the data set, but 'truck'",
+            "does not know category 3 'car' of the data set, which is 'truck'",
         ),
     ],
 )

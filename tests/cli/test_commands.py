@@ -12,7 +12,7 @@ from maskrcnn_jax import model
 from maskrcnn_jax.cli import config_file, evaluate
 from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.data.shapes import ShapesDataset
-from maskrcnn_jax.runs import checkpoints
+from maskrcnn_jax.runs import run_directory
 from maskrcnn_jax.weights import loading
 from maskrcnn_jax.xla import compiler
 from tests.cli.conftest import tiny_config
@@ -27,7 +27,9 @@ def test_evaluate_and_predict_with_a_real_model(tmp_path, monkeypatch):
     variables = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.05, x.shape), x.dtype), shapes)
     variables["constants"] = jax.tree.map(jnp.ones_like, variables["constants"])
     monkeypatch.setattr(
-        checkpoints, "load_run", lambda directory: checkpoints.Run(config, categories, variables, 1)
+        run_directory,
+        "load_run",
+        lambda directory: run_directory.Run(config, categories, variables, 1),
     )
     assert main(["evaluate", "--weights", str(tmp_path)]) == 0
     numbers = json.loads((tmp_path / "evaluation.json").read_text())
@@ -161,7 +163,7 @@ def test_a_set_without_images_is_refused(run_directory, tmp_path, capsys, argume
     content = {"images": [], "annotations": [], "categories": categories}
     (tmp_path / "instances.json").write_text(json.dumps(content))
     assert main(["evaluate", "--weights", str(run_directory), *arguments]) == 2
-    assert "has no images" in capsys.readouterr().err
+    assert "has 0 usable images" in capsys.readouterr().err
 
 
 CONFIG = """

@@ -8,7 +8,7 @@ from maskrcnn_jax import presets
 from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.runs import checkpoints
+from maskrcnn_jax.runs import run_directory
 from maskrcnn_jax.weights import download, files, loading, torchvision
 from tests.weights import states
 
@@ -32,8 +32,8 @@ def run(request, tmp_path, monkeypatch):
         model.mask_head = None
     config = Config(model=model)
     config.data.test_short_side, config.detection.score_threshold = 320, 0.25
-    found = checkpoints.Run(config, CATEGORIES, variables_of(config.model), 1)
-    monkeypatch.setattr(checkpoints, "load_run", lambda directory: found)
+    found = run_directory.Run(config, CATEGORIES, variables_of(config.model), 1)
+    monkeypatch.setattr(run_directory, "load_run", lambda directory: found)
     (tmp_path / "run").mkdir()
     return str(tmp_path / "run"), found
 

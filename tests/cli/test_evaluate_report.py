@@ -49,6 +49,7 @@ def test_no_report_unless_asked(run_directory):
     assert sorted(path.name for path in run_directory.iterdir()) == [
         "detections.json",
         "evaluation.json",
+        "outputs.json",
     ]
 
 

@@ -10,53 +10,6 @@ from maskrcnn_jax.cli import config_file
 from maskrcnn_jax.cli import plan as plan_command
 from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.planning.collectives import Collective
-from maskrcnn_jax.planning.flops import Flops
-from maskrcnn_jax.planning.plan import Memory, Plan
-
-CONFIG = """
-from maskrcnn_jax.config import Config
-
-def get_config():
-    return Config(batch_size=8)
-"""
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch):
-    """The arguments for a config with a batch of eight images, without the devices."""
-    (tmp_path / "config.py").write_text(CONFIG)
-    return ["plan", "--config", str(tmp_path / "config.py")]
-
-
-@pytest.fixture
-def planned(monkeypatch):
-    """Stands in for `make_plan`: collects its arguments, and returns a plan of 3 GiB."""
-    calls = []
-
-    def plan(config, devices, bucket, **wanted):
-        calls.append((config, devices, bucket, wanted))
-        return Plan(
-            program=wanted["program"],
-            stage=wanted["stage"],
-            device="chip",
-            num_devices=len(devices),
-            mesh={"data": len(devices)},
-            bucket=bucket,
-            batch_size=config.batch_size,
-            trace_seconds=1.0,
-            compile_seconds=61.0,
-            memory=Memory(2 << 30, 1 << 30, 1 << 30, 1 << 30, 0),
-            device_memory=4 << 30,
-            flops=8e12,
-            traffic=7 << 30,
-            model_flops=Flops(10**12, 3 * 10**12),
-            collectives=[Collective("all-reduce", 7, 2, 5 << 20)],
-            cost=None,
-        )
-
-    monkeypatch.setattr(plan_command, "make_plan", plan)
-    return calls
 
 
 def test_numbers_are_printed_and_written(command, planned, tmp_path, capsys):

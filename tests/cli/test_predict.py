@@ -1,5 +1,6 @@
 """`maskrcnn-jax predict` with a stand-in model that detects the upper left quarter of images."""
 
+import io
 import json
 import re
 import sys
@@ -59,12 +60,17 @@ def test_predict_draws_what_it_can_read(run_directory, tmp_path, capsys):
 
     captured = capsys.readouterr()
     assert str(broken) in captured.err and str(output) in captured.out
-    assert {path.name for path in output.iterdir()} == {"007.png", "007-2.png", "detections.json"}
+    assert {path.name for path in output.iterdir()} == {
+        "007.png",
+        "007-2.png",
+        "detections.json",
+        "outputs.json",
+    }
     with Image.open(output / "007.png") as drawn_image:
         assert drawn_image.size == (700, 500)  # Enlarged for legible labels.
     results = json.loads((output / "detections.json").read_text())
     assert {(r["image_id"], r["file_name"]) for r in results} == {
-        (7, paths[0]),
+        ("007", paths[0]),
         ("007-2", paths[2]),
     }
     assert {tuple(r["segmentation"]["size"]) for r in results} == {(50, 70), (64, 40)}
@@ -220,7 +226,10 @@ def test_no_image_is_overwritten(predict, tmp_path, capsys):
     path = save(tmp_path / "out" / "a.png")
     content = path.read_bytes()
     assert predict(path) == 2
-    assert "would overwrite" in capsys.readouterr().err and path.read_bytes() == content
+    assert (
+        "would overwrite what the command reads" in capsys.readouterr().err
+        and path.read_bytes() == content
+    )
 
 
 def test_threshold_and_number_reach_the_detector(predict, tmp_path, monkeypatch):
@@ -264,6 +273,7 @@ def test_a_video_becomes_a_video_and_lines(predict, tmp_path, capsys):
         "clip.jsonl",
         "clip-2.png",
         "detections.json",
+        "outputs.json",
     }
     assert [frame.image.shape for frame in video.read(output / "clip.mp4")] == [(512, 768, 3)] * 3
     assert video.properties(output / "clip.mp4").rate == 10
@@ -282,3 +292,67 @@ def test_videos_without_their_package(predict, tmp_path, monkeypatch, capsys):
     (tmp_path / "clip.mp4").write_text("")
     assert predict(tmp_path / "clip.mp4") == 2
     assert "pip install" in capsys.readouterr().err
+
+
+def image_ids(folder):
+    return [result["image_id"] for result in read(folder / "out" / "detections.json")]
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (["1", "01", "0001"], ["1", "01", "0001"]),
+        (["7", "007b"], ["7", "007b"]),
+        (["000000000139", "000000000285"], [139, 285]),
+        (["a"], ["a"]),
+    ],
+)
+def test_image_ids_differ_and_are_of_one_type(predict, tmp_path, names, expected):
+    assert predict(*(save(tmp_path / "in" / f"{name}.png") for name in names)) == 0
+    assert image_ids(tmp_path) == expected
+
+
+def test_image_ids_may_come_from_a_file(predict, tmp_path, capsys):
+    paths = [save(tmp_path / "in" / f"{name}.png") for name in ("b", "a")]
+    entries = [
+        {"id": 40 + i, "file_name": f"photos/{name}.png", "height": 40, "width": 60}
+        for i, name in enumerate("abc")
+    ]
+    content = {"images": entries, "annotations": [], "categories": [{"id": 1, "name": "disc"}]}
+    (tmp_path / "ids.json").write_text(json.dumps(content))
+    assert predict(*paths, "--ids", tmp_path / "ids.json") == 0
+    assert image_ids(tmp_path) == [41, 40]
+    other = save(tmp_path / "in" / "d.png")
+    assert predict(other, "--ids", tmp_path / "ids.json") == 2
+    assert "lists 1 of the images not: d.png" in capsys.readouterr().err
+
+
+def test_no_file_of_a_folder_is_skipped_without_a_word(predict, tmp_path, capsys):
+    folder = tmp_path / "in"
+    for name in ("a.jpg", "b.png", "c.webp", "d.bmp", "e.tiff"):
+        save(folder / name)
+    for old, new in (("a.jpg", "a.jfif"), ("b.png", "b.PNG"), ("c.webp", "noending")):
+        (folder / old).rename(folder / new)
+    for name in ("x.heic", "y.HEIC", "z.svg"):
+        (folder / name).write_bytes(b"\0\0\0\x24ftypheic" + b"\0" * 90)
+    (folder / "notes.txt").write_text("no image")
+    assert predict(folder) == 1
+    captured = capsys.readouterr()
+    assert "5 objects in 5 images" in captured.out
+    assert "3 of 8 files failed" in captured.err
+    assert captured.err.count("it is HEIC, as iPhones write: convert it to JPEG") == 3
+
+
+def test_a_tilde_is_the_home_folder(predict, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(tmp_path / "in" / "a.png")
+    assert predict("~/in/a.png", "--output", "~/pictures") == 0
+    assert (tmp_path / "pictures" / "a.png").exists() and not (tmp_path / "~").exists()
+
+
+def test_a_terminal_without_the_letters_costs_nothing(predict, tmp_path, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert predict(save(tmp_path / "Früchte" / "a.png"), "--output", tmp_path / "Bilder é") == 0
+    stream.flush()
+    assert b"Bilder ?" in stream.buffer.getvalue()

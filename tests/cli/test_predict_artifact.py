@@ -18,11 +18,14 @@ from tests.artifacts.test_export import red_detector, red_image
 ALLOWED = set(
     """
     artifacts artifacts.artifact config config_check detector distributed
-    drawing drawing.captions drawing.colors evaluation execution images ops ops.rounding
+    drawing drawing.captions drawing.colors drawing.fonts evaluation execution
+    image_headers images ops ops.rounding resizing
     pasting settings sharding structures video visualize
     xla xla.cache xla.compiler xla.jaxlib_errors
-    cli cli.inputs cli.main cli.memory cli.outputs cli.predict cli.progress
-    data data.categories data.dataset data.rle
+    cli cli.argument_types cli.arguments cli.data_arguments
+    cli.inputs cli.main cli.memory cli.outputs cli.predict cli.progress
+    data data.annotation_files data.annotations data.categories data.clipping data.dataset
+    data.findings data.image_entries data.outlines data.rle data.values
     weights weights.metadata weights.model_metadata weights.npz weights.zip_records
 """.split()
 )

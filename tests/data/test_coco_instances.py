@@ -310,7 +310,7 @@ def test_an_experiment_names_either_source(small, tmp_path):
     for config in (direct, records):
         assert sources.open_train(config, model).categories == model
         assert sources.open_val(config, model)[0][4].classes.tolist() == [1, 2]
-        with pytest.raises(ValueError, match="9 is 'cow' in the data set, but 'horse'"):
+        with pytest.raises(ValueError, match="category 9 'cow' of the data set, which is 'horse'"):
             sources.open_val(config, Categories((5, 2, 9), ("cat", "Käfer", "horse")))
 
 

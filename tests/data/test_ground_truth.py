@@ -66,9 +66,9 @@ def test_a_sparse_file_is_evaluated(tmp_path, monkeypatch, caplog, evaluator, io
         _, annotations = sources.open_val(config)
     numbers = evaluation.coco_summary(annotations, detections(), iou_type)
     assert [numbers[name] for name in ("AP", "APs", "APm")] == pytest.approx([1, 1, -1])
-    assert [record.getMessage() for record in caplog.records] == [
+    assert caplog.records[-1].getMessage() == (
         "dropped 2 crowds without a mask, which an evaluation cannot read, in 1 images: 1"
-    ]
+    )
 
 
 def test_what_is_missing_comes_from_the_mask():
@@ -133,3 +133,23 @@ def test_boxes_without_masks_are_evaluated(monkeypatch, evaluator):
     annotations = ground_truth.complete(content, masks=False)
     found = [{key: value for key, value in detections()[0].items() if key != "segmentation"}]
     assert evaluation.coco_summary(annotations, found, "bbox")["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("area", [0, -1, float("nan"), 10**9, 145])
+def test_an_area_that_the_object_cannot_have_comes_from_the_mask(caplog, area):
+    content = sparse()
+    content["annotations"] = [content["annotations"][0] | {"area": area, "iscrowd": 0}]
+    (found,) = ground_truth.complete(content)["annotations"]
+    assert found["area"] == 100
+    (record,) = caplog.records
+    message = "1 annotations have an area that their objects cannot have"
+    assert record.getMessage().startswith(message)
+    assert record.getMessage().endswith("annotation id 1")
+
+
+@pytest.mark.parametrize("area", [1, 99.5, 144])
+def test_other_areas_stay(caplog, area):
+    content = sparse()
+    content["annotations"] = [content["annotations"][0] | {"area": area, "iscrowd": 0}]
+    assert ground_truth.complete(content)["annotations"][0]["area"] == area
+    assert not caplog.records

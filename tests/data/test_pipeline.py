@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from maskrcnn_jax import images
+from maskrcnn_jax import resizing
 from maskrcnn_jax.config import DataConfig
-from maskrcnn_jax.data import pipeline, rle
+from maskrcnn_jax.data import pipeline, rle, schedule
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Example
 from tests.data import objects
@@ -92,10 +92,10 @@ def _members(*counts):
 
 
 def test_images_go_to_the_bucket_that_holds_them_at_the_largest_scale():
-    members = pipeline.train_members(_Discs(MIXED), _config())
+    members = schedule.train_members(_Discs(MIXED), _config())
     for index, (height, width) in enumerate(MIXED):
-        size = images.resized_size((height, width), 64, 96)
-        bucket = BUCKETS.index(images.bucket_for(size, BUCKETS))
+        size = resizing.resized_size((height, width), 64, 96)
+        bucket = BUCKETS.index(resizing.bucket_for(size, BUCKETS))
         assert [index in indices for indices in members] == [i == bucket for i in range(3)]
 
 
@@ -116,8 +116,8 @@ def test_an_image_that_fits_no_bucket_is_named_before_the_first_step(field):
         r"48x96 after resizing, fits none of \[\(64, 64\)\]"
     )
     with pytest.raises(ValueError, match=message):
-        pipeline.check_sizes(*sets, config)
-    pipeline.check_sizes(fitting, fitting, config)
+        schedule.check_sizes(*sets, config)
+    schedule.check_sizes(fitting, fitting, config)
     with pytest.raises(ValueError, match=message):
         if field == "buckets":
             pipeline.train_batches(both, config, batch_size=2, seed=0)
@@ -140,7 +140,7 @@ def test_every_epoch_shows_every_image(counts, batch_size):
     members, seen, step = _members(*counts), Counter(), 0
     for epoch in range(1, 6):
         while sum(-(-epoch * count // batch_size) for count in counts) > step:
-            bucket, indices = pipeline.schedule(step, members, batch_size=batch_size, seed=3)
+            bucket, indices = schedule.schedule(step, members, batch_size=batch_size, seed=3)
             assert len(indices) == batch_size and set(indices) <= set(members[bucket])
             seen.update(indices.tolist())
             step += 1
@@ -162,7 +162,7 @@ def test_the_order_is_a_function_of_seed_and_step():
         ]
 
     def _at(step, seed):
-        return pipeline.schedule(step, members, batch_size=4, seed=seed)
+        return schedule.schedule(step, members, batch_size=4, seed=seed)
 
     forwards = order(range(40), seed=0)
     assert order(reversed(range(40)), seed=0) == forwards[::-1]
@@ -173,7 +173,7 @@ def test_the_order_is_a_function_of_seed_and_step():
 
 def test_each_epoch_has_its_own_permutation():
     epochs = [
-        pipeline.schedule(epoch, _members(20), batch_size=20, seed=0)[1].tolist()
+        schedule.schedule(epoch, _members(20), batch_size=20, seed=0)[1].tolist()
         for epoch in range(4)
     ]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
@@ -182,13 +182,13 @@ def test_each_epoch_has_its_own_permutation():
 
 def test_buckets_are_mixed_within_an_epoch():
     members = _members(40, 40)
-    order = [pipeline.schedule(step, members, batch_size=4, seed=0)[0] for step in range(20)]
+    order = [schedule.schedule(step, members, batch_size=4, seed=0)[0] for step in range(20)]
     assert sum(order) == 10 and order != sorted(order) and order != sorted(order, reverse=True)
 
 
 def test_a_late_step_is_as_cheap_as_the_first():
     members = _members(3, 1)
-    bucket, indices = pipeline.schedule(10_000_000, members, batch_size=16, seed=0)
+    bucket, indices = schedule.schedule(10_000_000, members, batch_size=16, seed=0)
     assert set(indices) <= set(members[bucket])
 
 
@@ -277,7 +277,7 @@ def test_boxes_and_masks_stay_on_the_resized_and_flipped_objects(horizontal, ver
     height, width = batch.sizes[0].tolist()
     for slot, mask in enumerate(example.masks):
         bitmap = np.repeat(rle.decode(mask, 50, 75)[..., None], 3, axis=2) * np.uint8(255)
-        expected = images.resize(bitmap, (height, width))[..., 0] > 0.5
+        expected = resizing.resize(bitmap, (height, width))[..., 0] > 0.5
         expected = expected[:: -1 if vertical else 1, :: -1 if horizontal else 1]
         pasted = objects.paste(
             batch.instances.masks.values[0, slot], batch.instances.boxes[0, slot], height, width
@@ -368,7 +368,7 @@ def test_evaluation_resizes_by_the_exact_rule():
     batch = next(pipeline.eval_batches(dataset, _config(), batch_size=1)).batch
     assert batch.images.dtype == np.float32 and batch.sizes.tolist() == [[64, 89]]
     np.testing.assert_array_equal(
-        batch.images[0, :64, :89], images.resize(dataset[0].image, (64, 89))
+        batch.images[0, :64, :89], resizing.resize(dataset[0].image, (64, 89))
     )
     scale = np.float32([89, 64, 89, 64]) / np.float32([70, 50, 70, 50])
     np.testing.assert_array_equal(batch.instances.boxes[0, :2], dataset[0].boxes * scale)

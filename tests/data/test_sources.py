@@ -68,3 +68,65 @@ def test_categories_must_fit_the_model_and_each_other():
         sources.check_categories(ModelConfig(num_classes=2), two, two)
     with pytest.raises(ValueError, match="cow"):
         sources.check_categories(ModelConfig(num_classes=3), two, other)
+
+
+# Labels of a model and a data set.
+
+CATS = Categories((1, 2), ("cat", "dog"))
+
+
+@pytest.mark.parametrize(
+    "model, data, expected",
+    [
+        (CATS, Categories((2,), ("dog",)), CATS),
+        (CATS, Categories((16, 17), ("dog", "cat")), Categories((17, 16), ("cat", "dog"))),
+        (CATS, Categories((1, 2), ("Dog", " CAT ")), Categories((2, 1), (" CAT ", "Dog"))),
+        (CATS, Categories((1,), ("dog",)), Categories((2, 1), ("cat", "dog"))),
+        (CATS, Categories((2, 3), ("cat", "dog")), Categories((2, 3), ("cat", "dog"))),
+        (
+            Categories.numbered(2),
+            Categories((17, 16), ("a", "b")),
+            Categories((16, 17), ("b", "a")),
+        ),
+        (Categories.numbered(3), Categories((1, 3), ("a", "b")), Categories.numbered(3)),
+    ],
+)
+def test_labels_are_brought_together(model, data, expected):
+    """Label i + 1 of the model is category i of the result, with the ids of the data set."""
+    assert sources.matched(model, data) == expected
+
+
+@pytest.mark.parametrize(
+    "model, data, message",
+    [
+        (CATS, Categories((1,), ("cell",)), "category 1 'cell' of the data set, which is 'cat'"),
+        (CATS, Categories((5,), ("cell",)), "category 5 'cell' of the data set; it knows cat, dog"),
+        (Categories.numbered(3), Categories((16,), ("a",)), "does not know category 16 'a'"),
+        (Categories((1, 2), ("a", "A")), Categories((3,), ("a",)), "does not know category 3 'a'"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused_with_a_way_on(model, data, message):
+    with pytest.raises(ValueError, match=f"the model does not know.*{message.split('know ')[-1]}"):
+        sources.matched(model, data)
+    with pytest.raises(ValueError, match="--config.fresh_heads=True"):
+        sources.matched(model, data)
+
+
+def test_a_validation_set_may_lack_categories():
+    config = ModelConfig(num_classes=3)
+    sources.check_categories(config, CATS, CATS)
+    sources.check_categories(config, CATS, Categories((2,), ("dog",)))
+    for other in (Categories((2,), ("cat",)), Categories((3,), ("dog",))):
+        with pytest.raises(ValueError, match="not these of the validation set"):
+            sources.check_categories(config, CATS, other)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.new("RGB", (20, 10)).save(tmp_path / "1.png")
+    image = {"id": 1, "file_name": "1.png", "height": 10, "width": 20}
+    content = {"images": [image], "annotations": [], "categories": [{"id": 7, "name": "cat"}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    config = DataConfig(val_images="~", val_annotations="~/a.json")
+    dataset, _ = sources.open_val(config)
+    assert dataset[0].image.shape == (10, 20, 3)

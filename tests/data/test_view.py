@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from maskrcnn_jax import images
+from maskrcnn_jax import resizing
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import view
 from tests.data import objects
@@ -40,7 +40,7 @@ def test_a_view_of_training_is_the_window_resized():
     (top, left, height, width), short_side = view.draw(np.random.default_rng(3), (60, 80), config)
     assert (height, width, short_side) == (40, 40, 50)
     part = example.image[top : top + 40, left : left + 40]
-    np.testing.assert_array_equal(sample.image, images.resize_uint8(part, (50, 50)))
+    np.testing.assert_array_equal(sample.image, resizing.resize_uint8(part, (50, 50)))
     assert sample.image_id == 7 and sample.classes.tolist() == [1]
 
 
@@ -48,5 +48,5 @@ def test_a_view_of_an_evaluation_is_the_whole_image_by_the_exact_rule():
     example = objects.make_example([objects.disc(60, 80, 30, 40, 25)])
     example.boxes[0, 2] = 90  # The box exceeds the image.
     sample = view.eval_view(example, DataConfig(test_short_side=90, test_max_long_side=200))
-    np.testing.assert_array_equal(sample.image, images.resize(example.image, (90, 120)))
+    np.testing.assert_array_equal(sample.image, resizing.resize(example.image, (90, 120)))
     np.testing.assert_array_equal(sample.boxes, [[22.5, 7.5, 97.5, 82.5]])

@@ -10,7 +10,7 @@ from maskrcnn_jax import evaluation
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.report import run_page
-from maskrcnn_jax.runs import checkpoints
+from maskrcnn_jax.runs import run_directory
 from tests.report import samples
 from tests.report.browser import CONTRAST
 
@@ -53,7 +53,7 @@ def result_of(annotations, results):
 def write(directory, entries, change=lambda annotations: None, masks=True):
     config = Config(batch_size=2, num_steps=8)
     config.optimizer.learning_rate = 0.125
-    checkpoints.write_run(
+    run_directory.write_run(
         directory, config, Categories(tuple(samples.NAMES), tuple(samples.NAMES.values()))
     )
     (directory / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in entries))

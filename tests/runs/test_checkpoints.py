@@ -25,7 +25,7 @@ from maskrcnn_jax.config import (
 )
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.model import MaskRCNN, example_inputs
-from maskrcnn_jax.runs import checkpoints, saved_states
+from maskrcnn_jax.runs import run_directory, saved_states
 from maskrcnn_jax.runs.checkpoints import Checkpoints
 
 CATEGORIES = Categories((3, 7), ("cat", "dog"))
@@ -323,31 +323,31 @@ def test_nothing_saved_restores_nothing(tmp_path):
 
 
 def test_another_model_in_the_same_directory_is_refused(tmp_path):
-    checkpoints.write_run(tmp_path, Config(), CATEGORIES)
+    run_directory.write_run(tmp_path, Config(), CATEGORIES)
     changed = Config()
     changed.model.backbone.depth = 101
     with pytest.raises(ValueError, match=r"model\.backbone\.depth: 50 -> 101"):
-        checkpoints.write_run(tmp_path, changed, CATEGORIES)
+        run_directory.write_run(tmp_path, changed, CATEGORIES)
     with pytest.raises(ValueError, match="categories"):
-        checkpoints.write_run(tmp_path, Config(), Categories((1,), ("cat",)))
+        run_directory.write_run(tmp_path, Config(), Categories((1,), ("cat",)))
 
 
 def test_another_kind_of_optimizer_is_refused(tmp_path):
-    checkpoints.write_run(tmp_path, Config(), CATEGORIES)
+    run_directory.write_run(tmp_path, Config(), CATEGORIES)
     changed = Config()
     changed.optimizer.name, changed.optimizer.average_decay = "adamw", 0.99
     with pytest.raises(
         ValueError, match=r"optimizer\.name: sgd -> adamw; optimizer\.average_decay: None -> 0.0"
     ):
-        checkpoints.write_run(tmp_path, changed, CATEGORIES)
+        run_directory.write_run(tmp_path, changed, CATEGORIES)
 
 
 def test_other_settings_may_change_between_runs(tmp_path):
-    checkpoints.write_run(tmp_path, Config(), CATEGORIES)
+    run_directory.write_run(tmp_path, Config(), CATEGORIES)
     changed = Config(num_steps=7)
     changed.optimizer.max_gradient_norm, changed.optimizer.decay_norms_and_biases = 10.0, False
-    checkpoints.write_run(tmp_path, changed, CATEGORIES)
-    assert checkpoints.read_settings(tmp_path)[0] == changed
+    run_directory.write_run(tmp_path, changed, CATEGORIES)
+    assert run_directory.read_settings(tmp_path)[0] == changed
 
 
 OTHER_WAYS = {
@@ -383,17 +383,43 @@ def initial_state(config, value):
 @pytest.mark.parametrize("part, values", OTHER_WAYS.values(), ids=list(OTHER_WAYS))
 def test_a_run_goes_on_with_another_way_to_compute_or_to_detect(tmp_path, part, values):
     config = tiny_experiment()
-    checkpoints.write_run(tmp_path, config, CATEGORIES)
+    run_directory.write_run(tmp_path, config, CATEGORIES)
     saved = Checkpoints(tmp_path, keep=1)
     saved.save(initial_state(config, 0.5)._replace(step=jnp.array(3)))
     for name, value in values.items():
         setattr(getattr(config, part), name, value)
-    checkpoints.write_run(tmp_path, config, CATEGORIES)
+    run_directory.write_run(tmp_path, config, CATEGORIES)
     restored = saved.restore(initial_state(config, 0.0))
     saved.close()
     assert int(restored.step) == 3
     assert all((x == 0.5).all() for x in jax.tree.leaves(restored.params))
-    assert checkpoints.read_settings(tmp_path)[0] == config
+    assert run_directory.read_settings(tmp_path)[0] == config
+
+
+@pytest.mark.parametrize("name", ["night [1]", "all*", "plain"])
+def test_a_run_of_any_name_is_loaded(tmp_path, name):
+    config, directory = tiny_experiment(), tmp_path / name
+    run_directory.write_run(directory, config, CATEGORIES)
+    saved = Checkpoints(directory, keep=1)
+    saved.save(initial_state(config, 0.5)._replace(step=jnp.array(3)))
+    saved.close()
+    for path in (directory, directory / "checkpoints" / "3"):
+        run = run_directory.load_run(path)
+        assert run.step == 3 and run.categories == CATEGORIES
+        assert all((x == 0.5).all() for x in jax.tree.leaves(run.variables["params"]))
+    for data in (directory / "checkpoints" / "3").glob("variables/manifest.ocdbt"):
+        data.unlink()
+    message = re.escape(f"the checkpoint {directory / 'checkpoints' / '3'} cannot be read")
+    with pytest.raises(ValueError, match=message):
+        run_directory.load_run(directory)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "events.out.tfevents.1.x"])
+def test_a_directory_with_files_of_others_is_no_new_run(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"is no run, .* but has {name}: use a new --workdir"):
+        run_directory.write_run(tmp_path, Config(), CATEGORIES)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 def another(value):
@@ -411,7 +437,7 @@ def another(value):
     "part", ["model", "backbone", "fpn", "rpn", "roi", "box_head", "mask_head"]
 )
 def test_any_other_difference_in_the_model_is_refused_by_its_name(tmp_path, part):
-    checkpoints.write_run(tmp_path, Config(), CATEGORIES)
+    run_directory.write_run(tmp_path, Config(), CATEGORIES)
     path = "model" if part == "model" else f"model.{part}"
     own = Config().model if part == "model" else getattr(Config().model, part)
     names = [field.name for field in dataclasses.fields(own)]
@@ -423,15 +449,15 @@ def test_any_other_difference_in_the_model_is_refused_by_its_name(tmp_path, part
         setattr(target, name, another(value))
         message = re.escape(f"changed: {path}.{name}: {value} -> {another(value)}")
         with pytest.raises(ValueError, match=f"{message}$"):
-            checkpoints.write_run(tmp_path, config, CATEGORIES)
+            run_directory.write_run(tmp_path, config, CATEGORIES)
 
 
 def test_a_model_without_its_mask_head_is_another_model(tmp_path):
-    checkpoints.write_run(tmp_path, Config(), CATEGORIES)
+    run_directory.write_run(tmp_path, Config(), CATEGORIES)
     changed = Config()
     changed.model.mask_head = None
     with pytest.raises(ValueError, match=r"changed: model.mask_head: MaskHeadConfig\(.*\) -> None"):
-        checkpoints.write_run(tmp_path, changed, CATEGORIES)
+        run_directory.write_run(tmp_path, changed, CATEGORIES)
 
 
 @pytest.fixture
@@ -443,7 +469,7 @@ def one_goes_first(monkeypatch):
 
 @pytest.mark.usefixtures("one_goes_first")
 def test_one_process_writes_and_the_others_check(tmp_path):
-    checkpoints.write_run(tmp_path, Config(), CATEGORIES)
+    run_directory.write_run(tmp_path, Config(), CATEGORIES)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     changed = Config()
     changed.model.backbone.depth = 101
@@ -452,7 +478,7 @@ def test_one_process_writes_and_the_others_check(tmp_path):
     def write(config):
         together.wait()
         for _ in range(50):
-            checkpoints.write_run(tmp_path, config, CATEGORIES)
+            run_directory.write_run(tmp_path, config, CATEGORIES)
 
     with ThreadPoolExecutor(3) as pool:
         results = [
@@ -469,23 +495,23 @@ def test_processes_that_do_not_share_the_directory_are_told(tmp_path):
         ThreadPoolExecutor(1) as pool,
         pytest.raises(FileNotFoundError, match="config.json.* all processes need one"),
     ):
-        pool.submit(checkpoints.write_run, tmp_path, Config(), CATEGORIES).result()
+        pool.submit(run_directory.write_run, tmp_path, Config(), CATEGORIES).result()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="not a run directory"):
-        checkpoints.load_run(tmp_path)
+        run_directory.load_run(tmp_path)
 
 
 def test_a_run_without_checkpoints_is_refused(tmp_path):
-    checkpoints.write_run(tmp_path, Config(), CATEGORIES)
+    run_directory.write_run(tmp_path, Config(), CATEGORIES)
     with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
-        checkpoints.load_run(tmp_path)
+        run_directory.load_run(tmp_path)
 
 
 def test_a_broken_config_is_named(tmp_path):
-    checkpoints.write_run(tmp_path, Config(), CATEGORIES)
+    run_directory.write_run(tmp_path, Config(), CATEGORIES)
     (tmp_path / "config.json").write_text('{"model": ')
     with pytest.raises(ValueError, match="config.json"):
-        checkpoints.load_run(tmp_path)
+        run_directory.load_run(tmp_path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from maskrcnn_jax import images
+from maskrcnn_jax import images, resizing
 from maskrcnn_jax.config import ResNetConfig
 from maskrcnn_jax.modules import layers
 from maskrcnn_jax.modules.resnet import ResNet
@@ -67,7 +67,9 @@ def photographs(shared):
     keras = files.read(shared / "data/weights/resnet50_imagenet_stem_to_c4.npz").arrays
     weights = keras_resnet50.convert(keras)
     paths = sorted((shared / "data/coco_subset/val").glob("*.jpg"))[:12]
-    batch = np.stack([images.resize_uint8(images.read_image(path), (SIDE, SIDE)) for path in paths])
+    batch = np.stack(
+        [resizing.resize_uint8(images.read_image(path), (SIDE, SIDE)) for path in paths]
+    )
     names = (name.removeprefix("constants/backbone/") for name in weights if name.endswith("/mean"))
     norms = [name.removesuffix("/mean") for name in names]
     assert len(norms) == 43

@@ -12,7 +12,7 @@ from maskrcnn_jax import presets, training
 from maskrcnn_jax.config import Config, DetectionConfig, ModelConfig, ResNetConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.runs import checkpoints
+from maskrcnn_jax.runs import run_directory
 from maskrcnn_jax.weights import (
     download,
     files,
@@ -444,8 +444,8 @@ def test_a_run_directory_is_loaded_with_its_experiment(tmp_path, monkeypatch):
     config = Config(model=small(v1(3)), num_steps=7)
     variables = torchvision.from_state_dict(state_of(config.model), config.model)
     categories = Categories((3, 9), ("cat", "dog"))
-    run = checkpoints.Run(config, categories, variables | {"batch_stats": {}}, 7)
-    monkeypatch.setattr(checkpoints, "load_run", lambda directory: run)
+    run = run_directory.Run(config, categories, variables | {"batch_stats": {}}, 7)
+    monkeypatch.setattr(run_directory, "load_run", lambda directory: run)
     loaded = loading.load(tmp_path)
     assert loaded.config == config and loaded.categories == categories
     assert_equal(loaded.variables, variables)

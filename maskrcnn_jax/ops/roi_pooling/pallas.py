@@ -31,15 +31,14 @@ from maskrcnn_jax.ops.roi_pooling.taps import Rule, Taps, axis_taps
 from maskrcnn_jax.ops.rounding import ceil_div
 
 LANES = 128  # Channels of a vector register.
-SUBLANES = 8  # Cells of a vector register in float32.
-ALIGNMENT = 16  # Cells of a vector register in bfloat16: loads begin at multiples of it.
+SUBLANES = 8  # Cells of a vector register in float32. Loads and stores begin at multiples of it.
 STEP = 32  # Columns that a kernel visits at once. More would hide latency; few RoIs are wider.
 GROUP_SIZE = 64  # RoIs per step of the grid. Their bins and taps must fit as well.
 MAX_TAPS = 64  # Per axis of an RoI: the code of all of them is unrolled.
 # Each cell and channel takes 8 bytes: two buffers in float32, or two buffers in bfloat16 and, in
 # the transpose, a sum in float32. Bins and scratch take up to 17 MiB more.
-MAX_CELLS = 100 * 2**20 // (8 * LANES)
-VMEM_BYTES = 118 * 2**20  # A v5e and a v6e have 128 MiB.
+MAX_CELLS = 104 * 2**20 // (8 * LANES)
+VMEM_BYTES = 122 * 2**20  # A v5e and a v6e have 128 MiB.
 NUM_HEADERS = 3  # Scalars of an RoI before its taps: its map, first column, number of steps.
 
 
@@ -89,7 +88,7 @@ def _pool_kernel(num_rois: Array, cells: Any, weights: Any, *refs: Any, rule: Ru
                     total += weight * features[row, pl.ds(x, STEP), :].astype(jnp.float32)
                 bands[pl.ds(x * height + p, STEP, height), :] = total
 
-        _for_each_step(cells, r, maps, sum_rows)
+        _on_map(cells, r, maps, sum_rows)
         for q in range(resolution):
             total = jnp.zeros((height, LANES), jnp.float32)
             for t in range(num_taps):
@@ -117,26 +116,26 @@ def _transpose_kernel(
     def _(r: Array) -> None:
         tap = partial(_tap, cells, weights, r, num_taps)
 
-        def clear(_: Any, x: Array) -> None:
+        def clear(x: Array) -> None:
             span = pl.ds(x * height, STEP * height)
             bands[span, :] = jnp.zeros((STEP * height, LANES), jnp.float32)
 
         def add_rows(total: Any, x: Array) -> None:
             for p in range(resolution):
                 band = bands[pl.ds(x * height + p, STEP, height), :]
-                for t in range(num_taps):
-                    row, weight = tap(p, t)
-                    total[row, pl.ds(x, STEP), :] += weight * band
+                for s in range(rule.sampling_ratio):
+                    rows = tap(p, rule.sampling_ratio + s), tap(p, s)
+                    _add(total, [((row, pl.ds(x, STEP)), weight * band) for row, weight in rows])
 
-        _for_each_step(cells, r, totals, clear)
+        _for_each_step(cells, r, clear)
         for p in range(resolution):
             bins[pl.ds(p * height, resolution), :] = gradient[r, p].astype(jnp.float32)
         for q in range(resolution):
             bin_column = bins[pl.ds(q, height, height), :]
-            for t in range(num_taps):
-                column, weight = tap(resolution + q, t)
-                bands[_band(column, height), :] += weight * bin_column
-        _for_each_step(cells, r, totals, add_rows)
+            for s in range(rule.sampling_ratio):
+                columns = tap(resolution + q, rule.sampling_ratio + s), tap(resolution + q, s)
+                _add(bands, [(_band(x, height), weight * bin_column) for x, weight in columns])
+        _on_map(cells, r, totals, add_rows)
 
     @pl.when(pl.program_id(1) == pl.num_programs(1) - 1)
     def _() -> None:
@@ -151,17 +150,18 @@ def _write_rows(x: Any, row: Callable[[Array], Array]) -> None:
         x[y] = row(y)
 
 
-def _for_each_step(
-    cells: Any, r: Array, maps: Sequence[Any], visit: Callable[[Any, Array], None]
-) -> None:
-    """Calls ``visit(map, x)`` for the map of an RoI and every `STEP` columns from x of its span."""
-    for i, features in enumerate(maps):
+def _for_each_step(cells: Any, r: Array, visit: Callable[[Array], None]) -> None:
+    """Calls ``visit(x)`` for every `STEP` columns from x of the span of an RoI."""
 
-        @pl.when(cells[r, 0] == i)
-        def _(features: Any = features) -> None:
-            @pl.loop(0, cells[r, 2])
-            def _(step: Array) -> None:
-                visit(features, pl.multiple_of(cells[r, 1] + step * STEP, ALIGNMENT))
+    @pl.loop(0, cells[r, 2])
+    def _(step: Array) -> None:
+        visit(pl.multiple_of(cells[r, 1] + step * STEP, SUBLANES))
+
+
+def _on_map(cells: Any, r: Array, maps: Sequence[Any], visit: Callable[[Any, Array], None]) -> None:
+    """Calls ``visit(map, x)`` for each step, with the map of the RoI."""
+    for i, x in enumerate(maps):
+        pl.when(cells[r, 0] == i)(partial(_for_each_step, cells, r, partial(visit, x)))
 
 
 def _tap(
@@ -170,6 +170,18 @@ def _tap(
     """Cell and weight of tap t of a row of bins, or of a column; columns count on from the rows."""
     i = line * num_taps + t
     return cells[r, NUM_HEADERS + i], weights[r, i]
+
+
+def _add(total: Any, terms: list[tuple[Any, Array]]) -> None:
+    """Adds a sample's terms to its upper and its lower cell.
+
+    Accesses of unknown cells run one after the other. To read both cells before writing them halves
+    this chain. At the end of a map both are the same cell, of which the upper has no weight: it is
+    written first.
+    """
+    sums = [(index, total[index] + term) for index, term in terms]
+    for index, value in sums:
+        total[index] = value
 
 
 def _band(column: Array, height: int) -> Any:
@@ -184,7 +196,7 @@ def _height(rule: Rule) -> int:
 def _block(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """The shape of a map in VMEM: the last step of an RoI may reach beyond the map."""
     height, width, _ = shape
-    return height, (ceil_div(width, ALIGNMENT) - 1) * ALIGNMENT + STEP, LANES
+    return height, (ceil_div(width, SUBLANES) - 1) * SUBLANES + STEP, LANES
 
 
 def _scratch(shapes: list[tuple[int, ...]], rule: Rule) -> list[Any]:
@@ -204,7 +216,7 @@ def _scalars(rois: RoIs, rule: Rule) -> tuple[Int[Array, "r k"], Float[Array, "r
     """The taps of each RoI, rows first: cells, behind the headers, and weights."""
     rows, _, _ = _within_span(axis_taps(rois.rows, rule))
     columns, first, last = _within_span(axis_taps(rois.columns, rule))
-    first = first // ALIGNMENT * ALIGNMENT
+    first = first // SUBLANES * SUBLANES
     headers = jnp.stack([rois.maps, first, ceil_div(last + 1 - first, STEP)], axis=1)
     flat = jax.tree.map(lambda x: x.reshape(len(x), -1), (rows, columns))
     cells = jnp.concatenate([headers, *(taps.cells for taps in flat)], axis=1)

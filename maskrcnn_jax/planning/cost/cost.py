@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from maskrcnn_jax.planning.cost import chips, gpu, launches, tpu
+from maskrcnn_jax.planning import chips
+from maskrcnn_jax.planning.cost import bundles, gpu, launches, tpu
 from maskrcnn_jax.planning.cost.launches import Launches
 from maskrcnn_jax.planning.cost.schedule import Item, Loop
 from maskrcnn_jax.planning.hlo import Program
@@ -31,8 +32,7 @@ class Cost(NamedTuple):
     @property
     def estimate(self) -> float:
         """Seconds by the compiler, uncorrected; what it gives none for is priced as in `busy`."""
-        prices = [(item.turns, item.price) for item in self.items]
-        return sum(n * (x.seconds if x.estimate is None else x.estimate) for n, x in prices)
+        return sum(row.estimate for row in group(self.items, lambda item: item.stage).values())
 
     def total(self, field: str) -> float:
         """The sum of a field of `Price` over all runs of all instructions."""
@@ -54,22 +54,19 @@ class Row(NamedTuple):
     runs: float = 0.0  # Of all instructions, in one step.
 
 
-def read(device_kind: str, program: Program, dump: Path | None = None) -> Cost:
+def read(chip: chips.TPU | chips.GPU, program: Program, dump: Path | None = None) -> Cost:
     """Prices a compiled program.
 
     Args:
-        device_kind: The chip that it was compiled for, `jax.Device.device_kind`.
+        chip: The chip that it was compiled for, from `chips.find`.
         program: The program.
-        dump: Of a program for GPUs, the folder of the option ``xla_dump_to``.
-
-    Raises:
-        ValueError: There are no prices for the chip.
+        dump: The folder into which the compiler wrote: libtpu with `bundles.FLAGS`, or XLA for GPUs
+            with the option ``xla_dump_to``. A TPU's program has prices without it.
     """
-    chip = chips.find(device_kind)
     if isinstance(chip, chips.TPU):
-        items, loops = tpu.read(program, chip)
+        items, loops = tpu.read(program, chip, bundles.read_dump(dump, program))
         return Cost(chip, sum(item.seconds for item in items), items, loops, None)
-    launched = launches.read_dump(dump, program)
+    launched = launches.read(launches.find_dump(dump).read_text(), program)
     num_sorts = sum(1 for x in program.instructions.values() if x.opcode == "sort")
     items, loops = gpu.read(program, chip, max(launched.sort_kernels / max(num_sorts, 1), 1.0))
     busy = sum(item.seconds for item in items)

@@ -6,10 +6,12 @@ modelled: what stays in L2 between two kernels counts as read from memory.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
+from maskrcnn_jax.planning import collectives
+from maskrcnn_jax.planning.chips import GPU
 from maskrcnn_jax.planning.cost import schedule
-from maskrcnn_jax.planning.cost.chips import GPU
 from maskrcnn_jax.planning.cost.schedule import Price, Schedule
 from maskrcnn_jax.planning.hlo import Instruction, Program
 from maskrcnn_jax.planning.shapes import Array, arrays, num_bytes
@@ -28,26 +30,14 @@ FREE = {
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"),
     *("fusion-done", "copy-done", "partition-id", "replica-id"),
 }
-COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 GRADIENTS = {"Filter": "convolution, by kernel", "dInput": "convolution, by input"}
-KINDS = {
-    "scatter": "scatter",
-    "sort": "sort",
-    "gather": "gather",
-    "dot": "product",
-    "reduce": "reduction",
-    "transpose": "layout",
-}
+# The kind of a fusion is that of the first of these that it contains.
+FIRST = ("scatter", "sort", "gather", "dot", "reduce", "transpose")
+KINDS = {"dot": "product", "reduce": "reduction", "transpose": "layout"}
 
 
 def read(program: Program, gpu: GPU, kernels_per_sort: float) -> Schedule:
-    """Prices a program that XLA compiled for a GPU.
-
-    Args:
-        program: The program.
-        gpu: The card.
-        kernels_per_sort: How often a sort reads and writes its arrays, on average.
-    """
+    """Prices a program; a sort reads and writes its arrays ``kernels_per_sort`` times."""
     return schedule.read(program, partial(price, program, gpu, kernels_per_sort), ASSUMED_TURNS)
 
 
@@ -59,32 +49,45 @@ def price(
     if opcode in FREE:
         return None
     shapes = program.operand_shapes(instruction)
-    read = sum(map(num_bytes, shapes))
+    traffic = sum(map(num_bytes, [instruction.shape, *shapes]))
     body = program.computations.get("".join(instruction.called("calls")), [])
-    flops, seconds, traffic = 0.0, 0.0, read + num_bytes(instruction.shape)
-    if opcode.startswith(COLLECTIVES):
+    if opcode.startswith(collectives.KINDS):
         return Price("collective", 0.0, overlapped=traffic)
-    if target.startswith("__cudnn$conv") or "matmul" in target or "gemm" in target:
-        is_convolution = target.startswith("__cudnn$conv")
-        kind = GRADIENTS.get(target[-6:], "convolution") if is_convolution else "product"
-        result = arrays(instruction.shape)[0]  # Working memory lies beside it.
-        traffic = read + result.bytes
-        operands = [arrays(shape)[0] for shape in shapes[:2]]
-        work = _convolution if is_convolution else _product
-        flops, waste = work(instruction, *operands, result, gpu)
-        waste *= _slowdown(instruction, operands[0])
-        seconds = flops * waste / (gpu.convolution_rate if is_convolution else gpu.product_rate)
-    elif body:
-        traffic = _fusion_traffic(instruction, shapes, body)
+    if target.startswith("__cudnn$conv"):
+        kind = GRADIENTS.get(target[-6:], "convolution")
+        return _of_product(kind, instruction, shapes, _convolution, gpu.convolution_rate, gpu)
+    if "matmul" in target or "gemm" in target:
+        return _of_product("product", instruction, shapes, _product, gpu.product_rate, gpu)
+    if body:
+        traffic = _fusion_traffic(instruction, body)
         opcodes = {x.opcode for x in body}
-        kind = next((KINDS[name] for name in KINDS if name in opcodes), "elementwise")
+        opcode = next((name for name in FIRST if name in opcodes), "elementwise")
+        kind = KINDS.get(opcode, opcode)
         if traffic < SMALL and kind not in ("scatter", "sort", "gather"):
             kind = "small"
     else:
         kind = {"copy": "layout", "custom-call": f"kernel {target}"}.get(opcode, opcode)
-    seconds = max(seconds, traffic / gpu.copy_rate, KERNEL)
-    if "sort" in kind:
-        seconds *= kernels_per_sort
+    seconds = max(traffic / gpu.copy_rate, KERNEL)
+    return Price(kind, seconds * (kernels_per_sort if kind == "sort" else 1), traffic=traffic)
+
+
+def _of_product(
+    kind: str,
+    instruction: Instruction,
+    shapes: list[str],
+    count: Callable[..., tuple[float, float]],
+    rate: float,
+    gpu: GPU,
+) -> Price:
+    """The price of a call of cuBLAS or cuDNN; ``count`` gives operations and their waste."""
+    left, right = (arrays(shape)[0] for shape in shapes[:2])
+    result = arrays(instruction.shape)[0]  # Working memory lies beside it.
+    traffic = sum(map(num_bytes, shapes)) + result.bytes
+    flops, waste = count(instruction, left, right, result, gpu)
+    if left.dtype == "f32":
+        is_exact = "highest" in instruction.attributes.lower()
+        waste *= FLOAT32_SLOWDOWN if is_exact else TF32_SLOWDOWN
+    seconds = max(flops * waste / rate, traffic / gpu.copy_rate, KERNEL)
     return Price(kind, seconds, flops=flops, traffic=traffic)
 
 
@@ -105,10 +108,9 @@ def _convolution(
 ) -> tuple[float, float]:
     """The same for a convolution or one of its gradients."""
     direction = instruction.target[-6:]
-    # Features of the result per position, and the kernel, of the forward convolution.
-    kernel, outputs = {"Filter": (result, right), "dInput": (right, left)}.get(
-        direction, (right, result)
-    )
+    # The kernel and the result of the forward convolution.
+    roles = {"Filter": (result, right), "dInput": (right, left)}
+    kernel, outputs = roles.get(direction, (right, result))
     features = kernel.sides[instruction.find(r"dim_labels=\w+?_(\w+)->").index("o")]
     flops = 2.0 * outputs.elements * kernel.elements / features
     if direction == "Filter":
@@ -124,14 +126,7 @@ def _waste(rows: int, columns: int, gpu: GPU) -> float:
     return rounds * min(1 / filled, MAX_WASTE)
 
 
-def _slowdown(instruction: Instruction, operand: Array) -> float:
-    if operand.dtype != "f32":
-        return 1.0
-    is_exact = "highest" in instruction.attributes.lower()
-    return FLOAT32_SLOWDOWN if is_exact else TF32_SLOWDOWN
-
-
-def _fusion_traffic(fusion: Instruction, shapes: list[str], body: list[Instruction]) -> float:
+def _fusion_traffic(fusion: Instruction, body: list[Instruction]) -> float:
     """Bytes that a fusion moves; of arrays that it picks from or adds to, only the picked part."""
     by_name = {x.name: x for x in body}
     needed = dict.fromkeys(by_name, 0.0)  # The share of each array that is read or written.

@@ -26,8 +26,8 @@ class Launches(NamedTuple):
     sort_kernels: int
 
 
-def read_dump(folder: Path, program: Program) -> Launches:
-    """Reads the launches of the largest program that XLA compiled into a folder.
+def find_dump(folder: Path) -> Path:
+    """The file with the thunks of the largest program that XLA compiled into a folder.
 
     Raises:
         FileNotFoundError: This version of XLA wrote no sequence of thunks.
@@ -35,7 +35,7 @@ def read_dump(folder: Path, program: Program) -> Launches:
     for pattern in DUMPS:
         # Small programs may be compiled on the way.
         if files := sorted(folder.glob(pattern), key=lambda path: path.stat().st_size):
-            return read(files[-1].read_text(), program)
+            return files[-1]
     raise FileNotFoundError(f"XLA wrote no sequence of thunks into {folder}")
 
 

@@ -1,7 +1,6 @@
 """Multiplications of the matrix products and convolutions in a compiled program."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -52,21 +51,23 @@ def _dot(instruction: Instruction, left: Array, right: Array) -> Product:
 
     depth, groups = product("lhs_contracting_dims"), product("lhs_batch_dims")
     rows, columns = (side.elements // (depth * groups) for side in (left, right))
-    return Product(groups, rows, columns, depth)
+    return Product(groups, rows, columns, float(depth))
 
 
 def _convolution(instruction: Instruction, left: Array, kernel: Array, result: Array) -> Product:
     labels = instruction.find(r"dim_labels=(\w+_\w+->\w+)")
-    of_left, rest = labels.split("_")
-    of_kernel, of_result = rest.split("->")
-    window = _window(instruction)
+    of_left, of_kernel, of_result = labels.replace("->", "_").split("_")
+    window = instruction.find(r"window=\{([^}]*)\}")
+    fields = {"stride": "", "lhs_dilate": "", "rhs_dilate": "", "pad": ""}
+    fields |= dict(field.split("=", 1) for field in window.split())
     groups, rows = 1, result.sides[of_result.index("b")]
     depth = float(kernel.sides[of_kernel.index("i")])
-    for axis in range(sum(label.isdigit() for label in of_kernel)):
+    for axis in range(len(of_kernel) - 2):
         width = kernel.sides[of_kernel.index(str(axis))]
         length = result.sides[of_result.index(str(axis))]
         cells = left.sides[of_left.index(str(axis))]
-        pairs = _pairs(cells, width, length, *(window(name, axis) for name in _WINDOW))
+        steps = (_number(fields[name], axis, 1) for name in ("stride", "lhs_dilate", "rhs_dilate"))
+        pairs = _pairs(cells, width, length, *steps, pad=_number(fields["pad"], axis, 0))
         # For TPUs XLA writes a batch of products so: each tap meets one cell of one position.
         if width > 1 and width == length == pairs:
             groups *= length
@@ -76,20 +77,9 @@ def _convolution(instruction: Instruction, left: Array, kernel: Array, result: A
     return Product(groups, rows, result.sides[of_result.index("f")], depth)
 
 
-_WINDOW = ("stride", "lhs_dilate", "rhs_dilate", "pad")
-
-
-def _window(instruction: Instruction) -> Callable[[str, int], int]:
-    """A function from field and axis of the window to the number; of ``pad`` the lower one."""
-    text = instruction.find(r"window=\{([^}]*)\}")
-    fields = dict(field.split("=", 1) for field in text.split())
-
-    def number(name: str, axis: int) -> int:
-        if name not in fields:
-            return 0 if name == "pad" else 1
-        return int(fields[name].split("x")[axis].split("_")[0])
-
-    return number
+def _number(field: str, axis: int, default: int) -> int:
+    """Of ``2x3`` or ``1_1x0_2`` the number of an axis, and of padding the lower one."""
+    return int(field.split("x")[axis].split("_")[0]) if field else default
 
 
 def _pairs(

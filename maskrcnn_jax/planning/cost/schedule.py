@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from maskrcnn_jax.planning.cost import origins
+from maskrcnn_jax.planning import origins
 from maskrcnn_jax.planning.hlo import Instruction, Program
 
 
@@ -16,6 +16,7 @@ class Price(NamedTuple):
     flops: float = 0.0  # Operations of products, without padding.
     traffic: float = 0.0  # Bytes read from and written to HBM.
     overlapped: float = 0.0  # Bytes that travel beside other instructions, at no cost in time.
+    basis: str = "roofline"  # What the time follows from.
 
 
 class Item(NamedTuple):
@@ -38,7 +39,7 @@ class Loop(NamedTuple):
     """A loop whose end depends on data."""
 
     source: str
-    turns: float  # Assumed.
+    turns: int  # Assumed.
 
 
 class Schedule(NamedTuple):
@@ -49,7 +50,7 @@ class Schedule(NamedTuple):
 
 
 def read(
-    program: Program, price: Callable[[Instruction], Price | None], assumed_turns: float
+    program: Program, price: Callable[[Instruction], Price | None], assumed_turns: int
 ) -> Schedule:
     """Prices all instructions of a program; of the branches of a condition the dearest.
 

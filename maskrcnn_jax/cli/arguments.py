@@ -1,0 +1,251 @@
+"""The arguments of the commands of `maskrcnn-jax`, but for those of `data`."""
+
+from typing import Any
+
+from maskrcnn_jax.cli.argument_types import bucket, fraction, given, path, positive, up_to
+
+WEIGHTS = (
+    "directory of a training run, or of one of its checkpoints (RUN/checkpoints/STEP); or a weight "
+    "file of ours, torchvision, Detectron2 or MMDetection (.npz, .pth, .safetensors, .pkl); or "
+    "COCO_V1 or V2_COCO_V1: torchvision's maskrcnn_resnet50_fpn and maskrcnn_resnet50_fpn_v2, "
+    "downloaded once; or a name such as detectron2:mask_rcnn_R_50_FPN_3x or "
+    "mmdet:mask-rcnn_r50_fpn_1x_coco"
+)
+AUGMENT = "join the detections of every image in three sizes and mirrored: slower, and more exact"
+RANDOM_MODELS = ("v1", "v1-batch-norm", "v2", "faster-v1", "faster-v2")  # `recipe.VARIANTS`.
+
+_MAX_BATCH_SIZE = 1024  # A batch of images of usual sizes already takes gigabytes.
+
+
+def add_predict(commands: Any) -> None:
+    parser = commands.add_parser("predict", help="find objects in images and videos, and draw them")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=given,
+        metavar="IMAGE",
+        help="or a video, a folder of them, or a pattern such as 'photos/**/*.jpg'",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--weights", type=given, metavar="W", help=WEIGHTS)
+    source.add_argument(
+        "--artifact",
+        type=path,
+        metavar="FILE",
+        help="instead: a file of `maskrcnn-jax export`",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=path,
+        metavar="DIR",
+        help="for drawings and detections.json",
+    )
+    parser.add_argument(
+        "--score-threshold",
+        default=0.5,
+        type=fraction,
+        metavar="S",
+        help="from 0 to 1 (default: 0.5)",
+    )
+    parser.add_argument("--augment", action="store_true", help=AUGMENT)
+    parser.add_argument(
+        "--top-k",
+        type=positive,
+        metavar="N",
+        help="at most so many objects per image, the best",
+    )
+    parser.add_argument(
+        "--ids", type=path, metavar="JSON", help="take image ids from this file, in COCO's format"
+    )
+    _add_force(parser, "files in DIR that predict has not written, but never an input")
+
+
+def add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate", help="measure COCO box and mask AP on a validation set"
+    )
+    parser.add_argument("--weights", required=True, type=given, metavar="W", help=WEIGHTS)
+    parser.add_argument(
+        "--config",
+        type=path,
+        metavar="FILE",
+        help="take data, detection and execution from this one; weights need it",
+    )
+    parser.add_argument("--augment", action="store_true", help=AUGMENT)
+    parser.add_argument("--per-class", action="store_true", help="also the AP of each class")
+    parser.add_argument(
+        "--output",
+        type=path,
+        metavar="DIR",
+        help="for the json files (default: the run directory, or this one)",
+    )
+    parser.add_argument(
+        "--report",
+        type=path,
+        metavar="FILE",
+        help="write a page with tables, curves and drawings there (.html)",
+    )
+    _add_force(parser, "files that evaluate has not written, but never an input")
+
+
+def add_convert(commands: Any) -> None:
+    parser = commands.add_parser(
+        "convert", help="write weights for torchvision, or for this program"
+    )
+    parser.add_argument("weights", type=given, metavar="IN", help=WEIGHTS)
+    parser.add_argument(
+        "output",
+        type=path,
+        metavar="OUT",
+        help=".pth or .safetensors with torchvision's names, .npz with ours",
+    )
+    _add_force(parser, "OUT, whoever has written it, but never an input")
+    rules = parser.add_mutually_exclusive_group()
+    rules.add_argument(
+        "--d2-config",
+        type=path,
+        metavar="FILE",
+        help="the config.yaml of a file of Detectron2: take its settings instead of inferring them",
+    )
+    rules.add_argument(
+        "--mmdet-config",
+        type=path,
+        metavar="FILE",
+        help="the same for MMDetection: a config as its tools print it; it is not run",
+    )
+    rules.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="of a file of Detectron2 or MMDetection, such as mmdet_r50_caffe_fpn: take its pixel "
+        "statistics, strides and rules instead of inferring them",
+    )
+    parser.add_argument(
+        "--channel-order",
+        choices=("RGB", "BGR"),
+        help="in which the network of such a file reads its channels",
+    )
+
+
+def add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export", help="write a model that runs without this program's code, on any device"
+    )
+    parser.add_argument("--weights", required=True, type=given, metavar="W", help=WEIGHTS)
+    parser.add_argument("output", type=path, metavar="OUT", help="ends in .npz")
+    parser.add_argument(
+        "--size",
+        action="append",
+        type=bucket,
+        metavar="HxW",
+        help="of padded images, multiples of 32; may be given several times "
+        "(default: data.test_buckets of the model)",
+    )
+    parser.add_argument(
+        "--batch",
+        default=1,
+        type=up_to(_MAX_BATCH_SIZE),
+        metavar="N",
+        help="images at once (default: 1)",
+    )
+    parser.add_argument(
+        "--input",
+        default="float32",
+        choices=("float32", "uint8"),
+        help="of images (default: float32, in [0, 1])",
+    )
+    parser.add_argument(
+        "--score-threshold",
+        type=fraction,
+        metavar="S",
+        help="where the caller gives none (default: the model's)",
+    )
+    _add_force(parser, "OUT, whoever has written it, but never an input")
+
+
+def add_parity(commands: Any) -> None:
+    parser = commands.add_parser(
+        "parity", help="compare with torchvision, which must be installed, and report"
+    )
+    parser.add_argument("images", nargs="+", type=path, metavar="IMAGE")
+    weights = parser.add_mutually_exclusive_group(required=True)
+    weights.add_argument("--weights", type=given, metavar="W", help=WEIGHTS)
+    weights.add_argument("--random", choices=RANDOM_MODELS, help="random weights of this model")
+    parser.add_argument("--seed", default=0, type=int, help="of the random weights (default: 0)")
+    parser.add_argument(
+        "--short-side", default=800, type=int, metavar="PX", help="of resized images (default: 800)"
+    )
+    parser.add_argument(
+        "--max-long-side", default=1333, type=int, metavar="PX", help="at most (default: 1333)"
+    )
+    parser.add_argument(
+        "--output", type=path, metavar="FILE", help="write the report there as JSON, too"
+    )
+    _add_force(parser, "FILE, whoever has written it, but never an image")
+
+
+def add_plan(commands: Any) -> None:
+    parser = commands.add_parser(
+        "plan", help="compile training or detection for other devices, and print its cost"
+    )
+    parser.add_argument(
+        "--config", required=True, type=path, metavar="FILE", help="experiment, as for train.py"
+    )
+    devices = parser.add_mutually_exclusive_group(required=True)
+    devices.add_argument(
+        "--topology", metavar="T", help="TPU slice, such as v5e:16x16; needs libtpu, but no TPU"
+    )
+    devices.add_argument(
+        "--gpu", metavar="NAME", help="h100 or h200; needs NVIDIA's compiler, but no card"
+    )
+    devices.add_argument(
+        "--devices", type=positive, metavar="N", help="this machine's; simulated if it has fewer"
+    )
+    parser.add_argument(
+        "--gpu-count", default=1, type=positive, metavar="N", help="of --gpu (default: 1)"
+    )
+    parser.add_argument(
+        "--batch-per-device",
+        type=positive,
+        metavar="N",
+        help="images (default: batch_size divided, or 1)",
+    )
+    parser.add_argument(
+        "--program",
+        default="train",
+        choices=("train", "detect"),
+        help="the training step (default), or detection",
+    )
+    parser.add_argument(
+        "--stage",
+        metavar="NAME",
+        help="one stage of it, on one device, with its gradient in training: backbone, fpn, rpn, "
+        "roi_align, box_head, mask_head, anchor_targets, proposals, roi_targets, mask_targets, "
+        "detections",
+    )
+    parser.add_argument(
+        "--cost",
+        action="store_true",
+        help="predict the time, by stage, kind and instruction",
+    )
+    parser.add_argument(
+        "--bucket",
+        type=bucket,
+        metavar="HxW",
+        help="of images (default: the first of data.buckets)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change the config: model.dtype=bfloat16",
+    )
+    parser.add_argument(
+        "--output", type=path, metavar="FILE", help="write the numbers there as JSON, too"
+    )
+    _add_force(parser, "FILE, whoever has written it, but never the config")
+
+
+def _add_force(parser: Any, what: str) -> None:
+    parser.add_argument("--force", action="store_true", help=f"replace {what}")

@@ -1,0 +1,41 @@
+"""How `train.py` ends: one message and an exit code for everything a user can mend."""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+
+from maskrcnn_jax import distributed
+from maskrcnn_jax.cli import config_file, memory
+
+
+def leave(code: int) -> None:
+    """Exits. One of several processes exits at once: a normal exit waits for the others."""
+    sys.stderr.flush()
+    sys.stdout.flush()
+    if distributed.started() and jax.process_count() > 1:
+        os._exit(code)
+    sys.exit(code)
+
+
+def explain(error: Exception, arguments: list[str]) -> Exception:
+    """The mistake in the config file if there is one, since the flags report it less clearly."""
+    for argument in arguments:
+        if argument.lstrip("-").startswith("config="):
+            try:
+                config_file.read(Path(argument.partition("=")[2]))
+            except (OSError, ValueError) as reason:
+                return reason
+    return error
+
+
+def refuse(error: Exception) -> int:
+    """Prints one message, and returns the exit code 2."""
+    # The text of a KeyError is its message in quotes.
+    message = error.args[0] if isinstance(error, KeyError) else error
+    if memory.ran_out(error):
+        message = memory.explain(error)
+    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+    print(f"train.py: {message}{notes}", file=sys.stderr)
+    return 2

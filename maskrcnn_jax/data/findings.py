@@ -1,0 +1,70 @@
+"""What is wrong with the entries of an annotation file: one warning for each kind."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+_NUM_NAMED = 10  # A message about many entries names at most this many.
+_MAX_NAME = 40  # Characters of an id in a message.
+
+_logger = logging.getLogger(__name__)
+
+
+class Findings:
+    """Collects the ids of odd entries by kind. An entry counts once, under its first kind.
+
+    A kind is a phrase in the plural, such as "annotations whose box is empty".
+    """
+
+    def __init__(self) -> None:
+        self._ids: dict[str, dict[Any, None]] = {}
+        self._known: set[tuple[str, Any]] = set()
+
+    def add(self, kind: str, entry_id: Any, of: str = "annotation") -> None:
+        """Notes an entry.
+
+        Args:
+            kind: What is wrong, and what follows from it.
+            entry_id: The id in the file.
+            of: The word before the id, "annotation" or "image".
+        """
+        if (of, entry_id) in self._known:
+            return
+        self._known.add((of, entry_id))
+        self._ids.setdefault(f"{kind}: {of} id", {})[entry_id] = None
+
+    def __bool__(self) -> bool:
+        return bool(self._ids)
+
+    def lines(self) -> list[str]:
+        """One line for each kind: the number of entries and the first ids."""
+        return [f"{len(ids)} {kind} {named(ids)}" for kind, ids in self._ids.items()]
+
+    def report(self, path: Any, strict: bool = False) -> None:
+        """Logs a warning for each kind.
+
+        Args:
+            path: The annotation file, named in each warning.
+            strict: Whether to raise ValueError with all lines instead.
+        """
+        if strict and self:
+            raise ValueError(f"{path}, read strictly: " + "; ".join(self.lines()))
+        for line in self.lines():
+            _logger.warning("%s: %s", path, line)
+
+
+def named(ids: Iterable[Any]) -> str:
+    """The first ids in one line."""
+    ids = list(ids)
+    shown = [short(entry_id) for entry_id in ids[:_NUM_NAMED]]
+    return ", ".join(shown) + (", ..." if len(ids) > _NUM_NAMED else "")
+
+
+def short(value: Any, length: int = _MAX_NAME) -> str:
+    """A value of the user's for a message, cut to a number of characters."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except ValueError:  # Python refuses to print integers of thousands of digits.
+        text = "a number of thousands of digits"
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"

@@ -1,0 +1,83 @@
+"""Finds the image files of an annotation file, which may write their names in another notation."""
+
+import difflib
+import os
+import unicodedata
+from pathlib import Path
+from urllib.parse import unquote
+
+_NUM_SUGGESTED = 3
+
+
+class ImageFolder:
+    """The files of a folder by name.
+
+    A name that no file has is compared without regard to notation: backslashes, percent signs, the
+    composition of Unicode letters, upper and lower case, the form of the suffix, and leading
+    folders. It stands for a file if only one fits.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._found: dict[str, Path] = {}
+        self._index: dict[str, list[str]] | None = None  # File names by plain name; made late.
+
+    def path(self, name: str) -> Path:
+        """The file of a name; the path of the name itself if there is none."""
+        if name not in self._found:
+            self._found[name] = self._find(name)
+        return self._found[name]
+
+    def renamed(self, names: list[str]) -> list[str]:
+        """Those of the names whose file is written otherwise."""
+        return [name for name in names if self.path(name) != self.folder / name]
+
+    def suggestions(self, name: str) -> list[str]:
+        """Names of files that may be meant."""
+        index = self._indexed()
+        same = index.get(_plain(name), [])
+        if same:
+            return same[:_NUM_SUGGESTED]
+        known = list(index)[:2000]
+        close = difflib.get_close_matches(_plain(name), known, _NUM_SUGGESTED, cutoff=0.8)
+        return [index[plain][0] for plain in close]
+
+    def _find(self, name: str) -> Path:
+        exact = self.folder / name
+        if _is_file(exact) or not self.folder.is_dir():
+            return exact
+        candidates = self._indexed().get(_plain(name), [])
+        if len(candidates) > 1:  # The folders of the name decide.
+            wanted = _steps(name)
+            candidates = [x for x in candidates if _steps(x)[-len(wanted) :] == wanted]
+        return self.folder / candidates[0] if len(candidates) == 1 else exact
+
+    def _indexed(self) -> dict[str, list[str]]:
+        if self._index is None:
+            self._index = {}
+            for folder, _, names in os.walk(self.folder):
+                below = os.path.relpath(folder, self.folder)
+                for name in sorted(names):
+                    path = name if below == "." else os.path.join(below, name)
+                    self._index.setdefault(_plain(name), []).append(path)
+        return self._index
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # A name that is too long, or has a zero character.
+        return False
+
+
+def _steps(name: str) -> list[str]:
+    """The folders and the file name of a path, in one notation."""
+    name = unicodedata.normalize("NFC", unquote(name)).replace("\\", "/").casefold()
+    return [step for step in name.split("/") if step not in ("", ".")]
+
+
+def _plain(name: str) -> str:
+    """A file name without folders and notation."""
+    steps = _steps(name)
+    last = steps[-1] if steps else ""
+    return f"{last.removesuffix('.jpeg')}.jpg" if last.endswith(".jpeg") else last

@@ -1,0 +1,98 @@
+"""The size and the kind of image files by their first bytes, without decoding pixels."""
+
+import os
+import struct
+
+from PIL import Image
+
+_ORIENTATION = 0x0112  # The EXIF tag of the orientation; from 5 on, width and height are swapped.
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+
+# The start of files that are no images, or images that Pillow does not read.
+_KINDS = (
+    (0, b"version https://git-lfs", "a pointer of Git LFS: fetch the file itself (git lfs pull)"),
+    (0, b"<!doctype html", "a web page: download the image itself"),
+    (0, b"<html", "a web page: download the image itself"),
+    (0, b"<?xml", "XML, perhaps a drawing (SVG): save it as PNG"),
+    (0, b"<svg", "a drawing (SVG): save it as PNG"),
+    (0, b"%pdf", "a PDF: save its pages as PNG"),
+    (0, b"pk\x03\x04", "a zip archive: unpack it"),
+    (0, b"\xff\x0a", "JPEG XL: convert it to JPEG or PNG"),
+    (4, b"ftypheic", "HEIC, as iPhones write: convert it to JPEG"),
+    (4, b"ftypheix", "HEIC: convert it to JPEG"),
+    (4, b"ftypmif1", "HEIF: convert it to JPEG"),
+    (4, b"ftypmsf1", "HEIF: convert it to JPEG"),
+    (4, b"ftypcrx ", "a camera's raw file: develop it to JPEG or PNG"),
+    (4, b"ftyp", "a video or an image that Pillow does not know: convert it to JPEG"),
+)
+
+
+def explain(content: bytes) -> str:
+    """What a file seems to be that Pillow cannot read, and what to do."""
+    if not content:
+        return "it is empty (0 bytes): copy or download it again"
+    if not content.strip(b"\0"):
+        return "it has only zeros: copy or download it again"
+    start = content[:64].lower()
+    for offset, magic, kind in _KINDS:
+        if start[offset:].startswith(magic):
+            return f"it is {kind}"
+    if start[:4] in (b"ii*\0", b"mm\0*"):
+        return f"it is {_tiff(content)}"
+    return "it is in no format that Pillow knows"
+
+
+def _tiff(content: bytes) -> str:
+    """Describes the pixels of a TIFF that Pillow does not read."""
+    try:
+        tags = _tiff_tags(content)
+    except (struct.error, IndexError):
+        return "a TIFF whose header is broken: save it again, as PNG"
+    bits, bands = tags.get(258, 1), tags.get(277, 1)
+    kind = {2: "signed", 3: "floating-point"}.get(tags.get(339, 1), "whole")
+    return (
+        f"a TIFF of {bands} bands of {bits}-bit {kind} numbers: save it with 3 bands or 1, "
+        "of 8 bits each"
+    )
+
+
+def _tiff_tags(content: bytes) -> dict[int, int]:
+    """The first value of each tag of the first page of a TIFF, for whole numbers."""
+    order = "<" if content[:1] == b"I" else ">"
+    (offset,) = struct.unpack_from(f"{order}I", content, 4)
+    (count,) = struct.unpack_from(f"{order}H", content, offset)
+    tags = {}
+    for i in range(count):
+        at = offset + 2 + 12 * i
+        tag, kind, number = struct.unpack_from(f"{order}HHI", content, at)
+        if kind == 3 and number > 2:  # 16-bit numbers that do not fit into the entry.
+            (at,) = struct.unpack_from(f"{order}I", content, at + 8)
+            tags[tag] = struct.unpack_from(f"{order}H", content, at)[0]
+        elif kind in (3, 4):
+            tags[tag] = struct.unpack_from(order + "HI"[kind - 3], content, at + 8)[0]
+    return tags
+
+
+def size(opened: Image.Image) -> tuple[int, int]:
+    """Height and width of an opened image after its EXIF rotation, from its header."""
+    width, height = opened.size
+    if opened.format == "PNG" and "exif" not in opened.info:
+        return height, width  # Pillow would decode the pixels to look for EXIF data behind them.
+    swapped = opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (width, height) if swapped else (height, width)
+
+
+def is_cut(path: str | os.PathLike[str], kind: str | None) -> bool:
+    """Whether a file lacks the end that its format asks for. Few whole files lack it.
+
+    Args:
+        path: The file.
+        kind: Pillow's name of the format.
+    """
+    end = _ENDS.get(kind or "")
+    if end is None:
+        return False
+    with open(path, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(file.tell() - len(end), 0))
+        return file.read() != end

@@ -1,0 +1,94 @@
+"""The images that a run leaves out, because they could not be used when it began.
+
+The list stands in the run directory. Every resumption and every process takes it from there, so all
+of them see the same data sets.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from maskrcnn_jax import distributed
+from maskrcnn_jax.config import DataConfig
+from maskrcnn_jax.data import checks
+from maskrcnn_jax.data.dataset import Dataset
+
+NAME = "left_out.json"
+
+LeftOut = dict[str, dict[int, str]]  # "train" and "val": the reason by image id.
+# Shows the progress of a number of images.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
+
+
+def find(
+    directory: str | Path, config: DataConfig, train: Dataset, val: Dataset, progress: Progress
+) -> LeftOut:
+    """Reads the list of a run, or looks at the headers of all images if there is none.
+
+    Only process 0 looks; all processes must call this.
+
+    Args:
+        directory: The run directory, which need not exist.
+        config: Names the files that the list is for.
+        train: The training images.
+        val: The validation images.
+        progress: Shows how many images were looked at.
+
+    Raises:
+        ValueError: More than half of the images of a set cannot be used, or one cannot and
+            ``config.strict`` is set.
+    """
+    found: list[Any] = []
+    if distributed.is_first():
+        known = _read(Path(directory) / NAME, config)
+        try:
+            found = [known or {"sets": _look({"train": train, "val": val}, config, progress)}]
+        except ValueError as error:
+            found = [{"error": str(error)}]
+    (found,) = distributed.gather(found)
+    if "error" in found:
+        raise ValueError(found["error"])
+    pairs = found["sets"].items()
+    return {name: {int(i): reason for i, reason in bad.items()} for name, bad in pairs}
+
+
+def _look(sets: dict[str, Dataset], config: DataConfig, progress: Progress) -> LeftOut:
+    found = {}
+    for name, dataset in sets.items():
+        if not (len(dataset) and hasattr(dataset, "check")):  # There are no files to look at.
+            found[name] = {}
+            continue
+        what = f"images of data.{name}_annotations"
+        with progress(f"check {name}", len(dataset)) as advance:
+            found[name] = checks.find_bad(dataset, advance=advance)
+        checks.check_few(found[name], len(dataset), what)
+        if config.strict and found[name]:
+            counted = f"{len(found[name])} of {len(dataset)} {what}"
+            raise ValueError(f"{counted} cannot be used: {checks.summary(found[name])}")
+    return found
+
+
+def write(directory: str | Path, config: DataConfig, left_out: LeftOut) -> None:
+    """Writes the list of a run. Raises OSError if that fails."""
+    content = {"files": _files(config), "sets": left_out}
+    temporary = Path(directory) / f"{NAME}.tmp"
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(Path(directory) / NAME)
+
+
+def _read(path: Path, config: DataConfig) -> dict[str, Any] | None:
+    """The list, or None if there is none for these files."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if content["files"] == _files(config) and content["sets"] else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a list of left-out images: {error!r}") from error
+
+
+def _files(config: DataConfig) -> list[str]:
+    train, val = config.train_images, config.val_images
+    return [config.source, train, config.train_annotations, val, config.val_annotations]

@@ -1,0 +1,56 @@
+"""Checks that the files of a checkpoint are as long as its index says, without reading arrays.
+
+Orbax writes the arrays of an item into an OCDBT database: an index, whose entries name a file, an
+offset and a length.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import tensorstore
+
+
+def check(item: Path) -> None:
+    """Checks one item of a checkpoint.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: The index cannot be read, a file is too short, or an array has no data. The
+            message begins with a code of tensorstore.
+    """
+    ends: dict[str, int] = defaultdict(int)
+    arrays, with_data = set(), set()
+    for key, location in _entries(item):
+        name, _, last = key.rpartition("/")
+        (arrays if last == ".zarray" else with_data).add(name)
+        if location is not None:
+            file, end = _extent(location)
+            ends[file] = max(ends[file], end)
+    if arrays - with_data or not arrays:
+        raise ValueError(f"DATA_LOSS: {item} has no data of {sorted(arrays - with_data)[:3]}")
+    for file, end in ends.items():
+        size = (item / file).stat().st_size
+        if size < end:
+            raise ValueError(f"DATA_LOSS: {item / file} has {size} bytes of {end}")
+
+
+def _entries(item: Path) -> Iterator[tuple[str, str | None]]:
+    """The keys of the database, and where their values are; None for values in the index."""
+    spec = {"driver": "file", "path": f"{item}/"}
+    base = tensorstore.KvStore.open(spec).result()
+    root = tensorstore.ocdbt.dump(base).result()["versions"][-1]["root"]
+    nodes = [root["location"]] if "location" in root else []
+    while nodes:
+        for entry in tensorstore.ocdbt.dump(base, nodes.pop()).result()["entries"]:
+            if "location" in entry:
+                nodes.append(entry["location"])
+            else:
+                yield entry["key"].decode(), entry.get("indirect_value")
+
+
+def _extent(location: str) -> tuple[str, int]:
+    """The file of a value, relative to the item, and the end of the value in it."""
+    _, folder, file, offset, length = location.split(":")
+    return unquote(folder) + unquote(file), int(offset) + int(length)

@@ -1,0 +1,383 @@
+"""Annotation files as labelling tools write them: read where the meaning is clear, else counted."""
+
+import gzip
+import json
+import time
+
+import numpy as np
+import pytest
+
+from maskrcnn_jax.data import annotations, rle
+from maskrcnn_jax.data.coco import CocoDataset
+
+SQUARE = [10, 5, 30, 5, 30, 25, 10, 25]
+BOX = [10, 5, 20, 20]
+BITMAP = np.zeros((40, 60), np.uint8)
+BITMAP[5:25, 10:30] = 1
+RUNS = rle.encode_bitmap(BITMAP)
+
+
+def annotation(annotation_id, **changes):
+    fields = {"id": annotation_id, "image_id": 1, "category_id": 7, "bbox": list(BOX)}
+    return fields | {"segmentation": [list(SQUARE)], "iscrowd": 0, "area": 400} | changes
+
+
+def content(*objects, images=None, **changes):
+    images = images or [{"id": 1, "file_name": "a.png", "height": 40, "width": 60}]
+    objects = objects or (annotation(1),)
+    found = {"images": images, "annotations": list(objects)}
+    return found | {"categories": [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}]} | changes
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads a content; returns the annotations and the lines about them."""
+
+    def read(written, **options):
+        path = tmp_path / "instances.json"
+        path.write_text(json.dumps(written))
+        found = annotations.read(path, **options)
+        return found.content["annotations"], found.findings.lines()
+
+    return read
+
+
+def without(entry, *keys):
+    return {key: value for key, value in entry.items() if key not in keys}
+
+
+GOOD = content()
+
+
+def test_a_good_file_stays_as_it_is(read):
+    assert read(GOOD) == (GOOD["annotations"], [])
+
+
+POINTS = [[10, 5], [30, 5], [30, 25], [10, 25]]
+ONE_MEANING = {
+    "a flat list": {"segmentation": SQUARE},
+    "one level too many": {"segmentation": [[SQUARE]]},
+    "two levels too many": {"segmentation": [[[SQUARE]]]},
+    "a list of points": {"segmentation": POINTS},
+    "a list of lists of points": {"segmentation": [POINTS]},
+    "JSON in text": {"segmentation": json.dumps([SQUARE])},
+    "numbers as text": {"segmentation": [[str(x) for x in SQUARE]]},
+    "one number as text": {"segmentation": [["10.0", *SQUARE[1:]]]},
+    "compressed run lengths": {"segmentation": RUNS},
+    "the size as text": {"segmentation": RUNS | {"size": ["40", 60.0]}},
+    "the text of bytes": {"segmentation": RUNS | {"counts": str(RUNS["counts"].encode())}},
+    "run lengths in text": {"segmentation": json.dumps(RUNS)},
+    "box as text": {"bbox": [str(x) for x in BOX]},
+    "no box": {"bbox": None},
+    "an empty box": {"bbox": []},
+    "ids as text": {"id": "1", "image_id": "1", "category_id": "7"},
+    "ids as floats": {"id": 1.0, "image_id": 1.0, "category_id": 7.0},
+    "iscrowd as text": {"iscrowd": "0"},
+    "iscrowd as a truth value": {"iscrowd": False},
+    "iscrowd as a word": {"iscrowd": "false"},
+    "no iscrowd": {"iscrowd": None},
+    "no id": {"id": None},
+    "an id that is a word": {"id": "square"},
+    "area as text": {"area": "400"},
+}
+
+
+@pytest.mark.parametrize("changes", ONE_MEANING.values(), ids=list(ONE_MEANING))
+def test_what_has_one_meaning_is_read(read, changes):
+    ((found,), lines) = read(content(annotation(1, **changes)))
+    assert lines == []
+    assert (found["id"], found["image_id"], found["category_id"]) == (1, 1, 7)
+    assert found["bbox"] == BOX and not found.get("iscrowd") and found["area"] == 400
+    mask = rle.decode(found["segmentation"], 40, 60)
+    np.testing.assert_array_equal(mask, BITMAP)
+
+
+def test_boxes_come_from_run_lengths_too(read):
+    bitmap = np.zeros((40, 60), np.uint8)
+    bitmap[3, 8], bitmap[30:32, 20] = 1, 1
+    whole = np.ones((40, 60), np.uint8)
+    masks = [rle.encode_bitmap(x) for x in (bitmap, whole)]
+    objects = [without(annotation(i, segmentation=m), "bbox") for i, m in enumerate(masks)]
+    assert [entry["bbox"] for entry in read(content(*objects))[0]] == [
+        [8, 3, 13, 29],
+        [0, 0, 60, 40],
+    ]
+
+
+COSTS_ITSELF = {
+    "fewer than 3 points": {"segmentation": [[1, 1, 4, 4]]},
+    "an odd number of values": {"segmentation": [[1, 1, 4, 4, 5, 6, 7]]},
+    "no numbers": {"segmentation": [[1, 1, 4, True, 5, 6]]},
+    "or that no image can have": {"segmentation": [[1, 1, 4, 4, 1e300, 6]]},
+    "values that are no numbers, or that no": {"segmentation": [[1, 1, 4, 4, 10**400, 6]]},
+    "neither polygons nor run lengths": {"segmentation": "none"},
+    "outside of the image": {"segmentation": [[500, 5, 530, 5, 530, 25]]},
+    "lies outside": {"segmentation": [[65, 5, 75, 5, 75, 15]]},  # Near the image.
+    "another size": {"segmentation": RUNS | {"size": [60, 40]}},
+    "do not fit the size": {"segmentation": RUNS | {"counts": "zzz"}},
+    "none of [7, 9]": {"category_id": 8},
+    "neither 0 nor 1": {"iscrowd": 2},
+    "not listed": {"image_id": 3},
+    "neither a box nor a mask": {"bbox": [], "segmentation": []},
+    "not 4 numbers": {"bbox": [1, 2, 3]},
+    "bbox is not 4 numbers": {"bbox": [10**400, 5, 20, 20]},
+    "in pixels|not 4 numbers": {"bbox": {"x": 1}},
+}
+
+
+@pytest.mark.parametrize("kind", COSTS_ITSELF)
+def test_a_bad_annotation_costs_itself(read, kind):
+    bad = [annotation(i, **COSTS_ITSELF[kind]) for i in range(10, 40)]
+    found, lines = read(content(annotation(1), *bad, annotation(50)))
+    used = [entry["id"] for entry in found if entry["segmentation"] and entry["bbox"]]
+    assert {1, 50} <= set(used) and ("4 numbers" in kind or set(used) == {1, 50})
+    (line,) = lines
+    assert line.startswith("30 annotations ") and kind.split("|")[-1] in line
+    assert line.endswith("annotation id 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, ...")
+
+
+@pytest.mark.parametrize("entry", ["text", None, [1]])
+def test_an_entry_that_is_no_object_is_counted(read, entry):
+    found, (line,) = read(content(annotation(1), entry))
+    assert len(found) == 1 and line.endswith("annotation id of number 2")
+
+
+@pytest.mark.parametrize("part", [[30.0, 25.0], [], [1, 2, 3, 4, 5], ["x"] * 6])
+def test_a_stray_part_does_not_cost_the_object(read, part):
+    ((found,), (line,)) = read(content(annotation(5, segmentation=[part, SQUARE])))
+    assert found["segmentation"] == [SQUARE]
+    assert line == (
+        "1 annotations with a part that is no polygon; the part is left out: annotation id 5"
+    )
+
+
+def test_ids_that_are_used_twice_are_given_anew(read):
+    found, lines = read(content(annotation(3), annotation(3), annotation(None), annotation("3")))
+    assert [entry["id"] for entry in found] == [3, 4, 5, 6] and lines == []
+
+
+IMAGE = {"file_name": "a.png", "height": 40, "width": 60}
+OTHER = IMAGE | {"file_name": "b.png"}
+
+
+@pytest.mark.parametrize(
+    "ids, of_object, number",
+    [
+        (("1", "2"), 2, 2),
+        ((1.0, 2.0), "2", 2),
+        (("img_1", "img_2"), "img_2", 2),
+        ((10236529665, 10236529666), 10236529666, 2),
+        ((10236529665, 10236529666), "10236529666", 2),
+        ((10**30, 10**30 + 1), 10**30 + 1, 2),
+        (("01", "1"), "1", 2),
+        (("1", 1), 1, 2),
+        ((-4, 8), -4, -4),
+        (("000000000139", "000000000285"), 285, 285),
+    ],
+)
+def test_image_ids_are_names(tmp_path, ids, of_object, number):
+    images = [IMAGE | {"id": ids[0]}, OTHER | {"id": ids[1]}]
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content(annotation(1, image_id=of_object), images=images)))
+    found = annotations.read(path)
+    assert not found.findings
+    assert [x["image_id"] for x in found.content["annotations"]] == [number]
+    by_id = {x["id"]: x for x in found.content["images"]}
+    assert len(by_id) == 2 and all(isinstance(x, int) for x in by_id)
+    given = by_id[number].get("original_id", number)
+    assert str(given).lstrip("0") == str(of_object).lstrip("0")
+
+
+@pytest.mark.parametrize("image_id", [1, "001"])
+def test_an_id_that_may_be_of_two_images_is_not_guessed(tmp_path, image_id):
+    images = [IMAGE | {"id": "01"}, OTHER | {"id": "1"}]
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content(annotation(5, image_id=image_id), images=images)))
+    found = annotations.read(path)
+    assert found.content["annotations"] == [] and len(found.content["images"]) == 2
+    assert found.findings.lines()[0].endswith("left out: annotation id 5")
+
+
+@pytest.mark.parametrize(
+    "image, line",
+    [
+        (without(OTHER, "file_name"), "have no file_name: image id 2"),
+        (OTHER | {"height": 0, "width": 0}, "nor a file that tells them: image id 2"),
+        (OTHER | {"height": "many"}, "nor a file that tells them: image id 2"),
+        (OTHER | {"height": 10**9, "width": 10**9}, "whose size no image can have: image id 2"),
+        (OTHER | {"id": True}, "neither a whole number nor text: image id b.png"),
+        ("b.png", "no objects with fields: image id 2"),
+    ],
+)
+def test_a_bad_image_costs_itself(tmp_path, image, line):
+    image = {"id": 2} | image if isinstance(image, dict) else image
+    path = tmp_path / "instances.json"
+    written = content(annotation(1), annotation(2, image_id=2), images=[IMAGE | {"id": 1}, image])
+    path.write_text(json.dumps(written))
+    found = annotations.read(path)
+    assert [x["id"] for x in found.content["images"]] == [1]
+    assert [x["id"] for x in found.content["annotations"]] == [1]
+    first, second = found.findings.lines()
+    assert first.startswith("1 images left out") and first.endswith(line)
+    assert second.endswith("whose image is not listed or was left out: annotation id 2")
+
+
+def test_images_that_share_an_id(tmp_path):
+    path = tmp_path / "instances.json"
+    images = [IMAGE | {"id": 1}, IMAGE | {"id": 2}, OTHER | {"id": 2}, IMAGE | {"id": 1}]
+    path.write_text(json.dumps(content(annotation(1), annotation(2, image_id=2), images=images)))
+    found = annotations.read(path)
+    assert [x["id"] for x in found.content["images"]] == [1]
+    told = " ".join(found.findings.lines())
+    assert "listed twice; the first entry counts: image id 1" in told
+    assert "since several files share the id: image id 2" in told
+
+
+def test_sizes_and_names_come_from_elsewhere(tmp_path):
+    address = "http://images.cocodataset.org/train2017/a.png?x=1"
+    image = {"id": 1, "coco_url": address, "height": None}
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content(images=[image])))
+    asked = []
+    found = annotations.read(path, size_of=lambda name: asked.append(name) or (40, 60))
+    (read,) = found.content["images"]
+    assert asked == ["a.png"] and not found.findings
+    assert (read["file_name"], read["height"], read["width"]) == ("a.png", 40, 60)
+
+
+def test_crowds_may_be_objects(read):
+    crowd = annotation(1, iscrowd=1, segmentation=RUNS)
+    assert read(content(crowd))[0] == [crowd]
+    assert read(content(crowd), crowd="objects")[0] == [crowd | {"iscrowd": 0}]
+
+
+# Boxes and masks that contradict each other.
+
+
+def test_boxes_by_their_corners_are_said(read):
+    outline = [[40, 25, 55, 25, 55, 35, 40, 35]]
+    objects = [annotation(i, segmentation=outline, bbox=[40, 25, 55, 35]) for i in range(3)]
+    _, (line,) = read(content(*objects))
+    assert "3 annotations whose box does not fit" in line and "seems to be x0, y0, x1, y1" in line
+    good = [annotation(i) for i in range(10, 20)]
+    _, (line,) = read(content(*objects, *good))
+    assert line == "3 annotations whose box does not fit their mask: annotation id 0, 1, 2"
+
+
+@pytest.mark.parametrize("mask", [[SQUARE], RUNS])
+@pytest.mark.parametrize(
+    "box, fits",
+    [(BOX, True), ([10, 5, 19, 21], True), ([0, 0, 60, 40], False), ([40, 5, 10, 9], False)],
+)
+def test_whether_a_box_fits(mask, box, fits):
+    assert annotations.fits(box, mask) is fits
+
+
+# Numbers that no image can have.
+
+
+@pytest.mark.parametrize(
+    "corner, covered",
+    [((2.1e8, 3.5e8), None), ((-9e9, 5), 400), ((30, 1e11), None), ((1e12 - 1, 5), None)],
+)
+def test_a_corner_far_away_is_cut(read, corner, covered):
+    outline = [10, 5, *corner, 30, 25, 10, 25]
+    started = time.perf_counter()
+    ((found,), lines) = read(content(annotation(5, segmentation=[outline])))
+    mask = rle.decode(found["segmentation"], 40, 60)
+    assert time.perf_counter() - started < 1
+    assert "reaches far beyond the image, and is cut: annotation id 5" in lines[0]
+    reference = half_planes(outline)
+    assert (mask != reference).mean() < 0.02 and 0 < reference.sum() < 2400
+
+
+def half_planes(outline):
+    """Pixels whose centre is inside a polygon, by the parity of crossings, in exact fractions."""
+    points = np.array(outline, np.longdouble).reshape(-1, 2)
+    rows, columns = np.mgrid[:40, :60] + np.longdouble(0.5)
+    inside = np.zeros((40, 60), bool)
+    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        if y0 == y1:
+            continue
+        crosses = (rows < y0) != (rows < y1)
+        inside ^= crosses & (columns < x0 + (rows - y0) * (x1 - x0) / (y1 - y0))
+    return inside
+
+
+# Files that are not in the format.
+
+
+def zipped(path):
+    return b"PK\x03\x04" + b"\0" * 30
+
+
+FILES = {
+    "is a zip archive: unpack it": zipped,
+    "is compressed with gzip": lambda path: gzip.compress(b"{}"),
+    "is XML": lambda path: b"<?xml version='1.0'?><annotation/>",
+    "pointer of Git LFS": lambda path: b"version https://git-lfs.github.com/spec/v1\noid",
+    "is XML or a web page": lambda path: b"<!DOCTYPE html><html></html>",
+    "is not valid JSON: line 1": lambda path: b"",
+    "labelme's format": lambda path: b'{"shapes": [], "imagePath": "0.jpg", "version": "5"}',
+    "project of VIA": lambda path: b'{"_via_settings": {}}',
+    "this is GeoJSON": lambda path: b'{"type": "FeatureCollection", "features": []}',
+    "holds detections, not annotations": lambda path: b'[{"image_id": 1, "score": 0.5}]',
+    "Label Studio's own format": lambda path: b'[{"data": {}, "annotations": []}]',
+    "the file has info, licenses": lambda path: b'{"info": 1, "licenses": []}',
+}
+
+
+@pytest.mark.parametrize("message", FILES)
+def test_another_file_is_called_what_it_is(tmp_path, message):
+    path = tmp_path / "instances.json"
+    path.write_bytes(FILES[message](path))
+    with pytest.raises(ValueError, match="instances.json.*" + message):
+        annotations.read(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+def test_byte_order_marks_are_read(tmp_path, encoding):
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(GOOD, ensure_ascii=False), encoding=encoding)
+    assert annotations.read(path).content == GOOD
+
+
+def test_a_number_of_thousands_of_digits_costs_its_annotation(tmp_path):
+    path = tmp_path / "instances.json"
+    text = json.dumps(content(annotation(1), annotation(2, bbox=[77, 5, 20, 20])))
+    path.write_text(text.replace("77", "1" * 5000))
+    found = annotations.read(path).content["annotations"]
+    assert [entry["id"] for entry in found] == [1, 2]
+
+
+@pytest.mark.parametrize("value", ["x" * 10_000, [1] * 9999, "\x1b[31m"], ids=[0, 1, 2])
+def test_messages_are_short_and_printable(read, value):
+    found, lines = read(content(annotation(1), annotation(value, category_id=value)))
+    assert len(found) == 1 and len(lines) == 1
+    for line in [*lines, annotations.short(value), annotations.short(10**5000)]:
+        assert len(line) < 300 and line.isprintable()
+
+
+# Data sets without a usable image.
+
+
+def empty(tmp_path, written):
+    (tmp_path / "instances.json").write_text(json.dumps(written))
+    dataset = CocoDataset(tmp_path, tmp_path / "instances.json", keep_empty=False)
+    assert len(dataset) == 0
+    return dataset.why_empty
+
+
+def test_why_there_are_no_images(tmp_path):
+    crowds = [annotation(i, iscrowd=1) for i in range(3)]
+    why = empty(tmp_path, content(*crowds))
+    assert "has 1 usable images and 3 usable annotations, but no object to learn from: 3 are" in why
+    fractions = [annotation(1, bbox=[0.2, 0.1, 0.3, 0.5], segmentation=[[0.2, 0.1] * 4])]
+    assert "seem to be fractions of the image" in empty(tmp_path, content(*fractions))
+    tiny = [annotation(1, bbox=[20, 20, 0.5, 0.5])]
+    why = empty(tmp_path, content(*tiny))
+    assert "1 objects have a side of at most one pixel" in why and "fractions" not in why
+    boxes = [annotation(1, segmentation=[])]
+    assert "1 annotations left out, which have no mask" in empty(tmp_path, content(*boxes))
+    no_images = GOOD | {"images": []}
+    assert "has 0 usable images and 0 usable annotations: 1 ann" in empty(tmp_path, no_images)

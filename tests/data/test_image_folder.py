@@ -1,0 +1,40 @@
+"""Names of image files in other notations than those of the files."""
+
+import pytest
+
+from maskrcnn_jax.data.image_folder import ImageFolder
+
+
+@pytest.mark.parametrize(
+    "name, file",
+    [
+        ("images\\a.jpg", "a.jpg"),
+        ("C:\\photos\\a.jpg", "a.jpg"),
+        ("/other/place/a.jpg", "a.jpg"),
+        ("a.JPG", "a.jpg"),
+        ("A.jpg", "a.jpg"),
+        ("a.jpeg", "a.jpg"),
+        ("a%20b.jpg", "a b.jpg"),
+        ("Fru\u0308chte.jpg", "Fr\u00fcchte.jpg"),
+        ("Fr\u00fcchte.jpg", "Fru\u0308chte.jpg"),
+        ("a.jpg", "sub/a.jpg"),
+        ("sub\\a.jpg", "sub/a.jpg"),
+        ("./a.jpg", "a.jpg"),
+    ],
+)
+def test_a_name_in_another_notation_is_found(tmp_path, name, file):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / file).write_text("")
+    assert ImageFolder(tmp_path).path(name).samefile(tmp_path / file)
+
+
+def test_a_name_that_may_be_two_files_is_not_guessed(tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.jpg").write_text("")
+    folder = ImageFolder(tmp_path)
+    assert folder.path("a.JPG") == tmp_path / "a.JPG"
+    assert folder.suggestions("a.JPG") == ["x/a.jpg", "y/a.jpg"]
+    assert folder.path("Y\\a.jpg") == tmp_path / "y" / "a.jpg"
+    (tmp_path / "tree.png").write_text("")
+    assert ImageFolder(tmp_path).suggestions("treee.png") == ["tree.png"]

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maskrcnn_jax import presets
 from maskrcnn_jax.cli import evaluate
 from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.runs import run_directory
 from maskrcnn_jax.structures import Detections
-from maskrcnn_jax.weights import files, torchvision
-from tests.weights import states
+from maskrcnn_jax.weights import detectron2, files, mmdetection, torchvision
+from tests.weights import families, states
 
 NAMES = {1: "person", 3: "car", 90: "toothbrush"}  # COCO's ids have gaps.
 CONFIG = """
@@ -176,3 +177,24 @@ def test_weights_do_not_say_which_data(data, capsys, monkeypatch, weights):
     assert main(["evaluate", "--weights", weights]) == 2
     error = capsys.readouterr().err
     assert weights in error and "--config" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "family, preset",
+    [(detectron2, presets.detectron2_r50_fpn), (mmdetection, presets.mmdet_r50_fpn)],
+)
+def test_labels_of_other_libraries_are_cocos_categories_too(data, family, preset):
+    """Their 80 labels have no gaps: the last one is COCO's category 90."""
+    files.write(data / "w.pth", families.state_of(family, families.reduced(preset())))
+    ids, numbers = evaluated(data, str(data / "w.pth"))
+    assert ids == [1, 90] and numbers["losses"]["labels"] == 1 + 80
+
+
+def test_rules_of_the_weights_hold_with_the_data_of_another_config():
+    chosen = Config()
+    chosen.data.val_images, chosen.detection.score_threshold = "elsewhere", 0.3
+    combined = evaluate._combine(presets.detectron2_r50_fpn(), chosen)
+    assert combined.data.val_images == "elsewhere" and combined.detection.score_threshold == 0.3
+    assert (combined.data.size_rule, combined.data.resize) == ("detectron2", "pillow")
+    assert combined.detection.clip_to_original and combined.detection.paste == "centres"
+    assert chosen.data.resize == "bilinear"

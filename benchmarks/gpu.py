@@ -5,8 +5,8 @@
 The first call checks all ops against NumPy, times and profiles training with 4 images, times
 detection of 1, and times torchvision's training with 4. Each further call with the same folder
 goes on where the last one stopped: the folder keeps figures (``result.json``, and ``result.md``
-with tables), compiled programs, their text, and profiles. Figures of another state of the code are
-measured again. A call ends when its time is up; the tables list what was not run.
+with tables), compiled programs, their text, and profiles. Our figures are measured again
+after a change of the package. A call ends when its time is up; the tables list what was not run.
 
 A prediction is what ``maskrcnn-jax plan --gpu h200 --batch-per-device 4 --cost --output FILE``
 writes, for training or, with ``--program detect``, detection.
@@ -81,13 +81,13 @@ def measurements(setup: Setup, time_left: Callable[[], float]) -> list[Measureme
         Measurement(CHECKS, checks),
         _train(setup, 4),
         _detect(setup, 1),
-        Measurement("torchvision: training, batch 4", partial(theirs, 4)),
+        Measurement(f"{gpu_tables.THEIRS}training, batch 4", partial(theirs, 4)),
         *(_train(setup, 4, variant) for variant in VARIANTS),
         *(_train(setup, batch_size) for batch_size in (8, 1)),
         _detect(setup, 8),
-        Measurement("torchvision: training, batch 8", partial(theirs, 8)),
+        Measurement(f"{gpu_tables.THEIRS}training, batch 8", partial(theirs, 8)),
         _train(setup, 16),
-        Measurement("torchvision: training, batch 1", partial(theirs, 1)),
+        Measurement(f"{gpu_tables.THEIRS}training, batch 1", partial(theirs, 1)),
     ]
     for backward in (True, False):
         for form in gpu_operators.FORMS:
@@ -142,7 +142,7 @@ def measure(chosen: list[Measurement], result: dict[str, Any], write: Callable[[
     rows, code = result["rows"], result["code"]
     if died := result.pop("running", None):
         rows[died] = {"failed": "the process died", "code": code}
-    missing = [x for x in chosen if rows.get(x.name, {}).get("code") != code]
+    missing = [x for x in chosen if not gpu_tables.is_current(result, x.name)]
     failed = [x for x in chosen if x not in missing and "failed" in rows[x.name]]
     for i, (name, make) in enumerate(remaining := missing + failed):
         result["not_run"] = [x.name for x in remaining[i:]]
@@ -165,11 +165,10 @@ def measure(chosen: list[Measurement], result: dict[str, Any], write: Callable[[
 
 
 def code_version() -> str:
-    """A digest of the code that figures depend on."""
+    """A digest of the package, on which our figures depend."""
     digest = hashlib.sha256()
-    for folder in ("benchmarks", "maskrcnn_jax"):
-        for file in sorted((ROOT / folder).rglob("*.py")):
-            digest.update(file.read_bytes())
+    for file in sorted((ROOT / "maskrcnn_jax").rglob("*.py")):
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -137,7 +137,10 @@ def _describe(
     if instruction is None:
         kinds = (kind for kind, pattern in LIBRARY_KINDS.items() if re.search(pattern, event.name))
         return {"stage": UNKNOWN, "kind": next(kinds, UNKNOWN), "price": None}
-    price = gpu.price(program, chip, 1.0, instruction) if chip else None
+    try:
+        price = gpu.price(program, chip, 1.0, instruction) if chip else None
+    except (IndexError, KeyError, ValueError):
+        price = None  # With a card XLA emits kernels that it does not emit without one.
     return {
         "instruction": instruction.name,
         "stage": origins.stage_of(program, instruction) or origins.OTHER,

@@ -86,6 +86,14 @@ def test_without_prices_kinds_are_those_of_xla():
     assert list(found["kinds"]) == ["fusion"] and "priced" not in found["kernels"][0]
 
 
+def test_a_kernel_that_the_prices_do_not_know_still_counts():
+    call = 'custom_call_target="__cudnn$convForward"'  # Its axes are missing.
+    text = PROGRAM.replace("fusion(%x), kind=kLoop, calls=%body", f"custom-call(%x, %x), {call}")
+    events = [Event("loop_add_fusion.7", "loop_add_fusion.7", 0, 1e-6)]
+    (row,) = gpu_profile.summarise(events, 1, text, "NVIDIA H200")["kernels"]
+    assert row["stage"] == "fpn" and row["kind"] == "custom-call" and "priced" not in row
+
+
 def test_a_program_of_this_machine_is_profiled(tmp_path):
     program = jax.jit(lambda x: jnp.sin(x @ x)).lower(jnp.ones((64, 64))).compile()
     events = gpu_profile.record(lambda: program(jnp.ones((64, 64))).block_until_ready(), tmp_path)

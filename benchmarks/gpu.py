@@ -133,20 +133,33 @@ def torchvision(setup: Setup, time_left: Callable[[], float], batch_size: int) -
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(chosen: list[Measurement], result: dict[str, Any], write: Callable[[], None]) -> None:
+def measure(
+    known: list[Measurement], result: dict[str, Any], write: Callable[[], None], only: str = ""
+) -> None:
     """Adds the rows that are missing, and writes before and after each.
 
     A failure becomes a row too. It is not measured again before all others are done, and neither
     is a row in which the process died.
+
+    Args:
+        known: All measurements.
+        result: What `start` returns, and the version of the code.
+        write: Saves the result.
+        only: Measures those with this in their name.
     """
     rows, code = result["rows"], result["code"]
     if died := result.pop("running", None):
         rows[died] = {"failed": "the process died", "code": code}
-    missing = [x for x in chosen if not gpu_tables.is_current(result, x.name)]
-    failed = [x for x in chosen if x not in missing and "failed" in rows[x.name]]
-    for i, (name, make) in enumerate(remaining := missing + failed):
-        result["not_run"] = [x.name for x in remaining[i:]]
-        result["running"] = name
+
+    def not_run() -> list[str]:
+        return [x.name for x in known if not gpu_tables.is_current(result, x.name)]
+
+    missing = [x for x in known if x.name in not_run()]
+    failed = [x for x in known if x not in missing and "failed" in rows[x.name]]
+    for name, make in missing + failed:
+        if only not in name:
+            continue
+        result |= {"not_run": not_run(), "running": name}
         write()
         start = time.monotonic()
         try:
@@ -158,9 +171,8 @@ def measure(chosen: list[Measurement], result: dict[str, Any], write: Callable[[
         rows[name] = row | {"code": code, "row_seconds": time.monotonic() - start}
         numbers = (f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, float))
         print(f"{name}: {row.get('failed') or ', '.join(numbers)}", file=sys.stderr, flush=True)
-    else:
-        result["not_run"] = []
     result.pop("running", None)
+    result["not_run"] = not_run()
     write()
 
 
@@ -221,11 +233,14 @@ def main() -> int:
     clock = threading.Timer(end - time.monotonic(), stop)
     clock.daemon = True
     clock.start()
-    if "bfloat16_matmul" not in result:
-        result["bfloat16_matmul"] = gpu_timing.matmul_rate()
-    setup = Setup(bucket, args.repeats, args.tiny, args.output)
-    known = measurements(setup, lambda: end - time.monotonic())
-    measure([x for x in known if args.only in x.name], result, write)
+    try:
+        if "bfloat16_matmul" not in result:
+            result["bfloat16_matmul"] = gpu_timing.matmul_rate()
+        setup = Setup(bucket, args.repeats, args.tiny, args.output)
+        known = measurements(setup, lambda: end - time.monotonic())
+        measure(known, result, write, args.only)
+    finally:
+        clock.cancel()
     return 0
 
 

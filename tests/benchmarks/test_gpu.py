@@ -92,6 +92,36 @@ def test_results_of_another_machine_are_not_mixed(tmp_path):
         gpu.start(file, {"device": "two"})
 
 
+def call(monkeypatch, rows, *arguments):
+    """Calls the program with other measurements."""
+    monkeypatch.setattr(gpu, "measurements", lambda setup, time_left: rows.all())
+    monkeypatch.setattr(gpu.gpu_timing, "matmul_rate", lambda: 5e14)
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny", *map(str, arguments)])
+    return gpu.main()
+
+
+def test_calls_write_figures_and_tables(tmp_path, monkeypatch):
+    rows = Rows(a={"seconds": 1.0}, b=gpu.Unfinished(), c={"seconds": 3.0})
+    folder = tmp_path / "new" / "out"
+    assert call(monkeypatch, rows, "--output", folder) == 0
+    text = (folder / "result.md").read_text()
+    assert "500 TFLOP/s" in text and "| a |  | 1000 |" in text and "Not run: b; c." in text
+    rows.endings["b"] = {"seconds": 2.0}
+    assert call(monkeypatch, rows, "--output", folder, "--only", "b") == 0
+    assert rows.ran == ["a", "b", "b"]
+    result = json.loads((folder / "result.json").read_text())
+    assert result["rows"].keys() == {"a", "b"} and result["not_run"] == ["c"]
+    assert "Not run: c." in (folder / "result.md").read_text()
+    assert {x.name for x in folder.iterdir()} == {"result.json", "result.md"}
+
+
+def test_a_wrong_prediction_ends_the_call_before_it_measures(tmp_path, monkeypatch, capsys):
+    rows, absent = Rows(a={"seconds": 1.0}), tmp_path / "absent.json"
+    assert call(monkeypatch, rows, "--output", tmp_path, "--prediction", absent) == 2
+    assert rows.ran == [] and "absent.json" in capsys.readouterr().err
+
+
 def prediction(**changes):
     cost = {"chip": {"name": "h200"}, "seconds": 0.016, "kinds": {}}
     cost["stages"] = {"fpn": {"seconds": 0.004}, "rpn": {"seconds": 0.003}}

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from maskrcnn_jax.planning import chips, hlo
-from maskrcnn_jax.planning.cost import gpu, origins
+from maskrcnn_jax.planning import chips, hlo, origins
+from maskrcnn_jax.planning.cost import gpu
 from maskrcnn_jax.planning.hlo import Instruction, Program
 
 NUM_KERNELS = 400  # Kernels kept of a profile, the dearest ones.

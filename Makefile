@@ -15,10 +15,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python train.py --config=configs/shapes.py --workdir=runs/demo
 
-# The longest files come first, so that both processes end at about the same time.
 test: .venv/installed
 	$(BIN)/python -m pytest -q -m 'not slow and not parity and not wheel' -n 2 --dist loadfile \
-	  --no-loadscope-reorder tests/test_train.py tests/test_model.py tests
+	  --no-loadscope-reorder
 
 test-slow: .venv/parity
 	$(BIN)/python -m pytest -q -m slow

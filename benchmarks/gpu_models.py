@@ -1,20 +1,21 @@
-"""Training and detection on one accelerator, ours and torchvision's, for `benchmarks.gpu`."""
+"""Training and detection on one accelerator, for `benchmarks.gpu`."""
 
-from collections.abc import Callable
+import gzip
+from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from benchmarks import gpu_timing
+from benchmarks import gpu_profile, gpu_timing
 from benchmarks.gpu_timing import Row
 from maskrcnn_jax import execution, training
 from maskrcnn_jax.config import (
     BoxHeadConfig,
     Config,
     DetectionConfig,
-    ExecutionConfig,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
@@ -24,12 +25,25 @@ from maskrcnn_jax.config import (
     RPNConfig,
 )
 from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.planning import flops
 from maskrcnn_jax.structures import Batch, Crops, Instances
 
 Size = tuple[int, int]  # Height and width.
 
 NUM_OBJECTS, SLOTS = 7, 100  # Objects as in an average COCO image; slots per image.
+NUM_CLASSES = 81  # With background.
+PROFILED_STEPS = 2
+# The scale of the last norm of each residual block. With 1, random weights double the variance in
+# each block, and all proposals become as large as the image.
+RESIDUAL_SCALE = 0.2
+
+
+class Setup(NamedTuple):
+    """What all measurements share."""
+
+    bucket: Size
+    repeats: int  # Calls in a round.
+    tiny: bool
+    folder: Path  # For profiles and the text of programs.
 
 
 def make_config(tiny: bool) -> Config:
@@ -50,40 +64,57 @@ def make_config(tiny: bool) -> Config:
 
 
 def train(
-    batch_size: int, bucket: Size, repeats: int, tiny: bool, *, rpn_gradient: str = "windows"
+    setup: Setup,
+    name: str,
+    batch_size: int,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Row:
-    """Times our training step, and adds XLA's costs.
+    """Times our training step, and profiles two of them.
 
     The learning rate is so small that the weights hardly change.
+
+    Args:
+        setup: The sizes.
+        name: Names the files of the profile.
+        batch_size: Images per step.
+        changes: Fields of `Execution` that differ from those chosen for the device.
+        options: Compiler options that differ from the defaults.
     """
-    config = make_config(tiny)
+    config = make_config(setup.tiny)
     config.batch_size = batch_size
-    config.execution = ExecutionConfig(rpn_gradient=rpn_gradient)
     config.optimizer = OptimizerConfig(warmup_steps=0, learning_rate=1e-6)
-    model = MaskRCNN(config.model, config.detection, execution.choose(config.execution))
-    variables = jax.tree.map(np.asarray, _variables(tiny))  # A copy, since steps donate the state.
+    run = execution.choose(config.execution)._replace(**(changes or {}))
+    model = MaskRCNN(config.model, config.detection, run)
+    variables = jax.tree.map(np.asarray, _variables(setup.tiny))  # Steps donate the state.
     optimizer = training.make_optimizer(config, variables["params"])
     state = training.create_state(variables, optimizer)
-    batch, key = make_batch(batch_size, bucket), jax.random.key(0)
+    batch, key = make_batch(batch_size, setup.bucket), jax.random.key(0)
     step = training.compile_step(model, optimizer, config)
-    program, row = gpu_timing.compile_for(step, state, batch, key)
+    program, row = gpu_timing.compile_for(step, state, batch, key, options=options)
+    metrics: dict[str, Any] = {}
 
     def steps(count: int) -> None:
-        nonlocal state
+        nonlocal state, metrics
         for _ in range(count):
             state, metrics = program(state, batch, key)
         jax.block_until_ready((state, metrics))
 
-    row["seconds"] = gpu_timing.seconds_each(steps, repeats)
-    row["operations"] = batch_size * flops.total(config.model, bucket).training
-    return row | {"images_per_second": batch_size / row["seconds"]}
+    row |= _measure(setup, name, program, steps, batch_size)
+    loss = float(metrics["loss"])
+    if not np.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss}")
+    return row | {"loss": loss}
 
 
-def detect(batch_size: int, bucket: Size, repeats: int, tiny: bool) -> Row:
-    """Times our detection without pasting, at a score threshold that random weights pass."""
-    config, run = make_config(tiny), execution.choose()
-    variables, batch = _variables(tiny), make_batch(batch_size, bucket)
+def detect(setup: Setup, name: str, batch_size: int) -> Row:
+    """Times our detection without pasting, and profiles it."""
+    config, run = make_config(setup.tiny), execution.choose()
+    variables, batch = _variables(setup.tiny), make_batch(batch_size, setup.bucket)
+    variables = jax.device_put(variables, jax.devices()[0])
     model = MaskRCNN(config.model, config.detection, run)
+    # Random weights give all classes about the same score, below the usual threshold.
     apply = run.jit(partial(model.apply, score_threshold=0.0))
     program, row = gpu_timing.compile_for(apply, variables, batch.images, batch.sizes)
 
@@ -92,22 +123,51 @@ def detect(batch_size: int, bucket: Size, repeats: int, tiny: bool) -> Row:
             found = program(variables, batch.images, batch.sizes)
         jax.block_until_ready(found)
 
-    row["seconds"] = gpu_timing.seconds_each(calls, repeats)
-    row["operations"] = batch_size * flops.total(config.model, bucket).forward
-    return row | {"images_per_second": batch_size / row["seconds"]}
+    return row | _measure(setup, name, program, calls, batch_size)
+
+
+def _measure(
+    setup: Setup, name: str, program: Any, run: Callable[[int], None], batch_size: int
+) -> Row:
+    seconds = gpu_timing.seconds_each(run, setup.repeats)
+    text = program.as_text()
+    file = setup.folder / "programs" / f"{gpu_profile.file_name(name)}.hlo.gz"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(gzip.compress(text.encode(), compresslevel=1))
+    row = {"seconds": seconds, "images_per_second": batch_size / seconds, "images": batch_size}
+    try:
+        folder = setup.folder / "profiles" / gpu_profile.file_name(name)
+        events = gpu_profile.record(lambda: run(PROFILED_STEPS), folder)
+        kind = jax.devices()[0].device_kind
+        row["profile"] = gpu_profile.summarise(events, PROFILED_STEPS, text, kind)
+    except Exception as error:  # The time was measured without the profiler, and still counts.
+        row["profile"] = {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
+    return row
 
 
 @cache
 def _variables(tiny: bool) -> dict[str, Any]:
-    return training.init_variables(MaskRCNN(make_config(tiny).model), 0)
+    """Random variables, on the host: a CPU compiles their one program faster."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        found = training.init_variables(MaskRCNN(make_config(tiny).model), 0)
+
+    def rescale(path: tuple[Any, ...], x: Any) -> Any:
+        is_last = [part.key for part in path[-2:]] == ["bn3", "scale"]
+        return np.asarray(x) * np.float32(RESIDUAL_SCALE if is_last else 1)
+
+    return jax.tree_util.tree_map_with_path(rescale, found)
 
 
 def make_batch(batch_size: int, bucket: Size) -> Batch:
-    """Puts random images with seven objects each onto the device, in the pipeline's format."""
+    """Puts random images with seven elliptic objects each onto the device.
+
+    The arrays are those of the data pipeline.
+    """
     random = np.random.default_rng(0)
     found = np.zeros((batch_size, SLOTS, 4), np.float32)
     found[:, :NUM_OBJECTS] = [boxes(NUM_OBJECTS, bucket, seed) for seed in range(batch_size)]
     sizes = np.tile(np.array(bucket, np.int32), (batch_size, 1))
+    masks = np.broadcast_to(ellipse((112, 112)), (batch_size, SLOTS, 112, 112))
     return jax.device_put(
         Batch(
             images=random.integers(0, 256, (batch_size, *bucket, 3), np.uint8),
@@ -116,8 +176,8 @@ def make_batch(batch_size: int, bucket: Size) -> Batch:
             image_id=np.arange(batch_size, dtype=np.int32),
             instances=Instances(
                 boxes=found,
-                classes=random.integers(1, 81, (batch_size, SLOTS), np.int32),
-                masks=Crops(np.full((batch_size, SLOTS, 112, 112), 255, np.uint8)),
+                classes=random.integers(1, NUM_CLASSES, (batch_size, SLOTS), np.int32),
+                masks=Crops(masks * np.uint8(255)),
                 valid=np.tile(np.arange(SLOTS) < NUM_OBJECTS, (batch_size, 1)),
             ),
             num_surplus=np.zeros(batch_size, np.int32),
@@ -133,65 +193,7 @@ def boxes(count: int, bucket: Size, seed: int = 0) -> np.ndarray:
     return np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
 
 
-def torchvision_train(batch_size: int, bucket: Size, repeats: int) -> Row:
-    """Times torchvision's training step with AMP in bfloat16 and channels last."""
-    import torch
-
-    model = _torchvision(bucket).train()
-    body = model.backbone.body
-    for parameter in [*body.conv1.parameters(), *body.layer1.parameters()]:
-        parameter.requires_grad_(False)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(trained, 1e-6, momentum=0.9, weight_decay=1e-4)
-    images = [torch.rand(3, *bucket, device="cuda") for _ in range(batch_size)]
-    targets = [_torchvision_targets(bucket, seed) for seed in range(batch_size)]
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = sum(model(images, targets).values())
-        loss.backward()
-        optimizer.step()
-
-    return _torchvision_row(step, batch_size, repeats)
-
-
-def torchvision_detect(batch_size: int, bucket: Size, repeats: int) -> Row:
-    """Times torchvision's detection with pasted masks; torchvision cannot skip the pasting."""
-    import torch
-
-    model = _torchvision(bucket, box_score_thresh=0.0).eval()
-    images = [torch.rand(3, *bucket, device="cuda") for _ in range(batch_size)]
-
-    def step() -> None:
-        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
-            model(images)
-
-    return _torchvision_row(step, batch_size, repeats)
-
-
-def _torchvision(bucket: Size, **settings: Any) -> Any:
-    import torch
-    from torchvision.models.detection import maskrcnn_resnet50_fpn
-
-    size = {"min_size": min(bucket), "max_size": max(bucket)}
-    model = maskrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=81, **size, **settings
-    )
-    return model.cuda().to(memory_format=torch.channels_last)
-
-
-def _torchvision_targets(bucket: Size, seed: int) -> dict[str, Any]:
-    import torch
-
-    found = torch.from_numpy(boxes(NUM_OBJECTS, bucket, seed)).cuda()
-    masks = torch.zeros(NUM_OBJECTS, *bucket, dtype=torch.uint8, device="cuda")
-    for mask, (x0, y0, x1, y1) in zip(masks, found.long().tolist(), strict=True):
-        mask[y0:y1, x0:x1] = 1
-    labels = torch.randint(1, 81, (NUM_OBJECTS,), device="cuda")
-    return {"boxes": found, "labels": labels, "masks": masks}
-
-
-def _torchvision_row(step: Callable[[], None], batch_size: int, repeats: int) -> Row:
-    seconds = gpu_timing.torch_seconds_each(step, repeats)
-    return {"seconds": seconds, "images_per_second": batch_size / seconds}
+def ellipse(size: Size) -> np.ndarray:
+    """The ellipse that fills a box of this size, uint8 [h, w], 1 inside."""
+    rows, columns = (((np.arange(side) + 0.5) / side * 2 - 1) ** 2 for side in size)
+    return (rows[:, None] + columns[None] <= 1).astype(np.uint8)

@@ -56,6 +56,14 @@ def compilations() -> Iterator[list[float]]:
     jax.monitoring.unregister_event_duration_listener(count)
 
 
+# With several processes, the longest files start first, so that all processes end together.
+LONGEST = ("test_train.py", "test_model.py", "test_golden.py", "test_docs_code.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def smooth_activations(patch: pytest.MonkeyPatch) -> None:
     """Replaces all ReLUs with a smooth function: rounding can flip a ReLU, and so a gradient."""
 

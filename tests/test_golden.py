@@ -22,7 +22,11 @@ NUM_IMAGES = 2
 WHOLE = ("proposals", "boxes", "labels", "scores")  # Recorded in full; other arrays are sampled.
 LOSSES = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg")
 # The slow variant adds little: it has the backbone of v2, and the other parts of v1.
-VARIANTS = ("v1", "v2", pytest.param("v1-batch-norm", marks=pytest.mark.slow))
+VARIANTS = (
+    "v1",
+    pytest.param("v2", marks=pytest.mark.slow),  # `make test-parity` compares it live.
+    pytest.param("v1-batch-norm", marks=pytest.mark.slow),
+)
 quick_jit = partial(jax.jit, compiler_options=QUICK_COMPILE)
 
 

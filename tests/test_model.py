@@ -232,7 +232,7 @@ def test_detections_depend_on_the_canvas(tiny):
     assert num_equal(together, 0, alone) < alone.valid.sum()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize("dtype", ["uint8", pytest.param("float32", marks=pytest.mark.slow)])
 def test_an_exported_program_finds_the_same(tiny, tmp_path, dtype):
     path, data = tmp_path / "tiny.npz", DataConfig(test_buckets=((96, 128),))
     detector = Detector(tiny.model, tiny.variables, Categories.numbered(3), data)

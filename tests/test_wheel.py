@@ -42,6 +42,7 @@ def get_config():
 ANNOTATED = "--images photos --annotations annotations.json"
 RUNS = [  # In order: a command, its arguments, and a file that it writes.
     ("data browse", f"{ANNOTATED} --output look", "look/page-001.png"),
+    ("data check", ANNOTATED, "annotations.json"),  # Writes nothing.
     ("data split", f"{ANNOTATED} --fraction 0.5 --output divided", "divided/val.json"),
     ("data prepare", f"{ANNOTATED} --split train --output prepared", "prepared"),
     ("plan", "--config tiny.py --devices 1 --output plan.json", "plan.json"),

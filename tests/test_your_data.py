@@ -40,7 +40,8 @@ SMALL = {
 def commands(text):
     """The program, the action and the options of each of our commands, without conditions."""
     lines = [
-        line.rpartition("|| ")[2] for line in markdown.commands(re.sub(r"\|\|\n\s*", "|| ", text))
+        line.replace("|| [ $? -eq 1 ]", "").rpartition("|| ")[2]
+        for line in markdown.commands(re.sub(r"\|\|\n\s*", "|| ", text))
     ]
     ours = [
         shlex.split(line, comments=True) for line in lines if "train.py" in line or "-jax" in line

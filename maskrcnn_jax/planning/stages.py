@@ -63,6 +63,8 @@ def _propose_rois(model: MaskRCNN, scores, pyramid, sizes, canvas):
 
 def _roi_targets(model: MaskRCNN, keys, proposals, instances):
     rois = model.each(roi_targets, config=model.config.roi)(keys[:, 1], proposals, instances)
+    if model.config.mask_head is None:
+        return rois, None
     return rois, jax.tree.map(lambda x: x[:, : num_mask_samples(model.config)], rois)
 
 

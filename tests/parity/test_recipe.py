@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from maskrcnn_jax.cli import main
+from maskrcnn_jax.cli import arguments
 from maskrcnn_jax.config import BoxHeadConfig, FPNConfig, MaskHeadConfig, ModelConfig, ResNetConfig
 from maskrcnn_jax.parity import recipe
 from maskrcnn_jax.weights import torchvision
@@ -67,7 +67,7 @@ def test_an_unknown_variant_is_named():
 
 
 def test_the_command_offers_all_variants():
-    assert main.RANDOM_MODELS == recipe.VARIANTS
+    assert arguments.RANDOM_MODELS == recipe.VARIANTS
 
 
 def test_other_weights_do_not_depend_on_the_mask_head(config):

@@ -96,3 +96,5 @@ def test_a_model_without_masks_has_no_stages_for_them(setting):
     model = MaskRCNN(config.model)
     with pytest.raises(ValueError, match="the stages of train are [^m]*$"):
         stages.trace(model, *setting[1:], "train", "mask_head")
+    found, _ = results((model, *setting[1:]), "train", "box_head")
+    assert found[0][0].shape == (2, config.model.roi.num_samples, 4)

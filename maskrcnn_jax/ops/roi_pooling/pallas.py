@@ -173,11 +173,11 @@ def _tap(
 
 
 def _add(total: Any, terms: list[tuple[Any, Array]]) -> None:
-    """Adds a sample's terms to its upper and its lower cell.
+    """Adds the terms of a sample to its upper and its lower cell.
 
-    Accesses of unknown cells run one after the other. To read both cells before writing them halves
-    this chain. At the end of a map both are the same cell, of which the upper has no weight: it is
-    written first.
+    Accesses to cells that the compiler does not know run one after the other. Reading both cells
+    before writing them halves this chain. If both are the same cell, the term of the upper one is
+    zero, so it is written first.
     """
     sums = [(index, total[index] + term) for index, term in terms]
     for index, value in sums:

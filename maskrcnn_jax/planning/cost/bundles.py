@@ -6,10 +6,11 @@ from pathlib import Path
 
 from maskrcnn_jax.planning.hlo import Instruction, Program
 
-# With these flags and a folder libtpu writes a short file for each instruction.
+# With these flags and a folder libtpu writes two files for each instruction: its bundles, and how
+# many they are.
 FLAGS = (
     "--xla_jf_dump_llo_text=true",
-    "--xla_jf_dump_llo_pass_label_regex=.*schedule-analysis_final_bundles.*",
+    "--xla_jf_dump_llo_pass_label_regex=.*final_bundles.*",
     "--xla_jf_dump_to=",
 )
 _FILE = re.compile(r"^\d+-(.+)-\d+-schedule-analysis_final_bundles\.txt$")

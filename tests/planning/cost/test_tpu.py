@@ -24,13 +24,17 @@ def read(name, bundles=True):
 
 @pytest.mark.parametrize("path", SIMULATED, ids=lambda path: path.stem)
 def test_prices_are_near_what_libtpu_simulates(path):
-    """libtpu's static profile simulates bundles, matrix units and copies of an instruction."""
-    name = path.stem.removeprefix("tpu_")
-    prices = {item.name: item.seconds * V5E.hertz for item in read(name).items}
-    simulated = {key: n for key, n in numbers_of(name)["simulated_cycles"].items() if n}
-    assert {key: round(prices[key] / n, 2) for key, n in simulated.items()} == pytest.approx(
-        dict.fromkeys(simulated, 1.0), abs=0.3
-    )
+    """Its static profile simulates bundles and matrix units, but copies faster than HBM can."""
+    items = {item.name: item.price for item in read(path.stem.removeprefix("tpu_")).items}
+    simulated = numbers_of(path.stem.removeprefix("tpu_"))["simulated_cycles"]
+    for name, cycles in simulated.items():
+        price = items[name]
+        if cycles == 0 or price.basis != "bundles":  # Not simulated, or without tiles.
+            continue
+        in_hbm = price.traffic / (tpu.BANDWIDTH_SHARE * V5E.bandwidth)
+        ratio = price.seconds * V5E.hertz / cycles
+        lowest = 0.9 if price.kind == "product" else 0.7
+        assert lowest < ratio and (ratio < 1.1 or price.seconds == in_hbm), (name, ratio)
 
 
 def test_enough_instructions_are_simulated():
@@ -38,18 +42,18 @@ def test_enough_instructions_are_simulated():
 
 
 @pytest.mark.parametrize(
-    "name, operations",
+    "name, operations, more",
     [
-        ("product", 2 * 4096 * 1024 * 1024),
-        ("exact_product", 6 * 2 * 2048 * 512 * 512),  # Six passes.
-        ("repeated", 5 * 2 * 512**3),
-        ("convolution", 2 * (3 * 48 - 2) ** 2 * 128 * 128),
-        ("kernel_gradient", 2 * (3 * 48 - 2) ** 2 * 128 * 128),
+        ("product", 2 * 4096 * 1024 * 1024, 0),
+        ("exact_product", 6 * 2 * 2048 * 512 * 512, 0),  # Six passes.
+        ("repeated", 5 * 2 * 512**3, 0),
+        ("convolution", 2 * (3 * 48 - 2) ** 2 * 128 * 128, 0.2),  # In windows that overlap.
+        ("kernel_gradient", 2 * (3 * 48 - 2) ** 2 * 128 * 128, 0),
     ],
 )
-def test_operations(name, operations):
+def test_operations(name, operations, more):
     found = sum(item.turns * item.price.flops for item in read(name).items)
-    assert found == pytest.approx(operations, rel=0.02)
+    assert operations * 0.999 < found < operations * (1.001 + more)
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,7 @@ def test_what_has_no_counterpart_is_refused_by_its_key(tmp_path, old, new, key):
         ("x = open('marker', 'w')", "line 1 is a Call"),
         ("x = dict(a=open('marker', 'w'))", "line 1 is a Call"),
         ("x = dict(*[1])", "line 1 is a Call"),
+        ("x = list(a=1)", "line 1 is a Call"),
         ("x = dict(**{'a': 1})", "line 1 is a Call"),
         ("x = [i for i in range(9)]", "line 1 is a ListComp"),
         ("x = 9 ** 9 ** 9", "line 1 is a BinOp"),

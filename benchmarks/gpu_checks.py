@@ -128,7 +128,11 @@ def sample() -> Check:
 
 def code_boxes() -> Check:
     """Decoded deltas of other boxes give these boxes again; clipped ones end with the image."""
-    found, near, weights = gpu_models.boxes(500, CANVAS), gpu_models.boxes(500, CANVAS, 1), (1,) * 4
+    found, near, weights = (
+        gpu_models.boxes(500, CANVAS),
+        gpu_models.boxes(500, CANVAS, 1),
+        (1.0,) * 4,
+    )
 
     def ours(found: Any, near: Any, size: Any) -> Any:
         moved = boxes.decode(boxes.encode(found, near, weights), near, weights)
@@ -148,9 +152,9 @@ def code_boxes() -> Check:
 def grid() -> Check:
     canvas = np.array(CANVAS)
     ours = jax.jit(
-        lambda canvas: anchors.pyramid_anchors({4: (34, 40)}, canvas, (64,), (0.5, 1, 2))[4]
+        lambda canvas: anchors.pyramid_anchors({4: (34, 40)}, canvas, (64,), (0.5, 1.0, 2.0))[4]
     )(canvas)
-    bases = anchors.cell_anchors(64, (0.5, 1, 2))
+    bases = anchors.cell_anchors(64, (0.5, 1.0, 2.0))
     y, x = np.mgrid[:34, :40] * 16
     expected = np.stack([x, y, x, y], axis=-1)[None] + bases[:, None, None]
     inside = np.broadcast_to(np.arange(34)[:, None] < 32, (3, 34, 40))

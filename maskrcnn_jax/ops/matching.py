@@ -67,11 +67,14 @@ def match(
 
 
 def _match_at_once(instances: Array, valid: Array, *, overlaps: Overlaps) -> Best:
-    """For GPUs: to compute the overlaps three times is faster than to store them.
+    """For GPUs: to compute the overlaps twice is faster than to store them.
 
-    Their compiler contracts no multiplications and additions, so all three have the same bits.
+    Their compiler contracts no multiplications and additions, so both have the same bits.
     """
-    return _best_of(_valid_overlaps(overlaps, instances, valid))
+    closest = _valid_overlaps(overlaps, instances, valid).max(axis=1, keepdims=True)
+    # Without the barrier, XLA would store the overlaps of the line above.
+    again = _valid_overlaps(overlaps, *jax.lax.optimization_barrier((instances, valid)))
+    return _best_of(again, closest)
 
 
 def _match_in_chunks(instances: Array, valid: Array, *, overlaps: Overlaps) -> Best:
@@ -84,7 +87,8 @@ def _match_in_chunks(instances: Array, valid: Array, *, overlaps: Overlaps) -> B
         iou = _valid_overlaps(overlaps, chunks[i], valid_chunks[i])
         # The barrier is for correctness. Recomputed in another fusion, an overlap can differ in the
         # last place, and the comparison for equality would lose matches.
-        found = _best_of(jax.lax.optimization_barrier(iou))
+        iou = jax.lax.optimization_barrier(iou)
+        found = _best_of(iou, iou.max(axis=1, keepdims=True))
         is_better = found.iou > best.iou
         return Best(
             jnp.where(is_better, found.iou, best.iou),
@@ -104,8 +108,8 @@ def _valid_overlaps(overlaps: Overlaps, instances: Array, valid: Array) -> Float
     return jnp.where(valid.reshape(-1, 1) & (iou >= 0), iou, -1.0)
 
 
-def _best_of(iou: Float[Array, "s n"]) -> Best:
-    closest = iou.max(axis=1, keepdims=True)
+def _best_of(iou: Float[Array, "s n"], closest: Float[Array, "s 1"]) -> Best:
+    """Reduces overlaps to `Best`; ``closest`` is the largest overlap of each instance."""
     # -1 is the overlap of an empty slot. An instance that nothing overlaps has 0.
     is_closest = ((iou == closest) & (closest >= 0)).any(axis=0)
     return Best(iou.max(axis=0), iou.argmax(axis=0).astype(jnp.int32), is_closest)

@@ -17,6 +17,9 @@ import pytest
 # torch's warnings differ between versions.
 pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("torch", reason="the live comparison needs torch")
+if not os.environ.get("MASKRCNN_JAX_SHARED"):
+    reason = "MASKRCNN_JAX_SHARED does not name the folder with the photographs"
+    pytest.skip(reason, allow_module_level=True)
 
 from maskrcnn_jax import images, presets  # noqa: E402
 from maskrcnn_jax.detector import Detector  # noqa: E402

@@ -38,7 +38,7 @@ RESIDUAL_SCALE = 0.2
 
 
 class Setup(NamedTuple):
-    """What all measurements share."""
+    """The settings that all measurements share."""
 
     bucket: Size
     repeats: int  # Calls in a round.

@@ -24,7 +24,7 @@ FIGURES = {  # Heading, scale and format of each figure.
 
 
 def read_predictions(files: Iterable[Path], bucket: tuple[int, int]) -> dict[str, Any]:
-    """What ``maskrcnn-jax plan --cost --output FILE`` predicted, by the name of our row.
+    """Predictions of ``maskrcnn-jax plan --cost --output FILE``, by the name of our row.
 
     Args:
         files: One for each program and number of images.

@@ -28,7 +28,7 @@ _KINDS = (
 
 
 def explain(content: bytes) -> str:
-    """What a file seems to be that Pillow cannot read, and what to do."""
+    """Guesses the format of a file that Pillow cannot read, and says what to do."""
     if not content:
         return "it is empty (0 bytes): copy or download it again"
     if not content.strip(b"\0"):

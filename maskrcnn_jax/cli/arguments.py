@@ -18,6 +18,7 @@ _MAX_BATCH_SIZE = 1024  # A batch of images of usual sizes already takes gigabyt
 
 
 def add_predict(commands: Any) -> None:
+    """Adds the command ``predict`` with its arguments to the subparsers."""
     parser = commands.add_parser("predict", help="find objects in images and videos, and draw them")
     parser.add_argument(
         "images",
@@ -62,6 +63,7 @@ def add_predict(commands: Any) -> None:
 
 
 def add_evaluate(commands: Any) -> None:
+    """Adds the command ``evaluate`` with its arguments to the subparsers."""
     parser = commands.add_parser(
         "evaluate", help="measure COCO box and mask AP on a validation set"
     )
@@ -90,6 +92,7 @@ def add_evaluate(commands: Any) -> None:
 
 
 def add_convert(commands: Any) -> None:
+    """Adds the command ``convert`` with its arguments to the subparsers."""
     parser = commands.add_parser(
         "convert", help="write weights for torchvision, or for this program"
     )
@@ -128,6 +131,7 @@ def add_convert(commands: Any) -> None:
 
 
 def add_export(commands: Any) -> None:
+    """Adds the command ``export`` with its arguments to the subparsers."""
     parser = commands.add_parser(
         "export", help="write a model that runs without this program's code, on any device"
     )
@@ -164,6 +168,7 @@ def add_export(commands: Any) -> None:
 
 
 def add_parity(commands: Any) -> None:
+    """Adds the command ``parity`` with its arguments to the subparsers."""
     parser = commands.add_parser(
         "parity", help="compare with torchvision, which must be installed, and report"
     )
@@ -185,6 +190,7 @@ def add_parity(commands: Any) -> None:
 
 
 def add_plan(commands: Any) -> None:
+    """Adds the command ``plan`` with its arguments to the subparsers."""
     parser = commands.add_parser(
         "plan", help="compile training or detection for other devices, and print its cost"
     )

@@ -30,7 +30,7 @@ def show(priced: Cost, console: Console) -> None:
 
 
 def notes(priced: Cost) -> list[str]:
-    """What the figures are not."""
+    """Says that no chip confirmed the figures, and how they were computed."""
     found = ["Not measured: no chip ran this. Collectives between chips are not priced."]
     if isinstance(priced.chip, chips.TPU):
         found.append(

@@ -8,6 +8,7 @@ _MAX_SIDE = 4096  # Pixels: a page of twelve such images takes over half a gigab
 
 
 def add_data(commands: Any) -> None:
+    """Adds the command ``data`` with its arguments to the subparsers."""
     parser = commands.add_parser(
         "data", help="look at images and annotations, and prepare them for training"
     )

@@ -83,7 +83,7 @@ def _check_shape(path: Path, content: Any) -> None:
 
 
 def _other(content: dict[str, Any]) -> str:
-    """What another tool's file seems to be, and how to convert it."""
+    """Guesses the tool that wrote a file in another format, and says how to convert it."""
     if "shapes" in content and "imagePath" in content:
         return "; this is labelme's format of one image: convert the folder with labelme2coco"
     if any(str(key).startswith("_via") for key in content):

@@ -1,4 +1,4 @@
-"""What is wrong with the entries of an annotation file: one warning for each kind."""
+"""Collects faults of the entries of an annotation file, and warns once for each kind."""
 
 import logging
 from collections.abc import Iterable

@@ -228,7 +228,7 @@ def _convert(found: Mapping[str, Any]) -> Settings:
     if values["MODEL.MASK_ON"] is not True:
         config.model.mask_head = None
     for key, (_, field) in FIELDS.items():
-        _set(config, field, values[key])
+        set_field(config, field, values[key])
     problems += _set_converted(config, values)
     if problems:
         raise ValueError("it has settings without a counterpart:\n  " + "\n  ".join(problems))
@@ -240,7 +240,7 @@ def _is_ignored(key: str) -> bool:
     return any(fnmatch.fnmatchcase(key, pattern) for pattern in IGNORED)
 
 
-def _set(config: Config, field: str, value: Any) -> None:
+def set_field(config: Config, field: str, value: Any) -> None:
     """Sets a field by its path; none of a mask head that is not there."""
     *parts, name = field.split(".")
     owner: Any = config

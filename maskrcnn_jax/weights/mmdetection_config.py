@@ -13,7 +13,7 @@ from typing import Any
 
 from maskrcnn_jax import config_check, presets
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.weights.detectron2_config import Settings
+from maskrcnn_jax.weights.detectron2_config import Settings, set_field
 
 MAX_BYTES = 1 << 20
 # Keys below `model` that are read, and the field of ours that takes each.
@@ -187,7 +187,7 @@ def _convert(found: Mapping[str, Any]) -> Settings:
         problems.append(f"model.type: {str(values.get('type'))[:100]}")
     for key, value in values.items():
         if key in FIELDS:
-            _set(config, FIELDS[key], value)
+            set_field(config, FIELDS[key], value)
         elif key in FIXED and value != FIXED[key]:
             problems.append(f"model.{key}: {str(value)[:100]}, only {FIXED[key]} is possible")
         elif value is not None and not _is_known(key):
@@ -207,18 +207,6 @@ def _convert(found: Mapping[str, Any]) -> Settings:
 def _is_known(key: str) -> bool:
     is_ignored = any(fnmatch.fnmatchcase(key, pattern) for pattern in IGNORED)
     return key in FIXED or key in CONVERTED or is_ignored
-
-
-def _set(config: Config, field: str, value: Any) -> None:
-    """Sets a field by its path; none of a mask head that is not there."""
-    *parts, name = field.split(".")
-    owner: Any = config
-    for part in parts:
-        owner = getattr(owner, part)
-    if owner is None:
-        return
-    is_float = isinstance(getattr(owner, name), float) and type(value) is int
-    setattr(owner, name, float(value) if is_float else value)
 
 
 def _set_converted(config: Config, values: Mapping[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What one step of a compiled program costs on a chip that need not exist."""
+"""The price of one step of a compiled program on a chip that need not exist."""
 
 from collections import defaultdict
 from collections.abc import Callable

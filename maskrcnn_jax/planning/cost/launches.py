@@ -17,7 +17,7 @@ _SORT = re.compile(r"\] +sort[_\d]*")
 
 
 class Launches(NamedTuple):
-    """What the host does in one step; the bodies of loops count once."""
+    """Launches and questions of the host in one step; the bodies of loops count once."""
 
     launches: int  # Of kernels, copies and graphs.
     graphs: int  # CUDA graphs among them.

@@ -78,7 +78,7 @@ def _convolution(instruction: Instruction, left: Array, kernel: Array, result: A
 
 
 def _number(field: str, axis: int, default: int) -> int:
-    """Of ``2x3`` or ``1_1x0_2`` the number of an axis, and of padding the lower one."""
+    """Reads the number of one axis from ``2x3``, or the lower padding from ``1_1x0_2``."""
     return int(field.split("x")[axis].split("_")[0]) if field else default
 
 

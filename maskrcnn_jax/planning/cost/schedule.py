@@ -8,7 +8,7 @@ from maskrcnn_jax.planning.hlo import Instruction, Program
 
 
 class Price(NamedTuple):
-    """What one run of an instruction costs."""
+    """The price of one run of an instruction."""
 
     kind: str  # Such as "product" or "layout".
     seconds: float
@@ -31,7 +31,7 @@ class Item(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of all its runs in a step."""
+        """The seconds of all its runs in a step."""
         return self.turns * self.price.seconds
 
 

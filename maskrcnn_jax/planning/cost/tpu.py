@@ -117,7 +117,7 @@ def _fill(side: float | int) -> int:
 
 
 def _sort_cycles(instruction: Instruction) -> float:
-    """Of a bitonic sort: ``log2(n) (log2(n) + 1) / 2`` stages over keys and values."""
+    """A bitonic sort takes ``log2(n) (log2(n) + 1) / 2`` stages over keys and values."""
     sorted_arrays = arrays(instruction.shape)
     axis = int(instruction.find(r"dimensions=\{(\d+)"))
     stages = math.ceil(math.log2(max(sorted_arrays[0].sides[axis], 2)))

@@ -94,14 +94,28 @@ def add_evaluate(commands: Any) -> None:
 def add_convert(commands: Any) -> None:
     """Adds the command ``convert`` with its arguments to the subparsers."""
     parser = commands.add_parser(
-        "convert", help="write weights for torchvision, or for this program"
+        "convert", help="write weights for this program, torchvision, Detectron2 or MMDetection"
     )
     parser.add_argument("weights", type=given, metavar="IN", help=WEIGHTS)
     parser.add_argument(
         "output",
         type=path,
         metavar="OUT",
-        help=".pth or .safetensors with torchvision's names, .npz with ours",
+        help=".pth or .safetensors with torchvision's names, .npz with ours; with --to detectron2 "
+        ".pkl or .pth, with --to mmdet .pth",
+    )
+    parser.add_argument(
+        "--to",
+        choices=("torchvision", "detectron2", "mmdet"),
+        help="write a file that this library loads, and list the rules that no file holds",
+    )
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        default=[],
+        type=path,
+        metavar="IMAGE",
+        help="with --to: also measure how far the detections of these images move",
     )
     _add_force(parser, "OUT, whoever has written it, but never an input")
     rules = parser.add_mutually_exclusive_group()

@@ -11,12 +11,15 @@ Every protocol from 0 to 5 is read, from Python 2 or 3 and with the module names
 arrays share the memory of the bytes that are read from the file.
 """
 
+import pickle
+import struct
 from collections.abc import Mapping
 from math import prod
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from maskrcnn_jax.weights import pickle_opcodes
 from maskrcnn_jax.weights.restricted_pickle import (
     FOR_ARRAYS,
     BoundedFile,
@@ -31,6 +34,8 @@ KIND = "pickle.kind"  # The metadata key for the wrapper, or "flat".
 KINDS = "fiub"  # Floats, integers, booleans.
 ORDERS = ("<", ">", "=", "|")
 MAX_AXES = 64  # The limit of NumPy.
+MAX_BYTES = (1 << 32) - 1  # Of an array in the pickles that are written.
+AUTHOR = "maskrcnn_jax"
 
 
 class _DType:
@@ -192,3 +197,37 @@ FUNCTIONS: Mapping[str, Any] = {
     "builtins.bytes": _bytes,
     "collections.OrderedDict": _ordered_dict,
 }
+
+
+def write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays as the content of a file of Detectron2's model zoo, with protocol 3.
+
+    Any version of NumPy unpickles it, because the old names of its modules stay valid.
+
+    Args:
+        file: The file to write.
+        arrays: Arrays by name, in C order.
+
+    Raises:
+        ValueError: An array has 4 GiB or more, or a dtype that NumPy lacks.
+    """
+    value, name = pickle_opcodes.value, pickle_opcodes.name
+    file.write(pickle.PROTO + b"\x03" + pickle.EMPTY_DICT + pickle.MARK)
+    file.write(value("model") + pickle.EMPTY_DICT + pickle.MARK)
+    for key, array in arrays.items():
+        if array.dtype.kind not in KINDS:
+            raise ValueError(f"{key} is an array of {array.dtype}, which NumPy's pickles lack")
+        if array.nbytes > MAX_BYTES:
+            raise ValueError(f"{key} has {array.nbytes} bytes, at most {MAX_BYTES} fit a .pkl")
+        file.write(value(key) + name("numpy.core.multiarray", "_reconstruct"))
+        file.write(pickle.MARK + name("numpy", "ndarray") + value((0,)) + value(b"b"))
+        file.write(pickle.TUPLE + pickle.REDUCE + pickle.MARK + value(1) + value(array.shape))
+        order, kind = array.dtype.str[0], array.dtype.str[1:]
+        file.write(name("numpy", "dtype") + value((kind, False, True)) + pickle.REDUCE)
+        file.write(value((3, order, None, None, None, -1, -1, 0)) + pickle.BUILD + value(False))
+        # The content goes to the file without a copy.
+        file.write(pickle.BINBYTES + struct.pack("<I", array.nbytes))
+        file.write(array.reshape(-1).view(np.uint8).data)
+        file.write(pickle.TUPLE + pickle.BUILD)
+    file.write(pickle.SETITEMS + value("__author__") + value(AUTHOR) + pickle.SETITEMS)
+    file.write(pickle.STOP)

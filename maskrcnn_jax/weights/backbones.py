@@ -1,4 +1,4 @@
-"""Loads pretrained backbones: ResNets of torchvision, Detectron2 or Caffe2, or files of our own."""
+"""Loads pretrained backbones: ResNets of torchvision, Detectron2, MMDetection, Caffe2, or ours."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +23,7 @@ from maskrcnn_jax.weights import (
 )
 
 DETECTORS = (torchvision, detectron2, mmdetection, detectron1)
+GROUP_NORM = "gn1.weight"  # The name that MMDetection gives the first norm then.
 
 
 def load(weights: str, variables: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def load(weights: str, variables: dict[str, Any], config: ModelConfig) -> dict[s
         weights: A file, or "IMAGENET1K_V1" or "IMAGENET1K_V2" for torchvision's weights of the
             config's depth. A file with torchvision's names must be complete; its classifier is
             dropped. A file with our names may lack variables, which then keep their values. The
-            backbones of Detectron2's model zoo (``R-50.pkl``) are read too.
+            backbones of Detectron2's model zoo (``R-50.pkl``) and of MMDetection are read too.
         variables: The initialised variables of the whole model.
         config: The config of the model.
 
@@ -91,15 +92,21 @@ def _own(
 def _from_torchvision(
     path: Path, arrays: Mapping[str, np.ndarray], config: ModelConfig
 ) -> dict[str, np.ndarray]:
-    if config.backbone.norm == "group":
+    """Maps arrays with torchvision's names, or MMDetection's for group norm, to variables."""
+    found = "group" if GROUP_NORM in arrays else "batch"
+    norm = config.backbone.norm
+    if (found == "group") != (norm == "group"):
         raise ValueError(
-            f'{path} was trained with batch norm, config.model.backbone.norm is "group"'
+            f'{path} was trained with {found} norm, config.model.backbone.norm is "{norm}"'
         )
     depth = torchvision_resnet.resnet_depth(arrays)
     if depth not in (None, config.backbone.depth):
         expected = f"config.model.backbone.depth is {config.backbone.depth}"
         raise ValueError(f"{path} holds a ResNet-{depth}, {expected}")
     table = list(torchvision_resnet.entries(config))
+    if found == "group":
+        table = [detectron2.renamed(x, mmdetection.name(x.path[1:-1], config)) for x in table]
+        table = [x._replace(name=x.name.removeprefix(mmdetection.BODY)) for x in table]
     arrays = torchvision_resnet.present(arrays)
     layout.check_fit(arrays, layout.shapes(table), f"{path} does not fit the backbone")
     _turn_to_rgb(path, arrays, "conv1.weight", "bn1.running_var", config)
@@ -119,10 +126,11 @@ def _turn_to_rgb(
 ) -> None:
     """Reverses the channels of a stem that learned from pixels of 0 to 255: Caffe's read BGR.
 
-    ``variance`` names the statistics that tell such a stem; None if it is Caffe's. Raises
-    ValueError if the config has other pixels.
+    ``variance`` names the statistics that tell such a stem. Without them it is taken for Caffe's,
+    and so is group norm, whose released backbones are. Raises ValueError if the config has other
+    pixels.
     """
-    ratio = guess.input_ratio(arrays[stem], arrays[variance]) if variance else np.inf
+    ratio = guess.input_ratio(arrays[stem], arrays[variance]) if variance in arrays else np.inf
     if ratio is None or ratio < guess.NORMALISED_BELOW:
         return
     if max(config.image_std) > presets.LARGEST_STD_OF_CAFFE:

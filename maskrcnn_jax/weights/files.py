@@ -8,7 +8,7 @@ are read by their own library.
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -118,19 +118,29 @@ def _read_safetensors(path: Path) -> WeightFile:
 
 
 def write(
-    path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+    path: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> None:
-    """Writes arrays in the format of the suffix: .npz (ours), .pth (PyTorch) or .safetensors.
+    """Writes arrays in the format of the suffix.
 
-    An existing file is replaced atomically when the new one is complete. PyTorch reads a ``.pth``
-    with ``torch.load(path, weights_only=True)``.
+    The suffixes are .npz (ours), .pth (PyTorch), .safetensors, and .pkl (Detectron2). An existing
+    file is replaced atomically when the new one is complete. PyTorch reads a ``.pth`` with
+    ``torch.load(path, weights_only=True)``.
+
+    Args:
+        path: The file to write.
+        arrays: Arrays by name.
+        metadata: Text by key; a ``.pkl`` holds none.
+        classes: Names of classes for a ``.pth``; see `pytorch_zip.write`.
 
     Raises:
         ValueError: The suffix is unknown, the metadata are not strings, or the format cannot hold a
             dtype.
     """
     path, text = Path(path), dict(metadata or {})
-    if path.suffix not in SUFFIXES:
+    if path.suffix not in (*SUFFIXES, ".pkl"):
         raise ValueError(
             f"{path} has the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}"
         )
@@ -143,9 +153,14 @@ def write(
             # With an empty dict as metadata, a file without arrays would be invalid.
             save_file(ready, partial, metadata=text or None)
         else:
-            kind = pytorch_zip if path.suffix == ".pth" else npz
             with partial.open("wb") as file:
-                kind.write(file, ready, text)
+                match path.suffix:
+                    case ".pth":
+                        pytorch_zip.write(file, ready, text, classes)
+                    case ".pkl":
+                        array_pickle.write(file, ready)
+                    case _:
+                        npz.write(file, ready, text)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

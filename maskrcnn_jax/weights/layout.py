@@ -62,20 +62,29 @@ def arrange(
     return traverse_util.unflatten_dict(flat)
 
 
-def restore(variables: Mapping[str, Any], table: Sequence[Entry]) -> dict[str, np.ndarray]:
+def restore(
+    variables: Mapping[str, Any], table: Sequence[Entry], *, consume: bool = False
+) -> dict[str, np.ndarray]:
     """Converts variables to float32 arrays by the names of the table: the inverse of `arrange`.
+
+    With ``consume`` the variables, a dict, are emptied, and each is freed before the next is
+    converted.
 
     Raises:
         ValueError: The variables do not fit the table; the message lists every difference.
     """
     flat = traverse_util.flatten_dict(variables, sep="/")
     flat = {path: np.asarray(array) for path, array in flat.items()}
+    if consume:
+        variables.clear()
     expected = {"/".join(each.path): each.target for each in table}
     check_fit(flat, expected, "the weights do not fit the model")
     arrays = {}
     for each in table:
         permuted = tuple(each.view[axis] for axis in each.axes)
-        array = flat["/".join(each.path)].reshape(permuted).transpose(np.argsort(each.axes))
+        path = "/".join(each.path)
+        array = flat.pop(path) if consume else flat[path]
+        array = array.reshape(permuted).transpose(np.argsort(each.axes))
         array = array.reshape(each.shape) if each.edit is None else each.edit.write(array)
         arrays[each.name] = np.ascontiguousarray(array.reshape(each.shape), np.float32)
     return arrays

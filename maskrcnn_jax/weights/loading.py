@@ -8,7 +8,7 @@ into a model with the other.
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -43,6 +43,14 @@ FAMILIES = (own, torchvision, detectron2, mmdetection, detectron1)
 RELEASED = {"COCO_V1": "maskrcnn_resnet50_fpn", "V2_COCO_V1": "maskrcnn_resnet50_fpn_v2"}
 
 
+class Origin(NamedTuple):
+    """What a file of another library holds beside the variables of the model."""
+
+    family: ModuleType  # One of `FAMILIES`.
+    is_bgr: bool  # The order of the channels that the stem of the file reads; ours is RGB.
+    extras: dict[str, np.ndarray]  # Batch counters; anchors and pixel statistics, if there.
+
+
 class Source(NamedTuple):
     """Arrays by name, and the known facts about their model."""
 
@@ -55,6 +63,8 @@ class Source(NamedTuple):
     is_config_carried: bool  # Whether the source stores the config; otherwise it was inferred.
     categories: Categories | None  # None if unknown.
     reasons: tuple[str, ...] = ()  # Lines for the report: what was inferred or assumed, and why.
+    is_bgr: bool = False  # As in `Origin`. The arrays here are RGB.
+    extras: Mapping[str, np.ndarray] = MappingProxyType({})  # As in `Origin`.
 
 
 class LoadedModel(NamedTuple):
@@ -66,6 +76,7 @@ class LoadedModel(NamedTuple):
     variables: dict[str, Any]  # NumPy arrays, float32.
     categories: Categories | None  # None if unknown.
     report: Report
+    origin: Origin | None = None
 
 
 def load(
@@ -179,15 +190,29 @@ def _read_file(path: Path, preset: str | Config | None, channel_order: str | Non
         is_carried = config is not None
         family = _family(arrays)
         inferred = None if is_carried else family.infer(arrays, metadata)
-        arrays, renamed = family.present(arrays)
+        found = arrays
+        arrays, renamed = family.present(found)
     except ValueError as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
     source = Source(path, digest, family, arrays, renamed, config, is_carried, categories)
+    source = source._replace(extras=_extras(found, family))
     if family in (own, torchvision) and (preset or channel_order):
         raise ValueError(
             f"{path} has {family.WHOSE} names: preset and channel_order are for other libraries"
         )
     return source if inferred is None else _with(source, inferred, preset, channel_order)
+
+
+def _extras(arrays: Mapping[str, np.ndarray], family: ModuleType) -> dict[str, np.ndarray]:
+    """Returns the arrays of `Origin.extras`."""
+    kept = {}
+    for name, array in arrays.items():
+        is_counter = name.endswith(f".{torchvision_resnet.COUNTER}")
+        is_setting = family is detectron2 and name in detectron2.PIXELS
+        is_setting |= family is detectron2 and name.startswith(detectron2.CELLS)
+        if is_setting or (is_counter and not name.startswith(mmdetection.EMA)):
+            kept[name] = np.asarray(array)
+    return kept
 
 
 def _with(
@@ -210,6 +235,7 @@ def _with(
         config=config,
         categories=source.categories or inferred.categories,
         reasons=reasons,
+        is_bgr=is_bgr,
     )
 
 
@@ -267,7 +293,9 @@ def fit(
         reasons=source.reasons,
     )
     experiment = dataclasses.replace(source.config or Config(), model=model)
-    return LoadedModel(experiment, variables, None if fresh else source.categories, report)
+    categories = None if fresh else source.categories
+    origin = Origin(source.layout, source.is_bgr, dict(source.extras))
+    return LoadedModel(experiment, variables, categories, report, origin)
 
 
 def _wanted(source: Source, config: ModelConfig | None, num_classes: int | None) -> ModelConfig:

@@ -10,12 +10,12 @@ import pickle
 import struct
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
 
-from maskrcnn_jax.weights import metadata, pytorch, zip_records
+from maskrcnn_jax.weights import metadata, pickle_opcodes, pytorch, zip_records
 from maskrcnn_jax.weights.restricted_pickle import BoundedFile
 from maskrcnn_jax.weights.zip_records import Record
 
@@ -89,7 +89,12 @@ def _metadata(file: BinaryIO, records: Mapping[str, Record], folder: str) -> dic
     return {} if record is None else metadata.decode(zip_records.read(file, record).tobytes())
 
 
-def write(file: BinaryIO, arrays: Mapping[str, np.ndarray], text: Mapping[str, str]) -> None:
+def write(
+    file: BinaryIO,
+    arrays: Mapping[str, np.ndarray],
+    text: Mapping[str, str],
+    classes: Sequence[str] | None = None,
+) -> None:
     """Writes a state dict that ``torch.load(path, weights_only=True)`` reads as an OrderedDict.
 
     Each array has its own storage. PyTorch ignores the metadata.
@@ -98,12 +103,14 @@ def write(file: BinaryIO, arrays: Mapping[str, np.ndarray], text: Mapping[str, s
         file: The file to write.
         arrays: Arrays by name, in C order and in the byte order of the machine.
         text: The metadata.
+        classes: Names of classes. With these the file is a checkpoint as MMDetection's, with the
+            names in its ``meta`` and the state dict beside.
 
     Raises:
         ValueError: PyTorch has no storage class for a dtype.
     """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        _write_record(file, archive, "data.pkl", _pickle(arrays))
+        _write_record(file, archive, "data.pkl", _pickle(arrays, classes))
         _write_record(file, archive, metadata.RECORD, metadata.encode(text))
         _write_record(file, archive, "byteorder", sys.byteorder.encode("ascii"))
         for key, array in enumerate(arrays.values()):
@@ -121,19 +128,25 @@ def _write_record(
     archive.writestr(record, content)
 
 
-def _pickle(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Pickles an OrderedDict of tensors with protocol 2."""
-    ordered_dict = _global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
-    parts = [pickle.PROTO, b"\x02", ordered_dict, pickle.MARK]
-    for key, (name, array) in enumerate(arrays.items()):
-        strides = [stride // array.itemsize for stride in array.strides]
-        storage_class = _global("torch", _storage_class(name, array))
-        parts += [_text(name), _global("torch._utils", "_rebuild_tensor_v2"), pickle.MARK]
-        parts += [pickle.MARK, _text("storage"), storage_class, _text(str(key))]
-        parts += [_text("cpu"), _integer(array.size), pickle.TUPLE, pickle.BINPERSID]
-        parts += [_integer(0), _integers(array.shape), _integers(strides)]
-        parts += [pickle.NEWFALSE, ordered_dict, pickle.TUPLE, pickle.REDUCE]
-    return b"".join([*parts, pickle.SETITEMS, pickle.STOP])
+def _pickle(arrays: Mapping[str, np.ndarray], classes: Sequence[str] | None) -> bytes:
+    """Pickles an OrderedDict of tensors with protocol 2, alone or in a checkpoint."""
+    value, name = pickle_opcodes.value, pickle_opcodes.name
+    parts = [pickle.PROTO, b"\x02"]
+    if classes is not None:
+        meta = {"dataset_meta": {"classes": tuple(classes)}}
+        parts += [pickle.EMPTY_DICT, pickle.MARK, value("meta"), value(meta), value("state_dict")]
+    ordered_dict = name("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
+    parts += [ordered_dict, pickle.MARK]
+    for key, (label, array) in enumerate(arrays.items()):
+        strides = tuple(stride // array.itemsize for stride in array.strides)
+        storage_class = name("torch", _storage_class(label, array))
+        parts += [value(label), name("torch._utils", "_rebuild_tensor_v2"), pickle.MARK]
+        parts += [pickle.MARK, value("storage"), storage_class, value(str(key)), value("cpu")]
+        parts += [value(array.size), pickle.TUPLE, pickle.BINPERSID]
+        parts += [value(0), value(array.shape), value(strides), value(False)]
+        parts += [ordered_dict, pickle.TUPLE, pickle.REDUCE]
+    parts += [pickle.SETITEMS] if classes is None else [pickle.SETITEMS, pickle.SETITEMS]
+    return b"".join([*parts, pickle.STOP])
 
 
 def _storage_class(name: str, array: np.ndarray) -> str:
@@ -141,22 +154,3 @@ def _storage_class(name: str, array: np.ndarray) -> str:
         if dtype == array.dtype:
             return storage.removeprefix("torch.")
     raise ValueError(f"{name} is {array.dtype}, which PyTorch's files cannot hold")
-
-
-def _global(module: str, name: str) -> bytes:
-    return pickle.GLOBAL + f"{module}\n{name}\n".encode("ascii")
-
-
-def _text(text: str) -> bytes:
-    encoded = text.encode("utf-8")
-    return pickle.BINUNICODE + struct.pack("<I", len(encoded)) + encoded
-
-
-def _integer(number: int) -> bytes:
-    if number < 1 << 31:
-        return pickle.BININT + struct.pack("<i", number)
-    return pickle.LONG1 + b"\x08" + struct.pack("<q", number)
-
-
-def _integers(numbers: tuple[int, ...] | list[int]) -> bytes:
-    return pickle.MARK + b"".join(_integer(number) for number in numbers) + pickle.TUPLE

@@ -12,7 +12,12 @@ from maskrcnn_jax.weights import files, model_metadata, torchvision
 
 
 def save(
-    path: str | Path, config: Config, variables: dict[str, Any], categories: Categories | None
+    path: str | Path,
+    config: Config,
+    variables: dict[str, Any],
+    categories: Categories | None,
+    *,
+    consume: bool = False,
 ) -> None:
     """Writes the variables of a model with its config and categories.
 
@@ -25,6 +30,7 @@ def save(
         config: The config of the model.
         variables: The variables of the model; they are written as float32.
         categories: The map from labels to categories, or None if unknown.
+        consume: Whether the variables may be emptied on the way, which saves memory.
 
     Raises:
         ValueError: The suffix is unknown, or torchvision does not have the model.
@@ -34,5 +40,5 @@ def save(
         arrays = {name: np.asarray(array, np.float32) for name, array in flat.items()}
     else:
         torchvision.check_can_build(config.model)
-        arrays = torchvision.to_state_dict(variables, config.model)
+        arrays = torchvision.to_state_dict(variables, config.model, consume=consume)
     files.write(path, arrays, model_metadata.encode(config, categories))

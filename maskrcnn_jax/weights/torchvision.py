@@ -30,6 +30,7 @@ WHOSE = "torchvision's"
 BODY = "backbone.body."
 STEM = f"{BODY}conv1.weight"
 MASK_HEAD = "roi_heads.mask_"
+NORMS_OF_BACKBONE, NORMS = ("frozen_batch", "batch"), ("none", "batch")
 
 # Old names of the convolutions that torchvision later put into blocks.
 RENAMED = (
@@ -137,16 +138,19 @@ def from_state_dict(state: Mapping[str, np.ndarray], config: ModelConfig) -> dic
     return layout.arrange(arrays, table)
 
 
-def to_state_dict(variables: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
+def to_state_dict(
+    variables: Mapping[str, Any], config: ModelConfig, *, consume: bool = False
+) -> dict[str, np.ndarray]:
     """Converts variables to torchvision's state dict, the inverse of `from_state_dict`.
 
-    The state dict includes the batch counters of trained batch norm.
+    The state dict includes the batch counters of trained batch norm. ``consume`` as in
+    `layout.restore`.
 
     Raises:
         ValueError: As in `from_state_dict`, with our own names.
     """
     table = list(entries(config))
-    arrays, state = layout.restore(variables, table), {}
+    arrays, state = layout.restore(variables, table, consume=consume), {}
     for entry in table:
         state[entry.name] = arrays[entry.name]
         if entry.path[0] == "batch_stats" and entry.path[-1] == "var":
@@ -175,8 +179,8 @@ def layers(config: ModelConfig) -> Iterator[Entry]:
 
 
 def _check_norms(config: ModelConfig) -> None:
-    allowed = {"backbone": ("frozen_batch", "batch")}
-    allowed |= dict.fromkeys(("fpn", "box_head", "mask_head"), ("none", "batch"))
+    allowed = {"backbone": NORMS_OF_BACKBONE}
+    allowed |= dict.fromkeys(("fpn", "box_head", "mask_head"), NORMS)
     for name, norms in allowed.items():
         part = getattr(config, name)
         if part is not None and part.norm not in norms:
@@ -270,18 +274,26 @@ def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]] | None:
         return None
 
 
+def missing(config: ModelConfig) -> list[str]:
+    """Names what a network has that torchvision cannot build; empty if it holds all arrays."""
+    found = []
+    for name in ("backbone", "fpn", "box_head", "mask_head"):
+        norm = getattr(getattr(config, name), "norm", "none")
+        allowed = NORMS_OF_BACKBONE if name == "backbone" else NORMS
+        if getattr(config, name) is not None and norm not in allowed:
+            found.append(f'{name}.norm "{norm}"')
+    if config.backbone.stem_channels != ModelConfig().backbone.stem_channels:
+        found.append(f"backbone.stem_channels {config.backbone.stem_channels}")
+    if not config.box_head.num_convs and config.box_head.num_layers != 2:
+        found.append(f"box_head.num_layers {config.box_head.num_layers}")
+    return found
+
+
 def check_can_build(config: ModelConfig) -> None:
     """Raises ValueError if torchvision has no such network, or computes different outputs."""
-    differences = []
-    for name in ("backbone", "fpn", "box_head", "mask_head"):
-        if getattr(getattr(config, name), "norm", None) == "group":
-            differences.append(f'{name}.norm "group"')
-    if config.backbone.stem_channels != ModelConfig().backbone.stem_channels:
-        differences.append(f"backbone.stem_channels {config.backbone.stem_channels}")
+    differences = missing(config)
     if config.backbone.stride_in_1x1 and config.backbone.depth >= 50:
         differences.append("backbone.stride_in_1x1")
-    if not config.box_head.num_convs and config.box_head.num_layers != 2:
-        differences.append(f"box_head.num_layers {config.box_head.num_layers}")
     if config.roi.aligned:
         differences.append("roi.aligned")
     if config.roi.pooling != "align":

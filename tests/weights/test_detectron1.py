@@ -1,5 +1,6 @@
 """Caffe2's names: detectors of Detectron 1, and backbones that start a training."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -181,6 +182,32 @@ def test_backbones_of_openmmlab_have_torchvisions_names(tmp_path, config, scale,
     np.testing.assert_array_equal(
         loaded["params"]["backbone"]["conv1"]["kernel"], kernel[:, :, ::-1] if is_bgr else kernel
     )
+
+
+def group_norm_names(kind, config):
+    """The arrays of a backbone with group norm, as each library names them."""
+    family = detectron1 if kind == "caffe2" else mmdetection if kind == "mmdet" else detectron2
+    random = np.random.default_rng(0)
+    prefix = {"detectron2": detectron2.BODY, "mmdet": mmdetection.BODY}.get(kind, "")
+    named = {}
+    for entry in family.entries(config):
+        if entry.path[1] == "backbone":
+            array = random.normal(size=entry.shape).astype(np.float32)
+            named[entry.name.removeprefix(prefix)] = array
+    return named, family.STEM.removeprefix(prefix)
+
+
+@pytest.mark.parametrize("kind", ["caffe2", "detectron2", "mmdet"])
+def test_backbones_with_group_norm(tmp_path, config, kind):
+    config.backbone.norm, config.backbone.stem_channels = "group", 32
+    named, stem = group_norm_names(kind, config)
+    loaded = backbones.load(str(written(tmp_path, named)), variables(), config)
+    assert len(jax.tree.leaves(loaded["params"]["backbone"])) == len(named)
+    kernel = named[stem].transpose(2, 3, 1, 0)[:, :, ::-1]
+    np.testing.assert_array_equal(loaded["params"]["backbone"]["conv1"]["kernel"], kernel)
+    config.backbone.norm = "frozen_batch"
+    with pytest.raises(ValueError, match="w.safetensors (was trained with group|does not fit)"):
+        backbones.load(str(written(tmp_path, named)), variables(), config)
 
 
 @pytest.mark.parametrize("family", [detectron1, detectron2, mmdetection])

@@ -1,0 +1,342 @@
+"""Files for other libraries: the same bits within a family, classes and rules between them."""
+
+import pickle
+
+import numpy as np
+import pytest
+import yaml
+
+from maskrcnn_jax import presets
+from maskrcnn_jax.config import Config, DetectionConfig, ModelConfig
+from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.settings import to_dict
+from maskrcnn_jax.weights import (
+    detectron2,
+    detectron2_config,
+    differences,
+    files,
+    loading,
+    mmdetection,
+    peer_settings,
+    torchvision,
+    translation,
+)
+from tests.weights.families import reduced, state_of
+from tests.weights.states import small, with_counters
+from tests.weights.states import state_of as torchvision_state_of
+
+D2, MM = presets.detectron2_r50_fpn, presets.mmdet_r50_fpn
+COCO, TORCHVISION_COCO = Categories.coco(), Categories.torchvision_coco()
+OTHERS = pytest.mark.parametrize("build", presets.OF_OTHERS.values(), ids=lambda x: x.__name__)
+BODY = "backbone.bottom_up."
+
+
+def target_of(build):
+    return "detectron2" if build.__name__.startswith("detectron2") else "mmdet"
+
+
+def state_for(build, num_classes=81):
+    """The arrays of a file as the library itself writes it, with its batch counters."""
+    config = reduced(build(num_classes), 50)
+    if target_of(build) == "mmdet":
+        scale = 58 if differences.reads_caffe(config) else 1
+        return state_of(mmdetection, config, scale=scale, counters=("b", "n", "r"))
+    trained = {
+        "syncbn": (f"{BODY}res3", f"{BODY}res4", f"{BODY}res5", "backbone.fpn", "roi_heads"),
+        "lsj": ("backbone", "roi_heads"),
+    }
+    return state_of(detectron2, config, counters=trained.get(build.__name__[18:], ""))
+
+
+def load(tmp_path, state, **options):
+    files.write(tmp_path / "in.pth", state)
+    return loading.load(tmp_path / "in.pth", **options)
+
+
+def written(path, loaded, target):
+    translation.write(path, translation.translate(loaded, target), consume=True)
+    return files.read(path)
+
+
+def assert_same(arrays, expected):
+    assert arrays.keys() == expected.keys()
+    for name, array in expected.items():
+        assert arrays[name].dtype == array.dtype and arrays[name].shape == array.shape, name
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+
+
+@OTHERS
+def test_within_a_family_no_bit_changes(tmp_path, build):
+    state, target = state_for(build), target_of(build)
+    for suffix in translation.SUFFIXES[target]:
+        translated = translation.translate(load(tmp_path, state), target)
+        assert not translated.moves
+        translation.write(tmp_path / f"out{suffix}", translated)
+        assert_same(files.read(tmp_path / f"out{suffix}").arrays, state)
+
+
+@OTHERS
+def test_a_model_of_ours_gets_the_same_names_and_counters_of_zero(tmp_path, build):
+    state, target = state_for(build), target_of(build)
+    # A file of ours does not know where its arrays came from.
+    loaded = load(tmp_path, state)._replace(origin=None)
+    zeros = {x: 0 * array for x, array in state.items() if x.endswith("num_batches_tracked")}
+    assert_same(written(tmp_path / "out.pth", loaded, target).arrays, state | zeros)
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_old_files_keep_what_is_a_setting_here(tmp_path, order):
+    step = -1 if order == "BGR" else 1
+    state = state_for(D2)
+    state["pixel_mean"] = np.float32([123.675, 116.28, 103.53])[::step].reshape(3, 1, 1)
+    state["pixel_std"] = np.ones((3, 1, 1), np.float32)
+    for level in range(5):
+        sizes = np.float32([[-16, -8, 16, 8], [-12, -12, 12, 12], [-8, -16, 8, 16]]) * 2**level
+        state[f"{detectron2.CELLS}{level}"] = sizes
+    assert_same(written(tmp_path / "out.pkl", load(tmp_path, state), "detectron2").arrays, state)
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_torchvisions_files_keep_their_counters(tmp_path, counted):
+    state = torchvision_state_of(small(presets.maskrcnn_resnet50_fpn(91), stem_channels=64))
+    state = with_counters(state) if counted else state
+    found = written(tmp_path / "out.safetensors", load(tmp_path, state), "torchvision")
+    assert_same(found.arrays, state)
+
+
+def test_a_pickle_is_one_of_the_model_zoo(tmp_path):
+    state = state_for(D2)
+    written(tmp_path / "out.pkl", load(tmp_path, state), "detectron2")
+    content = pickle.loads((tmp_path / "out.pkl").read_bytes(), encoding="latin1")
+    assert content.keys() == {"model", "__author__"}
+    assert_same(content["model"], state)
+
+
+def test_mmdetections_files_name_their_classes(tmp_path):
+    loaded = load(tmp_path, state_for(MM, 3))._replace(categories=Categories((4, 9), ("a", "b")))
+    found = written(tmp_path / "out.pth", loaded, "mmdet")
+    assert found.metadata["checkpoint.classes"] == '["a", "b"]'
+    assert loading.load(tmp_path / "out.pth").categories.names == ("a", "b")
+    loaded = load(tmp_path, state_for(MM, 3))
+    assert "checkpoint.classes" not in written(tmp_path / "out.pth", loaded, "mmdet").metadata
+
+
+# Between families.
+
+
+def full_stem(config):
+    """torchvision has no other stem than that of 64 channels."""
+    config.model.backbone.stem_channels = 64
+    return config
+
+
+def test_detectron2s_80_classes_become_90_labels_and_80_again(tmp_path):
+    state = state_of(detectron2, full_stem(reduced(D2(), 18)))
+    loaded = load(tmp_path, state)
+    translated = translation.translate(loaded, "torchvision")
+    assert translated.categories == TORCHVISION_COCO and translated.source.model.num_classes == 91
+    translation.write(tmp_path / "tv.pth", translated)
+    found = files.read(tmp_path / "tv.pth").arrays
+    scores = found["roi_heads.box_predictor.cls_score.bias"]
+    theirs = state["roi_heads.box_predictor.cls_score.bias"]
+    assert scores[0] == theirs[80] and scores[90] == theirs[79] and scores[1] == theirs[0]
+    assert scores[12] == translation.NEVER  # COCO has no category 12.
+    deltas = found["roi_heads.box_predictor.bbox_pred.weight"].reshape(91, 4, -1)
+    theirs = state["roi_heads.box_predictor.bbox_pred.weight"].reshape(80, 4, -1)
+    np.testing.assert_array_equal(deltas[[1, 13, 90]], theirs[[0, 11, 79]])
+    masks = found["roi_heads.mask_predictor.mask_fcn_logits.bias"]
+    assert masks[13] == state["roi_heads.mask_head.predictor.bias"][11] and masks[12] == 0
+    again = loading.load(tmp_path / "tv.pth")
+    assert again.categories == TORCHVISION_COCO and again.config.model.roi.aligned
+    assert_same(written(tmp_path / "again.pkl", again, "detectron2").arrays, state)
+
+
+def test_mmdetection_keeps_detectron2s_80_classes(tmp_path):
+    state = state_for(D2)
+    translated = translation.translate(load(tmp_path, state), "mmdet")
+    assert translated.is_bgr and translated.base == "mask_rcnn/mask-rcnn_r50-caffe_fpn_1x_coco.py"
+    translation.write(tmp_path / "mm.pth", translated)
+    found = files.read(tmp_path / "mm.pth")
+    np.testing.assert_array_equal(found.arrays["backbone.conv1.weight"], state[detectron2.STEM])
+    counters = [x for x in found.arrays if x.endswith("num_batches_tracked")]
+    assert len(counters) == 53 and '"toothbrush"' in found.metadata["checkpoint.classes"]
+    again = loading.load(tmp_path / "mm.pth")
+    assert_same(written(tmp_path / "again.pkl", again, "detectron2").arrays, state)
+
+
+def test_torchvisions_stem_stays_rgb(tmp_path):
+    config = small(presets.maskrcnn_resnet50_fpn(), depth=50)
+    state = torchvision_state_of(config)
+    translated = translation.translate(load(tmp_path, state), "detectron2")
+    found = {each.rule: each for each in translated.differences}
+    assert not translated.is_bgr and translated.categories == COCO and translated.moves
+    assert found[peer_settings.ORDER].setting == "INPUT.FORMAT: RGB"
+    assert found["model.rpn.round_anchors"].setting is None
+    assert not translated.config.model.rpn.round_anchors
+    assert translated.source.model.rpn.round_anchors
+    translation.write(tmp_path / "out.pkl", translated)
+    stem = files.read(tmp_path / "out.pkl").arrays[detectron2.STEM]
+    np.testing.assert_array_equal(stem, state[torchvision.STEM])
+
+
+def test_detectron2_gets_another_eps_in_the_variances(tmp_path):
+    config = small(presets.maskrcnn_resnet50_fpn(4), depth=50)
+    state = {x: np.abs(array) + 1 for x, array in torchvision_state_of(config).items()}
+    loaded = load(tmp_path, state, norm_eps=0.0)
+    translated = translation.translate(loaded, "detectron2")
+    assert "folded into the variances of backbone" in translated.notes[0]
+    translation.write(tmp_path / "out.pkl", translated)
+    variance = files.read(tmp_path / "out.pkl").arrays[f"{BODY}res2.0.conv1.norm.running_var"]
+    theirs = state["backbone.body.layer1.0.bn1.running_var"]
+    np.testing.assert_allclose(variance + np.float32(1e-5), theirs, rtol=2e-7)
+    assert (variance < theirs).all()
+    # MMDetection has a setting for it.
+    found = translation.translate(loaded, "mmdet").differences
+    assert any("eps=0" in str(each.setting) for each in found)
+
+
+@pytest.mark.parametrize(
+    "fields, target, reason",
+    [
+        ({"backbone.norm": "group"}, "torchvision", 'backbone.norm "group"'),
+        ({"mask_head.norm": "group"}, "torchvision", 'mask_head.norm "group"'),
+        ({"backbone.stem_channels": 32}, "torchvision", "backbone.stem_channels 32"),
+        ({"box_head.num_layers": 3}, "torchvision", "box_head.num_layers 3"),
+        ({"mask_head.num_convs": 10}, "detectron2", "model.mask_head.num_convs 10"),
+        ({"box_head.num_layers": 0}, "mmdet", "a box head without layers"),
+        ({"rpn.num_convs": 0}, "mmdet", "model.rpn.num_convs 0"),
+        ({"fpn.norm": "group", "fpn.norm_eps": 1e-3}, "detectron2", "fpn.norm_eps 0.001"),
+        ({"image_mean": (0.5,), "image_std": (0.2,)}, "mmdet", "1 channels of images"),
+    ],
+)
+def test_what_a_library_lacks_is_refused_by_name(fields, target, reason):
+    config = Config()
+    for field, value in fields.items():
+        detectron2_config.set_field(config, f"model.{field}", value)
+    with pytest.raises(ValueError, match=f"{target} has no network with .*{reason}"):
+        translation.check_can_build(config.model, target)
+
+
+def test_faster_r_cnns_are_written_too(tmp_path):
+    for build, target in ((D2, "mmdet"), (MM, "detectron2")):
+        state = {x: array for x, array in state_for(build).items() if "mask" not in x}
+        translated = translation.translate(load(tmp_path, state), target)
+        # The nearest config has a mask head.
+        (switch,) = [x for x in translated.differences if x.rule == peer_settings.MASKS]
+        assert switch.setting in ("MODEL.MASK_ON: False", "type='FasterRCNN'")
+        translation.write(tmp_path / "out.pth", translated)
+        assert loading.load(tmp_path / "out.pth").config.model.mask_head is None
+
+
+# The table of rules.
+
+# Fields that only training reads, or that do not change what is detected.
+TRAINING = {
+    *("positive_iou", "negative_iou", "num_samples", "positive_fraction", "smooth_l1_beta"),
+    *("max_samples", "frozen_stages", "dtype", "low_quality", "min_low_quality_iou"),
+    *("loss_divisor", "ground_truth", "binary_masks"),
+}
+OF_TRAINING = {"model.rpn.num_candidates", "model.rpn.num_proposals"}
+
+
+def leaves(settings, prefix):
+    for name, value in to_dict(settings).items():
+        if isinstance(value, dict):
+            yield from (f"{prefix}{name}.{rest}" for rest in flat(value))
+        else:
+            yield f"{prefix}{name}"
+
+
+def flat(values):
+    for name, value in values.items():
+        yield from (f"{name}.{x}" for x in flat(value)) if isinstance(value, dict) else [name]
+
+
+def test_every_rule_of_detection_is_compared():
+    fields = {*leaves(ModelConfig(), "model."), *leaves(DetectionConfig(), "detection.")}
+    wanted = {x for x in fields if x.rpartition(".")[2] not in TRAINING} - OF_TRAINING
+    compared = {x for x in differences.FIELDS if not x.startswith("data.")}
+    assert compared == wanted
+
+
+def other_config():
+    """A config that differs from Detectron2's in every rule that can be set there."""
+    config = D2(5)
+    model, detection = config.model, config.detection
+    presets.use_torchvision_input(model)
+    model.backbone.depth, model.fpn.norm = 101, "group"
+    model.rpn.num_convs, model.rpn.anchor_sizes = 2, (16.0, 32.0, 64.0, 128.0, 256.0)
+    model.rpn.aspect_ratios, model.rpn.box_weights = (0.4, 1.0), (2.0, 2.0, 1.0, 1.0)
+    model.rpn.nms_threshold, model.rpn.min_box_size = 0.6, 1.0
+    model.roi.aligned, model.roi.sampling_ratio = False, 2
+    model.roi.box_weights = (5.0, 5.0, 2.0, 2.0)
+    model.box_head.num_convs, model.box_head.norm, model.box_head.num_layers = 4, "group", 1
+    model.box_head.features, model.box_head.channels, model.mask_head.channels = 512, 128, 64
+    model.mask_head.num_convs, model.mask_head.norm = 2, "group"
+    detection.num_candidates, detection.num_proposals, detection.num_detections = 500, 400, 50
+    detection.score_threshold, detection.nms_threshold = 0.1, 0.4
+    config.data.test_short_side, config.data.test_max_long_side = 600, 1000
+    return config
+
+
+def test_detectron2s_keys_set_what_they_say(tmp_path):
+    config = other_config()
+    _, found = differences.find(config, "detectron2", is_bgr=False)
+    assert len(found) > 25 and all(each.setting for each in found)
+    keys = {"_BASE_": "base.yaml"}
+    for each in found:
+        # "A.B: 1, C: 2" and "A.B, A.C: 1" set two keys.
+        names, _, value = each.setting.partition(": ")
+        if "RES2_OUT" in value:
+            names, value = "MODEL.RESNETS.DEPTH", value.partition(",")[0]
+        for name in names.split(", "):
+            keys[name] = yaml.safe_load(value)
+    base = {"MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.MASK_ON": True}
+    fixed = {x: y for x, y in detectron2_config.FIXED.items() if not isinstance(y, tuple)}
+    fixed |= {x: list(y) for x, y in detectron2_config.FIXED.items() if isinstance(y, tuple)}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base | fixed))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(keys))
+    read, order = detectron2_config.read(tmp_path / "config.yaml")
+    assert order == "RGB"
+    for each in found:
+        if each.rule != peer_settings.ORDER:
+            value = peer_settings.value_of(read, each.rule)
+            if isinstance(value, str):
+                assert value == each.here, each.rule
+            else:
+                np.testing.assert_allclose(value, each.here, rtol=1e-5, err_msg=each.rule)
+
+
+def test_the_table_says_what_cannot_be_set():
+    config = Config(model=presets.maskrcnn_resnet50_fpn())
+    name, found = differences.find(config, "mmdet", is_bgr=False)
+    text = differences.table(found, name)
+    assert name == "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
+    assert "| rounded anchors (model.rpn.round_anchors) | yes | no | cannot be set |" in text
+    assert "| RoIAlign aligned (model.roi.aligned) | no | yes | roi_head.{bbox,mask}_roi_" in text
+    assert "bgr_to_rgb" not in text and "model.image_mean" not in text
+    there = differences.as_computed(config, found)
+    assert there.detection.paste == "centres" and not there.model.roi.aligned
+    assert there.model.limit_shrinking and config.detection.paste == "expanded"
+
+
+def test_nothing_differs_from_torchvisions_own_networks():
+    for name, build in presets.PRESETS.items():
+        assert differences.find(Config(model=build()), "torchvision", False) == (name, [])
+
+
+PARTS_WITH_ARRAYS = ("backbone", "fpn", "box_head", "mask_head", "num_classes")
+
+
+@pytest.mark.parametrize("target", differences.SETTINGS)
+def test_every_arrays_shape_can_be_set_everywhere(target):
+    """Otherwise a file would be written that no config of the library loads."""
+    config = other_config()
+    config.model.mask_head.resolution, config.model.box_head.resolution = 10, 5
+    for field in differences.FIELDS:
+        part = field.split(".")[1]
+        # An eps is folded into the variances for Detectron2, and torchvision has one stem.
+        is_refused = (target, field) == ("torchvision", "model.backbone.stem_channels")
+        is_folded = target == "detectron2" and field.endswith("norm_eps")
+        if part in PARTS_WITH_ARRAYS and not is_refused and not is_folded:
+            assert differences.SETTINGS[target](field, config, False), field

@@ -113,19 +113,22 @@ class Detector:
         from maskrcnn_jax.weights import loading
 
         loaded = loading.load(weights, preset=preset, channel_order=channel_order)
-        return cls.from_loaded(loaded)
+        return cls.from_loaded(loaded, consume=True)
 
     @classmethod
-    def from_loaded(cls, loaded: "LoadedModel") -> "Detector":
+    def from_loaded(cls, loaded: "LoadedModel", *, consume: bool = False) -> "Detector":
         """Makes a detector of a model that `loading.load` returned.
 
-        If the categories are unknown, they are numbered; see `Categories.numbered`.
+        If the categories are unknown, they are numbered; see `Categories.numbered`. With
+        ``consume`` the loaded variables are emptied on the way, which saves memory.
         """
         from maskrcnn_jax.model import MaskRCNN
 
         config = loaded.config
         categories = loaded.categories or Categories.numbered(config.model.num_classes - 1)
-        variables = jax.device_put(loaded.variables)  # Transfer once instead of for each image.
+        # Transfer once instead of for each image.
+        transfer = _move_to_device if consume else jax.device_put
+        variables = transfer(loaded.variables)
         model = MaskRCNN(config.model, config.detection, execution.choose())
         return cls(model, variables, categories, config.data)
 
@@ -296,6 +299,18 @@ class Detector:
         numbers = np.array([*sizes, *[bucket] * (self.batch_size - len(sizes))], np.int32)
         canvas = np.array([resizing.ceil32(size) for size in numbers], np.int32)
         return padded, numbers, canvas
+
+
+def _move_to_device(variables: dict[str, Any]) -> dict[str, Any]:
+    """Transfers nested arrays one by one, and frees each before the next: empties the dict."""
+    moved = {}
+    for name in list(variables):
+        value = variables.pop(name)
+        is_nested = isinstance(value, dict)
+        moved[name] = _move_to_device(value) if is_nested else jax.device_put(value)
+        if not is_nested:
+            moved[name].block_until_ready()
+    return moved
 
 
 def _loaded(several: Any, num_channels: int) -> Iterator[np.ndarray]:

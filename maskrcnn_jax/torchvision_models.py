@@ -103,7 +103,7 @@ def _detector(
     loaded = loading.fit(source, num_classes=num_classes, norm_eps=norm_eps, seed=seed)
     if loaded.report.reinitialised:
         print(loaded.report, file=sys.stderr)
-    return Detector.from_loaded(loaded)
+    return Detector.from_loaded(loaded, consume=True)
 
 
 def _check_architecture(function: str, path: Path, config: ModelConfig) -> None:

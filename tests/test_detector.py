@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
@@ -12,11 +13,12 @@ from PIL import Image
 from pycocotools import mask as rle_codec
 
 from maskrcnn_jax import resizing, visualize
-from maskrcnn_jax.config import DataConfig, DetectionConfig, ModelConfig
+from maskrcnn_jax.config import Config, DataConfig, DetectionConfig, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.structures import Detections
+from maskrcnn_jax.weights import loading
 
 
 class FindsRed:
@@ -464,3 +466,18 @@ class TestFourChannels:
     def test_others_are_refused(self, detector, image, message):
         with pytest.raises(ValueError, match=message):
             detector(image)
+
+
+def test_loaded_variables_are_freed_on_the_way_to_the_device():
+    def load():
+        params = {"conv1": {"kernel": np.arange(3, dtype=np.float32)}}
+        variables = {"params": {"backbone": params}, "constants": {}}
+        return loading.LoadedModel(Config(), variables, None, None)
+
+    kept, emptied = load(), load()
+    detectors = Detector.from_loaded(kept), Detector.from_loaded(emptied, consume=True)
+    assert kept.variables["params"] and emptied.variables == {}
+    for detector in detectors:
+        kernel = detector.variables["params"]["backbone"]["conv1"]["kernel"]
+        assert isinstance(kernel, jax.Array)
+        np.testing.assert_array_equal(kernel, [0, 1, 2])

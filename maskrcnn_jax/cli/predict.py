@@ -100,7 +100,7 @@ def _load(args: argparse.Namespace) -> Detector:
 
     loaded = loading.load(args.weights)
     print(loaded.report)
-    detector = Detector.from_loaded(loaded)
+    detector = Detector.from_loaded(loaded, consume=True)
     return AugmentedDetector(detector) if args.augment else detector
 
 

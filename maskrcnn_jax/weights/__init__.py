@@ -9,4 +9,7 @@ A family is a set of names in weight files. Each family has a module: ``own``, `
 module maps the names to variables with the tables of ``layout``, and infers the network of a file,
 with the help of ``guess``. ``model_metadata`` describes the model in our own files. ``files`` reads
 and writes the file formats, each of which has a module, and checks all input.
+
+``translation`` writes a model for another library. ``differences`` finds the rules in which the
+model differs from the configs of that library, and ``peer_settings`` says how to set them there.
 """

@@ -74,7 +74,7 @@ def translate(loaded: LoadedModel, target: str) -> Translation:
     origin = loaded.origin
     is_own = origin is not None and origin.family is FAMILIES[target]
     categories = loaded.categories
-    if (labels := _labels(categories, target)) is not None:
+    if not is_own and (labels := _labels(categories, target)) is not None:
         variables = _with_labels(variables, labels)
         source.model.num_classes = len(labels) + 1
         notes.append(_describe_labels(labels))

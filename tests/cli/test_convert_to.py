@@ -20,8 +20,8 @@ D2 = presets.detectron2_r50_fpn
 @pytest.fixture
 def source(tmp_path):
     """A file of Detectron2, of a small ResNet-18."""
-    files.write(tmp_path / "in.pth", state_of(detectron2, reduced(D2(4))))
-    return tmp_path / "in.pth"
+    files.write(tmp_path / "in.safetensors", state_of(detectron2, reduced(D2(4))))
+    return tmp_path / "in.safetensors"
 
 
 def convert(*arguments):
@@ -71,7 +71,7 @@ def test_mistakes_are_refused_and_nothing_is_written(source, tmp_path, capsys):
         assert convert(source, *arguments) == 2, message
         assert message in capsys.readouterr().err
     assert source.read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == {"in.pth"}
+    assert {path.name for path in tmp_path.iterdir()} == {"in.safetensors"}
 
 
 def test_a_file_of_others_stays_without_force(source, tmp_path, capsys):

@@ -5,6 +5,7 @@ import pickle
 import pickletools
 import struct
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -300,3 +301,24 @@ def test_truncated_and_damaged_files(tmp_path, protocol):
         except ValueError as error:
             refused += "w.pkl" in str(error)
     assert refused > 9
+
+
+def test_what_is_written_is_read_by_pickle_and_here(tmp_path):
+    state = {
+        "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": np.array(-7),
+        "empty": np.zeros((0, 3), np.float16),
+        "flag": np.array([True, False]),
+    }
+    files.write(tmp_path / "w.pkl", state)
+    for found in (
+        pickle.loads((tmp_path / "w.pkl").read_bytes(), encoding="latin1")["model"],
+        files.read(tmp_path / "w.pkl").arrays,
+    ):
+        assert found.keys() == state.keys()
+        for name, array in state.items():
+            assert found[name].dtype == array.dtype and found[name].shape == array.shape
+            np.testing.assert_array_equal(found[name], array)
+    with pytest.raises(ValueError, match="x is an array of bfloat16"):
+        files.write(tmp_path / "x.pkl", {"x": np.zeros(1, ml_dtypes.bfloat16)})
+    assert not (tmp_path / "x.pkl").exists()

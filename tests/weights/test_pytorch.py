@@ -239,3 +239,12 @@ def test_what_pytorch_cannot_hold_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="x is uint32"):
         files.write(tmp_path / "w.pth", {"x": np.zeros(2, np.uint32)})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_names_its_classes(tmp_path):
+    state = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(7)}
+    files.write(tmp_path / "w.pth", state, classes=("cat", "dog \u00e9"))
+    found = files.read(tmp_path / "w.pth")
+    assert found.metadata == {"checkpoint.classes": '["cat", "dog \\u00e9"]'}
+    assert found.arrays.keys() == state.keys()
+    np.testing.assert_array_equal(found.arrays["a.weight"], state["a.weight"])

@@ -66,7 +66,7 @@ def test_mistakes_are_refused_and_nothing_is_written(source, tmp_path, capsys):
         ((tmp_path / "out.npz", "--images", source), "--images needs --to"),
         ((tmp_path / "out.pkl", "--to", "detectron2", "--images", "a.jpg"), "no image a.jpg"),
         ((tmp_path / "out.pth", "--to", "torchvision"), "backbone.stem_channels 4"),
-        ((source, "--to", "detectron2", "--force"), "would overwrite what the command reads"),
+        ((source, "--to", "torchvision", "--force"), "would overwrite what the command reads"),
     ):
         assert convert(source, *arguments) == 2, message
         assert message in capsys.readouterr().err

@@ -6,7 +6,7 @@ there, and those that cannot.
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -126,7 +126,9 @@ def check_can_build(config: ModelConfig, target: str) -> None:
         raise ValueError(f"{target} has no network with {', '.join(reasons)}; .npz holds any")
 
 
-def _reasons(config: ModelConfig, target: str) -> Iterable[str]:
+def _reasons(config: ModelConfig, target: str) -> Iterator[str]:
+    if len(config.image_mean) != 3:
+        yield f"{len(config.image_mean)} channels of images"
     if target == "torchvision":
         yield from torchvision.missing(config)
         return
@@ -140,8 +142,6 @@ def _reasons(config: ModelConfig, target: str) -> Iterable[str]:
         yield "a box head without layers"
     if not 1 <= config.rpn.num_convs <= MAX_LAYERS:
         yield f"model.rpn.num_convs {config.rpn.num_convs}"
-    if len(config.image_mean) != 3:
-        yield f"{len(config.image_mean)} channels of images"
     for name in _parts_with_other_eps(config):
         part = getattr(config, name)
         if target == "detectron2" and part.norm == "group":

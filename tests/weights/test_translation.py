@@ -214,7 +214,8 @@ def test_detectron2_gets_another_eps_in_the_variances(tmp_path):
         ({"box_head.num_layers": 0}, "mmdet", "a box head without layers"),
         ({"rpn.num_convs": 0}, "mmdet", "model.rpn.num_convs 0"),
         ({"fpn.norm": "group", "fpn.norm_eps": 1e-3}, "detectron2", "fpn.norm_eps 0.001"),
-        ({"image_mean": (0.5,), "image_std": (0.2,)}, "mmdet", "1 channels of images"),
+        ({"image_mean": (0.5,)}, "mmdet", "1 channels of images"),
+        ({"image_mean": (0.5,)}, "torchvision", "1 channels of images"),
     ],
 )
 def test_what_a_library_lacks_is_refused_by_name(fields, target, reason):

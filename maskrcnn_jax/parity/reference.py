@@ -64,7 +64,9 @@ from torchvision.models.detection import (  # noqa: E402
 )
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign  # noqa: E402
 
-NORMS = {"none": None, "frozen_batch": FrozenBatchNorm2d, "batch": torch.nn.BatchNorm2d}
+# In detection a fixed norm is a frozen one; torchvision trains none with fixed statistics.
+NORMS = {"none": None, "batch": torch.nn.BatchNorm2d}
+NORMS |= dict.fromkeys(("frozen_batch", "fixed_batch"), FrozenBatchNorm2d)
 
 
 def build(

@@ -175,7 +175,7 @@ def layers(config: ModelConfig) -> Iterator[Entry]:
 
 
 def _check_norms(config: ModelConfig) -> None:
-    allowed = {"backbone": ("frozen_batch", "batch")}
+    allowed = {"backbone": ("frozen_batch", "fixed_batch", "batch")}
     allowed |= dict.fromkeys(("fpn", "box_head", "mask_head"), ("none", "batch"))
     for name, norms in allowed.items():
         part = getattr(config, name)

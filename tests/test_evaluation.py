@@ -14,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from maskrcnn_jax import evaluation, pasting
 from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.data import rle
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.structures import Batch, Crops, Detections, Instances
 
@@ -233,7 +234,8 @@ def coco_set(seed, num_images=4):
     """Objects of COCO's 80 categories, and detections by image as arrays with labels from 1."""
     annotations, results = random_set(seed, num_images=num_images)
     rng, categories = np.random.default_rng(seed), Categories.coco()
-    label_of = dict(zip(CATEGORY_IDS, rng.choice(80, 3, replace=False) + 1, strict=True))
+    labels = (rng.choice(80, 3, replace=False) + 1).tolist()
+    label_of = dict(zip(CATEGORY_IDS, labels, strict=True))
     for entry in annotations["annotations"]:
         entry["category_id"] = categories.category_id(label_of[entry["category_id"]])
     annotations["categories"] = categories.to_json()
@@ -241,7 +243,7 @@ def coco_set(seed, num_images=4):
     for image_id in range(1, num_images + 1):
         found = [x for x in results if x["image_id"] == image_id]
         x, y, width, height = np.array([x["bbox"] for x in found]).T
-        masks = [rle_codec.decode(x["segmentation"]).astype(np.float32) for x in found]
+        masks = [rle.decode(x["segmentation"], 160, 200).astype(np.float32) for x in found]
         detections[image_id] = pasting.ImageDetections(
             boxes=np.stack([x, y, x + width, y + height], axis=1).astype(np.float32),
             labels=np.array([label_of[x["category_id"]] for x in found]),

@@ -39,10 +39,10 @@ def config(variant: str) -> Config:
 def examples() -> list[Example]:
     """Draws two images of different sizes with overlapping ellipses, without antialiasing."""
     random = np.random.default_rng(1)
-    return [_draw(random, (150, 200), 3), _draw(random, (200, 130), 4)]
+    return [draw(random, (150, 200), 3), draw(random, (200, 130), 4)]
 
 
-def _draw(random: np.random.Generator, size: tuple[int, int], num_objects: int) -> Example:
+def draw(random: np.random.Generator, size: tuple[int, int], num_objects: int) -> Example:
     y, x = np.mgrid[: size[0], : size[1]] + 0.5
     waves = [np.sin(x / random.uniform(3, 30) + y / random.uniform(3, 30)) for _ in range(3)]
     image = 120 + 40 * np.stack(waves, axis=2) + random.normal(0, 10, (*size, 3))

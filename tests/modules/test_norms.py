@@ -57,7 +57,7 @@ def test_frozen_batch_norm_has_constants_and_no_parameters():
 
 
 def test_fixed_batch_norm_trains_scale_and_bias_and_keeps_the_statistics():
-    x, weight = jnp.asarray(normal(2, 3, 4, 5)), normal(2, 3, 4, 5)
+    x, weight = normal(2, 3, 4, 5), normal(2, 3, 4, 5)
     params = {"scale": normal(5), "bias": normal(5)}
     constants = {"mean": normal(5), "var": abs(normal(5))}
     norm = NORMS["fixed_batch"](eps=1e-2)
@@ -68,13 +68,13 @@ def test_fixed_batch_norm_trains_scale_and_bias_and_keeps_the_statistics():
     }
 
     @jax.jit
-    def loss(params):
+    def loss(params, x):
         y, updated = norm.apply(
             {"params": params, "constants": constants}, x, mutable=["batch_stats"]
         )
         return (y * weight).sum(), (y, updated)
 
-    (_, (y, updated)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    (_, (y, updated)), gradient = jax.value_and_grad(loss, has_aux=True)(params, x)
     standard = (x - constants["mean"]) / np.sqrt(constants["var"] + 1e-2)
     expected = standard * params["scale"] + params["bias"]
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)

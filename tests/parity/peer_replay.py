@@ -111,8 +111,8 @@ def _samples(
     with _drawing(drawn_rois) as roi_labels:
         rois = targets.roi_targets(key, proposals, instances, config=config.roi)
     positives = jax.tree.map(lambda x: x[: targets.num_mask_samples(config)], rois)
-    rule = {"resolution": 2 * config.mask_head.resolution, "binary": config.roi.binary_masks}
-    masks = targets.mask_targets(positives, instances, size, **rule)
+    rule = {"resolution": 2 * config.mask_head.resolution, "rule": config.roi.mask_targets}
+    masks = targets.mask_targets(positives, instances, size, canvas, **rule)
     return Samples(anchor_targets, rois, masks, *anchor_labels, *roi_labels)
 
 

@@ -5,12 +5,14 @@ environment variable DETECTRON2 names, and ``fvcore iopath omegaconf hydra-core 
 it is compiled.
 """
 
+import importlib
 import os
 from functools import partial
 
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 # torch's warnings differ between versions.
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
@@ -19,7 +21,7 @@ if not os.environ.get("MASKRCNN_JAX_SHARED"):
     reason = "MASKRCNN_JAX_SHARED does not name the folder with the photographs"
     pytest.skip(reason, allow_module_level=True)
 
-from maskrcnn_jax import presets  # noqa: E402
+from maskrcnn_jax import presets, training  # noqa: E402
 from maskrcnn_jax.config import Config  # noqa: E402
 from maskrcnn_jax.data import masks, rle  # noqa: E402
 from maskrcnn_jax.data import sample as data_sample  # noqa: E402
@@ -33,10 +35,10 @@ from tests.conftest import QUICK_COMPILE  # noqa: E402
 from tests.parity import peer_replay, training_peers  # noqa: E402
 
 quick_jit = partial(jax.jit, compiler_options=QUICK_COMPILE)
-SIZES = (176, 256), (176, 230)  # Of the photographs; both have the canvas 192x256.
-SIDES = {"short_side": 176, "max_long_side": 1333}
-# The first objects that the two photographs keep: of both, of one of them, one object, none.
-KEPT = (None, None), (None, 0), (1, 0), (0, 0)
+SIZES = (112, 160), (112, 150)  # Of the photographs; both have the canvas 128x160.
+SIDES = {"short_side": 112, "max_long_side": 1333}
+# The number of objects that the two photographs keep: all of one of them, one, none.
+KEPT = (None, 0), (1, 0), (0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,9 @@ class Ours:
         self._gradient = quick_jit(self._losses_and_gradient)
 
     def _losses_and_gradient(self, params, batch, samples):
-        run = Execution()._replace(per_image=training_replay.replaying(samples))
+        anchors, rois, masks, labels, _ = samples
+        given = training_replay.Samples(anchors, rois, labels, masks)
+        run = Execution()._replace(per_image=training_replay.replaying(given))
         model = MaskRCNN(self.config.model, run=run)
 
         def loss(params):
@@ -165,3 +169,56 @@ def test_a_step_of_detectron2(batches):
     model, _ = training_peers.detectron2_model(checkout, config, variables)
     ours = Ours(detectron2, config, variables, batches)
     check(ours, partial(training_peers.detectron2_step, model), batches)
+
+
+def test_the_warm_up_is_mmdetections():
+    pytest.importorskip("mmdet", reason="the comparison needs MMDetection")
+    torch, scheduler = pytest.importorskip("torch"), importlib.import_module("mmengine.optim")
+    config = presets.mmdet_r50_fpn()
+    optimizer = torch.optim.SGD([torch.zeros(1)], config.optimizer.learning_rate)
+    warmup = scheduler.LinearLR(optimizer, start_factor=0.001, by_epoch=False, begin=0, end=500)
+    rates = []
+    for _ in range(600):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        warmup.step()
+    ours = training.learning_rate(config.optimizer, config.batch_size, config.num_steps)
+    np.testing.assert_allclose(
+        [ours(i) for i in (0, 1, 77, 498, 499, 599)],
+        [rates[i] for i in (0, 1, 77, 498, 499, 599)],
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.slow
+def test_the_weight_decay_and_the_schedule_are_detectron2s(monkeypatch):
+    checkout = os.environ.get("DETECTRON2")
+    if not checkout:
+        pytest.skip("DETECTRON2 does not name a checkout")
+    monkeypatch.syspath_prepend(checkout)
+    cfg = importlib.import_module("detectron2.config").get_cfg()
+    cfg.merge_from_file(f"{checkout}/configs/Misc/mask_rcnn_R_50_FPN_3x_gn.yaml")
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
+    model = importlib.import_module("detectron2.modeling").build_model(cfg)
+    solver = importlib.import_module("detectron2.solver")
+    optimizer = solver.build_optimizer(cfg, model)
+    decays = {
+        id(x): group["weight_decay"] for group in optimizer.param_groups for x in group["params"]
+    }
+    theirs = {name: decays.get(id(x), 0) for name, x in model.named_parameters()}
+
+    config = presets.detectron2_r50_fpn_gn()
+    table = [x for x in detectron2.entries(config.model) if x.path[0] == "params"]
+    params = unflatten_dict({x.path[1:]: np.ones((), np.float32) for x in table})
+    ours = training.make_optimizer(config, params)
+    zeros = jax.tree.map(np.zeros_like, params)
+    updates, _ = ours.update(zeros, ours.init(params), params)
+    rate = training.learning_rate(config.optimizer, config.batch_size, config.num_steps)
+    decayed = flatten_dict(updates)
+    found = {x.name: float(-decayed[x.path[1:]] / rate(0)) for x in table}
+    assert found == pytest.approx(theirs, rel=1e-5) and len(set(theirs.values())) == 2
+
+    schedule = solver.build_lr_scheduler(cfg, optimizer)
+    for step in (0, 1, 500, 999, 1000, 209_999, 210_000, 250_000, 269_999):
+        expected = cfg.SOLVER.BASE_LR * schedule._multiplier(step / cfg.SOLVER.MAX_ITER)
+        assert rate(step) == pytest.approx(expected, rel=1e-5), step

@@ -136,6 +136,7 @@ def detectron2_model(checkout: str, config: Config, variables: dict) -> Any:
     model = config.model
     settings += ["MODEL.RESNETS.RES2_OUT_CHANNELS", 256 if model.backbone.depth >= 50 else 64]
     settings += ["MODEL.ROI_HEADS.NUM_CLASSES", model.num_classes - 1]
+    settings += ["MODEL.ANCHOR_GENERATOR.SIZES", [[size] for size in model.rpn.anchor_sizes]]
     for key, values in (("MEAN", model.image_mean), ("STD", model.image_std)):
         settings += [f"MODEL.PIXEL_{key}", [255 * x for x in values[::-1]]]
     cfg.merge_from_list(settings)
@@ -280,6 +281,7 @@ def mmdetection_model(config: Config, variables: dict) -> Any:
     )
     cfg.neck.update(in_channels=[expansion * stem * 2**i for i in range(4)], out_channels=width)
     cfg.rpn_head.update(in_channels=width, feat_channels=width)
+    cfg.rpn_head.anchor_generator.scales = [ours.rpn.anchor_sizes[0] / 4]
     heads, classes = cfg.roi_head, ours.num_classes - 1
     heads.bbox_roi_extractor.out_channels = heads.mask_roi_extractor.out_channels = width
     heads.bbox_head.update(

@@ -237,8 +237,8 @@ def test_offsets_added_to_coordinates_excuse_a_larger_margin():
         simulate(config(), [*overlapping(iou), FAR[2]], [0.9, 0.8, 0.7], classes=[1, 1, 2])
         for iou in (0.4995, 0.5005)
     )
-    sides = [Side("torchvision", theirs, config(), adds) for adds in (True, False)]
+    sides = [Side("torchvision", theirs, config(), count) for count in (3, 2)]
     selections = [side.detections for side in sides]
     assert selections[0].coordinate_rounding == np.spacing(np.float32(3 * 261)) > 0
     assert selections[1].coordinate_rounding == 0
-    assert not explain(config(), theirs, ours, adds_offsets=True)[0].explained
+    assert not explain(config(), theirs, ours, max_boxes_with_offsets=3)[0].explained

@@ -92,9 +92,7 @@ def test_mmdetection(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [*recipe.FAMILIES["detectron2"], *recipe.FAMILIES["mmdet"][1:]]
-)
+@pytest.mark.parametrize("name", [*recipe.FAMILIES["detectron2"], *recipe.FAMILIES["mmdet"][1:]])
 def test_all_stages(tmp_path, name):
     check(name, tmp_path / "weights.pth")
 

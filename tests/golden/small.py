@@ -21,6 +21,14 @@ SAMPLES = 300  # The number of recorded values of each large array.
 VARIANTS = ("v1", "v1-batch-norm", "v2")  # The recorded models of torchvision.
 FAMILIES = ("detectron2_r50_fpn", "mmdet_r50_fpn")  # Those of Detectron2 and MMDetection.
 WHOLE = ("proposals", "boxes", "labels", "scores")  # Recorded in full; other arrays are sampled.
+# Recorded in full for Detectron2 and MMDetection: inputs of our stages.
+FAMILY_WHOLE = (
+    *WHOLE,
+    *(f"pyramid{level}" for level in range(2, 6)),
+    *(f"{name}{level}" for name in ("objectness", "deltas") for level in range(2, 7)),
+    *("class_logits", "class_deltas", "mask_logits"),
+)
+FAMILY_SHORT_SIDE = 96
 
 
 def config(variant: str) -> Config:
@@ -45,7 +53,7 @@ def family_config(name: str) -> Config:
     """A model of Detectron2 or MMDetection with a narrow ResNet-50 and narrow heads."""
     config = presets.OF_OTHERS[name](5)
     model = config.model
-    model.backbone.stem_channels, model.fpn.channels = 8, 16
+    model.backbone.stem_channels, model.fpn.channels = 8, 8
     model.box_head.features = 64
     model.mask_head.channels, model.mask_head.num_convs = 16, 1
     config.detection.num_candidates, config.detection.num_proposals = 200, 100

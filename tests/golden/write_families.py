@@ -28,12 +28,12 @@ def record(name: str) -> dict[str, np.ndarray]:
     program = importlib.import_module(f"maskrcnn_jax.parity.{module}")
     config = small.family_config(name)
     variables = recipe.variables(config.model)
-    sides = {"short_side": small.SHORT_SIDE, "max_long_side": small.MAX_LONG_SIDE}
+    sides = {"short_side": small.FAMILY_SHORT_SIDE, "max_long_side": small.MAX_LONG_SIDE}
     peer = program.peer(config, variables, **sides)
     (stages,) = peer.predict([small.examples()[0].image])
     arrays = {"weights": small.sample(small.flat(variables))}
     for key, array in small.inference_arrays(stages).items():
-        arrays[key] = array if key in small.WHOLE else small.sample(array)
+        arrays[key] = array if key in small.FAMILY_WHOLE else small.sample(array)
     outcome = stages.outcome
     arrays |= {"size": np.array(outcome.size), "original_boxes": outcome.original_boxes}
     return arrays | {"masks": np.packbits(outcome.masks > 0.5)}

@@ -83,7 +83,7 @@ def stages(model, given, sizes, canvas):
 
 def test_rules_for_boxes(family):
     """Anchors, proposals, RoIAlign, and detections, from recorded maps and scores."""
-    golden, batch, canvas = family.golden, family.batch, tuple(family.batch.canvas[0])
+    golden, batch, canvas = family.golden, family.batch, tuple(family.batch.canvas[0].tolist())
     np.testing.assert_array_equal(batch.sizes[0], golden["size"])
     by_level = {
         name: padding.fill_anchors(

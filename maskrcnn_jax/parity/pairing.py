@@ -50,8 +50,8 @@ def pair(theirs: Outcome, ours: Outcome) -> Pairing:
                 shares.append(share)
                 if theirs.masks is not None:
                     inside = theirs.masks[i] > INSIDE
-                    num_pixels += np.count_nonzero(inside)
-                    num_differing += np.count_nonzero(inside != (ours.masks[j] > INSIDE))
+                    num_pixels += int(np.count_nonzero(inside))
+                    num_differing += int(np.count_nonzero(inside != (ours.masks[j] > INSIDE)))
                 break
     first, second = (np.array([pair[side] for pair in pairs], int) for side in (0, 1))
     box_errors = np.abs(theirs.original_boxes[first] - ours.original_boxes[second])

@@ -45,6 +45,12 @@ GAINS = {
 # numbers, for box heads without and with convolutions.
 BACKGROUND_GAIN = {False: 2.75, True: 2.5}
 
+# Rows of layers that belong to background.
+BACKGROUND_ROWS = {
+    "roi_heads.box_predictor.bbox_pred": 4,
+    "roi_heads.mask_predictor.mask_fcn_logits": 1,
+}
+
 
 def config(variant: str) -> ModelConfig:
     """The configuration of one of torchvision's models with 91 classes.
@@ -72,8 +78,15 @@ def whole_config(name: str) -> Config:
 
 
 def variables(config: ModelConfig, seed: int = 0) -> dict[str, Any]:
-    """Draws the variables of a model of any family, as `state_dict` does."""
+    """Draws the variables of a model of any family, as `state_dict` does.
+
+    Boxes and masks of background, which nothing reads, are zero: only torchvision has them.
+    """
     arrays = torchvision_resnet.without_counters(state_dict(config, seed))
+    for name, rows in BACKGROUND_ROWS.items():
+        for kind in ("weight", "bias"):
+            if f"{name}.{kind}" in arrays:
+                arrays[f"{name}.{kind}"][:rows] = 0
     return layout.arrange(arrays, list(torchvision.layers(config)))
 
 

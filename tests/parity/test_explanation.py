@@ -260,7 +260,7 @@ def test_another_number_of_samples(gap, explained):
     first, second = explain(settings, theirs, ours)
     assert "2 and 3 samples in each bin" in texts(first)
     assert first.explained == second.explained == explained
-    same = simulate(settings, [[10, 10, 66 + gap / 2, 40]], [0.7])
+    same = simulate(settings, [[10, 10, 66 + gap / 2, 40]], [0.6])
     assert "samples" not in texts(explain(settings, ours, same)[0])
 
 
@@ -277,8 +277,8 @@ def test_masks_that_are_not_pasted_from_whole_pixels():
     settings = with_rules_of_detectron2()
     masks = np.zeros((1, 320, 320), np.float32)
     masks[0, 10:70, 10:70] = np.linspace(0, 1, 60)
-    theirs = simulate(settings, [[12 - 1e-5, 12, 68 - 1e-5, 68]], [0.9], masks=masks)
-    moved = simulate(settings, [[12, 12, 68, 68]], [0.9], masks=np.roll(masks, 1, axis=2))
+    theirs = simulate(settings, [[12 - 1e-5, 12, 70 - 1e-5, 70]], [0.9], masks=masks)
+    moved = simulate(settings, [[12, 12, 70, 70]], [0.9], masks=np.roll(masks, 1, axis=2))
     assert not any(left_over.explained for left_over in explain(settings, theirs, moved))
 
 

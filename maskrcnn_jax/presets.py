@@ -270,6 +270,11 @@ def _set_epochs(config: Config, num_epochs: int, decays: tuple[int, ...]) -> Non
     config.optimizer.decay_steps = tuple(epoch * MMDETECTION_EPOCH for epoch in decays)
 
 
+def is_of_caffe(model: ModelConfig) -> bool:
+    """Tells whether pixels keep their scale of 0 to 255; such networks read them as BGR."""
+    return max(model.image_std) < LARGEST_STD_OF_CAFFE
+
+
 def _use_norm(model: ModelConfig, norm: str) -> None:
     """Puts a norm after all convolutions but the RPN's, and four of them into the box head."""
     model.backbone.norm, model.fpn.norm, model.mask_head.norm = norm, norm, norm

@@ -6,14 +6,15 @@ Writes an ``.npz`` for each library beside this file. Needs torch, torchvision, 
 `tests/parity/test_training_families.py` names.
 """
 
-import os
+import importlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from maskrcnn_jax.data.dataset import Example
+from maskrcnn_jax.parity import reference
 from tests.golden import family_training, small
-from tests.parity import training_peers
+from tests.parity import mmcv_operators, training_peers
 from tests.parity.training_peers import PeerStep
 
 RATIOS = 3
@@ -21,16 +22,18 @@ RATIOS = 3
 
 def main() -> None:
     """Writes the recordings."""
-    for library in family_training.PRESETS:
+    mmcv_operators.stand_in(reference.torch.ops.torchvision)
+    steps = {
+        "detectron2": training_peers.detectron2_step,
+        "mmdetection": training_peers.mmdetection_step,
+    }
+    for library, take_step in steps.items():
+        # Importing one of them loads the library.
+        parity = importlib.import_module(f"maskrcnn_jax.parity.{library}")
         config, examples = family_training.config(library), family_training.examples()
         variables = family_training.variables(library)
-        if library == "detectron2":
-            checkout = os.environ["DETECTRON2"]
-            model, _ = training_peers.detectron2_model(checkout, config, variables)
-            step = training_peers.detectron2_step(model, examples)
-        else:
-            model = training_peers.mmdetection_model(config, variables)
-            step = training_peers.mmdetection_step(model, examples)
+        sides = {"short_side": family_training.SIZES[0][0], "max_long_side": 1333}
+        step = take_step(parity.peer(config, variables, **sides).model, examples)
         path = small.FOLDER / f"{library}-training.npz"
         np.savez_compressed(path, **arrays(step, examples))
         print(path.name, path.stat().st_size, step.losses)

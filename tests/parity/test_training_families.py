@@ -22,17 +22,21 @@ if not os.environ.get("MASKRCNN_JAX_SHARED"):
     pytest.skip(reason, allow_module_level=True)
 
 from maskrcnn_jax import presets, training  # noqa: E402
-from maskrcnn_jax.config import Config  # noqa: E402
 from maskrcnn_jax.data import masks, rle  # noqa: E402
 from maskrcnn_jax.data import sample as data_sample  # noqa: E402
 from maskrcnn_jax.data.coco import CocoDataset  # noqa: E402
 from maskrcnn_jax.data.dataset import Example  # noqa: E402
 from maskrcnn_jax.execution import Execution  # noqa: E402
 from maskrcnn_jax.model import MaskRCNN  # noqa: E402
-from maskrcnn_jax.parity import recipe, training_replay, training_weights  # noqa: E402
+from maskrcnn_jax.parity import (  # noqa: E402
+    recipe,
+    reference,
+    training_replay,
+    training_weights,
+)
 from maskrcnn_jax.weights import detectron2, layout, mmdetection, torchvision  # noqa: E402
 from tests.conftest import QUICK_COMPILE  # noqa: E402
-from tests.parity import peer_replay, training_peers  # noqa: E402
+from tests.parity import mmcv_operators, peer_replay, training_peers  # noqa: E402
 
 quick_jit = partial(jax.jit, compiler_options=QUICK_COMPILE)
 SIZES = (112, 160), (112, 150)  # Of the photographs; both have the canvas 128x160.
@@ -154,19 +158,21 @@ def test_a_step_of_mmdetection(batches):
     pytest.importorskip("mmdet", reason="the comparison needs MMDetection")
     config = settings(presets.mmdet_r50_fpn)
     variables = weights(config, batches)
-    model = training_peers.mmdetection_model(config, variables)
+    mmcv_operators.stand_in(reference.torch.ops.torchvision)
+    peer = importlib.import_module("maskrcnn_jax.parity.mmdetection").peer
+    model = peer(config, variables, **SIDES).model
     ours = Ours(mmdetection, config, variables, batches)
     check(ours, partial(training_peers.mmdetection_step, model), batches)
 
 
 @pytest.mark.slow
 def test_a_step_of_detectron2(batches):
-    checkout = os.environ.get("DETECTRON2")
-    if not checkout:
+    if not os.environ.get("DETECTRON2"):
         pytest.skip("DETECTRON2 does not name a checkout")
-    config: Config = settings(presets.detectron2_r50_fpn)
+    config = settings(presets.detectron2_r50_fpn)
     variables = weights(config, batches)
-    model, _ = training_peers.detectron2_model(checkout, config, variables)
+    peer = importlib.import_module("maskrcnn_jax.parity.detectron2").peer
+    model = peer(config, variables, **SIDES).model
     ours = Ours(detectron2, config, variables, batches)
     check(ours, partial(training_peers.detectron2_step, model), batches)
 
@@ -191,11 +197,11 @@ def test_the_warm_up_is_mmdetections():
 
 
 @pytest.mark.slow
-def test_the_weight_decay_and_the_schedule_are_detectron2s(monkeypatch):
+def test_the_weight_decay_and_the_schedule_are_detectron2s():
     checkout = os.environ.get("DETECTRON2")
     if not checkout:
         pytest.skip("DETECTRON2 does not name a checkout")
-    monkeypatch.syspath_prepend(checkout)
+    importlib.import_module("maskrcnn_jax.parity.detectron2")  # Makes it importable.
     cfg = importlib.import_module("detectron2.config").get_cfg()
     cfg.merge_from_file(f"{checkout}/configs/Misc/mask_rcnn_R_50_FPN_3x_gn.yaml")
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""

@@ -1,26 +1,20 @@
 """Training steps of Detectron2 and MMDetection as they run, with all that they drew.
 
-Each function builds the other program's model of one of our configs, trains it on a batch, and
-records the step. Both compute with torchvision's operators.
+The models are those of `maskrcnn_jax.parity.detectron2.peer` and `mmdetection.peer`, with the pixel
+statistics of torchvision.
 """
 
 import contextlib
 import importlib
-import importlib.machinery
-import sys
-import types
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
 
-from maskrcnn_jax.config import Config
 from maskrcnn_jax.data import rle
 from maskrcnn_jax.data.dataset import Example
 from maskrcnn_jax.parity import reference  # noqa: F401  (loads torchvision's operators)
-from maskrcnn_jax.weights import detectron2, detectron2_config, layout, mmdetection
 
 import torch  # isort: skip  (after the reference)
 
@@ -92,20 +86,6 @@ def _array(x: torch.Tensor) -> np.ndarray:
     return x.detach().numpy().copy()
 
 
-def _by_name(family: types.ModuleType, config: Config, variables: dict, is_bgr: bool) -> Arrays:
-    """Our variables as a state dict of a library."""
-    arrays = layout.restore(variables, list(family.entries(config.model)))
-    if is_bgr:
-        arrays[family.STEM] = np.ascontiguousarray(arrays[family.STEM][:, ::-1])
-    return arrays
-
-
-def _load(model: torch.nn.Module, arrays: Arrays) -> None:
-    tensors = {name: torch.from_numpy(np.array(x)) for name, x in arrays.items()}
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    assert not unexpected and all(name.endswith("num_batches_tracked") for name in missing)
-
-
 def _bitmaps(example: Example) -> np.ndarray:
     size = example.image.shape[:2]
     bitmaps = [rle.decode(mask, *size) for mask in example.masks]
@@ -118,33 +98,6 @@ def _gradients(model: torch.nn.Module) -> Arrays:
 
 
 # Detectron2.
-
-
-def detectron2_model(checkout: str, config: Config, variables: dict) -> Any:
-    """Detectron2's model of one of our configs; images are in the order BGR."""
-    sys.path.insert(0, checkout)
-    config_module = importlib.import_module("detectron2.config")
-    cfg = config_module.get_cfg()
-    name = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
-    cfg.merge_from_file(str(Path(checkout) / "configs" / name))
-    settings: list[Any] = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "INPUT.RANDOM_FLIP", "none"]
-    for key, (default, field) in detectron2_config.FIELDS.items():
-        value = config
-        for part in field.split("."):
-            value = getattr(value, part)
-        settings += [key, type(default)(value)]
-    model = config.model
-    settings += ["MODEL.RESNETS.RES2_OUT_CHANNELS", 256 if model.backbone.depth >= 50 else 64]
-    settings += ["MODEL.ROI_HEADS.NUM_CLASSES", model.num_classes - 1]
-    settings += ["MODEL.ANCHOR_GENERATOR.SIZES", [[size] for size in model.rpn.anchor_sizes]]
-    for key, values in (("MEAN", model.image_mean), ("STD", model.image_std)):
-        settings += [f"MODEL.PIXEL_{key}", [255 * x for x in values[::-1]]]
-    cfg.merge_from_list(settings)
-    built = importlib.import_module("detectron2.modeling").build_model(cfg)
-    arrays = _by_name(detectron2, config, variables, is_bgr=True)
-    pixels = {name: x.numpy() for name, x in built.state_dict().items() if "pixel" in name}
-    _load(built, arrays | pixels)
-    return built, cfg
 
 
 DETECTRON2_LOSSES = {
@@ -226,75 +179,11 @@ def _to_detectron2(example: Example) -> dict[str, Any]:
     instances.gt_boxes = structures.Boxes(torch.from_numpy(example.boxes))
     instances.gt_classes = torch.from_numpy(example.classes).long() - 1
     instances.gt_masks = structures.BitMasks(torch.from_numpy(_bitmaps(example)).bool())
-    pixels = np.ascontiguousarray(example.image[:, :, ::-1].transpose(2, 0, 1))
+    pixels = np.ascontiguousarray(example.image.transpose(2, 0, 1))
     return {"image": torch.from_numpy(pixels), "instances": instances}
 
 
 # MMDetection.
-
-
-def stand_in_for_mmcv() -> None:
-    """Puts torchvision's operators where MMCV looks for its own; both follow one rule."""
-    operators = torch.ops.torchvision
-
-    def nms(boxes: Any, scores: Any, iou_threshold: float, offset: int) -> Any:
-        assert offset == 0
-        return operators.nms(boxes, scores, iou_threshold)
-
-    def forward(x: Any, rois: Any, output: Any, argmax_y: Any, argmax_x: Any, **s: Any) -> None:
-        assert s["pool_mode"] == 1
-        size = s["aligned_height"], s["aligned_width"]
-        rest = s["sampling_ratio"], s["aligned"]
-        output.copy_(operators.roi_align(x, rois, s["spatial_scale"], *size, *rest))
-
-    def backward(gradient: Any, rois: Any, y: Any, x: Any, result: Any, **s: Any) -> None:
-        size = s["aligned_height"], s["aligned_width"], *result.shape
-        rest = s["sampling_ratio"], s["aligned"]
-        found = operators._roi_align_backward(gradient, rois, s["spatial_scale"], *size, *rest)
-        result.copy_(found)
-
-    class Extension(types.ModuleType):
-        def __getattr__(self, name: str) -> None:
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return None  # An operator that Mask R-CNN does not use.
-
-    extension = Extension("mmcv._ext")
-    extension.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
-    extension.nms = nms
-    extension.roi_align_forward, extension.roi_align_backward = forward, backward
-    sys.modules["mmcv._ext"] = extension
-
-
-def mmdetection_model(config: Config, variables: dict) -> Any:
-    """MMDetection's model of one of our configs; images are in the order BGR."""
-    stand_in_for_mmcv()
-    mmdet = importlib.import_module("mmdet")
-    importlib.import_module("mmdet.utils").register_all_modules()
-    configs = Path(mmdet.__file__).parent / ".mim" / "configs" / "mask_rcnn"
-    mmengine_config = importlib.import_module("mmengine.config")
-    cfg = mmengine_config.Config.fromfile(configs / "mask-rcnn_r50_fpn_1x_coco.py").model
-    ours, width = config.model, config.model.fpn.channels
-    stem, expansion = ours.backbone.stem_channels, 4 if ours.backbone.depth >= 50 else 1
-    cfg.backbone.update(
-        init_cfg=None, depth=ours.backbone.depth, frozen_stages=ours.backbone.frozen_stages - 1
-    )
-    cfg.neck.update(in_channels=[expansion * stem * 2**i for i in range(4)], out_channels=width)
-    cfg.rpn_head.update(in_channels=width, feat_channels=width)
-    cfg.rpn_head.anchor_generator.scales = [ours.rpn.anchor_sizes[0] / 4]
-    heads, classes = cfg.roi_head, ours.num_classes - 1
-    heads.bbox_roi_extractor.out_channels = heads.mask_roi_extractor.out_channels = width
-    heads.bbox_head.update(
-        in_channels=width, fc_out_channels=ours.box_head.features, num_classes=classes
-    )
-    mask = {"num_convs": ours.mask_head.num_convs, "conv_out_channels": ours.mask_head.channels}
-    heads.mask_head.update(in_channels=width, num_classes=classes, **mask)
-    cfg.train_cfg.rcnn.sampler.num = ours.roi.num_samples
-    counts = {"nms_pre": ours.rpn.num_candidates, "max_per_img": ours.rpn.num_proposals}
-    cfg.train_cfg.rpn_proposal.update(**counts)
-    model = importlib.import_module("mmdet.registry").MODELS.build(cfg)
-    _load(model, _by_name(mmdetection, config, variables, is_bgr=False))
-    return model
 
 
 MMDETECTION_LOSSES = {

@@ -92,7 +92,7 @@ def match() -> Check:
     candidates = gpu_models.boxes(4000, CANVAS, seed=4)
     near = objects[random.integers(0, 20, 1000)] + random.normal(0, 4, (1000, 4))
     candidates[:1000] = near.astype("f")
-    rule = {"positive_iou": 0.7, "negative_iou": 0.3, "low_quality": True}
+    rule = {"positive_iou": 0.7, "negative_iou": 0.3, "low_quality": "label"}
 
     def ours(objects: Any, valid: Any, candidates: Any) -> Any:
         overlaps = partial(boxes.pairwise_iou, b=candidates)

@@ -19,8 +19,15 @@ from maskrcnn_jax.settings import (
     settings,
 )
 
-Norm = Annotated[str, one_of("frozen_batch", "batch", "group")]
-NormOrNone = Annotated[str, one_of("none", "frozen_batch", "batch", "group")]
+# "frozen_batch": the statistics, scale and bias of batch norm are constants. "fixed_batch": the
+# statistics are, scale and bias train, as MMDetection does. "batch": all train.
+Norm = Annotated[str, one_of("frozen_batch", "fixed_batch", "batch", "group")]
+NormOrNone = Annotated[str, one_of("none", "frozen_batch", "fixed_batch", "batch", "group")]
+# Candidates with the largest overlap of all with some object, though it is below `positive_iou`.
+# "none": no rule. "label": they are positive, and keep the object that they overlap most, as in
+# torchvision and Detectron2. "assign": they are positive, and take that object, the last one if
+# there are several, as in MMDetection.
+LowQuality = Annotated[str, one_of("none", "label", "assign")]
 # Limited because a config may come from a weight file of others: more layers take minutes to trace.
 NumLayers = Annotated[int, between(0, 100)]
 SHARE = Constraint("above 0 and at most 1", lambda x: 0 < x <= 1)
@@ -70,12 +77,18 @@ class RPNConfig:
     # the second are negative.
     positive_iou: Annotated[float, between(0, 1)] = 0.7
     negative_iou: Annotated[float, between(0, 1)] = 0.3
+    low_quality: LowQuality = "label"
+    min_low_quality_iou: Annotated[float, between(0, 1)] = 0.0  # Less overlap does not count.
     num_samples: Annotated[int, at_least(1)] = 256  # Anchors per image in the loss.
     positive_fraction: Annotated[float, SHARE] = 0.5  # At most this share of them is positive.
     # Scale of the targets dx, dy, dw, dh.
     box_weights: Annotated[tuple[float, float, float, float], above(0)] = (1.0, 1.0, 1.0, 1.0)
     # The box loss turns from quadratic to linear here; 0 is plain L1.
     smooth_l1_beta: Annotated[float, at_least(0)] = 1 / 9
+    # Both losses are divided by a number of anchors. "drawn": those sampled, as in torchvision.
+    # "fixed": num_samples for each image, as in Detectron2. "mmdetection": positives and negatives,
+    # at least one of each for each image.
+    loss_divisor: Annotated[str, one_of("drawn", "fixed", "mmdetection")] = "drawn"
     # In training, the best-scored anchors per level that enter non-maximum suppression, and the
     # proposals per image that leave it, over all levels. See `DetectionConfig` for detection.
     num_candidates: Annotated[int, at_least(1)] = 2000
@@ -103,6 +116,12 @@ class RoIConfig:
 
     # Proposals with at least this overlap with an object are positive; all others are background.
     positive_iou: Annotated[float, between(0, 1)] = 0.5
+    low_quality: LowQuality = "none"
+    min_low_quality_iou: Annotated[float, between(0, 1)] = 0.0  # Less overlap does not count.
+    # The objects are candidates too. "last": matched as all others, as in torchvision and
+    # Detectron2. "first": each belongs to itself, and only the others are matched, as in
+    # MMDetection.
+    ground_truth: Annotated[str, one_of("last", "first")] = "last"
     num_samples: Annotated[int, at_least(1)] = 512  # RoIs per image in the loss.
     positive_fraction: Annotated[float, SHARE] = 0.25  # At most this share of them is positive.
     # Scale of the targets dx, dy, dw, dh.
@@ -117,6 +136,10 @@ class RoIConfig:
     # The rule for the pyramid level of an RoI. They differ for sides within 1e-4 pixels of 112, 224
     # and 448.
     level_rule: Annotated[str, one_of("torchvision", "detectron2", "mmdetection")] = "torchvision"
+    # The targets of the mask head. "share": the share of each cell that the object covers, as in
+    # torchvision. "detectron2": 1 where it covers at least half of a cell, else 0. "mmdetection":
+    # the same, but masks go on, empty, in the padding: few cells at a border of the image differ.
+    mask_targets: Annotated[str, one_of("share", "detectron2", "mmdetection")] = "share"
 
 
 @settings
@@ -220,6 +243,10 @@ class DataConfig:
     val_annotations: str = "data/coco/annotations/instances_val2017.json"
     tfds_dir: str = "data/tfds"  # Directory written by `data prepare`.
     keep_empty: bool = False  # Train on images without objects too.
+    # The objects that keep an image for training. "torchvision": those with both sides above one
+    # pixel. "any": all but crowds, as in Detectron2 and MMDetection.
+    keep_rule: Annotated[str, one_of("torchvision", "any")] = "torchvision"
+    min_side: Annotated[int, at_least(0)] = 0  # Smaller images, in pixels, are not trained on.
     # Annotations with iscrowd 1: "ignore", or "objects", for tools that mark all masks so.
     crowd: Annotated[str, one_of("ignore", "objects")] = "ignore"
     strict: bool = False  # Stop at odd annotations and bad images, instead of leaving them out.
@@ -247,6 +274,11 @@ class DataConfig:
     vertical_flip: Annotated[float, between(0, 1)] = 0.0
     # Training crops larger images to a square of this side, at random, before resizing.
     crop_size: Annotated[int | None, at_least(1)] = None
+    # Large-scale jitter (Ghiasi et al., 2021) instead of short_sides and crop_size: training scales
+    # each image to fit a square, times a random factor between these two numbers, and then crops a
+    # random part of the square's size, or fills up the square with grey. Empty: no jitter.
+    jitter: Annotated[tuple[float, ...], above(0)] = ()
+    jitter_side: Annotated[int, at_least(1)] = 1024  # Pixels; a bucket must hold the square.
     # Ground-truth slots per image; objects beyond them are counted and reported.
     max_instances: Annotated[int, at_least(1)] = 100
     # Storage of ground-truth masks. "crop": each resampled to its own box. "full": bitmaps of the
@@ -268,7 +300,10 @@ class OptimizerConfig:
     learning_rate: Annotated[float, at_least(0)] = 0.02  # For 16 images; scaled with the batch.
     momentum: Annotated[float, FRACTION_BELOW_1] = 0.9  # Of SGD, and AdamW's b1.
     weight_decay: Annotated[float, at_least(0)] = 1e-4
-    decay_norms_and_biases: bool = True  # torchvision decays everything that trains.
+    # What the weight decay applies to. "all": everything that trains, as in torchvision and
+    # MMDetection. "not_norms": all but scale and bias of norms, as in Detectron2. "kernels": no
+    # biases either.
+    decay: Annotated[str, one_of("all", "not_norms", "kernels")] = "all"
     warmup_steps: Annotated[int, at_least(0)] = 1000
     # The rate starts at this fraction and grows linearly.
     warmup_factor: Annotated[float, between(0, 1)] = 1e-3

@@ -13,6 +13,9 @@ def check(config: Config) -> None:
     """Raises ValueError with the field, its value and the allowed values if a field is wrong."""
     settings.check_fields(config)
     _check_network(config.model)
+    jitter = tuple(config.data.jitter)
+    if jitter and (len(jitter) != 2 or jitter[0] > jitter[1]):
+        raise ValueError(f"data.jitter must be empty or two ascending numbers; got {jitter}")
 
 
 def _check_network(model: ModelConfig) -> None:

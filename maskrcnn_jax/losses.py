@@ -17,20 +17,22 @@ def rpn_loss(
     targets: AnchorTargets,
     *,
     beta: float,
+    divisor: str = "drawn",
 ) -> dict[str, SumAndCount]:
     """Objectness and box regression of the sampled anchors (Eq. 1 of Faster R-CNN).
 
-    Both losses are divided by the number of sampled anchors.
+    Both losses are divided by the same number of anchors.
 
     Args:
         logits: Objectness logits of the sampled anchors.
         deltas: Their deltas.
         targets: Their labels and target deltas.
         beta: Where the box loss turns from quadratic to linear; 0 is plain L1.
+        divisor: The anchors to count: "drawn" or "fixed" or "mmdetection", see `RPNConfig`.
     """
     positive = targets.positive.astype(jnp.float32)
     objectness = optax.sigmoid_binary_cross_entropy(logits, positive)
-    count = targets.valid.sum(dtype=jnp.float32)
+    count = _num_anchors(targets, divisor)
     return {
         "loss_objectness": (jnp.where(targets.valid, objectness, 0).sum(), count),
         "loss_rpn_box_reg": (_smooth_l1(deltas, targets.deltas, targets.positive, beta), count),
@@ -86,6 +88,20 @@ def mean(sum_and_count: SumAndCount) -> Float[Array, ""]:
     """Sum over count; zero, with zero gradient, where nothing was counted."""
     total, count = sum_and_count
     return total / jnp.maximum(count, 1)
+
+
+def _num_anchors(targets: AnchorTargets, divisor: str) -> Float[Array, ""]:
+    """The divisor of the losses of the RPN. Images without any sample, such as lost ones, add 0."""
+    valid = targets.valid.sum(axis=1, dtype=jnp.float32)
+    positive = targets.positive.sum(axis=1, dtype=jnp.float32)
+    match divisor:
+        case "fixed":
+            counts = jnp.full_like(valid, targets.valid.shape[1])
+        case "mmdetection":
+            counts = jnp.maximum(positive, 1) + jnp.maximum(valid - positive, 1)
+        case _:
+            counts = valid
+    return jnp.where(valid > 0, counts, 0).sum()
 
 
 def _smooth_l1(deltas: Array, targets: Array, positive: Array, beta: float) -> Float[Array, ""]:

@@ -166,7 +166,8 @@ class MaskRCNN(nn.Module):
         anchors = match_each(keys[:, 0], batch.instances, batch.canvas)
         pyramid = self.features(batch.images, batch.sizes, batch.canvas)
         pyramid, scores, sampled = self.rpn.learn(pyramid, batch.canvas, anchors.indices)
-        losses = rpn_loss(*sampled, anchors, beta=config.rpn.smooth_l1_beta)
+        rule = {"beta": config.rpn.smooth_l1_beta, "divisor": config.rpn.loss_divisor}
+        losses = rpn_loss(*sampled, anchors, **rule)
 
         proposals = self.propose(scores, pyramid, batch.sizes, batch.canvas, config.rpn)
         rois = self.each(roi_targets, config=config.roi)(keys[:, 1], proposals, batch.instances)
@@ -191,8 +192,10 @@ class MaskRCNN(nn.Module):
         positives = jax.tree.map(lambda x: x[:, :count], rois)  # They come first.
         pooled = self.pool(pyramid, positives.boxes, batch.canvas, config.resolution)
         logits = self.mask_head(pooled, positives.classes, positives.positive)
-        cut_each = self.each(mask_targets, resolution=2 * config.resolution)
-        return logits, cut_each(positives, batch.instances, batch.sizes), positives
+        rule = {"resolution": 2 * config.resolution, "rule": self.config.roi.mask_targets}
+        cut_each = self.each(mask_targets, **rule)
+        masks = cut_each(positives, batch.instances, batch.sizes, batch.canvas)
+        return logits, masks, positives
 
     def loss(self, batch: Batch, key: Key) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The sum of the mean losses, and the losses and diagnostics as metrics."""

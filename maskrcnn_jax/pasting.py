@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int, Num
+from jaxtyping import Bool, Float32, Int, Num
 from pycocotools import mask as rle_codec
 
 from maskrcnn_jax.config import DetectionConfig
@@ -46,13 +46,8 @@ def to_original(
         config: Gives ``clip_to_original`` and ``paste``; the default is torchvision's rule.
     """
     config = config or DetectionConfig()
-    factor = np.array(original_size, np.float32) / np.array(size, np.float32)
-    scaled = detections.boxes * factor[[1, 0, 1, 0]]
-    valid = np.asarray(detections.valid)
-    if config.clip_to_original:
-        height, width = original_size
-        scaled = np.clip(scaled, 0, np.array([width, height] * 2, np.float32))
-        valid = valid & (scaled[:, 2:] > scaled[:, :2]).all(axis=1)
+    scaled, kept = scale_boxes(detections.boxes, size, original_size, config)
+    valid = kept & np.asarray(detections.valid)
     boxes, patches = scaled[valid], None
     if detections.masks is not None:
         paste_one = paste_in_box if config.paste == "expanded" else paste_centres
@@ -60,6 +55,27 @@ def to_original(
         patches = [paste_one(mask, box, original_size) for mask, box in pairs]
     labels = detections.classes[valid].astype(np.int64)
     return ImageDetections(boxes, labels, detections.scores[valid], patches)
+
+
+def scale_boxes(
+    boxes: Float32[np.ndarray, "n 4"],
+    size: tuple[int, int],
+    original_size: tuple[int, int],
+    config: DetectionConfig,
+) -> tuple[Float32[np.ndarray, "n 4"], Bool[np.ndarray, " n"]]:
+    """Scales boxes from resized to original pixels; arguments as in `to_original`.
+
+    Returns:
+        The boxes, and which of them are kept: those with an area if the config clips boxes to the
+        original image, otherwise all.
+    """
+    factor = np.array(original_size, np.float32) / np.array(size, np.float32)
+    scaled = boxes * factor[[1, 0, 1, 0]]
+    if not config.clip_to_original:
+        return scaled, np.ones(len(boxes), bool)
+    height, width = original_size
+    scaled = np.clip(scaled, 0, np.array([width, height] * 2, np.float32))
+    return scaled, (scaled[:, 2:] > scaled[:, :2]).all(axis=1)
 
 
 def paste_in_box(
@@ -178,21 +194,26 @@ def _interpolation(num_pixels: int, num_cells: int) -> Float32[np.ndarray, "pixe
 
 
 def paste(
-    masks: Num[np.ndarray, "n m m"], boxes: Num[np.ndarray, "n 4"], size: tuple[int, int]
+    masks: Num[np.ndarray, "n m m"],
+    boxes: Num[np.ndarray, "n 4"],
+    size: tuple[int, int],
+    rule: str = "expanded",
 ) -> Float32[np.ndarray, "n h w"]:
-    """Pastes every mask into a full-size mask, as torchvision does.
+    """Pastes every mask into a full-size mask.
 
     Args:
         masks: Probabilities on grids that cover the boxes.
         boxes: x0, y0, x1, y1 in pixels of the image.
         size: Height and width of the image.
+        rule: As `DetectionConfig.paste`; the default is torchvision's.
 
     Returns:
         Probabilities, zero outside the boxes.
     """
+    paste_one = paste_in_box if rule == "expanded" else paste_centres
     pasted = np.zeros((len(masks), *size), np.float32)
     for full, mask, box in zip(pasted, masks, boxes, strict=True):
-        patch, (y, x) = paste_in_box(mask, box, size)
+        patch, (y, x) = paste_one(mask, box, size)
         full[y : y + patch.shape[0], x : x + patch.shape[1]] = patch
     return pasted
 

@@ -2,8 +2,8 @@
 
 Those that torchvision builds have the names of its functions and are a `ModelConfig`. Those of
 Detectron2 and MMDetection are a whole `Config`: their rules for resizing images, for masks and for
-the final boxes belong to the model, detection and data settings. The schedule of a training is not
-set.
+the final boxes belong to the model, detection and data settings, and their schedules are those of a
+training on COCO.
 """
 
 import copy
@@ -18,6 +18,7 @@ from maskrcnn_jax.config import (
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
+    OptimizerConfig,
     ResNetConfig,
     RoIConfig,
     RPNConfig,
@@ -30,6 +31,8 @@ COCO_80_CLASSES = 81  # Of the other libraries: background and COCO's 80 categor
 CAFFE_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
 LARGEST_STD_OF_CAFFE = 2 / 255
+
+MMDETECTION_EPOCH = 7330  # Steps of 16 images: the images of COCO's train2017 that have objects.
 
 
 def maskrcnn_resnet50_fpn(
@@ -90,7 +93,7 @@ PRESETS: dict[str, Callable[..., ModelConfig]] = {
 
 
 def detectron2_r50_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
-    """Detectron2's ``mask_rcnn_R_50_FPN``; ``num_classes`` includes background."""
+    """Detectron2's ``mask_rcnn_R_50_FPN_3x``; ``num_classes`` includes background."""
     model = ModelConfig(
         num_classes=num_classes,
         image_mean=CAFFE_MEAN,
@@ -100,20 +103,32 @@ def detectron2_r50_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
             round_anchors=False,
             anchor_stride="level",
             smooth_l1_beta=0.0,
+            loss_divisor="fixed",
             num_proposals=1000,
             min_box_size=0.0,
         ),
-        roi=RoIConfig(aligned=True, sampling_ratio=0, smooth_l1_beta=0.0, level_rule="detectron2"),
+        roi=RoIConfig(
+            aligned=True,
+            sampling_ratio=0,
+            smooth_l1_beta=0.0,
+            level_rule="detectron2",
+            mask_targets="detectron2",
+        ),
     )
     detection = DetectionConfig(min_box_size=0.0, clip_to_original=True, paste="centres")
     data = DataConfig(
-        size_rule="detectron2", resize="pillow", short_sides=(640, 672, 704, 736, 768, 800)
+        keep_rule="any",
+        size_rule="detectron2",
+        resize="pillow",
+        short_sides=(640, 672, 704, 736, 768, 800),
     )
-    return Config(model=model, detection=detection, data=data)
+    optimizer = OptimizerConfig(decay="not_norms", decay_steps=(210_000, 250_000))
+    settings = {"detection": detection, "data": data, "optimizer": optimizer}
+    return Config(model=model, num_steps=270_000, **settings)
 
 
 def detectron2_r101_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
-    """Detectron2's ``mask_rcnn_R_101_FPN``; ``num_classes`` includes background."""
+    """Detectron2's ``mask_rcnn_R_101_FPN_3x``; ``num_classes`` includes background."""
     config = detectron2_r50_fpn(num_classes)
     config.model.backbone.depth = 101
     return config
@@ -141,55 +156,69 @@ def detectron2_r50_fpn_syncbn(num_classes: int = COCO_80_CLASSES) -> Config:
 
 
 def detectron2_r50_fpn_lsj(num_classes: int = COCO_80_CLASSES) -> Config:
-    """Detectron2's ``mask_rcnn_R_50_FPN_*ep_LSJ``: as ``_syncbn``, trained from random weights.
+    """Detectron2's ``mask_rcnn_R_50_FPN_100ep_LSJ``: as ``_syncbn``, trained from random weights.
 
-    The data settings are those of detection; large-scale jitter is not set. ``num_classes``
-    includes background.
+    Images are jittered in scale. ``num_classes`` includes background.
     """
     config = detectron2_r50_fpn_syncbn(num_classes)
     config.model.backbone.frozen_stages = 0
     config.model.rpn.num_convs = 2
+    config.data.jitter, config.data.buckets = (0.1, 2.0), ((1024, 1024),)
+    config.batch_size, config.num_steps = 64, 184_375
+    config.optimizer = OptimizerConfig(
+        learning_rate=0.025,  # For 16 images.
+        weight_decay=4e-5,
+        decay="not_norms",
+        warmup_steps=500,
+        warmup_factor=0.067,
+        decay_steps=(163_889, 177_546),
+    )
     return config
 
 
 def mmdet_r50_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
-    """MMDetection's ``mask-rcnn_r50_fpn``; ``num_classes`` includes background.
-
-    Batch norm is frozen, as in detection. MMDetection trains its scales and biases.
-    """
+    """MMDetection's ``mask-rcnn_r50_fpn_1x_coco``; ``num_classes`` includes background."""
     config = detectron2_r50_fpn(num_classes)
+    rpn, roi = config.model.rpn, config.model.roi
     config.model.limit_shrinking = True
-    config.model.roi.level_rule = "mmdetection"
+    config.model.backbone.norm = "fixed_batch"
+    rpn.low_quality, rpn.min_low_quality_iou, rpn.loss_divisor = "assign", 0.3, "mmdetection"
+    roi.low_quality, roi.min_low_quality_iou = "assign", 0.5
+    roi.level_rule, roi.ground_truth, roi.mask_targets = "mmdetection", "first", "mmdetection"
     use_torchvision_input(config.model)
     config.detection.clip_to_original = False
     config.data.size_rule, config.data.resize = "mmdetection", "opencv"
-    config.data.short_sides = (800,)
+    config.data.short_sides, config.data.min_side = (800,), 32
+    # The rate reaches its peak with the 500th step.
+    config.optimizer = OptimizerConfig(warmup_steps=499)
+    _set_epochs(config, 12, (8, 11))
     return config
 
 
 def mmdet_r101_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
-    """MMDetection's ``mask-rcnn_r101_fpn``; ``num_classes`` includes background."""
+    """MMDetection's ``mask-rcnn_r101_fpn_1x_coco``; ``num_classes`` includes background."""
     config = mmdet_r50_fpn(num_classes)
     config.model.backbone.depth = 101
     return config
 
 
 def mmdet_r50_caffe_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
-    """MMDetection's ``mask-rcnn_r50-caffe_fpn``, with a backbone that came from Caffe.
+    """MMDetection's ``mask-rcnn_r50-caffe_fpn_1x_coco``, with a backbone that came from Caffe.
 
     ``num_classes`` includes background.
     """
     config = mmdet_r50_fpn(num_classes)
     config.model.image_mean, config.model.image_std = CAFFE_MEAN, CAFFE_STD
-    config.model.backbone.stride_in_1x1 = True
+    config.model.backbone.stride_in_1x1, config.model.backbone.norm = True, "frozen_batch"
     return config
 
 
 def mmdet_r50_fpn_gn(num_classes: int = COCO_80_CLASSES) -> Config:
-    """MMDetection's ``mask-rcnn_r50_fpn_gn-all``; ``num_classes`` includes background."""
+    """MMDetection's ``mask-rcnn_r50_fpn_gn-all_2x_coco``; ``num_classes`` includes background."""
     config = mmdet_r50_fpn(num_classes)
     config.model.image_mean, config.model.image_std = CAFFE_MEAN, CAFFE_STD
     _use_norm(config.model, "group")
+    _set_epochs(config, 24, (16, 22))
     return config
 
 
@@ -212,12 +241,15 @@ OF_OTHERS: dict[str, Callable[..., Config]] = {
 def applied(preset: str | Config, config: Config) -> Config:
     """Returns a preset, or one of `OF_OTHERS`, with the layers and the classes of a config."""
     chosen = OF_OTHERS[preset]() if isinstance(preset, str) else copy.deepcopy(preset)
-    model = config.model
+    model, backbone = config.model, chosen.model.backbone
     chosen.model.num_classes = model.num_classes
+    # Arrays do not tell whether scale and bias train.
+    is_of_preset = {backbone.norm, model.backbone.norm} <= {"frozen_batch", "fixed_batch"}
     chosen.model.backbone = dataclasses.replace(
         model.backbone,
-        stride_in_1x1=chosen.model.backbone.stride_in_1x1,
-        frozen_stages=chosen.model.backbone.frozen_stages,
+        stride_in_1x1=backbone.stride_in_1x1,
+        norm=backbone.norm if is_of_preset else model.backbone.norm,
+        frozen_stages=backbone.frozen_stages,
     )
     chosen.model.rpn.num_convs = model.rpn.num_convs
     chosen.model.fpn, chosen.model.box_head = model.fpn, model.box_head
@@ -230,6 +262,17 @@ def use_torchvision_input(model: ModelConfig) -> None:
     model.image_mean = (123.675 / 255, 116.28 / 255, 103.53 / 255)
     model.image_std = (58.395 / 255, 57.12 / 255, 57.375 / 255)
     model.backbone.stride_in_1x1 = False
+
+
+def _set_epochs(config: Config, num_epochs: int, decays: tuple[int, ...]) -> None:
+    """Sets the length of a training of MMDetection, and when its learning rate is divided by 10."""
+    config.num_steps = num_epochs * MMDETECTION_EPOCH
+    config.optimizer.decay_steps = tuple(epoch * MMDETECTION_EPOCH for epoch in decays)
+
+
+def is_of_caffe(model: ModelConfig) -> bool:
+    """Tells whether pixels keep their scale of 0 to 255; such networks read them as BGR."""
+    return max(model.image_std) < LARGEST_STD_OF_CAFFE
 
 
 def _use_norm(model: ModelConfig, norm: str) -> None:

@@ -45,7 +45,8 @@ def anchor_targets(
         overlaps,
         positive_iou=config.positive_iou,
         negative_iou=config.negative_iou,
-        low_quality=True,
+        low_quality=config.low_quality,
+        min_low_quality_iou=config.min_low_quality_iou,
     )
     indices, positive, valid = sampling.sample(
         _grid_priorities(key, shapes, len(config.aspect_ratios)),
@@ -72,24 +73,19 @@ def roi_targets(
         instances: Ground truth.
         config: The threshold and the numbers of samples.
     """
-    candidates = jnp.concatenate([proposals.boxes, instances.boxes])
-    present = _with_area(instances)
-    exists = jnp.concatenate([proposals.valid, present])
-    matched, labels = matching.match(
-        instances.boxes,
-        present,
-        partial(boxes.pairwise_iou, b=candidates),
-        positive_iou=config.positive_iou,
-        negative_iou=config.positive_iou,
-        low_quality=False,
-    )
+
+    def joined(of_proposals: Array, of_instances: Array) -> Array:
+        parts = of_proposals, of_instances
+        return jnp.concatenate(parts if config.ground_truth == "last" else parts[::-1])
+
+    candidates = joined(proposals.boxes, instances.boxes)
+    exists = joined(proposals.valid, _with_area(instances))
+    matched, labels = _match_rois(candidates, exists, instances, config)
     # Separate keys, so that neither draw depends on the number of slots of the other.
     proposal_key, instance_key = jax.random.split(key)
-    priority = jnp.concatenate(
-        [
-            sampling.priorities(proposal_key, jnp.arange(len(proposals.boxes))),
-            sampling.priorities(instance_key, jnp.arange(len(instances.boxes))),
-        ]
+    priority = joined(
+        sampling.priorities(proposal_key, jnp.arange(len(proposals.boxes))),
+        sampling.priorities(instance_key, jnp.arange(len(instances.boxes))),
     )
     indices, positive, valid = sampling.sample(
         priority,
@@ -110,6 +106,33 @@ def roi_targets(
     )
 
 
+def _match_rois(
+    candidates: Float[Array, "r 4"],
+    exists: Bool[Array, " r"],
+    instances: Instances,
+    config: RoIConfig,
+) -> tuple[Int[Array, " r"], Int[Array, " r"]]:
+    """The object and the label of each candidate. Objects in front belong to themselves."""
+    num_given = 0 if config.ground_truth == "last" else len(instances.boxes)
+
+    def overlaps(objects: Float[Array, "s 4"]) -> Float[Array, "s n"]:
+        # What does not exist must not be the best of an object.
+        iou = boxes.pairwise_iou(objects, candidates[num_given:])
+        return jnp.where(exists[num_given:].reshape(1, -1), iou, -1.0)
+
+    matched, labels = matching.match(
+        instances.boxes,
+        _with_area(instances),
+        overlaps,
+        positive_iou=config.positive_iou,
+        negative_iou=config.positive_iou,
+        low_quality=config.low_quality,
+        min_low_quality_iou=config.min_low_quality_iou,
+    )
+    own = jnp.arange(num_given, dtype=jnp.int32)
+    return jnp.concatenate([own, matched]), jnp.concatenate([jnp.ones_like(own), labels])
+
+
 def max_positives(config: RoIConfig) -> int:
     """The most positives that `roi_targets` samples: they lie in its first slots."""
     return int(config.num_samples * config.positive_fraction)
@@ -122,34 +145,46 @@ def num_mask_samples(config: ModelConfig) -> int:
 
 
 def mask_targets(
-    rois: RoITargets, instances: Instances, size: Int[Array, "2"], *, resolution: int
+    rois: RoITargets,
+    instances: Instances,
+    size: Int[Array, "2"],
+    canvas: Int[Array, "2"],
+    *,
+    resolution: int,
+    rule: str = "share",
 ) -> Float[Array, "r m m"]:
     """The share of each cell of each RoI that the matched object covers, in [0, 1].
 
     The share is exact for `Crops`. For `Bitmaps` it is the mean of samples, as in torchvision's
-    ``project_masks_on_boxes``. RoIs that are not positive get zeros.
+    ``project_masks_on_boxes``. The other rules round to 0 and 1, and place the samples as
+    Detectron2's ``BitMasks`` does. RoIs that are not positive get zeros.
 
     Args:
         rois: RoIs with the objects they match.
         instances: Ground truth.
         size: Height and width of the image, in pixels.
+        canvas: Height and width of the padded image, in pixels.
         resolution: Cells per side.
+        rule: "share", "detectron2" or "mmdetection", see `RoIConfig`.
 
     Raises:
         ValueError: The instances have no masks.
     """
-    positive = rois.positive.reshape(-1, 1)
+    positive, is_binary = rois.positive.reshape(-1, 1), rule != "share"
     match instances.masks:
         case Bitmaps(bitmaps):
             # Empty boxes for the others: the largest RoI sets the number of steps of its group.
             boxes_to_cut = jnp.where(positive, rois.boxes, 0)
-            target = masks.project(bitmaps, rois.instances, boxes_to_cut, size, resolution)
+            end = canvas if rule == "mmdetection" else size
+            project = partial(masks.project, resolution=resolution, aligned=is_binary)
+            target = project(bitmaps, rois.instances, boxes_to_cut, end)
         case Crops(crops):
             matched = rois.instances
             object_boxes = instances.boxes[matched]
             target = masks.crop_and_resize(crops[matched], object_boxes, rois.boxes, resolution)
         case _:
             raise ValueError("the mask head learns from masks, but the batch has none")
+    target = (target >= 0.5).astype(jnp.float32) if is_binary else target
     return jnp.where(positive[..., None], target, 0)
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.config import Config, OptimizerConfig
@@ -95,7 +96,7 @@ def make_optimizer(config: Config, params: dict[str, Any]) -> optax.GradientTran
     """
     settings = config.optimizer
     rate = learning_rate(settings, config.batch_size, config.num_steps)
-    decayed = None if settings.decay_norms_and_biases else _is_kernel
+    decayed = {"all": None, "not_norms": _is_no_norm, "kernels": _is_kernel}[settings.decay]
     parts = []
     if settings.max_gradient_norm is not None:
         parts.append(optax.clip_by_global_norm(settings.max_gradient_norm))
@@ -126,6 +127,13 @@ def frozen_mask(params: dict[str, Any], backbone: Any) -> dict[str, Any]:
         return part == "backbone" and backbones.is_frozen(backbone, layer)
 
     return jax.tree_util.tree_map_with_path(is_frozen, params)
+
+
+def _is_no_norm(params: dict[str, Any]) -> dict[str, Any]:
+    """False at scale and bias of norms, True elsewhere."""
+    flat = traverse_util.flatten_dict(params)
+    norms = {path[:-1] for path in flat if path[-1] == "scale"}
+    return traverse_util.unflatten_dict({path: path[:-1] not in norms for path in flat})
 
 
 def _is_kernel(params: dict[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,8 @@ def test_defaults_are_those_of_torchvision():
     assert (roi.sampling_ratio, roi.aligned) == (2, False)
     assert (model.box_head.resolution, model.mask_head.resolution) == (7, 14)
     assert dataclasses.astuple(detection) == (1000, 1000, 0.05, 0.5, 100, 1e-2, False, "expanded")
+    assert (rpn.low_quality, rpn.min_low_quality_iou, rpn.loss_divisor) == ("label", 0, "drawn")
+    assert (roi.low_quality, roi.ground_truth, roi.mask_targets) == ("none", "last", "share")
     assert (rpn.round_anchors, rpn.anchor_stride, model.limit_shrinking) == (True, "canvas", False)
     data = Config().data
     assert (roi.level_rule, data.size_rule, data.resize) == (
@@ -87,6 +89,8 @@ def test_defaults_are_those_of_torchvision():
         "torchvision",
         "bilinear",
     )
+    assert (data.keep_rule, data.min_side) == ("torchvision", 0)
+    assert Config().optimizer.decay == "all"
 
 
 def test_differences_are_named_by_their_path():

@@ -43,6 +43,7 @@ def test_our_own_configs_are_possible(path):
         ("model.box_head.num_layers", 0),
         ("model.fpn.norm", "frozen_batch"),
         ("data.crop_size", 1),
+        ("data.jitter", (0.1, 2.0)),
         ("optimizer.average_decay", 1.0),
         ("optimizer.decay_steps", ()),
         ("keep_best", 0),
@@ -102,6 +103,9 @@ def test_every_way_to_write_a_value(field, value):
         ("model.mask_head.num_convs", 101, "model.mask_head.num_convs must be from 0 to 100"),
         ("model.backbone.frozen_stages", 9, "backbone.frozen_stages must be from 0 to 5; got 9"),
         ("data.crop_size", 0, "data.crop_size must be at least 1, or None"),
+        ("data.jitter", (0.0, 2.0), r"data.jitter must be above 0; got \(0.0, 2.0\)"),
+        ("data.jitter", (2.0, 0.1), r"data.jitter must be empty or two ascending numbers; got \(2"),
+        ("data.jitter", (1.0,), "data.jitter must be empty or two ascending numbers"),
         ("data.max_instances", 0, "data.max_instances must be at least 1"),
         ("data.mask_size", 0, "data.mask_size must be at least 1"),
         ("optimizer.momentum", 1.0, "optimizer.momentum must be at least 0 and below 1"),
@@ -138,7 +142,7 @@ def test_every_number_has_a_range(field):
     def each(number, value):
         return tuple(each(number, part) for part in value) if isinstance(value, tuple) else number
 
-    value = 1 if field.value is None else field.value
+    value = {None: 1, (): (1.0, 1.0)}.get(field.value, field.value)
     check(changed(field.name, value))
     if field.name != "model.image_mean":
         with pytest.raises(ValueError, match=f"^{field.name} must be"):

@@ -14,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from maskrcnn_jax import evaluation, pasting
 from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.data import rle
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.structures import Batch, Crops, Detections, Instances
 
@@ -227,6 +228,64 @@ def test_coco_results_by_hand():
         "score": 0.75,
         "segmentation": {"size": [8, 5], "counts": counts},
     }
+
+
+def coco_set(seed, num_images=4):
+    """Objects of COCO's 80 categories, and detections by image as arrays with labels from 1."""
+    annotations, results = random_set(seed, num_images=num_images)
+    rng, categories = np.random.default_rng(seed), Categories.coco()
+    labels = (rng.choice(80, 3, replace=False) + 1).tolist()
+    label_of = dict(zip(CATEGORY_IDS, labels, strict=True))
+    for entry in annotations["annotations"]:
+        entry["category_id"] = categories.category_id(label_of[entry["category_id"]])
+    annotations["categories"] = categories.to_json()
+    detections = {}
+    for image_id in range(1, num_images + 1):
+        found = [x for x in results if x["image_id"] == image_id]
+        x, y, width, height = np.array([x["bbox"] for x in found]).T
+        masks = [rle.decode(x["segmentation"], 160, 200).astype(np.float32) for x in found]
+        detections[image_id] = pasting.ImageDetections(
+            boxes=np.stack([x, y, x + width, y + height], axis=1).astype(np.float32),
+            labels=np.array([label_of[x["category_id"]] for x in found]),
+            scores=np.array([x["score"] for x in found], np.float32),
+            patches=[(mask, (0, 0)) for mask in masks],
+        )
+    return annotations, detections
+
+
+def results_of_others(detections):
+    """What Detectron2 and MMDetection give pycocotools: classes from 0 become COCO's ids."""
+    id_of_class = dict(enumerate(sorted(Categories.coco().ids)))
+    results = []
+    for image_id, found in detections.items():
+        for i, (x0, y0, x1, y1) in enumerate(found.boxes.tolist()):
+            mask = np.asfortranarray(found.patches[i][0] >= 0.5, np.uint8)
+            results.append(
+                {
+                    "image_id": image_id,
+                    "category_id": id_of_class[found.labels[i] - 1],
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "score": float(found.scores[i]),
+                    "segmentation": rle_codec.encode(mask),
+                }
+            )
+    return results
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_ap_is_that_of_other_libraries(iou_type, capsys):
+    """They let areas of masks be those of the masks, and count 100 detections of an image."""
+    annotations, detections = coco_set(3)
+    expected = summarize(annotations, results_of_others(detections), iou_type)
+    assert min(expected[name] for name in ("AP", "APs", "APm", "APl")) > 0.05
+    size, ids = (160, 200), Categories.coco().ids
+    ours = [
+        result
+        for image_id, found in detections.items()
+        for result in evaluation.coco_results(found, size, image_id, ids)
+    ]
+    numbers = evaluation.coco_summary(annotations, ours, iou_type, 100)
+    assert numbers == pytest.approx(expected, rel=1e-12)
 
 
 class EvalBatch(NamedTuple):

@@ -53,7 +53,7 @@ def roi_case(rng, counts, num_classes=5):
     return logits.astype("f"), deltas.astype("f"), targets
 
 
-rpn_loss = jax.jit(losses.rpn_loss, static_argnames="beta")
+rpn_loss = jax.jit(losses.rpn_loss, static_argnames=("beta", "divisor"))
 box_loss = jax.jit(losses.box_loss, static_argnames="beta")
 mask_loss = jax.jit(losses.mask_loss)
 COUNTS = [(2, 7), (0, 8), (3, 3)]
@@ -71,6 +71,20 @@ def test_rpn_loss_equals_numpy():
     # The count is that of all samples, not of positives.
     np.testing.assert_allclose(result["loss_rpn_box_reg"], (box, 18), rtol=1e-5)
     assert set(result) == {"loss_objectness", "loss_rpn_box_reg"}
+
+
+@pytest.mark.parametrize(
+    "divisor, count",
+    [
+        ("drawn", 7 + 8 + 3 + 0),
+        ("fixed", 3 * 8),  # The last image, which was lost, has no samples.
+        ("mmdetection", (2 + 5) + (1 + 8) + (3 + 1)),  # At least one positive and one negative.
+    ],
+)
+def test_the_divisor_of_the_rpn_losses(divisor, count):
+    logits, deltas, targets = anchor_case(np.random.default_rng(0), [*COUNTS, (0, 0)])
+    result = rpn_loss(logits, deltas, targets, beta=BETA, divisor=divisor)
+    assert [float(found) for _, found in result.values()] == [count, count]
 
 
 def test_box_loss_equals_numpy():

@@ -42,9 +42,9 @@ def anchor_targets(key, instances, canvas=CANVAS, shapes=NARROW, config=RPN):
     return targets.anchor_targets(key, instances, canvas, shapes=dict(shapes), config=config)
 
 
-@partial(jax.jit, compiler_options=QUICK_COMPILE)
-def mask_targets(rois, instances, size=CANVAS):
-    return targets.mask_targets(rois, instances, size, resolution=28)
+@partial(jax.jit, compiler_options=QUICK_COMPILE, static_argnames="rule")
+def mask_targets(rois, instances, size=CANVAS, rule="share"):
+    return targets.mask_targets(rois, instances, size, CANVAS, resolution=28, rule=rule)
 
 
 @partial(jax.jit, static_argnames="config")
@@ -178,16 +178,54 @@ def test_objects_themselves_are_candidates():
     np.testing.assert_allclose(sampled.deltas[:3], 0, atol=1e-5)
 
 
+def mmdet_roi(**settings):
+    rule = {"low_quality": "assign", "min_low_quality_iou": 0.5, "ground_truth": "first"}
+    return freeze(RoIConfig(**({"num_samples": 400} | rule | settings)))
+
+
+def test_objects_in_front_belong_to_themselves():
+    """Of two equal objects, matching by overlap would give both boxes to the first."""
+    twins = np.float32([[10, 10, 40, 40], [10, 10, 40, 40]])
+    nothing = Proposals(np.zeros((60, 4), "f"), np.zeros(60, bool))
+    first, last = (
+        jax.tree.map(np.asarray, roi_targets(jax.random.key(0), nothing, instances(twins), config))
+        for config in (mmdet_roi(), ROI)
+    )
+    assert sorted(first.instances[:2]) == [0, 1] and sorted(first.classes[:3]) == [0, 1, 2]
+    assert last.instances[:2].tolist() == [0, 0] and last.valid.sum() == first.valid.sum() == 2
+
+
+def test_objects_take_their_closest_proposals():
+    """The proposal overlaps the second object more, and is the closest of the first."""
+    objects = np.float32([[0, 0, 40, 40], [0, 8, 40, 48], [60, 60, 70, 70]])
+    given = Proposals(np.zeros((60, 4), "f"), np.arange(60) < 2)
+    given.boxes[:2] = [[0, 5, 40, 45], [0, 8, 40, 47]]
+    iou = overlaps(objects[:2], given.boxes[:2])
+    assert (iou.argmax(axis=0) == 1).all() and iou[0].argmax() == 0 and iou.min() > 0.5
+
+    def matched(config):
+        found = roi_targets(jax.random.key(0), given, instances(objects), config)
+        boxes_and_instances = zip(found.boxes.tolist(), found.instances.tolist(), strict=True)
+        return {tuple(box): instance for box, instance in boxes_and_instances}
+
+    one, two = (tuple(box) for box in given.boxes[:2].tolist())
+    found, plain = matched(mmdet_roi()), matched(mmdet_roi(low_quality="none"))
+    assert (found[one], found[two], plain[one], plain[two]) == (0, 1, 1, 1)
+    # Among the candidates, the objects themselves are closer than any proposal.
+    assert matched(mmdet_roi(ground_truth="last"))[one] == 1
+
+
 @pytest.mark.parametrize("padding", [0.0, np.nan, 33.0])
-def test_empty_slots_change_no_roi(padding):
+@pytest.mark.parametrize("config", [ROI, mmdet_roi(num_samples=32)], ids=["torchvision", "mmdet"])
+def test_empty_slots_change_no_roi(padding, config):
     """Neither the number nor the content of empty slots changes the samples."""
     key, given = jax.random.key(2), proposals(0)
-    expected = roi_targets(key, given, instances(num_slots=3))
+    expected = roi_targets(key, given, instances(num_slots=3), config)
     more = Proposals(
         np.concatenate([given.boxes, np.full((9, 4), 33, "f")]),
         np.append(given.valid, np.zeros(9, bool)),
     )
-    sampled = roi_targets(key, more, instances(padding=padding))
+    sampled = roi_targets(key, more, instances(padding=padding), config)
     jax.tree.map(np.testing.assert_array_equal, sampled, expected)
 
 
@@ -255,6 +293,31 @@ def test_mask_targets_of_whole_masks_are_samples_of_the_image():
         expected = oracles.roi_align(image, np.asarray(box)[None], 1.0, 28, 0, False)[0, :, :, 0]
         assert 0.2 < expected.mean() < 0.8
         np.testing.assert_allclose(mask, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule, end", [("detectron2", (60, 90)), ("mmdetection", (64, 96))])
+def test_binary_mask_targets_of_whole_masks_are_samples_in_their_places(rule, end):
+    given = instances()._replace(masks=bitmaps((64, 96)))
+    sampled = roi_targets(jax.random.key(0), proposals(3), given)
+    masks = np.asarray(mask_targets(sampled, given, jnp.array([60, 90]), rule=rule))
+    positive = np.asarray(sampled.positive)
+    assert set(np.unique(masks)) == {0, 1} and not masks[~positive].any()
+    for mask, box, i in zip(
+        masks[positive], sampled.boxes[positive], sampled.instances[positive], strict=True
+    ):
+        image = given.masks.values[i, : end[0], : end[1], None] / 255
+        share = oracles.roi_align(image, np.asarray(box)[None], 1.0, 28, 0, True)[0, :, :, 0]
+        is_clear = abs(share - 0.5) > 1e-5
+        np.testing.assert_array_equal(mask[is_clear], share[is_clear] > 0.5)
+
+
+def test_binary_mask_targets_of_crops_are_rounded_shares():
+    sampled = roi_targets(jax.random.key(0), proposals(3), instances())
+    shares, masks = (
+        mask_targets(sampled, instances(), rule=rule) for rule in ("share", "detectron2")
+    )
+    assert ((shares > 0) & (shares < 0.4)).any()
+    np.testing.assert_array_equal(masks, (shares >= 0.5).astype(np.float32))
 
 
 def test_mask_targets_of_whole_masks_are_the_same_in_a_larger_bucket():

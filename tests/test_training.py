@@ -91,13 +91,17 @@ def test_sgd_adds_weight_decay_and_leaves_frozen_stages_alone():
     np.testing.assert_array_equal(result["backbone"]["layer1_0"]["kernel"], 0)
 
 
-def test_weight_decay_can_spare_norms_and_biases():
-    config = plain_config(weight_decay=0.5, decay_norms_and_biases=False)
+@pytest.mark.parametrize(
+    "decay, bias, norm", [("all", -0.5, -0.5), ("not_norms", -0.5, 0.0), ("kernels", 0.0, 0.0)]
+)
+def test_weight_decay_can_spare_norms_and_biases(decay, bias, norm):
+    config = plain_config(weight_decay=0.5, decay=decay)
     config.model.backbone.frozen_stages = 0
     result = updates(config, jax.tree.map(jnp.zeros_like, small_params()))
     np.testing.assert_allclose(result["fpn"]["lateral2"]["kernel"], -0.5)
-    np.testing.assert_array_equal(result["fpn"]["lateral2"]["bias"], 0)
-    np.testing.assert_array_equal(result["backbone"]["bn1"]["scale"], 0)
+    np.testing.assert_allclose(result["fpn"]["lateral2"]["bias"], bias)
+    for name, values in result["backbone"]["bn1"].items():
+        np.testing.assert_allclose(values, norm, err_msg=name)
 
 
 def test_clipping_counts_only_what_trains():

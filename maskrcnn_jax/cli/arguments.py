@@ -12,7 +12,15 @@ WEIGHTS = (
     "mmdet:mask-rcnn_r50_fpn_1x_coco"
 )
 AUGMENT = "join the detections of every image in three sizes and mirrored: slower, and more exact"
-RANDOM_MODELS = ("v1", "v1-batch-norm", "v2", "faster-v1", "faster-v2")  # `recipe.VARIANTS`.
+# `recipe.FAMILIES`: the families of `parity`, and their models with random weights.
+RANDOM_MODELS = {
+    "torchvision": ("v1", "v1-batch-norm", "v2", "faster-v1", "faster-v2"),
+    "detectron2": (
+        *("detectron2_r50_fpn", "detectron2_r101_fpn", "detectron2_r50_fpn_gn"),
+        *("detectron2_r50_fpn_syncbn", "detectron2_r50_fpn_lsj"),
+    ),
+    "mmdet": ("mmdet_r50_fpn", "mmdet_r101_fpn", "mmdet_r50_caffe_fpn", "mmdet_r50_fpn_gn"),
+}
 
 _MAX_BATCH_SIZE = 1024  # A batch of images of usual sizes already takes gigabytes.
 
@@ -184,12 +192,27 @@ def add_export(commands: Any) -> None:
 def add_parity(commands: Any) -> None:
     """Adds the command ``parity`` with its arguments to the subparsers."""
     parser = commands.add_parser(
-        "parity", help="compare with torchvision, which must be installed, and report"
+        "parity",
+        help="compare with torchvision, Detectron2 or MMDetection, which must be installed",
     )
     parser.add_argument("images", nargs="+", type=path, metavar="IMAGE")
-    weights = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument(
+        "--family",
+        choices=tuple(RANDOM_MODELS),
+        default="torchvision",
+        help="the program to compare with (default: torchvision). The environment variable "
+        "DETECTRON2 may name a checkout of Detectron2",
+    )
+    weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--weights", type=given, metavar="W", help=WEIGHTS)
-    weights.add_argument("--random", choices=RANDOM_MODELS, help="random weights of this model")
+    weights.add_argument(
+        "--random",
+        choices=[name for names in RANDOM_MODELS.values() for name in names],
+        metavar="MODEL",
+        help="random weights of this model of the family: "
+        + "; ".join(", ".join(names) for names in RANDOM_MODELS.values())
+        + " (default: the first of the family)",
+    )
     parser.add_argument("--seed", default=0, type=int, help="of the random weights (default: 0)")
     parser.add_argument(
         "--short-side", default=800, type=int, metavar="PX", help="of resized images (default: 800)"

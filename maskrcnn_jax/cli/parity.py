@@ -1,6 +1,7 @@
-"""`maskrcnn-jax parity`: compares each stage and each detection with torchvision on images."""
+"""`maskrcnn-jax parity`: compares each stage and each detection with another program on images."""
 
 import argparse
+import importlib
 import json
 import sys
 from typing import Any
@@ -9,31 +10,33 @@ from maskrcnn_jax.cli import outputs, progress
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.parity import comparison, recipe, report
 from maskrcnn_jax.parity.jax_model import JaxModel
-from maskrcnn_jax.weights import loading, torchvision
+from maskrcnn_jax.weights import loading
 from maskrcnn_jax.xla import cache, compiler
+
+# The modules that run the program of each family.
+PEERS = {"torchvision": "reference", "detectron2": "detectron2", "mmdet": "mmdetection"}
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the tables in Markdown, and writes the report as JSON on request.
 
     Returns:
-        0 if the comparison passes, 1 if it fails, 2 if torch is not installed.
+        0 if the comparison passes, 1 if it fails, 2 if the other program is not installed.
     """
     cache.keep_compiled_programs()
     try:
-        from maskrcnn_jax.parity import reference
+        program = importlib.import_module(f"maskrcnn_jax.parity.{PEERS[args.family]}")
     except ImportError as error:
         print(f"maskrcnn-jax parity: {error}", file=sys.stderr)
         return 2
     _check(args)
     title, config, variables = _model(args)
     sizes = {"short_side": args.short_side, "max_long_side": args.max_long_side}
-    state = torchvision.to_state_dict(variables, config.model)
+    peer = program.peer(config, variables, **sizes)
     jax_model = JaxModel(config, variables, **sizes)
     if jax_model.model.run.small_on_cpu:
         compiler.return_memory_after_compiling()
-    model = reference.build(config, state, **sizes)
-    comparer = comparison.Comparer(model, jax_model, reference.predict)
+    comparer = comparison.Comparer(peer, jax_model)
     with progress.images("parity", 2 * len(args.images)) as advance:
         result = comparison.run(comparer, args.images, title=title, advance=advance)
     print(report.to_markdown(result), end="")
@@ -52,6 +55,9 @@ def _check(args: argparse.Namespace) -> None:
     if args.short_side < 32 or args.max_long_side < args.short_side:
         sides = f"{args.short_side} and {args.max_long_side}"
         raise ValueError(f"sides must be at least 32 and ascending, got {sides}")
+    if args.random and args.random not in recipe.FAMILIES[args.family]:
+        known = ", ".join(recipe.FAMILIES[args.family])
+        raise ValueError(f"--random {args.random} is not of {args.family}, which has {known}")
     if args.output:
         outputs.check_file(args.output)
         outputs.check("maskrcnn-jax parity", [args.output], inputs=args.images, force=args.force)
@@ -59,10 +65,11 @@ def _check(args: argparse.Namespace) -> None:
 
 def _model(args: argparse.Namespace) -> tuple[str, Config, dict[str, Any]]:
     """The title of the weights, their config, and their variables."""
-    if not args.random:
+    if args.weights:
         loaded = loading.load(args.weights)
+        print(loaded.report, file=sys.stderr)
         return str(args.weights), loaded.config, loaded.variables
-    config = recipe.config(args.random)
-    variables = torchvision.from_state_dict(recipe.state_dict(config, args.seed), config)
-    title = f"{args.random}, random weights of seed {args.seed}"
-    return title, Config(model=config), variables
+    name = args.random or recipe.FAMILIES[args.family][0]
+    config = recipe.whole_config(name)
+    title = f"{name}, random weights of seed {args.seed}"
+    return title, config, recipe.variables(config.model, args.seed)

@@ -44,8 +44,10 @@ class CocoDataset:
     Args:
         image_folder: The folder that the file names in the annotation file are relative to.
         annotation_file: The JSON file.
-        keep_empty: Whether to keep images without a learnable object. By torchvision's rule an
-            object is learnable if both sides of its box exceed one pixel.
+        keep_empty: Whether to keep images without a learnable object.
+        keep_rule: The learnable objects. "torchvision": those with both sides of their box above
+            one pixel. "any": all.
+        min_side: Images with a smaller side, in pixels, are left out.
         masks: Whether every object needs a mask. Otherwise a box is enough, and the mask of an
             object that has none is None.
         categories: The map from labels to categories. By default the categories of the file are
@@ -65,6 +67,8 @@ class CocoDataset:
         annotation_file: str | os.PathLike[str],
         *,
         keep_empty: bool,
+        keep_rule: str = "torchvision",
+        min_side: int = 0,
         masks: bool = True,
         categories: Categories | None = None,
         crowd: str = "ignore",
@@ -81,12 +85,15 @@ class CocoDataset:
         if not self.image_folder.is_dir():
             raise FileNotFoundError(f"there is no image folder {self.image_folder}")
         self._records = [
-            record for record in records if keep_empty or is_learnable(record.boxes).any()
+            record
+            for record in records
+            if min(record.size) >= min_side
+            and (keep_empty or is_learnable(record.boxes, keep_rule).any())
         ]
         findings.report(self.annotation_file, strict)
         _warn_of_crowds(self.annotation_file, content)
         if not self._records:
-            self._why_empty = _why_empty(content, records, findings)
+            self._why_empty = _why_empty(content, records, findings, min_side)
         self._left_out: frozenset[int] = frozenset()
 
     def _read(self) -> annotations.Annotations:
@@ -241,21 +248,28 @@ def _box(annotation: dict[str, Any], image: dict[str, Any]) -> list[float] | Non
     return corners.tolist() if (corners[2:] > corners[:2]).all() else None
 
 
-def is_learnable(boxes: Float32[np.ndarray, "n 4"]) -> Bool[np.ndarray, " n"]:
-    """Tells which boxes, x0 y0 x1 y1 in pixels, have both sides above one pixel.
+def is_learnable(
+    boxes: Float32[np.ndarray, "n 4"], rule: str = "torchvision"
+) -> Bool[np.ndarray, " n"]:
+    """Tells which boxes, x0 y0 x1 y1 in pixels, are a reason to train on their image.
 
-    torchvision's reference training code drops images without such a box.
+    torchvision's reference training code drops images without a box of which both sides are above
+    one pixel. With the rule "any", every box counts.
     """
-    return (boxes[:, 2:] - boxes[:, :2] > 1).all(axis=1)
+    return (boxes[:, 2:] - boxes[:, :2] > (0 if rule == "any" else 1)).all(axis=1)
 
 
-def _why_empty(content: dict[str, Any], records: list[_Record], findings: Findings) -> str:
+def _why_empty(
+    content: dict[str, Any], records: list[_Record], findings: Findings, min_side: int
+) -> str:
     counts = f"{len(content['images'])} usable images and {len(content['annotations'])} usable"
     told = f"has {counts} annotations"
     reasons = findings.lines()[:5]
     num_crowds = sum(bool(x.get("iscrowd")) for x in content["annotations"])
     if num_crowds:
         reasons.append(f"{num_crowds} are crowds (data.crowd=objects makes objects of them)")
+    if num_small := sum(min(record.size) < min_side for record in records):
+        reasons.append(f"{num_small} images have a side below {min_side} pixels (data.min_side)")
     boxes = np.concatenate([np.zeros((0, 4)), *(record.boxes for record in records)])
     if len(boxes):
         reasons.append(f"{len(boxes)} objects have a side of at most one pixel")

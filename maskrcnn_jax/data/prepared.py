@@ -34,7 +34,9 @@ class PreparedDataset:
     Args:
         directory: The directory that `coco_instances.prepare` wrote to.
         split: The name of the split.
-        keep_empty: Whether to keep images without a learnable object; see `coco.is_learnable`.
+        keep_empty: As in `CocoDataset`.
+        keep_rule: As in `CocoDataset`.
+        min_side: As in `CocoDataset`.
         masks: Whether every object needs a mask. Objects without a mask are dropped then, and one
             warning counts them.
         categories: The map from labels to categories. By default the categories of the data are
@@ -51,6 +53,8 @@ class PreparedDataset:
         split: str,
         *,
         keep_empty: bool,
+        keep_rule: str = "torchvision",
+        min_side: int = 0,
         masks: bool = True,
         categories: Categories | None = None,
     ):
@@ -75,8 +79,10 @@ class PreparedDataset:
         self._objects = _objects(self._metadata, masks)
         learnable = []
         for found, too_small in zip(self._objects, self._metadata["too_small"], strict=True):
-            learnable.append(not set(found) <= set(too_small))
-        self._kept = np.flatnonzero(np.array(learnable, bool) | keep_empty)
+            learnable.append(not set(found) <= set(() if keep_rule == "any" else too_small))
+        is_large = [min(size) >= min_side for size in self._metadata["sizes"]]
+        is_kept = np.array(is_large, bool) & (np.array(learnable, bool) | keep_empty)
+        self._kept = np.flatnonzero(is_kept)
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -107,6 +107,13 @@ def _resized(mask: PlacedMask, old: tuple[int, int], new: tuple[int, int]) -> Pl
     return mask._replace(rows=rows, columns=columns)
 
 
+def pad(sample: Sample, size: tuple[int, int], value: int) -> Sample:
+    """Fills up the image below and to the right to ``size`` (height, width)."""
+    image = np.full((*size, sample.image.shape[2]), value, sample.image.dtype)
+    image[: sample.image.shape[0], : sample.image.shape[1]] = sample.image
+    return sample._replace(image=image)
+
+
 def flip_horizontally(sample: Sample) -> Sample:
     """Mirrors the image, the boxes and the masks left to right."""
     width = sample.image.shape[1]

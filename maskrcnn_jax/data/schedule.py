@@ -40,6 +40,9 @@ def train_members(dataset: Dataset, data_config: DataConfig) -> list[Int[np.ndar
     if data_config.crop_size is not None:
         sizes = np.minimum(sizes, data_config.crop_size)
     limits = max(data_config.short_sides), data_config.max_long_side, data_config.size_rule
+    if data_config.jitter:
+        side = data_config.jitter_side
+        sizes, limits = np.full_like(sizes, side), (side, side, data_config.size_rule)
     _check_not_empty(dataset, "data.train_annotations")
     return _members(dataset, sizes, limits, data_config.buckets, "data.buckets")
 

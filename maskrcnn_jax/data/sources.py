@@ -40,7 +40,8 @@ def open_train(
         opened = functools.partial(PreparedDataset, *_home(config.tfds_dir), "train")
     else:
         return _shapes(config, config.shapes_num_train, TRAIN_SEED, categories)
-    opened = functools.partial(opened, keep_empty=config.keep_empty, masks=masks)
+    kept = {"keep_empty": config.keep_empty, "keep_rule": config.keep_rule}
+    opened = functools.partial(opened, **kept, min_side=config.min_side, masks=masks)
     return _labelled(opened, categories)
 
 

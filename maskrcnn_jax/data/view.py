@@ -1,4 +1,4 @@
-"""The first stage of the pipeline: chooses a window of an image and the size to resize it to."""
+"""The first stage of the pipeline: resizes an image, and crops it to a window in training."""
 
 from functools import partial
 
@@ -10,9 +10,16 @@ from maskrcnn_jax.data import sample as samples
 from maskrcnn_jax.data.dataset import Example
 from maskrcnn_jax.data.sample import Sample, Window
 
+GREY = 128  # Of 255; fills up jittered images, as in Detectron2.
+
 
 def train_view(rng: np.random.Generator, example: Example, config: DataConfig) -> Sample:
-    """Crops an image to a random window and resizes it to a random short side; see `draw`."""
+    """Crops an image to a random window and resizes it to a random short side; see `draw`.
+
+    With ``config.jitter`` it becomes a square instead; see `jittered_view`.
+    """
+    if config.jitter:
+        return jittered_view(rng, example, config)
     window, short_side = draw(rng, example.image.shape[:2], config)
     limits = short_side, config.max_long_side
     size = resizing.resized_size((window.height, window.width), *limits, config.size_rule)
@@ -28,6 +35,24 @@ def eval_view(example: Example, config: DataConfig) -> Sample:
     # The crop clips boxes, which may exceed the image in data sets other than `CocoDataset`.
     cropped = samples.crop(samples.whole(example), Window(0, 0, height, width))
     return samples.resize(cropped, size, partial(resizing.resize, how=config.resize))
+
+
+def jittered_view(rng: np.random.Generator, example: Example, config: DataConfig) -> Sample:
+    """Resizes an image by a random factor, and makes a square of it by cropping and padding.
+
+    The rule is that of Detectron2's ``ResizeScale`` and ``FixedSizeCrop``: the factor 1 fits the
+    image into the square; what exceeds it is cropped, with one random number for both offsets; the
+    rest is grey, below and to the right.
+    """
+    factor, place = rng.uniform(*config.jitter), rng.random()
+    side, original = config.jitter_side, np.array(example.image.shape[:2])
+    scale = factor * side / original.max()
+    height, width = np.maximum(np.round(original * scale).astype(int), 1).tolist()
+    resize_image = partial(resizing.resize_uint8, how=config.resize)
+    resized = samples.resize(samples.whole(example), (height, width), resize_image)
+    top, left = (round(max(length - side, 0) * place) for length in (height, width))
+    window = Window(top, left, min(height, side), min(width, side))
+    return samples.pad(samples.crop(resized, window), (side, side), GREY)
 
 
 def draw(rng: np.random.Generator, size: tuple[int, int], config: DataConfig) -> tuple[Window, int]:

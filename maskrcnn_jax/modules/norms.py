@@ -5,6 +5,7 @@ in float32.
 """
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -15,13 +16,14 @@ from maskrcnn_jax.modules.extents import within
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch norm with fixed statistics, scale and bias.
+    """Batch norm with fixed statistics, and with fixed or trained scale and bias.
 
-    These four vectors are in the collection ``constants``, so no optimizer changes them.
+    Fixed vectors are in the collection ``constants``, so no optimizer changes them.
     """
 
     eps: float = 1e-5
     dtype: str = "float32"
+    affine_trains: bool = False
 
     def __call__(
         self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"] | None = None
@@ -32,8 +34,12 @@ class FrozenBatchNorm(nn.Module):
     @nn.compact
     def factor_and_shift(self, channels: int) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
         """The norm is ``x * factor + shift``; float32."""
-        scale = self.variable("constants", "scale", jnp.ones, (channels,)).value
-        bias = self.variable("constants", "bias", jnp.zeros, (channels,)).value
+        if self.affine_trains:
+            scale = self.param("scale", nn.initializers.ones, (channels,))
+            bias = self.param("bias", nn.initializers.zeros, (channels,))
+        else:
+            scale = self.variable("constants", "scale", jnp.ones, (channels,)).value
+            bias = self.variable("constants", "bias", jnp.zeros, (channels,)).value
         mean = self.variable("constants", "mean", jnp.zeros, (channels,)).value
         variance = self.variable("constants", "var", jnp.ones, (channels,)).value
         factor = scale * jax.lax.rsqrt(variance + self.eps)
@@ -116,7 +122,12 @@ def _moments(
     return mean, average(jnp.square(x - mean)), count
 
 
-NORMS = {"frozen_batch": FrozenBatchNorm, "batch": BatchNorm, "group": GroupNorm}
+NORMS = {
+    "frozen_batch": FrozenBatchNorm,
+    "fixed_batch": partial(FrozenBatchNorm, affine_trains=True),
+    "batch": BatchNorm,
+    "group": GroupNorm,
+}
 
 
 def _channels(vector: Float[Array, " c"], dtype: str) -> Float[Array, "1 1 1 c"]:

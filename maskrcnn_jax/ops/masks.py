@@ -71,23 +71,26 @@ def project(
     rois: Float[Array, "r 4"],
     size: Int[Array, "2"],
     resolution: int,
+    *,
+    aligned: bool = False,
 ) -> Float[Array, "r m m"]:
     """RoIAlign of masks at the size of the image: torchvision's ``project_masks_on_boxes``.
 
-    Each cell is the mean, in [0, 1], of ``ceil(side / resolution)`` samples per axis, half a pixel
-    off (``aligned`` is False).
+    Each cell is the mean, in [0, 1], of ``ceil(side / resolution)`` samples per axis.
 
     Args:
         masks: The masks of one image, 255 inside the object.
         instances: The index of the mask that each RoI is cut from.
         rois: The boxes to cut out, in pixels.
-        size: Height and width of the image. The masks end with it, though their arrays may be
-            larger.
+        size: Height and width of the masks, though their arrays may be larger. Samples in the last
+            half pixel take the value of the last pixel.
         resolution: Cells per side of the result.
+        aligned: Take the samples in their places, as Detectron2 does; otherwise they are half a
+            pixel off.
     """
     _, height, width = masks.shape
     x0, y0, x1, y1 = rois.T
-    axis_samples = partial(adaptive.axis_samples, resolution=resolution, aligned=False)
+    axis_samples = partial(adaptive.axis_samples, resolution=resolution, aligned=aligned)
     rows = axis_samples(y0, y1, jnp.full_like(instances, size[0]))
     columns = axis_samples(x0, x1, jnp.full_like(instances, size[1]))
     offsets, widths = instances * (height * width), jnp.full_like(instances, width)

@@ -24,7 +24,7 @@ class Best(NamedTuple):
 
     iou: Float[Array, " n"]
     instance: Int[Array, " n"]
-    is_closest: Bool[Array, " n"]  # Whether no candidate is closer to some instance.
+    closest_to: Int[Array, " n"]  # The last instance to which no candidate is closer; or -1.
 
 
 def match(
@@ -34,7 +34,8 @@ def match(
     *,
     positive_iou: float,
     negative_iou: float,
-    low_quality: bool,
+    low_quality: str = "none",
+    min_low_quality_iou: float = 0.0,
 ) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
     """Assigns to each candidate its closest instance (the first of equals) and a label.
 
@@ -47,7 +48,9 @@ def match(
         negative_iou: Candidates with less overlap than this are negative.
         low_quality: For each instance, also make the candidates with the largest overlap positive,
             ties included (section 3.1.2 of Faster R-CNN), so that each instance has at least one.
-            Such a candidate keeps its own closest instance, which may be another one.
+            With "label" such a candidate keeps its own closest instance, which may be another one.
+            With "assign" it gets this instance, or the last of several. "none" has no such rule.
+        min_low_quality_iou: The overlap from which on this rule holds.
 
     Returns:
         The index of the instance, and the label: 1 positive, 0 negative, -1 between the thresholds.
@@ -56,17 +59,20 @@ def match(
     best = jax.lax.platform_dependent(
         instances,
         valid,
-        cuda=partial(_match_at_once, overlaps=overlaps),
-        default=partial(_match_in_chunks, overlaps=overlaps),
+        cuda=partial(_match_at_once, overlaps=overlaps, min_iou=min_low_quality_iou),
+        default=partial(_match_in_chunks, overlaps=overlaps, min_iou=min_low_quality_iou),
     )
+    instance = best.instance
     between = jnp.where(best.iou < negative_iou, 0, -1)
     is_positive = best.iou >= positive_iou
-    if low_quality:
-        is_positive |= best.is_closest
-    return best.instance, jnp.where(is_positive, 1, between).astype(jnp.int32)
+    if low_quality != "none":
+        is_positive |= best.closest_to >= 0
+    if low_quality == "assign":
+        instance = jnp.where(best.closest_to >= 0, best.closest_to, instance)
+    return instance, jnp.where(is_positive, 1, between).astype(jnp.int32)
 
 
-def _match_at_once(instances: Array, valid: Array, *, overlaps: Overlaps) -> Best:
+def _match_at_once(instances: Array, valid: Array, *, overlaps: Overlaps, min_iou: float) -> Best:
     """For GPUs: to compute the overlaps twice is faster than to store them.
 
     Their compiler contracts no multiplications and additions, so both have the same bits.
@@ -74,10 +80,10 @@ def _match_at_once(instances: Array, valid: Array, *, overlaps: Overlaps) -> Bes
     closest = _valid_overlaps(overlaps, instances, valid).max(axis=1, keepdims=True)
     # Without the barrier, XLA would store the overlaps of the line above.
     again = _valid_overlaps(overlaps, *jax.lax.optimization_barrier((instances, valid)))
-    return _best_of(again, closest)
+    return _best_of(again, closest, min_iou)
 
 
-def _match_in_chunks(instances: Array, valid: Array, *, overlaps: Overlaps) -> Best:
+def _match_in_chunks(instances: Array, valid: Array, *, overlaps: Overlaps, min_iou: float) -> Best:
     """Matches a few instances at a time, and no slots behind the last instance."""
     num_candidates = jax.eval_shape(overlaps, instances).shape[1]
     size = max(1, min(len(instances), OVERLAPS_AT_ONCE // max(1, num_candidates)))
@@ -88,17 +94,17 @@ def _match_in_chunks(instances: Array, valid: Array, *, overlaps: Overlaps) -> B
         # The barrier is for correctness. Recomputed in another fusion, an overlap can differ in the
         # last place, and the comparison for equality would lose matches.
         iou = jax.lax.optimization_barrier(iou)
-        found = _best_of(iou, iou.max(axis=1, keepdims=True))
+        found = _best_of(iou, iou.max(axis=1, keepdims=True), min_iou)
         is_better = found.iou > best.iou
         return Best(
             jnp.where(is_better, found.iou, best.iou),
             jnp.where(is_better, i * size + found.instance, best.instance),
-            best.is_closest | found.is_closest,
+            jnp.where(found.closest_to >= 0, i * size + found.closest_to, best.closest_to),
         )
 
     used = jnp.max(jnp.where(valid, jnp.arange(len(valid)) + 1, 0), initial=0)
     zeros = jnp.broadcast_to(varying_zero(used, jnp.float32), num_candidates)
-    start = Best(zeros - 1, zeros.astype(jnp.int32), zeros > 0)
+    start = Best(zeros - 1, zeros.astype(jnp.int32), (zeros - 1).astype(jnp.int32))
     return jax.lax.fori_loop(0, batch_max(ceil_div(used, size)), add_chunk, start)
 
 
@@ -108,8 +114,10 @@ def _valid_overlaps(overlaps: Overlaps, instances: Array, valid: Array) -> Float
     return jnp.where(valid.reshape(-1, 1) & (iou >= 0), iou, -1.0)
 
 
-def _best_of(iou: Float[Array, "s n"], closest: Float[Array, "s 1"]) -> Best:
+def _best_of(iou: Float[Array, "s n"], closest: Float[Array, "s 1"], min_iou: float) -> Best:
     """Reduces overlaps to `Best`; ``closest`` is the largest overlap of each instance."""
     # -1 is the overlap of an empty slot. An instance that nothing overlaps has 0.
-    is_closest = ((iou == closest) & (closest >= 0)).any(axis=0)
-    return Best(iou.max(axis=0), iou.argmax(axis=0).astype(jnp.int32), is_closest)
+    is_closest = (iou == closest) & (closest >= min_iou)
+    index = jnp.arange(len(iou)).reshape(-1, 1)
+    closest_to = jnp.where(is_closest, index, -1).max(axis=0).astype(jnp.int32)
+    return Best(iou.max(axis=0), iou.argmax(axis=0).astype(jnp.int32), closest_to)

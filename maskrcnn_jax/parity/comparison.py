@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,12 +10,10 @@ from maskrcnn_jax import images as image_files
 from maskrcnn_jax.parity import explanation, pairing
 from maskrcnn_jax.parity.jax_model import JaxModel
 from maskrcnn_jax.parity.padding import Size
-from maskrcnn_jax.parity.records import Outcome, Stages
+from maskrcnn_jax.parity.records import Outcome, Peer, Stages
 from maskrcnn_jax.parity.report import Comparison, Report, Stage
 from maskrcnn_jax.parity.selection import Selection, Side
 from maskrcnn_jax.parity.stages import StageOutputs, StageRunner
-
-REFERENCE = "torchvision"
 
 # Float32 sums of n products in different orders differ by about 6e-8 * sqrt(n), and C2 to C5 follow
 # 10 to 50 such layers. The coordinates of RoIs, up to 1333 pixels, are rounded to 1.2e-4 pixels,
@@ -41,35 +38,25 @@ ORDER += ["final boxes", "final scores", "boxes in original pixels", *MASK_STAGE
 
 
 class Comparer:
-    """Compares one model with torchvision's on images, one by one.
+    """Compares our model with a peer's on images, one by one.
 
     Args:
-        model: torchvision's model.
+        peer: The other program with its model.
         jax_model: Our model with the same weights and image sizes.
-        predict: `reference.predict`.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        jax_model: JaxModel,
-        predict: Callable[[Any, Sequence[np.ndarray]], list[Stages]],
-    ) -> None:
-        self.model, self.jax_model, self._predict = model, jax_model, predict
+    def __init__(self, peer: Peer, jax_model: JaxModel) -> None:
+        self.peer, self.jax_model = peer, jax_model
         self.run_stages = StageRunner(jax_model)
         self.stages = make_stages(has_masks=jax_model.config.model.mask_head is not None)
         self.alone = Comparison("each image alone")
         self.in_bucket = Comparison("ours alone, and in a larger bucket")
         self.in_batch = Comparison("ours alone, and in a batch")
-        self.on_canvas = Comparison("torchvision's batch, and ours on its canvas")
-
-    def reference(self, images: Sequence[np.ndarray]) -> list[Stages]:
-        """Runs torchvision's model on these images in one batch."""
-        return self._predict(self.model, images)
+        self.on_canvas = Comparison(f"{peer.name}'s batch, and ours on its canvas")
 
     def add(self, name: str, image: np.ndarray) -> Outcome:
         """Compares all stages and all detections of an image; returns our outcome."""
-        (theirs,) = self.reference([image])
+        (theirs,) = self.peer.predict([image])
         self._add_stages(theirs, self.run_stages(image, theirs))
         (ours,) = self.jax_model.predict([image])
         self.compare(self.alone, name, theirs.outcome, ours)
@@ -81,18 +68,21 @@ class Comparer:
         name: str,
         theirs: Outcome,
         ours: Outcome,
-        other: str = REFERENCE,
+        other: str | None = None,
     ) -> None:
-        """Pairs the detections of two outcomes for an image, and explains the unpaired ones."""
+        """Pairs the detections of two outcomes for an image, and explains the unpaired ones.
+
+        ``other`` names the side of ``theirs``; by default the peer.
+        """
         pairs = pairing.pair(theirs, ours)
-        sides = self._side(other, theirs), self._side("ours", ours)
+        sides = self._side(other or self.peer.name, theirs), self._side("ours", ours)
         comparison.add(name, pairs, explanation.explain_detections(*sides, pairs))
 
     def add_batch(self, names: Sequence[str], images: Sequence[np.ndarray], bucket: Size) -> None:
         """Compares each image alone with the same image in a larger bucket, and in a batch.
 
         An image has the same detections in any bucket and any batch as long as its canvas is the
-        same. With the canvas of torchvision's batch our batch reproduces torchvision's.
+        same. With the canvas of the peer's batch our batch reproduces the peer's.
 
         Args:
             names: A name for each image.
@@ -109,7 +99,7 @@ class Comparer:
         together = self.jax_model.predict(images, bucket)
         for name, one, other in zip(names, alone, together, strict=True):
             self.compare(self.in_batch, name, one, other, "ours alone")
-        theirs = [stages.outcome for stages in self.reference(images)]
+        theirs = [stages.outcome for stages in self.peer.predict(images)]
         ours = self.jax_model.predict(images, bucket, theirs[0].canvas)
         for name, one, other in zip(names, theirs, ours, strict=True):
             self.compare(self.on_canvas, name, one, other)
@@ -125,7 +115,10 @@ class Comparer:
         return len(self.jax_model.compiled) + num_buckets + (num_buckets > 0)
 
     def _side(self, name: str, outcome: Outcome) -> Side:
-        return Side(name, outcome, self.jax_model.config, adds_offsets=name == REFERENCE)
+        config = self.jax_model.config
+        if name != self.peer.name:
+            return Side(name, outcome, config)
+        return Side(name, outcome, config, self.peer.max_boxes_with_offsets, self.peer.sorts_by)
 
     def _add_stages(self, theirs: Stages, outputs: StageOutputs) -> None:
         ours = outputs.stages
@@ -139,7 +132,7 @@ class Comparer:
 
     def _add_selections(self, given: Outcome, proposed: Outcome, detected: Outcome) -> None:
         """Compares the selections of proposals and of detections."""
-        theirs, ours = self._side(REFERENCE, given), self._side("ours", proposed)
+        theirs, ours = self._side(self.peer.name, given), self._side("ours", proposed)
         error = _common(theirs.proposals, ours.proposals, given.proposals, proposed.proposals)
         self.stages["proposals"].add(error, explanation.explain_proposals(theirs, ours))
         ours = self._side("ours", detected)
@@ -208,7 +201,8 @@ def run(
         "programs compiled": comparer.num_compiled(),
         "seconds": round(time.monotonic() - start),
     }
-    return Report(title, list(comparer.stages.values()), comparer.comparisons(), facts)
+    stages = list(comparer.stages.values())
+    return Report(title, comparer.peer.name, stages, comparer.comparisons(), facts)
 
 
 def by_orientation(sizes: Sequence[Size]) -> list[list[int]]:
@@ -234,7 +228,7 @@ def relative_error(theirs: np.ndarray, ours: np.ndarray) -> float:
 
 
 def _arrays(theirs: Stages, ours: Stages) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """torchvision's and our arrays of the stages with a relative error."""
+    """The peer's and our arrays of the stages with a relative error."""
     pairs = {"preprocessed image": (theirs.image, ours.image)}
     by_level = {
         "C": (theirs.backbone, ours.backbone),
@@ -256,7 +250,7 @@ def _arrays(theirs: Stages, ours: Stages) -> dict[str, tuple[np.ndarray, np.ndar
 
 
 def _absolute_arrays(theirs: Outcome, ours: Outcome) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """torchvision's and our arrays of the stages with an error in pixels or of probabilities."""
+    """The peer's and our arrays of the stages with an error in pixels or of probabilities."""
     anchors = [np.concatenate([*outcome.anchors.values()]) for outcome in (theirs, ours)]
     pairs = {
         "anchors": tuple(anchors),

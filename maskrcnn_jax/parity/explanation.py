@@ -13,28 +13,19 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from maskrcnn_jax.parity import pairing, selection
+from maskrcnn_jax.parity import pairing, roi_decisions, selection
+from maskrcnn_jax.parity.records import Step, Steps
 from maskrcnn_jax.parity.selection import Selection, Side
 
 LOGIT_TOLERANCE = 2e-5  # Relative to the largest absolute logit of the level.
 SCORE_TOLERANCE = 1e-4
 IOU_TOLERANCE = 1e-4
 PIXEL_TOLERANCE = 0.01
-CELL_TOLERANCE = 1e-3  # Cells of a feature map.
-LEVEL_TOLERANCE = 1e-4  # For the logarithm in the level rule of FPN.
-GROWTH = 30 / 28  # A mask of 28x28 gets a border of one cell before pasting.
+# Probabilities near 1, as float32 numbers, are this far apart.
+PROBABILITY_STEP = float(np.spacing(np.float32(0.5)))
 NO_CANDIDATE = "its box is none of the candidates"
 
 
-class Step(NamedTuple):
-    """A decision that differed by rounding, or that followed from the decision of the next step."""
-
-    text: str
-    margin: float  # Distance of the numbers from the other decision; infinite if unknown.
-    tolerance: float
-
-
-Steps = tuple[Step, ...]
 Seen = frozenset[tuple[int, str]]  # Keys explained before, each with the side that lacks the key.
 
 
@@ -98,7 +89,7 @@ def _why_no_detection(key: int, here: Side, there: Side, seen: Seen) -> Steps:
         return (_follows("its proposal is missing"), *steps)
     a, b = here.proposals.rank[proposal], there.proposals.rank[proposal]
     rois = here.outcome.proposals[a], there.outcome.proposals[b]
-    pooled = _why_pooled_otherwise(*rois, here, here.config.model.box_head.resolution)
+    pooled = roi_decisions.why_pooled_otherwise(*rois, here, here.config.model.box_head.resolution)
     if pooled:
         return pooled
     scores = [
@@ -124,8 +115,16 @@ def _why_no_proposal(key: int, here: Side, there: Side, seen: Seen) -> Steps:
     if logit <= last:
         text = f"objectness {logit:.6f}, candidate {limit} of its level has {last:.6f}"
         tolerance = LOGIT_TOLERANCE * float(np.abs(logits).max())
+        if "probability" in (here.sorts_by, there.sorts_by):
+            tolerance += _rounding_of_probability(last)
         return (Step(text, last - logit, tolerance),)
     return (_too_small(here.proposals, key, here.config.model.rpn.min_box_size),)
+
+
+def _rounding_of_probability(logit: float) -> float:
+    """How far apart logits near this one may be whose float32 probabilities are equal."""
+    slope = math.exp(-abs(logit)) / (1 + math.exp(-abs(logit))) ** 2
+    return PROBABILITY_STEP / max(slope, 1e-30)
 
 
 def _objectness(key: int, side: Side) -> tuple[float, Float[np.ndarray, " n"]]:
@@ -169,7 +168,7 @@ def _why_suppressed(key: int, other: int, here: Side, there: Side, stage: str, s
     own, rivals = getattr(here, stage), getattr(there, stage)
     a, b = own.position[key], own.position.get(other)
     gap = -math.inf if b is None else float(own.scores[a] - own.scores[b])
-    # Uniform image regions often have equal logits, which torchvision sorts in any order.
+    # Uniform image regions often have equal logits, which PyTorch sorts in any order.
     tie = Step(f"its score and that of its rival differ by {gap:.1e}", gap, SCORE_TOLERANCE)
     if other in own.rank:
         overlap = _overlap_at_threshold(key, other, own, rivals)
@@ -229,70 +228,16 @@ def _why_changed(a: int, b: int, here: Side, there: Side) -> Steps:
     is_box = box_error > pairing.BOX_TOLERANCE or score_error > pairing.SCORE_TOLERANCE
     if is_box or config.mask_head is None:
         rois = one.proposals[i], other.proposals[j]
-        steps = _why_pooled_otherwise(*rois, here, config.box_head.resolution)
+        steps = roi_decisions.why_pooled_otherwise(*rois, here, config.box_head.resolution)
     else:
         rois = one.boxes[a], other.boxes[b]
-        steps = _why_pooled_otherwise(*rois, here, config.mask_head.resolution)
-        steps = steps or _why_pasted_otherwise(one.original_boxes[a], other.original_boxes[b])
+        steps = roi_decisions.why_pooled_otherwise(*rois, here, config.mask_head.resolution)
+        if here.config.detection.paste == "expanded":
+            drawn_in = one.original_boxes[a], other.original_boxes[b]
+            steps = steps or roi_decisions.why_pasted_otherwise(*drawn_in)
     if config.mask_head is not None:
         text += f", {pairing.differing_share(one.masks[a], other.masks[b]):.2%} of the mask"
     return steps or (_unknown(f"{text} differ"),)
-
-
-def _why_pooled_otherwise(
-    one: Float[np.ndarray, " 4"], other: Float[np.ndarray, " 4"], side: Side, resolution: int
-) -> Steps:
-    """Checks whether two versions of an RoI have different levels or samples outside the map."""
-    exact = [_level(box) for box in (one, other)]
-    levels = [min(max(math.floor(value + 1e-6), 2), 5) for value in exact]
-    if levels[0] != levels[1]:
-        boundary = max(levels)
-        text = f"level {exact[0]:.7f} and {exact[1]:.7f} of its RoI, boundary {boundary}"
-        margin = max(abs(value - boundary) for value in exact)
-        return (Step(text, margin, LEVEL_TOLERANCE),)
-    extent = -(-np.array(side.outcome.canvas) // 2 ** levels[0])[::-1]
-    sampling_ratio = side.config.model.roi.sampling_ratio
-    samples = [
-        _sample_positions(box / 2 ** levels[0], resolution, sampling_ratio) for box in (one, other)
-    ]
-    outside = [positions > extent for positions in samples]
-    differ = outside[0] != outside[1]
-    if not differ.any():
-        return ()
-    margin = max(float(np.abs(positions - extent)[differ].max()) for positions in samples)
-    text = f"a sample of its RoI is {margin:.1e} cells from the border"
-    return (Step(text, margin, CELL_TOLERANCE),)
-
-
-def _level(box: Float[np.ndarray, " 4"]) -> float:
-    """The level of an RoI before rounding (Eq. 1 of FPN)."""
-    area = np.prod((box[2:] - box[:2]).astype(np.float64))
-    return 4 + math.log2(max(math.sqrt(area), 1e-9) / 224)
-
-
-def _sample_positions(
-    box: Float[np.ndarray, " 4"], resolution: int, sampling_ratio: int
-) -> Float[np.ndarray, "s 2"]:
-    """The sample points (x, y) of RoIAlign with ``aligned=False``, in cells."""
-    length = np.maximum(box[2:] - box[:2], 1).astype(np.float64)
-    count = resolution * max(sampling_ratio, 1)
-    return box[:2] + (np.arange(count)[:, None] + 0.5) / count * length
-
-
-def _why_pasted_otherwise(one: Float[np.ndarray, " 4"], other: Float[np.ndarray, " 4"]) -> Steps:
-    """Checks whether the corners of the two grown boxes are truncated to different pixels."""
-    corners = []
-    for box in (one, other):
-        center, half = (box[:2] + box[2:]) * 0.5, (box[2:] - box[:2]) * 0.5
-        corners.append(np.concatenate([center - half * GROWTH, center + half * GROWTH]))
-    differ = np.trunc(corners[0]) != np.trunc(corners[1])
-    if not differ.any():
-        return ()
-    values = corners[0][differ], corners[1][differ]
-    margin = max(float(np.abs(value - np.rint(value)).max()) for value in values)
-    positions = f"{values[0][0]:.5f} and {values[1][0]:.5f}"
-    text = f"its mask is pasted from a corner at {positions}, truncated to whole pixels"
-    return (Step(text, margin, PIXEL_TOLERANCE),)
 
 
 def _too_small(candidates: Selection, key: int, least: float) -> Step:

@@ -22,7 +22,7 @@ class JaxModel:
     """A model and its weights, compiled once for each shape of a batch.
 
     Args:
-        config: The model, detection and execution settings.
+        config: The model, detection and execution settings, and the rules for resizing images.
         variables: The weights.
         short_side: Short side of the resized images, in pixels; smaller if the long side would
             exceed ``max_long_side``.
@@ -53,7 +53,8 @@ class JaxModel:
 
     def size(self, image: np.ndarray) -> Size:
         """Height and width of an image after resizing."""
-        return resizing.resized_size(image.shape[:2], self.short_side, self.max_long_side)
+        limits = self.short_side, self.max_long_side
+        return resizing.resized_size(image.shape[:2], *limits, self.config.data.size_rule)
 
     def bucket(self, sizes: Sequence[Size]) -> Size:
         """The smallest bucket that holds these sizes, or a new one of multiples of 32."""
@@ -65,7 +66,8 @@ class JaxModel:
 
     def pad(self, images: Sequence[np.ndarray], bucket: Size) -> np.ndarray:
         """Pads resized images at the bottom and the right to a batch, float32 ``[b, h, w, 3]``."""
-        resized = [resizing.resize(image, self.size(image)) for image in images]
+        how = self.config.data.resize
+        resized = [resizing.resize(image, self.size(image), how) for image in images]
         return np.concatenate([padding.fill(image, bucket) for image in resized])
 
     def predict(
@@ -94,7 +96,7 @@ class JaxModel:
         return outcomes
 
     def anchors(self, canvas: Size) -> Levels:
-        """The anchors of a canvas in the order of torchvision, ``[n, 4]`` by level."""
+        """The anchors of a canvas in the order of the peers, ``[n, 4]`` by level."""
         shapes = anchors.map_shapes(canvas)
         rule = self.config.model.rpn.anchors
         grids = anchors.pyramid_anchors(shapes, jnp.array(canvas), **rule)
@@ -110,11 +112,13 @@ class JaxModel:
         (proposals,), (scores,) = intermediates["propose"], intermediates["rpn"]["__call__"]
         (predicted,) = intermediates["box_head"]["__call__"]
         class_logits, class_deltas = (x[proposals.valid] for x in predicted)
-        found = pasting.to_original(detections, size, original_size)
+        settings = self.config.detection
+        scaled, kept = pasting.scale_boxes(detections.boxes, size, original_size, settings)
+        kept &= detections.valid
         masks = None
         if detections.masks is not None:
-            drawn = detections.masks[detections.valid]
-            masks = pasting.paste(drawn, found.boxes, original_size)
+            drawn = detections.masks[kept]
+            masks = pasting.paste(drawn, scaled[kept], original_size, settings.paste)
         return Outcome(
             size=size,
             original_size=original_size,
@@ -125,10 +129,10 @@ class JaxModel:
             proposals=proposals.boxes[proposals.valid],
             class_logits=class_logits,
             class_deltas=class_deltas,
-            boxes=detections.boxes[detections.valid],
-            labels=found.labels,
-            scores=found.scores,
-            original_boxes=found.boxes,
+            boxes=detections.boxes[kept],
+            labels=detections.classes[kept].astype(np.int64),
+            scores=detections.scores[kept],
+            original_boxes=scaled[kept],
             masks=masks,
         )
 

@@ -25,7 +25,7 @@ def fill_levels(levels: Levels, bucket: Size) -> Levels:
 def fill_anchors(levels: Levels, canvas: Size, bucket: Size) -> Levels:
     """Moves values ``[n, ...]`` for the anchors of a canvas to the same anchors of a bucket.
 
-    torchvision's anchors are ordered by row, column, ratio, ours by ratio, row, column.
+    The peers' anchors are ordered by row, column, ratio, ours by ratio, row, column.
     """
     filled = {}
     for level, array in levels.items():

@@ -15,23 +15,29 @@ SCORE_TOLERANCE = 1e-4
 # Probabilities of a mask may differ by more than `MASK_TOLERANCE` at this share of its pixels.
 MASK_TOLERANCE = 1e-3
 PIXEL_SHARE = 1e-3
+INSIDE = 0.5  # Pixels above this probability belong to the object.
 
 
 class Pairing(NamedTuple):
     """Indices of paired detections, and of the unpaired ones of each side."""
 
-    pairs: list[tuple[int, int]]  # (torchvision's index, our index)
+    pairs: list[tuple[int, int]]  # (the peer's index, our index)
     theirs: list[int]
     ours: list[int]
     box_error: float  # The largest of all pairs, in pixels.
     score_error: float
     mask_share: float | None  # The largest `differing_share`; None without masks.
+    # Over all pairs, the pixels that belong to the peer's objects, and those that belong to the
+    # object of one side only; 0 without masks.
+    num_pixels: int = 0
+    num_differing: int = 0
 
 
 def pair(theirs: Outcome, ours: Outcome) -> Pairing:
     """Pairs each detection of ``theirs`` with the nearest free one of ``ours`` within tolerance."""
     free = np.ones(len(ours.labels), bool)
     pairs, shares = [], []
+    num_pixels = num_differing = 0
     for i, box in enumerate(theirs.original_boxes):
         distances = np.abs(ours.original_boxes - box).max(axis=1, initial=0)
         near = free & (ours.labels == theirs.labels[i]) & (distances <= BOX_TOLERANCE)
@@ -42,6 +48,10 @@ def pair(theirs: Outcome, ours: Outcome) -> Pairing:
                 free[j] = False
                 pairs.append((i, int(j)))
                 shares.append(share)
+                if theirs.masks is not None:
+                    inside = theirs.masks[i] > INSIDE
+                    num_pixels += int(np.count_nonzero(inside))
+                    num_differing += int(np.count_nonzero(inside != (ours.masks[j] > INSIDE)))
                 break
     first, second = (np.array([pair[side] for pair in pairs], int) for side in (0, 1))
     box_errors = np.abs(theirs.original_boxes[first] - ours.original_boxes[second])
@@ -53,6 +63,8 @@ def pair(theirs: Outcome, ours: Outcome) -> Pairing:
         box_error=float(box_errors.max(initial=0)),
         score_error=float(score_errors.max(initial=0)),
         mask_share=None if theirs.masks is None else max(shares, default=0.0),
+        num_pixels=num_pixels,
+        num_differing=num_differing,
     )
 
 

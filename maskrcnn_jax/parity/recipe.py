@@ -1,16 +1,19 @@
 """Random weights that exercise every stage, from NumPy and a seed alone.
 
+`config` names models of torchvision, Detectron2 and MMDetection; `variables` draws their weights.
+
 On photographs, features neither vanish nor explode, objectness and class scores spread widely,
 boxes move, and an image has about as many detections as slots, of several classes.
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import ModelConfig
-from maskrcnn_jax.weights import torchvision
+from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.weights import layout, torchvision, torchvision_resnet
 from maskrcnn_jax.weights.torchvision_resnet import COUNTER
 
 MODELS = {
@@ -21,7 +24,14 @@ MODELS = {
     "faster-v2": presets.fasterrcnn_resnet50_fpn_v2,
 }
 VARIANTS = tuple(MODELS)
+# The models with random weights of each family; the first is the default.
+FAMILIES = {
+    "torchvision": VARIANTS,
+    "detectron2": tuple(name for name in presets.OF_OTHERS if name.startswith("detectron2_")),
+    "mmdet": tuple(name for name in presets.OF_OTHERS if name.startswith("mmdet_")),
+}
 
+DEVIATION = 58 / 255  # Of the pixels of photographs.
 # Gains of layers in the heads, found by trial on photographs.
 GAINS = {
     "rpn.head.cls_logits.weight": 3.0,
@@ -34,6 +44,12 @@ GAINS = {
 # The bias of the background logit, in units of the expected maximum of ``num_classes`` normal
 # numbers, for box heads without and with convolutions.
 BACKGROUND_GAIN = {False: 2.75, True: 2.5}
+
+# Rows of layers that belong to background.
+BACKGROUND_ROWS = {
+    "roi_heads.box_predictor.bbox_pred": 4,
+    "roi_heads.mask_predictor.mask_fcn_logits": 1,
+}
 
 
 def config(variant: str) -> ModelConfig:
@@ -52,15 +68,38 @@ def config(variant: str) -> ModelConfig:
     return MODELS[variant]()
 
 
+def whole_config(name: str) -> Config:
+    """The config of one of `FAMILIES`, with its rules.
+
+    Raises:
+        ValueError: There is no such model.
+    """
+    return presets.OF_OTHERS[name]() if name in presets.OF_OTHERS else Config(model=config(name))
+
+
+def variables(config: ModelConfig, seed: int = 0) -> dict[str, Any]:
+    """Draws the variables of a model of any family, as `state_dict` does.
+
+    Boxes and masks of background, which nothing reads, are zero: only torchvision has them.
+    """
+    arrays = torchvision_resnet.without_counters(state_dict(config, seed))
+    for name, rows in BACKGROUND_ROWS.items():
+        for kind in ("weight", "bias"):
+            if f"{name}.{kind}" in arrays:
+                arrays[f"{name}.{kind}"][:rows] = 0
+    return layout.arrange(arrays, list(torchvision.layers(config)))
+
+
 def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     """Draws a complete state dict by torchvision's names: float32, and int64 counters of batches.
 
-    The draws follow the order of `weights.torchvision.entries`, so a configuration and a seed
-    determine all weights. The mask head comes last, so the other weights do not depend on it.
+    The draws follow the order of `weights.torchvision.layers`, so a configuration and a seed
+    determine all weights. The mask head comes last, so the other weights do not depend on it. Norms
+    that torchvision does not have, such as group norm, have the names of its batch norm.
     """
     random = np.random.default_rng(seed)
     state = {}
-    for entry in torchvision.entries(config):
+    for entry in torchvision.layers(config):
         name, shape = entry.name, entry.shape
         if name.endswith("running_var"):
             array = random.uniform(0.5, 1.5, shape)
@@ -75,6 +114,8 @@ def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
         state[name] = array.astype(np.float32)
         if name.endswith("running_var") and entry.path[0] == "batch_stats":
             state[name.replace("running_var", COUNTER)] = np.array(0, np.int64)
+    if presets.is_of_caffe(config):  # The gains are for pixels with a deviation of about 1.
+        state[torchvision.STEM] *= np.float32(np.mean(config.image_std) / DEVIATION)
     return state
 
 

@@ -8,15 +8,23 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int
 
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.modules.resnet import DEPTHS
-from maskrcnn_jax.parity.records import Levels, Outcome, Stages
+from maskrcnn_jax.parity.recording import (
+    channels_last,
+    check_rules,
+    levels,
+    of_class,
+    recorded,
+    rows,
+)
+from maskrcnn_jax.parity.records import Outcome, Peer, Stages
 from maskrcnn_jax.weights import torchvision as weights
 
 
@@ -64,7 +72,41 @@ from torchvision.models.detection import (  # noqa: E402
 )
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign  # noqa: E402
 
-NORMS = {"none": None, "frozen_batch": FrozenBatchNorm2d, "batch": torch.nn.BatchNorm2d}
+# In detection a fixed norm is a frozen one; torchvision trains none with fixed statistics.
+NORMS = {"none": None, "batch": torch.nn.BatchNorm2d}
+NORMS |= dict.fromkeys(("frozen_batch", "fixed_batch"), FrozenBatchNorm2d)
+# The settings that torchvision's functions do not have.
+RULES = {
+    "model.limit_shrinking": False,
+    "model.rpn.round_anchors": True,
+    "model.rpn.anchor_stride": "canvas",
+    "model.rpn.min_box_size": 1e-3,
+    "model.roi.level_rule": "torchvision",
+    "detection.min_box_size": 1e-2,
+    "detection.clip_to_original": False,
+    "detection.paste": "expanded",
+    "data.size_rule": "torchvision",
+    "data.resize": "bilinear",
+}
+MAX_BOXES_WITH_OFFSETS = 1000
+
+
+def peer(
+    config: Config, variables: Mapping[str, Any], *, short_side: int, max_long_side: int
+) -> Peer:
+    """torchvision with the weights of a model; arguments as in `JaxModel`.
+
+    Raises:
+        ValueError: torchvision has no such model.
+    """
+    check_rules(config, RULES, "torchvision")
+    state = weights.to_state_dict(variables, config.model)
+    return as_peer(build(config, state, short_side=short_side, max_long_side=max_long_side))
+
+
+def as_peer(model: torch.nn.Module) -> Peer:
+    """A model of torchvision as a peer."""
+    return Peer("torchvision", model, partial(predict, model), MAX_BOXES_WITH_OFFSETS)
 
 
 def build(
@@ -229,22 +271,13 @@ def predict(model: torch.nn.Module, images: Sequence[np.ndarray]) -> list[Stages
     }
     if heads.has_mask():
         parts |= {"mask_pool": heads.mask_roi_pool, "mask_predictor": heads.mask_predictor}
-    outputs: dict[str, Any] = {}
-    hooks = [part.register_forward_hook(_keep(outputs, name)) for name, part in parts.items()]
-    predictions = model([torch.tensor(image).permute(2, 0, 1).float() / 255 for image in images])
-    for hook in hooks:
-        hook.remove()
+    # torchvision later overwrites the dicts that the heads return.
+    copies = {"roi_heads": lambda output: [dict(found) for found in output[0]]}
+    inputs = [torch.tensor(image).permute(2, 0, 1).float() / 255 for image in images]
+    with recorded(parts, copies) as outputs:
+        predictions = model(inputs)
     sizes = [image.shape[:2] for image in images]
     return [_stages(outputs, prediction, sizes[i], i) for i, prediction in enumerate(predictions)]
-
-
-def _keep(outputs: dict[str, Any], name: str) -> Any:
-    def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-        # torchvision later overwrites the dicts that the heads return, so keep copies.
-        is_heads = name == "roi_heads"
-        outputs[name] = [dict(found) for found in output[0]] if is_heads else output
-
-    return hook
 
 
 def _stages(
@@ -253,17 +286,17 @@ def _stages(
     """The results for one image of a batch."""
     images, (proposals, _) = outputs["transform"][0], outputs["rpn"]
     found = [detections["boxes"] for detections in outputs["roi_heads"]]
-    of_proposals, of_found = _rows(proposals, i), _rows(found, i)
+    of_proposals, of_found = rows(proposals, i), rows(found, i)
     mask_features = mask_logits = None
     if "masks" in prediction:
-        mask_features = _last(outputs["mask_pool"][of_found]).numpy()
-        logits = _last(outputs["mask_predictor"][of_found]).numpy()
-        mask_logits = _of_class(logits, prediction["labels"].numpy())
+        mask_features = channels_last(outputs["mask_pool"][of_found]).numpy()
+        logits = channels_last(outputs["mask_predictor"][of_found]).numpy()
+        mask_logits = of_class(logits, prediction["labels"].numpy())
     return Stages(
-        image=_last(images.tensors[i]).numpy(),
-        backbone=_levels([_last(x[i]) for x in outputs["body"].values()]),
-        pyramid=_levels([_last(x[i]) for x in outputs["fpn"].values()]),
-        box_features=_last(outputs["box_pool"][of_proposals]).numpy(),
+        image=channels_last(images.tensors[i]).numpy(),
+        backbone=levels([channels_last(x[i]) for x in outputs["body"].values()]),
+        pyramid=levels([channels_last(x[i]) for x in outputs["fpn"].values()]),
+        box_features=channels_last(outputs["box_pool"][of_proposals]).numpy(),
         mask_features=mask_features,
         mask_logits=mask_logits,
         outcome=_outcome(outputs, prediction, original_size, i),
@@ -275,7 +308,7 @@ def _outcome(
 ) -> Outcome:
     """The detections of one image of a batch, and the numbers behind them."""
     images, (proposals, _) = outputs["transform"][0], outputs["rpn"]
-    class_logits, class_deltas = (x[_rows(proposals, i)] for x in outputs["box_predictor"])
+    class_logits, class_deltas = (x[rows(proposals, i)] for x in outputs["box_predictor"])
     objectness, deltas = outputs["head"]
     counts = [int(np.prod(x.shape[1:])) for x in objectness]
     masks = prediction["masks"][:, 0].numpy() if "masks" in prediction else None
@@ -283,9 +316,9 @@ def _outcome(
         size=tuple(images.image_sizes[i]),
         original_size=original_size,
         canvas=tuple(images.tensors.shape[2:]),
-        anchors=_levels(outputs["anchors"][i].split(counts)),
-        objectness=_levels([_last(x[i]).flatten() for x in objectness]),
-        deltas=_levels([_last(x[i]).reshape(-1, 4) for x in deltas]),
+        anchors=levels(outputs["anchors"][i].split(counts)),
+        objectness=levels([channels_last(x[i]).flatten() for x in objectness]),
+        deltas=levels([channels_last(x[i]).reshape(-1, 4) for x in deltas]),
         proposals=proposals[i].numpy(),
         class_logits=class_logits.numpy(),
         class_deltas=class_deltas.reshape(len(class_deltas), -1, 4).numpy(),
@@ -295,25 +328,3 @@ def _outcome(
         original_boxes=prediction["boxes"].numpy(),
         masks=masks,
     )
-
-
-def _rows(arrays: Sequence[torch.Tensor], i: int) -> slice:
-    """The rows of the i-th array in the concatenation of all."""
-    start = sum(map(len, arrays[:i]))
-    return slice(start, start + len(arrays[i]))
-
-
-def _of_class(
-    logits: Float32[np.ndarray, "d m m k"], labels: Int[np.ndarray, " d"]
-) -> Float32[np.ndarray, "d m m"]:
-    """The logits of the class of each detection."""
-    return np.take_along_axis(logits, labels.reshape(-1, 1, 1, 1), axis=3)[..., 0]
-
-
-def _levels(arrays: Sequence[torch.Tensor]) -> Levels:
-    return {level: array.numpy() for level, array in enumerate(arrays, start=2)}
-
-
-def _last(x: torch.Tensor) -> torch.Tensor:
-    """Moves the channels to the last axis."""
-    return x.movedim(-3, -1)

@@ -9,11 +9,12 @@ from maskrcnn_jax.parity.explanation import LeftOver
 from maskrcnn_jax.parity.pairing import Pairing
 
 PAIRED_SHARE = 0.995  # The least share of paired detections that passes.
+PIXEL_SHARE = 1e-3  # The largest share of pixels of masks that may differ.
 
 
 @dataclass
 class Stage:
-    """The largest difference of one stage over all images, for torchvision's inputs."""
+    """The largest difference of one stage over all images, for the peer's inputs."""
 
     name: str
     unit: str  # "relative" (to the largest value of the array), "px" or "probability".
@@ -46,6 +47,8 @@ class Comparison:
     box_error: float = 0.0  # Largest of all pairs, in pixels of the original image.
     score_error: float = 0.0
     mask_share: float | None = None  # Largest `pairing.differing_share`; None without masks.
+    num_pixels: int = 0  # As in `Pairing`.
+    num_differing: int = 0
     # (name of the image, left-over box)
     left_overs: list[tuple[str, LeftOver]] = field(default_factory=list)
 
@@ -62,8 +65,9 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether enough detections are paired, and all others are explained."""
-        return self.share >= PAIRED_SHARE and not self.unexplained
+        """Whether enough detections are paired with equal masks, and all others are explained."""
+        has_equal_masks = self.num_differing <= PIXEL_SHARE * self.num_pixels
+        return self.share >= PAIRED_SHARE and not self.unexplained and has_equal_masks
 
     def add(self, image: str, pairs: Pairing, left_overs: list[LeftOver]) -> None:
         """Adds the result of one image."""
@@ -75,6 +79,8 @@ class Comparison:
         self.score_error = max(self.score_error, pairs.score_error)
         if pairs.mask_share is not None:
             self.mask_share = max(self.mask_share or 0.0, pairs.mask_share)
+        self.num_pixels += pairs.num_pixels
+        self.num_differing += pairs.num_differing
         self.left_overs += [(image, left_over) for left_over in left_overs]
 
 
@@ -83,6 +89,7 @@ class Report:
     """All results of a comparison. ``passed`` decides the exit code of the command."""
 
     title: str
+    peer: str  # The name of the other program.
     stages: list[Stage]
     comparisons: list[Comparison]
     facts: dict[str, Any]  # The number and the sizes of images, and the duration.
@@ -103,7 +110,8 @@ def to_dict(report: Report) -> dict[str, Any]:
         values["left_overs"] = [_left_over(*pair) for pair in comparison.left_overs]
         comparisons.append(values)
     stages = [dataclasses.asdict(stage) | {"passed": stage.passed} for stage in report.stages]
-    heading = {"title": report.title, "passed": report.passed, "facts": report.facts}
+    heading = {"title": report.title, "peer": report.peer, "passed": report.passed}
+    heading["facts"] = report.facts
     return heading | {"stages": stages, "comparisons": comparisons}
 
 
@@ -124,8 +132,8 @@ def to_markdown(report: Report) -> str:
     lines = [f"## {report.title}", "", f"{facts}.", "", verdict, ""]
     header = "stage | largest difference | tolerance | unit | boxes on one side only |"
     lines += _table(header, map(_row, report.stages))
-    header = "detections | images | torchvision | ours | paired | box, px | score | "
-    header += "mask, share of pixels | not paired |"
+    header = f"detections | images | {report.peer} | ours | paired | box, px | score | "
+    header += "mask, share of pixels | pixels inside one mask only | not paired |"
     lines += ["", *_table(header, map(_comparison_row, report.comparisons))]
     rows = [
         f"{comparison.name} | {_name(image)} | {_left_over_row(left_over)}"
@@ -155,7 +163,9 @@ def _comparison_row(comparison: Comparison) -> str:
     left = f"{len(c.left_overs)}, {c.unexplained} unexplained" if c.left_overs else "none"
     mark = "" if c.passed else " **too few**"
     counts = f"{c.num_images} | {c.num_theirs} | {c.num_ours} | {c.share:.2%}{mark}"
-    masks = "" if c.mask_share is None else f"{c.mask_share:.2%}"
+    masks = "|"  # Two empty cells.
+    if c.mask_share is not None:
+        masks = f"{c.mask_share:.2%} | {c.num_differing} of {c.num_pixels}"
     return f"{c.name} | {counts} | {c.box_error:.1e} | {c.score_error:.1e} | {masks} | {left}"
 
 

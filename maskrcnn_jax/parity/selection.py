@@ -19,10 +19,6 @@ from maskrcnn_jax.parity.records import Outcome
 SAME_BOX = 0.05  # Pixels. A returned box this close to a candidate is the same box.
 SAME_SCORE = 1e-4
 
-# For up to this many boxes on a CPU, torchvision's NMS separates groups by offsets that it adds to
-# the coordinates.
-MAX_BOXES_WITH_OFFSETS = 1000
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -38,7 +34,7 @@ class Selection:
     selected: Int[np.ndarray, " s"]  # Indices of candidates, best first; -1 if none fits.
     nms_threshold: float
     limit: int  # The largest number of selected boxes.
-    adds_offsets: bool  # Whether this side may separate groups by offsets.
+    max_boxes_with_offsets: int  # As in `Peer`; 0 for ours.
 
     @functools.cached_property
     def position(self) -> dict[int, int]:
@@ -66,7 +62,7 @@ class Selection:
     @functools.cached_property
     def coordinate_rounding(self) -> float:
         """The rounding error of coordinates with offsets, in pixels; 0 without offsets."""
-        if not self.adds_offsets or not 0 < len(self.boxes) <= MAX_BOXES_WITH_OFFSETS:
+        if not 0 < len(self.boxes) <= self.max_boxes_with_offsets:
             return 0.0
         largest = (self.groups.max() + 1) * (self.boxes.max() + 1)
         return float(np.spacing(np.float32(largest)))
@@ -79,7 +75,8 @@ class Side:
     name: str
     outcome: Outcome
     config: Config
-    adds_offsets: bool = False
+    max_boxes_with_offsets: int = 0  # As in `Peer`; 0 for ours.
+    sorts_by: str = "logit"  # As in `Peer`.
 
     @functools.cached_property
     def proposals(self) -> Selection:
@@ -89,11 +86,13 @@ class Side:
         for level, logits in outcome.objectness.items():
             best = np.argsort(-logits, kind="stable")[: detection.num_candidates]
             deltas, anchors = outcome.deltas[level][best], outcome.anchors[level][best]
-            boxes = clip(decode(deltas, anchors, config.box_weights), outcome.size)
+            boxes = decode(deltas, anchors, config.box_weights, self.config.model.limit_shrinking)
+            boxes = clip(boxes, outcome.size)
             parts.append((best + first, np.full(len(best), level), sigmoid(logits[best]), boxes))
             first += len(logits)
         keys, groups, scores, boxes = map(np.concatenate, zip(*parts, strict=True))
-        large = shorter_side(boxes) >= config.min_box_size
+        sides = shorter_side(boxes)
+        large = (sides >= config.min_box_size) & (sides > 0)
         keys, groups, scores, boxes = keys[large], groups[large], scores[large], boxes[large]
         fits = np.ones((len(outcome.proposals), len(boxes)), bool)
         return Selection(
@@ -104,7 +103,7 @@ class Side:
             selected=_locate(outcome.proposals, boxes, fits),
             nms_threshold=config.nms_threshold,
             limit=detection.num_proposals,
-            adds_offsets=self.adds_offsets,
+            max_boxes_with_offsets=self.max_boxes_with_offsets,
         )
 
     @functools.cached_property
@@ -115,7 +114,8 @@ class Side:
         scores[:, 0] = 0  # Background is never detected.
         rows, classes = np.nonzero(scores > config.score_threshold)
         deltas = outcome.class_deltas[rows, classes]
-        boxes = decode(deltas, outcome.proposals[rows], model.roi.box_weights)
+        proposals = outcome.proposals[rows]
+        boxes = decode(deltas, proposals, model.roi.box_weights, model.limit_shrinking)
         boxes = clip(boxes, outcome.size)
         large = shorter_side(boxes) >= config.min_box_size
         rows, classes, boxes = rows[large], classes[large], boxes[large]
@@ -132,7 +132,7 @@ class Side:
             selected=_locate(outcome.boxes, boxes, fits),
             nms_threshold=config.nms_threshold,
             limit=config.num_detections,
-            adds_offsets=self.adds_offsets,
+            max_boxes_with_offsets=self.max_boxes_with_offsets,
         )
 
 
@@ -155,13 +155,15 @@ def decode(
     deltas: Float[np.ndarray, "n 4"],
     anchors: Float[np.ndarray, "n 4"],
     weights: tuple[float, ...],
+    limit_shrinking: bool = False,
 ) -> Float[np.ndarray, "n 4"]:
     """`ops.boxes.decode` in float64."""
     deltas = deltas.astype(np.float64) / np.array(weights)
     anchors = anchors.astype(np.float64)
     sizes = anchors[:, 2:] - anchors[:, :2]
     centers = anchors[:, :2] + 0.5 * sizes + deltas[:, :2] * sizes
-    half = 0.5 * sizes * np.exp(np.minimum(deltas[:, 2:], MAX_LOG_SCALE))
+    least = -MAX_LOG_SCALE if limit_shrinking else -np.inf
+    half = 0.5 * sizes * np.exp(np.clip(deltas[:, 2:], least, MAX_LOG_SCALE))
     return np.concatenate([centers - half, centers + half], axis=1)
 
 

@@ -1,4 +1,4 @@
-"""Runs each of our stages on torchvision's inputs, so that errors do not propagate."""
+"""Runs each of our stages on the peer's inputs, so that errors do not propagate."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,12 +18,12 @@ from maskrcnn_jax.structures import AnchorScores, Detections, Proposals
 
 
 class StageOutputs(NamedTuple):
-    """The outputs of our stages for torchvision's inputs, for one image."""
+    """The outputs of our stages for the peer's inputs, for one image."""
 
-    # The original boxes and pasted masks come from torchvision's boxes and mask logits.
+    # The original boxes and pasted masks come from the peer's boxes and mask logits.
     stages: Stages
-    # torchvision's outcome with our boxes, labels and scores, computed from torchvision's class
-    # logits and deltas.
+    # The peer's outcome with our boxes, labels and scores, computed from the peer's class logits
+    # and deltas.
     detections: Outcome
 
 
@@ -38,7 +38,7 @@ class StageRunner:
         self.compiled: set[Size] = set()  # Buckets so far, a program each.
 
     def __call__(self, image: np.ndarray, theirs: Stages) -> StageOutputs:
-        """Runs all stages on torchvision's results for one image in a batch of its own."""
+        """Runs all stages on the peer's results for one image in a batch of its own."""
         given = theirs.outcome
         bucket = self.jax_model.bucket([given.size])
         self.compiled.add(bucket)
@@ -85,11 +85,12 @@ class StageRunner:
         """Removes the padding from the results."""
         given, (height, width) = theirs.outcome, theirs.outcome.canvas
         num_rois, num_found = len(given.proposals), len(given.boxes)
-        boxes = _original_boxes(given)
+        settings = self.jax_model.config.detection
+        boxes, _ = pasting.scale_boxes(given.boxes, given.size, given.original_size, settings)
         masks = mask_features = mask_logits = None
         if theirs.mask_logits is not None:
             probabilities = 1 / (1 + np.exp(-theirs.mask_logits))
-            masks = pasting.paste(probabilities, boxes, given.original_size)
+            masks = pasting.paste(probabilities, boxes, given.original_size, settings.paste)
             mask_features = results["mask_features"][:num_found]
             mask_logits = results["mask_logits"][:num_found]
         outcome = given._replace(
@@ -111,12 +112,6 @@ class StageRunner:
             mask_logits=mask_logits,
             outcome=outcome,
         )
-
-
-def _original_boxes(given: Outcome) -> np.ndarray:
-    """torchvision's boxes in pixels of the original image, by our rule."""
-    factor = np.array(given.original_size, np.float32) / np.array(given.size, np.float32)
-    return given.boxes * factor[[1, 0, 1, 0]]
 
 
 def _maps(
@@ -147,8 +142,12 @@ def _heads(model: MaskRCNN, inputs: dict[str, Any], sizes: jax.Array) -> dict[st
     class_logits, class_deltas = model.box_head(inputs["box_features"])
     proposals = Proposals(inputs["proposals"], inputs["valid"])
     thresholds = jnp.full(len(sizes), model.detection.score_threshold, jnp.float32)
-    box_weights = model.config.roi.box_weights
-    detect_each = model.each(detect, config=model.detection, box_weights=box_weights)
+    detect_each = model.each(
+        detect,
+        config=model.detection,
+        box_weights=model.config.roi.box_weights,
+        limit_shrinking=model.config.limit_shrinking,
+    )
     given = inputs["class_logits"], inputs["class_deltas"], proposals, sizes, thresholds
     results = {
         "class_logits": class_logits,

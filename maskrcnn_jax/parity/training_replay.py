@@ -114,7 +114,7 @@ def make_samples(batch: Batch, drawn: Drawn, *, config: ModelConfig) -> Samples:
         positives = jax.tree.map(lambda x: x[:, : targets.num_mask_samples(config)], rois)
         resolution = 2 * config.mask_head.resolution
         mask_one = partial(targets.mask_targets, resolution=resolution)
-        masks = jax.vmap(mask_one)(positives, batch.instances, batch.sizes)
+        masks = jax.vmap(mask_one)(positives, batch.instances, batch.sizes, batch.canvas)
     return Samples(anchor_targets, rois, labels, masks)
 
 
@@ -132,14 +132,13 @@ def _anchor_targets(
     rpn = config.rpn
     grids = anchors.pyramid_anchors(shapes, canvas, **rpn.anchors)
     grid, inside = (jnp.concatenate(parts) for parts in zip(*grids.values(), strict=True))
-    thresholds = {"positive_iou": rpn.positive_iou, "negative_iou": rpn.negative_iou}
+    rule = {"positive_iou": rpn.positive_iou, "negative_iou": rpn.negative_iou}
+    rule |= {"low_quality": rpn.low_quality, "min_low_quality_iou": rpn.min_low_quality_iou}
 
     def overlaps(objects: Float[Array, "s 4"]) -> Float[Array, "s n"]:
         return jnp.where(inside.reshape(1, -1), boxes.pairwise_iou(objects, grid), -1.0)
 
-    matched, labels = matching.match(
-        instances.boxes, instances.valid, overlaps, **thresholds, low_quality=True
-    )
+    matched, labels = matching.match(instances.boxes, instances.valid, overlaps, **rule)
     deltas = boxes.encode(instances.boxes[matched[indices]], grid[indices], rpn.box_weights)
     deltas = jnp.where(positive.reshape(-1, 1), deltas, 0)
     return AnchorTargets(indices, positive, deltas, valid), labels
@@ -156,9 +155,7 @@ def _roi_targets(
     threshold = config.roi.positive_iou
     thresholds = {"positive_iou": threshold, "negative_iou": threshold}
     overlaps = partial(boxes.pairwise_iou, b=rois)
-    matched, labels = matching.match(
-        instances.boxes, instances.valid, overlaps, **thresholds, low_quality=False
-    )
+    matched, labels = matching.match(instances.boxes, instances.valid, overlaps, **thresholds)
     positive = valid & (labels == 1)
     deltas = boxes.encode(instances.boxes[matched], rois, config.roi.box_weights)
     deltas = jnp.where(positive.reshape(-1, 1), deltas, 0)

@@ -84,9 +84,10 @@ def _mask_head(model: MaskRCNN, pooled_for_masks, objects):
     return (model.mask_head(pooled_for_masks, objects.classes, objects.valid),)
 
 
-def _mask_targets(model: MaskRCNN, objects, instances, sizes):
-    resolution = 2 * model.config.mask_head.resolution
-    return (model.each(mask_targets, resolution=resolution)(objects, instances, sizes),)
+def _mask_targets(model: MaskRCNN, objects, instances, sizes, canvas):
+    config = model.config
+    rule = {"resolution": 2 * config.mask_head.resolution, "rule": config.roi.mask_targets}
+    return (model.each(mask_targets, **rule)(objects, instances, sizes, canvas),)
 
 
 def _detections(model: MaskRCNN, logits, deltas, rois, sizes):
@@ -132,7 +133,9 @@ STAGES = {
         ),
         "proposals": Stage(_propose, _FOR_PROPOSALS, ("proposals",)),
         "roi_targets": Stage(_roi_targets, ("keys", "proposals", "instances"), ("rois", "objects")),
-        "mask_targets": Stage(_mask_targets, ("objects", "instances", "sizes"), ("masks",)),
+        "mask_targets": Stage(
+            _mask_targets, ("objects", "instances", "sizes", "canvas"), ("masks",)
+        ),
     },
     "detect": _BOTH
     | {

@@ -53,6 +53,8 @@ def infer(state: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Guess:
     check_kind(state)
     config = _preset(state)
     is_bgr, reason = _choose_input(config.model, state, about.get("checkpoint.config", ""))
+    if config.model.backbone.stride_in_1x1 and config.model.backbone.norm == "fixed_batch":
+        config.model.backbone.norm = "frozen_batch"  # In the style of Caffe nothing of it trains.
     return Guess(config, _categories(config.model, about), is_bgr, (reason,))
 
 
@@ -82,7 +84,7 @@ def _preset(state: Mapping[str, np.ndarray]) -> Config:
     pattern = r"backbone\.layer([1-4])\.(\d{1,3})\.(conv3\.)?"
     model.backbone.depth = guess.resnet_depth(state, pattern)
     model.num_classes = num_classes(state) or model.num_classes
-    # Batch counters do not tell: MMDetection keeps them for frozen statistics too.
+    # Batch counters do not tell: MMDetection keeps them for fixed statistics too.
     if f"{BODY}gn1.weight" in state:
         model.backbone.norm = "group"
     model.fpn.norm = _norm_kind(state, "neck.lateral_convs.0.")

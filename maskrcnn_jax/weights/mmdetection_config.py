@@ -37,16 +37,19 @@ FIELDS = {
     "train_cfg.rpn_proposal.nms_pre": "model.rpn.num_candidates",
     "train_cfg.rpn.assigner.pos_iou_thr": "model.rpn.positive_iou",
     "train_cfg.rpn.assigner.neg_iou_thr": "model.rpn.negative_iou",
+    "train_cfg.rpn.assigner.min_pos_iou": "model.rpn.min_low_quality_iou",
     "train_cfg.rpn.sampler.num": "model.rpn.num_samples",
     "train_cfg.rpn.sampler.pos_fraction": "model.rpn.positive_fraction",
     "train_cfg.rcnn.assigner.pos_iou_thr": "model.roi.positive_iou",
+    "train_cfg.rcnn.assigner.min_pos_iou": "model.roi.min_low_quality_iou",
     "train_cfg.rcnn.sampler.num": "model.roi.num_samples",
     "train_cfg.rcnn.sampler.pos_fraction": "model.roi.positive_fraction",
 }
 # Keys that are read by `_convert`.
 CONVERTED = (
     *("type", "data_preprocessor.mean", "data_preprocessor.std", "data_preprocessor.bgr_to_rgb"),
-    *("backbone.style", "backbone.frozen_stages", "backbone.norm_cfg.type", "neck.norm_cfg.type"),
+    *("backbone.style", "backbone.frozen_stages", "backbone.norm_cfg.type", "backbone.norm_eval"),
+    "neck.norm_cfg.type",
     *("rpn_head.anchor_generator.scales", "rpn_head.anchor_generator.ratios"),
     *("rpn_head.bbox_coder.target_stds", "roi_head.bbox_head.bbox_coder.target_stds"),
     *("roi_head.bbox_head.type", "roi_head.bbox_head.num_classes"),
@@ -84,13 +87,14 @@ FIXED: dict[str, Any] = {
     "roi_head.mask_roi_extractor.roi_layer.type": "RoIAlign",
     "roi_head.mask_head.type": "FCNMaskHead",
     "roi_head.mask_head.class_agnostic": False,
+    "train_cfg.rcnn.sampler.add_gt_as_proposals": True,
     "test_cfg.rcnn.mask_thr_binary": 0.5,
     "test_cfg.rcnn.nms.type": "nms",
     "test_cfg.rpn.nms.type": "nms",
 }
 # Keys that follow from others, or that only training reads.
 IGNORED = (
-    *("data_preprocessor.pad_mask", "backbone.init_cfg.*", "backbone.norm_eval", "init_cfg"),
+    *("data_preprocessor.pad_mask", "backbone.init_cfg.*", "init_cfg"),
     *("*.norm_cfg.requires_grad", "*.norm_cfg.num_groups", "neck.in_channels", "*.in_channels"),
     *("rpn_head.feat_channels", "*.loss_weight", "roi_head.mask_head.loss_mask.*"),
     *("roi_head.bbox_head.roi_feat_size", "*_roi_extractor.out_channels"),
@@ -221,12 +225,19 @@ def _set_converted(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
     (scale,) = values["rpn_head.anchor_generator.scales"]
     model.rpn.anchor_sizes = tuple(float(scale * 2**level) for level in range(2, 7))
     model.rpn.aspect_ratios = values["rpn_head.anchor_generator.ratios"]
+    for name, part in (("rpn", model.rpn), ("rcnn", model.roi)):
+        if values.get(f"train_cfg.{name}.assigner.match_low_quality", True) is False:
+            part.low_quality = "none"
     for name, part in (("rpn_head", model.rpn), ("roi_head.bbox_head", model.roi)):
         stds = values[f"{name}.bbox_coder.target_stds"]
         part.box_weights = tuple(round(1 / x, 6) for x in stds)
     model.roi.aligned = values.get("roi_head.bbox_roi_extractor.roi_layer.aligned", True)
     if values.get("backbone.norm_cfg.type", "BN") == "GN":
         model.backbone.norm = "group"
+    elif values.get("backbone.norm_eval", True) is not True:
+        model.backbone.norm = "batch"
+    elif values.get("backbone.norm_cfg.requires_grad", True) is False:
+        model.backbone.norm = "frozen_batch"
     head = values["roi_head.bbox_head.type"]
     if head == "Shared4Conv1FCBBoxHead":
         model.box_head.num_convs, model.box_head.num_layers = 4, 1

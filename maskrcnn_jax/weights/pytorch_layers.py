@@ -8,7 +8,7 @@ from math import prod
 
 from maskrcnn_jax.weights.layout import Entry, Path, Shape, entry
 
-# PyTorch's name, our collection for a trained norm, our name. In a frozen norm all are constants.
+# PyTorch's name, our collection for a trained norm, our name.
 BATCH_NORM = (
     ("weight", "params", "scale"),
     ("bias", "params", "bias"),
@@ -51,10 +51,8 @@ def linear(name: str, path: Path, outputs: int, inputs: Shape) -> Iterator[Entry
 
 
 def normalisation(name: str, path: Path, channels: int, norm: str) -> Iterator[Entry]:
-    """Yields the entries of a norm: "batch" (trained), "frozen_batch", or "group".
-
-    A group norm has no running statistics.
-    """
+    """Yields the entries of a norm; see `config.Norm`. A group norm has no running statistics."""
+    constant = {"frozen_batch": ("params", "batch_stats"), "fixed_batch": ("batch_stats",)}
     for theirs, collection, ours in BATCH_NORM[:2] if norm == "group" else BATCH_NORM:
-        collection = "constants" if norm == "frozen_batch" else collection
+        collection = "constants" if collection in constant.get(norm, ()) else collection
         yield entry(f"{name}.{theirs}", (collection, *path, ours), (channels,), (0,))

@@ -6,8 +6,12 @@ from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.weights import torchvision
 from maskrcnn_jax.weights.norm_eps import NormEps
 
-NORM_WORDS = {"frozen_batch": "frozen batch norm", "batch": "batch norm", "group": "group norm"}
-
+NORM_WORDS = {
+    "frozen_batch": "frozen batch norm",
+    "fixed_batch": "batch norm with fixed statistics",
+    "batch": "batch norm",
+    "group": "group norm",
+}
 RULES = {"detectron2": "Detectron2", "mmdetection": "MMDetection"}
 
 

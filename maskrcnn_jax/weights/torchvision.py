@@ -30,7 +30,8 @@ WHOSE = "torchvision's"
 BODY = "backbone.body."
 STEM = f"{BODY}conv1.weight"
 MASK_HEAD = "roi_heads.mask_"
-NORMS_OF_BACKBONE, NORMS = ("frozen_batch", "batch"), ("none", "batch")
+NORMS_OF_BACKBONE = ("frozen_batch", "fixed_batch", "batch")
+NORMS = ("none", "batch")
 
 # Old names of the convolutions that torchvision later put into blocks.
 RENAMED = (

@@ -111,6 +111,25 @@ def test_images_with_nothing_to_learn_from_leave_on_request(open_dataset, conten
     assert open_dataset(content, keep_empty=False).sizes.shape == (0, 2)
 
 
+def test_any_object_can_be_a_reason_to_train_on_an_image(open_dataset, content):
+    content["annotations"].append(annotation(2, image_id=20, bbox=[2, 1, 0.5, 4]))
+    assert open_dataset(content, keep_empty=False).image_ids.tolist() == [10]
+    kept = {"keep_empty": False, "keep_rule": "any"}
+    assert open_dataset(content, **kept).image_ids.tolist() == [10, 20]
+    content["annotations"][1]["iscrowd"] = 1
+    assert open_dataset(content, **kept).image_ids.tolist() == [10]
+
+
+def test_small_images_leave_on_request(open_dataset, content):
+    """The images are 8 pixels high and 10 wide."""
+    for min_side, count in ((0, 2), (8, 2), (9, 0)):
+        assert len(open_dataset(content, min_side=min_side)) == count
+    assert (
+        "2 images have a side below 9 pixels (data.min_side)"
+        in open_dataset(content, min_side=9).why_empty
+    )
+
+
 def test_crowds_are_left_out(open_dataset, content):
     content["annotations"] = [
         annotation(1, iscrowd=1, segmentation={"size": [8, 10], "counts": [0, 80]})

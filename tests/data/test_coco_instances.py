@@ -91,9 +91,10 @@ def prepare(source, output, split="train", advance=lambda num_images: None):
 
 
 def assert_same_data(source, output, split="train"):
-    for keep_empty in (True, False):
-        direct = CocoDataset(*source, keep_empty=keep_empty)
-        records = PreparedDataset(output, split, keep_empty=keep_empty)
+    rules = {"keep_rule": "any", "min_side": 0}, {"keep_rule": "torchvision", "min_side": 30}
+    for keep_empty, rule in itertools.product((True, False), ({}, *rules)):
+        direct = CocoDataset(*source, keep_empty=keep_empty, **rule)
+        records = PreparedDataset(output, split, keep_empty=keep_empty, **rule)
         assert len(records) == len(direct) and records.categories == direct.categories
         for name in ("sizes", "image_ids"):
             ours, theirs = getattr(records, name), getattr(direct, name)

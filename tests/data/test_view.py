@@ -1,10 +1,12 @@
 """The random and the fixed parts of the view of an image."""
 
 import numpy as np
+import pytest
 
 from maskrcnn_jax import resizing
 from maskrcnn_jax.config import DataConfig
-from maskrcnn_jax.data import view
+from maskrcnn_jax.data import masks, pipeline, schedule, view
+from maskrcnn_jax.data.shapes import ShapesDataset
 from tests.data import objects
 
 
@@ -50,3 +52,56 @@ def test_a_view_of_an_evaluation_is_the_whole_image_by_the_exact_rule():
     sample = view.eval_view(example, DataConfig(test_short_side=90, test_max_long_side=200))
     np.testing.assert_array_equal(sample.image, resizing.resize(example.image, (90, 120)))
     np.testing.assert_array_equal(sample.boxes, [[22.5, 7.5, 97.5, 82.5]])
+
+
+def jittered(seed, size=(30, 40), **settings):
+    """The sample of an image with a disc, and what a generator of this seed draws for it."""
+    example = objects.make_example([objects.disc(*size, 14, 22, 9)])
+    config = DataConfig(jitter_side=32, **({"jitter": (0.1, 2.0)} | settings))
+    sample = view.train_view(np.random.default_rng(seed), example, config)
+    random = np.random.default_rng(seed)
+    return sample, example, random.uniform(*config.jitter), random.random()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_jitter_resizes_crops_and_pads_as_detectron2(seed):
+    sample, example, factor, place = jittered(seed)
+    size = np.array(example.image.shape[:2])
+    # ResizeScale.
+    scale = np.minimum(*np.multiply((32, 32), factor) / size)
+    resized = tuple(np.round(np.multiply(size, scale)).astype(int).tolist())
+    expected = resizing.resize_uint8(example.image, resized)
+    # FixedSizeCrop.
+    excess = np.maximum(np.subtract(resized, 32), 0)
+    top, left = np.round(excess * place).astype(int)
+    expected = expected[top : top + 32, left : left + 32]
+    assert sample.image.shape == (32, 32, 3)
+    height, width = expected.shape[:2]
+    np.testing.assert_array_equal(sample.image[:height, :width], expected)
+    assert (sample.image[height:] == 128).all() and (sample.image[:, width:] == 128).all()
+
+
+def test_jitter_shows_large_parts_and_small_wholes():
+    samples = [jittered(seed) for seed in range(60)]
+    is_padded = [(x[0].image[-1] == 128).all() for x in samples]
+    assert 10 < sum(is_padded) < 50
+    for sample, _, factor, _ in samples:
+        for box, mask in zip(sample.boxes, sample.masks, strict=True):
+            bitmap = masks.to_bitmap(mask, (32, 32))
+            assert bitmap.any() and abs(objects.tight(bitmap) - box).max() <= 2 * max(factor, 1)
+    # A disc at the border of the image may be out of sight, a whole image never is.
+    assert all(len(x[0].boxes) == 1 for x in samples if x[2] <= 1)
+
+
+def test_jittered_images_need_a_bucket_for_the_square():
+    dataset = ShapesDataset(3, 64, seed=0)
+    config = DataConfig(jitter=(0.1, 2.0), jitter_side=32, buckets=((32, 32),))
+    (members,) = schedule.train_members(dataset, config)
+    assert members.tolist() == [0, 1, 2]
+    batches = pipeline.train_batches(dataset, config, batch_size=2, seed=0)
+    batch = next(batches)
+    batches.close()
+    assert batch.images.shape == (2, 32, 32, 3) and batch.sizes.tolist() == [[32, 32]] * 2
+    config.jitter_side = 33
+    with pytest.raises(ValueError, match="33x33 after resizing, fits none of"):
+        schedule.train_members(dataset, config)

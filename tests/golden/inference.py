@@ -1,4 +1,4 @@
-"""Runs our stages of inference on small images; the stages of RoIs get torchvision's RoIs."""
+"""Runs our stages of inference on small images; the stages of RoIs get the peer's RoIs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ def run(
     recorded: list[dict[str, np.ndarray]],
     jit: Callable[..., Any],
 ) -> list[dict[str, np.ndarray]]:
-    """Computes the arrays of `write_torchvision.inference_arrays` in full, for each image.
+    """Computes the arrays of `small.inference_arrays` in full, for each image.
 
     Args:
         batch: The images. The bucket of the batch must equal the canvas.
@@ -66,7 +66,12 @@ def _stages(
     class_logits, class_deltas = model.box_head(box_features)
     mask_features = model.pool(pyramid, boxes, canvas, config.mask_head.resolution)
     thresholds = jnp.full(len(images), model.detection.score_threshold, jnp.float32)
-    detect_each = model.each(detect, config=model.detection, box_weights=config.roi.box_weights)
+    detect_each = model.each(
+        detect,
+        config=model.detection,
+        box_weights=config.roi.box_weights,
+        limit_shrinking=config.limit_shrinking,
+    )
     proposals = Proposals(rois, valid)
     found = {
         "image": image,
@@ -93,7 +98,7 @@ def _of_image(
     for name, by_level in levels.items():
         of_image = {level: x[i] for level, x in by_level.items()}
         if name in ("objectness", "deltas"):
-            of_image = padding.crop_anchors(of_image, size, size)  # torchvision's order.
+            of_image = padding.crop_anchors(of_image, size, size)  # The peer's order.
         arrays |= {f"{name}{level}": x for level, x in of_image.items()}
     for name in ("box_features", "class_logits", "class_deltas"):
         arrays[name] = found[name][i][:num_rois]

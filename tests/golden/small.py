@@ -1,21 +1,34 @@
-"""Small models, images and objects from a seed, for recordings of torchvision.
+"""Small models, images and objects from a seed, for recordings of other programs.
 
-`write_torchvision` makes the recordings.
+`write_torchvision` and `write_families` make the recordings.
 """
 
 from pathlib import Path
 
 import numpy as np
+from flax import traverse_util
 from pycocotools import mask as coco_mask
 
+from maskrcnn_jax import presets
 from maskrcnn_jax.config import Config, DetectionConfig, RoIConfig, RPNConfig
 from maskrcnn_jax.data.dataset import Example
 from maskrcnn_jax.parity import recipe
+from maskrcnn_jax.parity.records import Stages
 
 FOLDER = Path(__file__).parent
 SHORT_SIDE, MAX_LONG_SIDE = 128, 1333  # Pixels of the resized images.
 SAMPLES = 300  # The number of recorded values of each large array.
-VARIANTS = ("v1", "v1-batch-norm", "v2")  # The recorded models.
+VARIANTS = ("v1", "v1-batch-norm", "v2")  # The recorded models of torchvision.
+FAMILIES = ("detectron2_r50_fpn", "mmdet_r50_fpn")  # Those of Detectron2 and MMDetection.
+WHOLE = ("proposals", "boxes", "labels", "scores")  # Recorded in full; other arrays are sampled.
+# Recorded in full for Detectron2 and MMDetection: inputs of our stages.
+FAMILY_WHOLE = (
+    *WHOLE,
+    *(f"pyramid{level}" for level in range(2, 6)),
+    *(f"{name}{level}" for name in ("objectness", "deltas") for level in range(2, 7)),
+    *("class_logits", "class_deltas", "mask_logits"),
+)
+FAMILY_SHORT_SIDE = 96
 
 
 def config(variant: str) -> Config:
@@ -36,13 +49,28 @@ def config(variant: str) -> Config:
     return Config(model=model, detection=detection)
 
 
+def family_config(name: str) -> Config:
+    """A model of Detectron2 or MMDetection with a narrow ResNet-50 and narrow heads."""
+    config = presets.OF_OTHERS[name](5)
+    model = config.model
+    # The recorded weights are ordered by collection, and norms with fixed statistics detect as
+    # frozen ones do.
+    model.backbone.norm = "frozen_batch"
+    model.backbone.stem_channels, model.fpn.channels = 8, 8
+    model.box_head.features = 64
+    model.mask_head.channels, model.mask_head.num_convs = 16, 1
+    config.detection.num_candidates, config.detection.num_proposals = 200, 100
+    config.detection.num_detections = 30
+    return config
+
+
 def examples() -> list[Example]:
     """Draws two images of different sizes with overlapping ellipses, without antialiasing."""
     random = np.random.default_rng(1)
-    return [_draw(random, (150, 200), 3), _draw(random, (200, 130), 4)]
+    return [draw(random, (150, 200), 3), draw(random, (200, 130), 4)]
 
 
-def _draw(random: np.random.Generator, size: tuple[int, int], num_objects: int) -> Example:
+def draw(random: np.random.Generator, size: tuple[int, int], num_objects: int) -> Example:
     y, x = np.mgrid[: size[0], : size[1]] + 0.5
     waves = [np.sin(x / random.uniform(3, 30) + y / random.uniform(3, 30)) for _ in range(3)]
     image = 120 + 40 * np.stack(waves, axis=2) + random.normal(0, 10, (*size, 3))
@@ -59,6 +87,27 @@ def _draw(random: np.random.Generator, size: tuple[int, int], num_objects: int) 
     image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
     classes = random.integers(1, 5, num_objects).astype(np.int32)
     return Example(image, num_objects, np.array(boxes, np.float32), classes, masks)
+
+
+def inference_arrays(stages: Stages) -> dict[str, np.ndarray]:
+    """The stages of one image by name."""
+    outcome = stages.outcome
+    by_level = {"backbone": stages.backbone, "pyramid": stages.pyramid}
+    by_level |= {"objectness": outcome.objectness, "deltas": outcome.deltas}
+    arrays = {
+        f"{name}{level}": array
+        for name, levels in by_level.items()
+        for level, array in levels.items()
+    }
+    arrays |= {name: getattr(outcome, name) for name in ("class_logits", "class_deltas", *WHOLE)}
+    arrays |= {"image": stages.image, "box_features": stages.box_features}
+    return arrays | {"mask_logits": stages.mask_logits}
+
+
+def flat(variables: dict) -> np.ndarray:
+    """All weights in one array, in the order of their paths."""
+    leaves = sorted(traverse_util.flatten_dict(variables).items())
+    return np.concatenate([np.ravel(leaf) for _, leaf in leaves])
 
 
 def sample(array: np.ndarray) -> np.ndarray:

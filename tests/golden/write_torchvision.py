@@ -10,10 +10,8 @@ import numpy as np
 
 from maskrcnn_jax.config import Config, OptimizerConfig
 from maskrcnn_jax.parity import recipe, reference, training_reference
-from maskrcnn_jax.parity.records import Stages
 from tests.golden import small
 
-WHOLE = ("proposals", "boxes", "labels", "scores")  # Recorded in full; other arrays are sampled.
 # The recorded gradients. Each variant has some of these parameters.
 GRADIENTS = (
     "backbone.body.layer4.0.conv1.weight",
@@ -41,24 +39,9 @@ def record(config: Config) -> dict[str, np.ndarray]:
     weights = np.concatenate([np.ravel(array) for array in state.values()])
     arrays = {"weights": small.sample(weights)}
     for i, stages in enumerate(reference.predict(model, [example.image for example in examples])):
-        for name, array in inference_arrays(stages).items():
-            arrays[f"{name}/{i}"] = array if name in WHOLE else small.sample(array)
+        for name, array in small.inference_arrays(stages).items():
+            arrays[f"{name}/{i}"] = array if name in small.WHOLE else small.sample(array)
     return arrays | training_arrays(model, config)
-
-
-def inference_arrays(stages: Stages) -> dict[str, np.ndarray]:
-    """The stages of one image by name."""
-    outcome = stages.outcome
-    by_level = {"backbone": stages.backbone, "pyramid": stages.pyramid}
-    by_level |= {"objectness": outcome.objectness, "deltas": outcome.deltas}
-    arrays = {
-        f"{name}{level}": array
-        for name, levels in by_level.items()
-        for level, array in levels.items()
-    }
-    arrays |= {name: getattr(outcome, name) for name in ("class_logits", "class_deltas", *WHOLE)}
-    arrays |= {"image": stages.image, "box_features": stages.box_features}
-    return arrays | {"mask_logits": stages.mask_logits}
 
 
 def training_arrays(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskrcnn_jax.modules.norms import BatchNorm, FrozenBatchNorm, GroupNorm
+from maskrcnn_jax.modules.norms import NORMS, BatchNorm, FrozenBatchNorm, GroupNorm
 
 RNG = np.random.default_rng(0)
 
@@ -54,6 +54,34 @@ def test_frozen_batch_norm_has_constants_and_no_parameters():
         "scale"
     ] + constants["bias"]
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_fixed_batch_norm_trains_scale_and_bias_and_keeps_the_statistics():
+    x, weight = normal(2, 3, 4, 5), normal(2, 3, 4, 5)
+    params = {"scale": normal(5), "bias": normal(5)}
+    constants = {"mean": normal(5), "var": abs(normal(5))}
+    norm = NORMS["fixed_batch"](eps=1e-2)
+    variables = jax.eval_shape(norm.init, jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, variables) == {
+        "constants": dict.fromkeys(constants, (5,)),
+        "params": dict.fromkeys(params, (5,)),
+    }
+
+    @jax.jit
+    def loss(params, x):
+        y, updated = norm.apply(
+            {"params": params, "constants": constants}, x, mutable=["batch_stats"]
+        )
+        return (y * weight).sum(), (y, updated)
+
+    (_, (y, updated)), gradient = jax.value_and_grad(loss, has_aux=True)(params, x)
+    standard = (x - constants["mean"]) / np.sqrt(constants["var"] + 1e-2)
+    expected = standard * params["scale"] + params["bias"]
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    axes = (0, 1, 2)
+    np.testing.assert_allclose(gradient["scale"], (standard * weight).sum(axes), rtol=1e-4)
+    np.testing.assert_allclose(gradient["bias"], weight.sum(axes), rtol=1e-4)
+    assert updated == {}
 
 
 def batch_norm_variables(c):

@@ -9,12 +9,20 @@ import pytest
 
 from maskrcnn_jax.ops import boxes, matching
 
-RPN = {"positive_iou": 0.7, "negative_iou": 0.3, "low_quality": True}
-ROI = {"positive_iou": 0.5, "negative_iou": 0.5, "low_quality": False}
+RPN = {"positive_iou": 0.7, "negative_iou": 0.3, "low_quality": "label"}
+ROI = {"positive_iou": 0.5, "negative_iou": 0.5}
+MMDET_RPN = RPN | {"low_quality": "assign", "min_low_quality_iou": 0.3}
+MMDET_ROI = ROI | {"low_quality": "assign", "min_low_quality_iou": 0.5}
+RULES = {"rpn": RPN, "roi": ROI, "mmdet rpn": MMDET_RPN, "mmdet roi": MMDET_ROI}
+every_rule = pytest.mark.parametrize("knobs", RULES.values(), ids=RULES)
 
 
-def match_slowly(iou, positive_iou, negative_iou, low_quality):
-    """One candidate at a time, as torchvision's Matcher on the rows of valid objects."""
+def match_slowly(iou, positive_iou, negative_iou, low_quality="none", min_low_quality_iou=0.0):
+    """One candidate at a time, as torchvision's Matcher on the rows of valid objects.
+
+    With "assign" the objects then take their closest candidates one after the other, as in
+    MMDetection's MaxIoUAssigner.
+    """
     num_instances, num_candidates = iou.shape
     best_of_instance = [max(row) for row in iou]
     matched, labels = np.zeros(num_candidates, int), np.zeros(num_candidates, int)
@@ -24,14 +32,16 @@ def match_slowly(iou, positive_iou, negative_iou, low_quality):
                 matched[i] = g
         best = iou[matched[i], i]
         labels[i] = 1 if best >= positive_iou else 0 if best < negative_iou else -1
-        if low_quality and any(iou[g, i] == best_of_instance[g] for g in range(num_instances)):
-            labels[i] = 1
+    for g, best in enumerate(best_of_instance):
+        for i in range(num_candidates):
+            is_taken = best >= np.float32(min_low_quality_iou) and iou[g, i] == best
+            if is_taken and low_quality != "none":
+                labels[i] = 1
+                matched[i] = g if low_quality == "assign" else matched[i]
     return matched, labels
 
 
-jitted_match = jax.jit(
-    matching.match, static_argnames=("overlaps", "positive_iou", "negative_iou", "low_quality")
-)
+jitted_match = jax.jit(matching.match, static_argnames=("overlaps", *MMDET_RPN))
 
 
 def rows(iou):
@@ -78,6 +88,20 @@ def test_golden_with_one_threshold():
     np.testing.assert_array_equal(matched[:3], [0, 1, 1])
 
 
+def test_an_object_takes_its_closest_candidates_in_mmdetection():
+    """The last object wins, and an object that overlaps nothing enough takes none."""
+    iou = [[0, 0, 0, 0.2], [0.8, 0.2, 0.4, 0], [0.8, 0.35, 0.4, 0]]
+    matched, labels = match(iou, **MMDET_RPN)
+    np.testing.assert_array_equal(labels, [1, -1, -1, 0])
+    assert matched[0] == 2
+    matched, labels = match([[0, 0, 0], [0.8, 0.2, 0]], **MMDET_RPN)
+    assert labels.tolist() == [1, 0, 0] and matched[0] == 1
+    # Candidate 1 is the best of object 0, but overlaps object 1 more.
+    iou = [[0.5, 0.55], [0.9, 0.6]]
+    assert match(iou, **MMDET_ROI)[0].tolist() == [1, 0]
+    assert match(iou, **ROI)[0].tolist() == [1, 1]
+
+
 def test_object_that_nothing_overlaps_takes_everything():
     matched, labels = match(np.zeros((1, 5)), **RPN)
     np.testing.assert_array_equal(labels, [1, 1, 1, 1, 1])
@@ -85,21 +109,18 @@ def test_object_that_nothing_overlaps_takes_everything():
 
 
 def test_thresholds_belong_to_the_upper_side():
-    _, labels = match(
-        [[0.75, 0.25, 0.2, 1.0]], positive_iou=0.75, negative_iou=0.25, low_quality=False
-    )
+    _, labels = match([[0.75, 0.25, 0.2, 1.0]], positive_iou=0.75, negative_iou=0.25)
     np.testing.assert_array_equal(labels, [1, -1, 0, 1])
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("knobs", [RPN, ROI], ids=["rpn", "roi"])
+@every_rule
 def test_equals_the_oracle(seed, knobs):
     rng = np.random.default_rng(seed)
     # Multiples of 1/20 make ties frequent, between objects and between candidates.
     iou = (rng.integers(0, 21, (1 + seed % 3, 30)) / 20 * rng.uniform(0.3, 1)).astype(np.float32)
-    expected_match, expected_labels = match_slowly(
-        iou, **{k: np.float32(v) for k, v in knobs.items()}
-    )
+    exact = {k: v if isinstance(v, str) else np.float32(v) for k, v in knobs.items()}
+    expected_match, expected_labels = match_slowly(iou, **exact)
     matched, labels = match(iou, **knobs)
     np.testing.assert_array_equal(labels, expected_labels)
     np.testing.assert_array_equal(matched, expected_match)
@@ -113,12 +134,12 @@ def test_chunks_of_instances_give_what_all_at_once_give(overlaps_at_once, monkey
     valid = jnp.asarray(rng.random((2, 7)) < 0.6)
     forms = matching._match_at_once, matching._match_in_chunks
     expected, found = (
-        jax.jit(jax.vmap(partial(form, overlaps=rows)))(iou, valid) for form in forms
+        jax.jit(jax.vmap(partial(form, overlaps=rows, min_iou=0.3)))(iou, valid) for form in forms
     )
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-@pytest.mark.parametrize("knobs", [RPN, ROI], ids=["rpn", "roi"])
+@every_rule
 def test_padded_objects_change_nothing(knobs):
     iou = np.random.default_rng(0).uniform(0, 1, (3, 40)).astype(np.float32)
     padded = np.concatenate(

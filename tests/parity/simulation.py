@@ -85,7 +85,7 @@ def simulate(
     )
 
 
-def explain(settings, theirs, ours, *, adds_offsets=False):
-    """Pairs two outcomes, and explains the unpaired detections."""
-    sides = Side("torchvision", theirs, settings, adds_offsets), Side("ours", ours, settings)
+def explain(settings, theirs, ours, **rules):
+    """Pairs two outcomes, and explains the unpaired detections; ``rules`` are those of a peer."""
+    sides = Side("torchvision", theirs, settings, **rules), Side("ours", ours, settings)
     return explanation.explain_detections(*sides, pairing.pair(theirs, ours))

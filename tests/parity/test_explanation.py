@@ -237,8 +237,57 @@ def test_offsets_added_to_coordinates_excuse_a_larger_margin():
         simulate(config(), [*overlapping(iou), FAR[2]], [0.9, 0.8, 0.7], classes=[1, 1, 2])
         for iou in (0.4995, 0.5005)
     )
-    sides = [Side("torchvision", theirs, config(), adds) for adds in (True, False)]
+    sides = [Side("torchvision", theirs, config(), count) for count in (3, 2)]
     selections = [side.detections for side in sides]
     assert selections[0].coordinate_rounding == np.spacing(np.float32(3 * 261)) > 0
     assert selections[1].coordinate_rounding == 0
-    assert not explain(config(), theirs, ours, adds_offsets=True)[0].explained
+    assert not explain(config(), theirs, ours, max_boxes_with_offsets=3)[0].explained
+
+
+def with_rules_of_detectron2():
+    settings = config()
+    settings.model.roi.aligned, settings.model.roi.sampling_ratio = True, 0
+    settings.model.roi.level_rule, settings.detection.paste = "detectron2", "centres"
+    return settings
+
+
+@pytest.mark.parametrize("gap, explained", [(1e-3, True), (1.0, False)])
+def test_another_number_of_samples(gap, explained):
+    """With 7 bins an RoI of 56 pixels, 14 cells, has 2 samples per bin, and a wider one has 3."""
+    settings = with_rules_of_detectron2()
+    theirs = simulate(settings, [[10, 10, 66 - gap, 40]], [0.9])
+    ours = simulate(settings, [[10, 10, 66 + gap, 40]], [0.7])
+    first, second = explain(settings, theirs, ours)
+    assert "2 and 3 samples in each bin" in texts(first)
+    assert first.explained == second.explained == explained
+    same = simulate(settings, [[10, 10, 66 + gap / 2, 40]], [0.6])
+    assert "samples" not in texts(explain(settings, ours, same)[0])
+
+
+def test_each_family_has_its_boundary_of_levels():
+    """Sides of 112 less 5e-5 pixels: torchvision rounds them up, Detectron2 does not."""
+    side = 111.99995
+    for settings, differ in ((config(), False), (with_rules_of_detectron2(), True)):
+        theirs = simulate(settings, [[0, 0, side, side]], [0.9])
+        ours = simulate(settings, [[0, 0, 112, 112]], [0.7])
+        assert ("boundary 3" in texts(explain(settings, theirs, ours)[0])) == differ
+
+
+def test_masks_that_are_not_pasted_from_whole_pixels():
+    settings = with_rules_of_detectron2()
+    masks = np.zeros((1, 320, 320), np.float32)
+    masks[0, 10:70, 10:70] = np.linspace(0, 1, 60)
+    theirs = simulate(settings, [[12 - 1e-5, 12, 70 - 1e-5, 70]], [0.9], masks=masks)
+    moved = simulate(settings, [[12, 12, 70, 70]], [0.9], masks=np.roll(masks, 1, axis=2))
+    assert not any(left_over.explained for left_over in explain(settings, theirs, moved))
+
+
+def test_logits_with_the_same_probability():
+    """In float32, logits of 15 and 15.1 have one probability; a peer may sort them either way."""
+    settings = config(num_candidates=1)
+    theirs = simulate(settings, FAR[:2], [0.9, 0.8], objectness=[15.1, 15.0])
+    ours = simulate(settings, FAR[:2], [0.9, 0.8], objectness=[15.0, 15.1])
+    for rules, explained in (({}, False), ({"sorts_by": "probability"}, True)):
+        sides = Side("peer", theirs, settings, **rules), Side("ours", ours, settings)
+        left_overs = explanation.explain_proposals(*sides)
+        assert [left_over.explained for left_over in left_overs] == [explained] * 2

@@ -48,7 +48,7 @@ def comparer(variant, short_side, max_long_side, file=None):
         loaded = reference.torch.load(file, weights_only=True)
         state = {name: x.numpy() for name, x in loaded.items()}
     model = reference.build(config, state, **sizes)
-    return comparison.Comparer(model, ours, reference.predict)
+    return comparison.Comparer(reference.as_peer(model), ours)
 
 
 def check(result):
@@ -59,7 +59,7 @@ def check(result):
 
 
 def check_alone(subject, title):
-    check(report.Report(title, list(subject.stages.values()), [subject.alone], {}))
+    check(report.Report(title, "torchvision", list(subject.stages.values()), [subject.alone], {}))
 
 
 def test_three_photographs_at_full_size_in_one_bucket(photographs):
@@ -112,10 +112,10 @@ def test_faster_rcnn(photographs, variant):
     path = of_size(photographs, 480, 640)[0]
     subject = comparer(variant, 320, 533)
     built = functions[variant](weights=None, weights_backbone=None, min_size=320, max_size=533)
-    missing, unexpected = built.load_state_dict(subject.model.state_dict(), strict=False)
+    missing, unexpected = built.load_state_dict(subject.peer.model.state_dict(), strict=False)
     # Without released weights, the function makes trainable norms, which count batches.
     assert not unexpected and all(name.endswith("num_batches_tracked") for name in missing)
-    subject.model = built.eval()
+    subject.peer = reference.as_peer(built.eval())
     subject.add(path.name, images.read_image(path))
     assert not any("mask" in name for name in subject.stages)
     assert subject.alone.mask_share is None

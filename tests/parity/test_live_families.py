@@ -1,148 +1,161 @@
-"""Compares detections with Detectron2 and MMDetection, live, on the same random weights.
+"""Compares each stage and each detection with Detectron2 and MMDetection, live, on random weights.
 
-MMDetection needs ``mmdet==3.3.0 mmcv-lite==2.1.0 mmengine``. Detectron2 needs a checkout, which the
-environment variable DETECTRON2 names, and ``fvcore iopath omegaconf hydra-core yacs``; nothing of
-it is compiled. Both compute with torchvision's operators.
+``make test-parity`` installs MMDetection, and runs one of its models. Detectron2 is not on PyPI:
+the environment variable DETECTRON2 names a checkout, of which nothing is compiled. ``maskrcnn-jax
+parity --family`` prints the same comparison.
 """
 
-import importlib.machinery
+import importlib
+import importlib.util
 import os
-import sys
-import types
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 # torch's warnings differ between versions.
-pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("torch", reason="the live comparison needs torch")
-if not os.environ.get("MASKRCNN_JAX_SHARED"):
-    reason = "MASKRCNN_JAX_SHARED does not name the folder with the photographs"
-    pytest.skip(reason, allow_module_level=True)
 
-from maskrcnn_jax import images, presets  # noqa: E402
-from maskrcnn_jax.detector import Detector  # noqa: E402
-from maskrcnn_jax.parity import recipe, reference  # noqa: E402
-from maskrcnn_jax.weights import (  # noqa: E402
-    detectron2,
-    files,
-    layout,
-    loading,
-    mmdetection,
-    torchvision,
-)
+from maskrcnn_jax import images  # noqa: E402
+from maskrcnn_jax.parity import comparison, recipe, reference, report  # noqa: E402
+from maskrcnn_jax.parity.jax_model import JaxModel  # noqa: E402
+from maskrcnn_jax.weights import loading  # noqa: E402
+from tests.parity import mmcv_operators  # noqa: E402
 
-SHORT_SIDE, MAX_LONG_SIDE = 320, 533
-PHOTOGRAPH = "data/coco_subset/val/000000119828.jpg"
-
-
-def write_weights(path, family, config, *, is_bgr):
-    """Writes random weights that give about as many detections as slots."""
-    state = recipe.state_dict(config.model)
-    # The recipe is for pixels that are divided by a deviation of 58 of 255.
-    stem = state[torchvision.STEM] * np.float32(np.mean(config.model.image_std) * 255 / 58)
-    state[torchvision.STEM] = np.ascontiguousarray(stem[:, ::-1]) if is_bgr else stem
-    # The statistics of the stem tell the scale of its pixels; see `weights.guess`.
-    variance = np.square(stem).sum((1, 2, 3)) / np.mean(config.model.image_std) ** 2 * 0.05
-    state[f"{torchvision.BODY}bn1.running_var"] = variance.astype(np.float32)
-    variables = torchvision.from_state_dict(state, config.model)
-    named = layout.restore(variables, list(family.entries(config.model)))
-    files.write(path, named)
-    return named
+SIZES = {"short_side": 320, "max_long_side": 533}
+PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "your-data.jpg"
+ZOO = {
+    "detectron2_r50_fpn": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
+    "detectron2_r101_fpn": "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml",
+    "detectron2_r50_fpn_gn": "Misc/mask_rcnn_R_50_FPN_3x_gn.yaml",
+    "detectron2_r50_fpn_syncbn": "Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml",
+    "mmdet_r50_fpn": "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
+    "mmdet_r101_fpn": "mask_rcnn/mask-rcnn_r101_fpn_1x_coco.py",
+    "mmdet_r50_caffe_fpn": "mask_rcnn/mask-rcnn_r50-caffe_fpn_1x_coco.py",
+    "mmdet_r50_fpn_gn": "gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py",
+}
 
 
-def ours(path):
+def import_mmdetection():
+    pytest.importorskip("mmdet", reason="the comparison needs MMDetection")
+    mmcv_operators.stand_in(reference.torch.ops.torchvision)
+    return importlib.import_module("maskrcnn_jax.parity.mmdetection")
+
+
+def import_detectron2():
+    if not os.environ.get("DETECTRON2") and importlib.util.find_spec("detectron2") is None:
+        pytest.skip("DETECTRON2 does not name a checkout, and Detectron2 is not installed")
+    return importlib.import_module("maskrcnn_jax.parity.detectron2")
+
+
+def program_of(name):
+    return import_mmdetection() if name.startswith("mmdet") else import_detectron2()
+
+
+def write(path, name, peer):
+    """Writes the weights of a peer in the form of its checkpoints."""
+    state = peer.model.state_dict()
+    if name.startswith("mmdet"):
+        content = {"meta": {"mmdet_version": "3.3.0"}, "state_dict": state}
+    else:
+        content = {"model": state, "iteration": 0}
+    reference.torch.save(content, path)
+
+
+def comparer(name, path):
+    """Both models; ours is loaded from a file with the peer's weights."""
+    config = recipe.whole_config(name)
+    variables = recipe.variables(config.model)
+    peer = program_of(name).peer(config, variables, **SIZES)
+    write(path, name, peer)
     loaded = loading.load(path)
-    loaded.config.data.test_short_side = SHORT_SIDE
-    loaded.config.data.test_max_long_side = MAX_LONG_SIDE
-    return Detector.from_loaded(loaded)
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+    assert (loaded.config.model, loaded.config.detection) == (config.model, config.detection)
+    return comparison.Comparer(peer, JaxModel(loaded.config, loaded.variables, **SIZES))
 
 
-def check(found, boxes, scores, labels, masks):
-    """Checks that all detections pair off, and that their masks differ in few pixels."""
-    assert len(boxes) >= 50
-    box = np.abs(found["boxes"][:, None] - boxes[None]).max(-1)
-    score = np.abs(found["scores"][:, None] - scores[None])
-    same = (box < 0.05) & (score < 1e-4) & (found["labels"][:, None] == labels[None] + 1)
-    pairs = [(i, int(np.flatnonzero(row)[0])) for i, row in enumerate(same) if row.any()]
-    assert len({j for _, j in pairs}) >= 0.99 * len(boxes) and len(found["boxes"]) == len(boxes)
-    differing = sum(np.count_nonzero((found["masks"][i, 0] > 0.5) != masks[j]) for i, j in pairs)
-    assert differing <= 1e-3 * sum(np.count_nonzero(masks[j]) for _, j in pairs)
+def check(name, path):
+    subject = comparer(name, path)
+    subject.add("photograph", images.read_image(PHOTOGRAPH))
+    stages = list(subject.stages.values())
+    result = report.Report(name, subject.peer.name, stages, [subject.alone], {})
+    print(report.to_markdown(result))
+    assert subject.alone.num_theirs >= 50 and subject.alone.num_pixels >= 1000
+    assert result.passed
+    return subject
 
 
-def stand_in_for_mmcv():
-    """Puts torchvision's operators where MMCV looks for its own; both follow one rule."""
-    operators = reference.torch.ops.torchvision
-
-    def nms(boxes, scores, iou_threshold, offset):
-        assert offset == 0
-        return operators.nms(boxes, scores, iou_threshold)
-
-    def roi_align_forward(x, rois, output, argmax_y, argmax_x, **settings):
-        assert settings["pool_mode"] == 1
-        size = settings["aligned_height"], settings["aligned_width"]
-        rest = settings["sampling_ratio"], settings["aligned"]
-        output.copy_(operators.roi_align(x, rois, settings["spatial_scale"], *size, *rest))
-
-    class Extension(types.ModuleType):
-        def __getattr__(self, name):
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return None  # An operator that Mask R-CNN does not use.
-
-    extension = Extension("mmcv._ext")
-    extension.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
-    extension.nms, extension.roi_align_forward = nms, roi_align_forward
-    sys.modules["mmcv._ext"] = extension
+def test_mmdetection(tmp_path):
+    check("mmdet_r50_fpn", tmp_path / "weights.pth")
 
 
-@pytest.mark.parametrize(
-    "name, preset", [("r50", presets.mmdet_r50_fpn), ("r50-caffe", presets.mmdet_r50_caffe_fpn)]
-)
-def test_detections_pair_off_with_mmdetections(shared, tmp_path, name, preset):
-    mmdet = pytest.importorskip("mmdet", reason="the comparison needs MMDetection")
-    stand_in_for_mmcv()
-    apis = importlib.import_module("mmdet.apis")
-    mmengine_config = importlib.import_module("mmengine.config")
-
-    weights = write_weights(
-        tmp_path / "w.pth", mmdetection, preset(), is_bgr=preset is presets.mmdet_r50_caffe_fpn
-    )
-    folder = Path(mmdet.__file__).parent / ".mim" / "configs" / "mask_rcnn"
-    config = mmengine_config.Config.fromfile(folder / f"mask-rcnn_{name}_fpn_1x_coco.py")
-    config.model.backbone.init_cfg = None
-    for step in config.test_dataloader.dataset.pipeline:
-        if step.type == "Resize":
-            step.scale = (MAX_LONG_SIDE, SHORT_SIDE)
-    model = apis.init_detector(config, None, device="cpu")
-    tensors = {name: reference.torch.from_numpy(x.copy()) for name, x in weights.items()}
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    assert not unexpected and all(x.endswith("num_batches_tracked") for x in missing)
-    theirs = apis.inference_detector(model, str(shared / PHOTOGRAPH)).pred_instances.numpy()
-
-    (found,) = ours(tmp_path / "w.pth")(shared / PHOTOGRAPH)
-    check(found, theirs.bboxes, theirs.scores, theirs.labels, theirs.masks)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*recipe.FAMILIES["detectron2"], *recipe.FAMILIES["mmdet"][1:]])
+def test_all_stages(tmp_path, name):
+    check(name, tmp_path / "weights.pth")
 
 
-def test_detections_pair_off_with_detectron2s(shared, tmp_path, monkeypatch):
-    checkout = os.environ.get("DETECTRON2")
-    if not checkout:
-        pytest.skip("DETECTRON2 does not name a checkout")
-    monkeypatch.syspath_prepend(checkout)
-    config_module = importlib.import_module("detectron2.config")
-    engine = importlib.import_module("detectron2.engine.defaults")
+@pytest.mark.slow
+def test_other_weights_fall_short(tmp_path):
+    """A change of half a per cent in the mask head shows in its stage, and in none before."""
+    subject = check("detectron2_r50_fpn", tmp_path / "weights.pth")
+    kernel = subject.jax_model.variables["params"]["mask_head"]["conv2"]["kernel"]
+    kernel *= np.float32(1.005)
+    subject.add("photograph", images.read_image(PHOTOGRAPH))
+    failed = [stage.name for stage in subject.stages.values() if not stage.passed]
+    assert failed == ["mask logits"]
+    assert not subject.alone.passed
 
-    write_weights(tmp_path / "w.pth", detectron2, presets.detectron2_r50_fpn(), is_bgr=True)
-    cfg = config_module.get_cfg()
-    name = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
-    cfg.merge_from_file(str(Path(checkout) / "configs" / name))
-    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", str(tmp_path / "w.pth")
-    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = SHORT_SIDE, MAX_LONG_SIDE
-    image = images.read_image(shared / PHOTOGRAPH)
-    theirs = engine.DefaultPredictor(cfg)(image[:, :, ::-1])["instances"]
 
-    (found,) = ours(tmp_path / "w.pth")(image)
-    boxes = theirs.pred_boxes.tensor.numpy()
-    masks = theirs.pred_masks.numpy()
-    check(found, boxes, theirs.scores.numpy(), theirs.pred_classes.numpy(), masks)
+@pytest.mark.slow
+def test_batches(tmp_path):
+    """Each image alone, in a larger bucket, and in a batch on the canvas of the peer's batch."""
+    subject = comparer("detectron2_r50_fpn", tmp_path / "weights.pth")
+    image = images.read_image(PHOTOGRAPH)
+    both = [image, np.ascontiguousarray(image[: image.shape[0] * 3 // 4])]
+    sizes = [subject.jax_model.size(each) for each in both]
+    subject.add_batch(["whole", "part"], both, subject.jax_model.bucket(sizes))
+    assert [each.num_images for each in subject.comparisons()] == [2, 2, 2]
+    assert all(each.passed and each.num_theirs >= 50 for each in subject.comparisons())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_settings_are_those_of_the_zoo(name):
+    """The settings that a peer gets from our presets are those of its own config file."""
+    program, config = program_of(name), recipe.whole_config(name)
+    ours = program.settings(config)
+    if name.startswith("mmdet"):
+        folder = Path(program.mmdet.__file__).parent / ".mim" / "configs"
+        theirs = flat(program.MMConfig.fromfile(folder / ZOO[name]).model.to_dict())
+        ours = flat(ours.model.to_dict())
+        # Our box head is the general form of theirs; we freeze all norms, and train none.
+        ignored = ("init_cfg", "bbox_head.type", "requires_grad", "norm_eval", "train_cfg")
+    else:
+        theirs = program.get_cfg()
+        theirs.merge_from_file(str(Path(os.environ["DETECTRON2"]) / "configs" / ZOO[name]))
+        ours, theirs = flat(ours.MODEL), flat(theirs.MODEL)
+        # SyncBN is BN on one device. The deltas and norms of other heads are not used.
+        ignored = ("WEIGHTS", "DEVICE", "KEYPOINT", "CASCADE", "SEM_SEG", "RETINANET", "PANOPTIC")
+    for key, value in theirs.items():
+        if not any(part in key for part in ignored):
+            assert plain(ours[key]) == plain(value), key
+
+
+def flat(table, prefix=""):
+    found = {}
+    for key, value in table.items():
+        is_table = isinstance(value, dict) and value
+        found |= flat(value, f"{prefix}{key}.") if is_table else {f"{prefix}{key}": value}
+    return found
+
+
+def plain(value):
+    """Lists as tuples, numbers with seven digits, and batch norm by one name."""
+    if isinstance(value, list | tuple):
+        return tuple(plain(x) for x in value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(f"{value:.7g}")
+    return "BN" if value == "SyncBN" else value

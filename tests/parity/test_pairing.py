@@ -54,6 +54,16 @@ def test_masks_may_differ_in_few_of_the_pixels_they_reach(outcome):
     assert len(pairing.pair(theirs, theirs._replace(masks=masks + np.float32(9e-4))).pairs) == 3
 
 
+def test_pixels_inside_one_mask_only(outcome):
+    masks = np.zeros((3, 320, 320), np.float32)
+    masks[:, :50, :40] = 0.5004
+    theirs = outcome._replace(masks=masks)
+    changed = masks.copy()
+    changed[1, 0, :5] = 0.4999  # Within the tolerance of probabilities.
+    found = pairing.pair(theirs, theirs._replace(masks=changed))
+    assert len(found.pairs) == 3 and (found.num_pixels, found.num_differing) == (6000, 5)
+
+
 def test_without_masks_the_rest_decides():
     outcome = simulate(config(has_masks=False), FAR[:3], SCORES)
     found = pairing.pair(outcome, outcome._replace(scores=outcome.scores + np.float32([0, 0, 1])))

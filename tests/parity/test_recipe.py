@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from maskrcnn_jax.cli import arguments
+from maskrcnn_jax import presets
+from maskrcnn_jax.cli import arguments, parity
 from maskrcnn_jax.config import BoxHeadConfig, FPNConfig, MaskHeadConfig, ModelConfig, ResNetConfig
 from maskrcnn_jax.parity import recipe
 from maskrcnn_jax.weights import torchvision
@@ -67,7 +68,19 @@ def test_an_unknown_variant_is_named():
 
 
 def test_the_command_offers_all_variants():
-    assert arguments.RANDOM_MODELS == recipe.VARIANTS
+    assert arguments.RANDOM_MODELS == recipe.FAMILIES
+    assert set(parity.PEERS) == set(recipe.FAMILIES)
+
+
+def test_group_norm_and_unscaled_pixels(config):
+    """The stem of a network whose pixels are 58 times larger is as much smaller."""
+    caffe = dataclasses.replace(config, image_std=presets.CAFFE_STD)
+    caffe.backbone = ResNetConfig(depth=18, norm="group")
+    plain, scaled = recipe.variables(config), recipe.variables(caffe)
+    stems = (x["params"]["backbone"]["conv1"]["kernel"] for x in (plain, scaled))
+    np.testing.assert_allclose(next(stems), 58 * next(stems), rtol=1e-5)
+    assert set(scaled["params"]["backbone"]["bn1"]) == {"scale", "bias"}
+    assert "constants" not in scaled and "batch_stats" not in scaled
 
 
 def test_other_weights_do_not_depend_on_the_mask_head(config):

@@ -6,26 +6,28 @@ import math
 import pytest
 
 from maskrcnn_jax.parity import report
-from maskrcnn_jax.parity.explanation import LeftOver, Step
+from maskrcnn_jax.parity.explanation import LeftOver
 from maskrcnn_jax.parity.pairing import Pairing
+from maskrcnn_jax.parity.records import Step
 
 BOX = [0.0, 0.0, 9.0, 9.0]
 NARROW = LeftOver("ours", 3, 0.0500001, BOX, (Step("score threshold 0.05", 1e-7, 1e-4),))
 WIDE = LeftOver("torchvision", 3, 0.4, BOX, (Step("no reason", math.inf, 0.0),))
 
 
-def comparison(num_pairs, left_overs, mask_share=0.0):
+def comparison(num_pairs, left_overs, mask_share=0.0, num_differing=0):
     found = report.Comparison("each image alone")
     pairs, ours = [(i, i) for i in range(num_pairs)], list(range(len(left_overs)))
-    found.add("a.jpg", Pairing(pairs, [], ours, 0.01, 2e-5, mask_share), left_overs)
+    pixels = (5000, num_differing) if mask_share is not None else ()
+    found.add("a.jpg", Pairing(pairs, [], ours, 0.01, 2e-5, mask_share, *pixels), left_overs)
     return found
 
 
-def whole(stage_error=1e-6, num_pairs=1000, left_overs=()):
+def whole(stage_error=1e-6, num_pairs=1000, left_overs=(), num_differing=5):
     stage = report.Stage("C2", "relative", 1e-5)
     stage.add(stage_error)
-    comparisons = [comparison(num_pairs, list(left_overs))]
-    return report.Report("random", [stage], comparisons, {"images": 1})
+    comparisons = [comparison(num_pairs, list(left_overs), num_differing=num_differing)]
+    return report.Report("random", "torchvision", [stage], comparisons, {"images": 1})
 
 
 def test_all_is_well():
@@ -42,8 +44,9 @@ def test_all_is_well():
         whole(left_overs=[WIDE]),
         whole(num_pairs=100, left_overs=[NARROW, NARROW]),
         whole(num_pairs=0),
+        whole(num_differing=6),
     ],
-    ids=["stage", "nan", "unexplained", "few", "nothing"],
+    ids=["stage", "nan", "unexplained", "few", "nothing", "pixels"],
 )
 def test_what_falls_short(broken):
     assert not broken.passed
@@ -90,7 +93,7 @@ def test_tables_show_every_left_over():
 def test_a_model_without_masks_has_an_empty_cell():
     found = comparison(5, [], mask_share=None)
     stage = report.Stage("C2", "relative", 1e-5)
-    result = report.Report("faster", [stage], [found], {"images": 1})
+    result = report.Report("faster", "torchvision", [stage], [found], {"images": 1})
     assert report.to_dict(result)["comparisons"][0]["mask_share"] is None
-    assert "| 1.0e-02 | 2.0e-05 |  | none |" in report.to_markdown(result)
-    assert "| 2.0e-05 | 0.00% | none |" in report.to_markdown(whole())
+    assert "| 1.0e-02 | 2.0e-05 | | | none |" in report.to_markdown(result)
+    assert "| 2.0e-05 | 0.00% | 5 of 5000 | none |" in report.to_markdown(whole())

@@ -110,7 +110,7 @@ def optimized_state(name, moved, **settings):
     return state
 
 
-OPTIMIZERS = [{}, {"max_gradient_norm": 10.0}, {"decay_norms_and_biases": False}]
+OPTIMIZERS = [{}, {"max_gradient_norm": 10.0}, {"decay": "kernels"}]
 OPTIMIZERS.append(OPTIMIZERS[1] | OPTIMIZERS[2])
 
 
@@ -345,7 +345,7 @@ def test_another_kind_of_optimizer_is_refused(tmp_path):
 def test_other_settings_may_change_between_runs(tmp_path):
     run_directory.write_run(tmp_path, Config(), CATEGORIES)
     changed = Config(num_steps=7)
-    changed.optimizer.max_gradient_norm, changed.optimizer.decay_norms_and_biases = 10.0, False
+    changed.optimizer.max_gradient_norm, changed.optimizer.decay = 10.0, "kernels"
     run_directory.write_run(tmp_path, changed, CATEGORIES)
     assert run_directory.read_settings(tmp_path)[0] == changed
 

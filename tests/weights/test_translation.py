@@ -243,7 +243,7 @@ def test_faster_r_cnns_are_written_too(tmp_path):
 TRAINING = {
     *("positive_iou", "negative_iou", "num_samples", "positive_fraction", "smooth_l1_beta"),
     *("max_samples", "dtype", "low_quality", "min_low_quality_iou"),
-    *("loss_divisor", "ground_truth", "binary_masks"),
+    *("loss_divisor", "ground_truth", "mask_targets"),
 }
 OF_TRAINING = {"model.rpn.num_candidates", "model.rpn.num_proposals"}
 

@@ -1,0 +1,264 @@
+"""Detectron2's side of the comparison: builds its model, and records the results of its stages.
+
+Importing this module loads torch, torchvision and Detectron2: the installed one, or the checkout
+that the environment variable DETECTRON2 names. Nothing of a checkout needs to be compiled.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskrcnn_jax import presets
+from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.parity import recording, reference
+from maskrcnn_jax.parity.recording import channels_last, levels, rows
+from maskrcnn_jax.parity.records import Outcome, Peer, Stages
+from maskrcnn_jax.weights import detectron2, detectron2_config, layout
+
+PACKAGES = "fvcore iopath omegaconf hydra-core yacs pycocotools cloudpickle tabulate termcolor"
+# The settings that Detectron2 does not have.
+RULES = {
+    "model.dtype": "float32",
+    "model.limit_shrinking": False,
+    "model.backbone.norm_eps": 1e-5,
+    "model.fpn.norm_eps": 1e-5,
+    "model.box_head.norm_eps": 1e-5,
+    "model.mask_head.norm_eps": 1e-5,
+    "model.rpn.round_anchors": False,
+    "model.rpn.anchor_stride": "level",
+    "model.rpn.score_threshold": 0.0,
+    "model.roi.pooling": "align",
+    "model.roi.level_rule": "detectron2",
+    "detection.min_box_size": 0.0,
+    "detection.clip_to_original": True,
+    "detection.paste": "centres",
+    "data.size_rule": "detectron2",
+    "data.resize": "pillow",
+}
+NORMS = {"none": "", "batch": "BN", "group": "GN"}
+NORMS |= dict.fromkeys(("frozen_batch", "fixed_batch"), "FrozenBN")  # The same in detection.
+
+
+def _import_detectron2() -> None:
+    """Makes the package importable.
+
+    Only the package of a checkout becomes importable, not the other folders beside it.
+    """
+    checkout = os.environ.get("DETECTRON2")
+    if checkout and "detectron2" not in sys.modules:
+        folder = Path(checkout) / "detectron2"
+        if not (folder / "__init__.py").is_file():
+            raise ImportError(f"DETECTRON2 names {checkout}, which is no checkout of Detectron2")
+        spec = importlib.util.spec_from_file_location(
+            "detectron2", folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        sys.modules["detectron2"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["detectron2"])
+    try:
+        importlib.import_module("detectron2.modeling")
+    except ImportError as error:
+        raise ImportError(
+            "comparing needs Detectron2: install it, or let the environment variable DETECTRON2 "
+            f"name a checkout of it and pip install {PACKAGES} ({error})"
+        ) from error
+
+
+_import_detectron2()
+torch = reference.torch
+
+from detectron2.config import CfgNode, get_cfg  # noqa: E402
+from detectron2.data import transforms  # noqa: E402
+from detectron2.layers import mask_ops  # noqa: E402
+from detectron2.modeling import build_model  # noqa: E402
+
+
+def peer(
+    config: Config, variables: Mapping[str, Any], *, short_side: int, max_long_side: int
+) -> Peer:
+    """Detectron2 with the weights of a model; arguments as in `JaxModel`.
+
+    Raises:
+        ValueError: Detectron2 has no such model.
+    """
+    recording.check_rules(config, RULES, "Detectron2")
+    cfg = settings(config)
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = short_side, max_long_side
+    model = build_model(cfg).eval()
+    state = state_dict(variables, config.model)
+    recording.load(model, {name: torch.from_numpy(array) for name, array in state.items()})
+    predict_images = partial(predict, model, cfg)
+    return Peer("Detectron2", model, predict_images, reference.MAX_BOXES_WITH_OFFSETS)
+
+
+def state_dict(variables: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
+    """Variables by Detectron2's names, without batch counters."""
+    state = layout.restore(variables, list(detectron2.entries(config)))
+    if presets.is_of_caffe(config):
+        state[detectron2.STEM] = np.ascontiguousarray(state[detectron2.STEM][:, ::-1])
+    return state
+
+
+def settings(config: Config) -> CfgNode:
+    """The settings of a model as Detectron2's, for a CPU and without pretrained weights."""
+    cfg, model = get_cfg(), config.model
+    values = dict(detectron2_config.FIXED) | _fields(config) | _converted(model)
+    stem, has_bottlenecks = model.backbone.stem_channels, model.backbone.depth >= 50
+    values |= {
+        "MODEL.DEVICE": "cpu",
+        "MODEL.WEIGHTS": "",
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": stem * (4 if has_bottlenecks else 1),
+        "MODEL.RESNETS.WIDTH_PER_GROUP": stem,
+        "MODEL.ROI_MASK_HEAD.POOLER_TYPE": values["MODEL.ROI_BOX_HEAD.POOLER_TYPE"],
+        "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": model.roi.sampling_ratio,
+    }
+    for key, value in values.items():
+        *parts, name = key.split(".")
+        owner = cfg
+        for part in parts:
+            owner = owner[part]
+        owner[name] = value
+    return cfg
+
+
+def _fields(config: Config) -> dict[str, Any]:
+    """The values of Detectron2's keys that have a field of ours."""
+    found = {}
+    for key, (_, field) in detectron2_config.FIELDS.items():
+        value: Any = config
+        for part in field.split("."):
+            value = getattr(value, part, None)  # A model may have no mask head.
+        if value is not None:
+            found[key] = value
+    return found
+
+
+def _converted(model: ModelConfig) -> dict[str, Any]:
+    """The values of Detectron2's keys that have another form than ours."""
+    rpn, mask_norm = model.rpn, getattr(model.mask_head, "norm", "none")
+    step = -1 if presets.is_of_caffe(model) else 1
+    return {
+        "MODEL.RESNETS.NORM": NORMS[model.backbone.norm],
+        "MODEL.FPN.NORM": NORMS[model.fpn.norm],
+        "MODEL.ROI_BOX_HEAD.NORM": NORMS[model.box_head.norm],
+        "MODEL.ROI_MASK_HEAD.NORM": NORMS[mask_norm],
+        "MODEL.MASK_ON": model.mask_head is not None,
+        "INPUT.FORMAT": "BGR" if presets.is_of_caffe(model) else "RGB",
+        "MODEL.PIXEL_MEAN": [255 * x for x in model.image_mean[::step]],
+        "MODEL.PIXEL_STD": [255 * x for x in model.image_std[::step]],
+        "MODEL.ANCHOR_GENERATOR.SIZES": [[size] for size in rpn.anchor_sizes],
+        "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [list(rpn.aspect_ratios)],
+        "MODEL.RPN.IOU_THRESHOLDS": [rpn.negative_iou, rpn.positive_iou],
+        "MODEL.RPN.CONV_DIMS": [-1] * rpn.num_convs,
+        "MODEL.ROI_HEADS.IOU_THRESHOLDS": [model.roi.positive_iou],
+        "MODEL.ROI_HEADS.NUM_CLASSES": model.num_classes - 1,
+        "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignV2" if model.roi.aligned else "ROIAlign",
+    }
+
+
+@torch.no_grad()
+def predict(model: torch.nn.Module, cfg: CfgNode, images: Sequence[np.ndarray]) -> list[Stages]:
+    """Runs the model on a batch of images, uint8 [h, w, 3]; returns the results of each image."""
+    limits = [cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST
+    resize, inputs = transforms.ResizeShortestEdge(*limits), []
+    for image in images:
+        picture = image[:, :, ::-1] if cfg.INPUT.FORMAT == "BGR" else image
+        resized = resize.get_transform(picture).apply_image(picture).astype("float32")
+        size = dict(zip(("height", "width"), image.shape[:2], strict=True))
+        inputs.append({"image": torch.as_tensor(resized.transpose(2, 0, 1)), **size})
+    heads, rpn = model.roi_heads, model.proposal_generator
+    parts = {
+        "bottom_up": model.backbone.bottom_up,
+        "pyramid": model.backbone,
+        "rpn_head": rpn.rpn_head,
+        "anchors": rpn.anchor_generator,
+        "rpn": rpn,
+        "box_pool": heads.box_pooler,
+        "box_predictor": heads.box_predictor,
+        "roi_heads": heads,
+    }
+    if heads.mask_on:
+        parts |= {"mask_pool": heads.mask_pooler, "mask_logits": heads.mask_head.predictor}
+    # Detectron2 later scales the boxes in place.
+    copies = {"roi_heads": lambda output: [_copy(found) for found in output[0]]}
+    with recording.recorded(parts, copies) as outputs:
+        outputs["images"] = model.preprocess_image(inputs)
+        predictions = [prediction["instances"] for prediction in model(inputs)]
+    is_bgr = cfg.INPUT.FORMAT == "BGR"
+    return [_stages(outputs, found, is_bgr, i) for i, found in enumerate(predictions)]
+
+
+def _copy(found: Any) -> Any:
+    copy = type(found)(found.image_size, **found.get_fields())
+    copy.pred_boxes = found.pred_boxes.clone()
+    return copy
+
+
+def _stages(outputs: dict[str, Any], final: Any, is_bgr: bool, i: int) -> Stages:
+    """The results for one image of a batch, of which ``final`` holds the detections."""
+    image = channels_last(outputs["images"].tensor[i]).numpy()
+    proposals = outputs["rpn"][0]
+    detected = [len(found) for found in outputs["roi_heads"]]
+    kept = _kept(outputs["roi_heads"][i], final.image_size)
+    first = sum(detected[:i])
+    mask_features = mask_logits = None
+    if "mask_logits" in outputs:
+        of_image = slice(first, first + detected[i])
+        mask_features = channels_last(outputs["mask_pool"][of_image]).numpy()[kept]
+        logits = channels_last(outputs["mask_logits"][of_image]).numpy()[kept]
+        mask_logits = recording.of_class(logits, final.pred_classes.numpy())
+    return Stages(
+        image=image[:, :, ::-1] if is_bgr else image,
+        backbone=levels([channels_last(x[i]) for x in outputs["bottom_up"].values()]),
+        pyramid=levels([channels_last(x[i]) for x in outputs["pyramid"].values()]),
+        box_features=channels_last(outputs["box_pool"][rows(proposals, i)]).numpy(),
+        mask_features=mask_features,
+        mask_logits=mask_logits,
+        outcome=_outcome(outputs, final, kept, i),
+    )
+
+
+def _kept(found: Any, original_size: tuple[int, int]) -> np.ndarray:
+    """Which detections have an area in the original image; Detectron2 drops the others."""
+    boxes = found.pred_boxes.clone()
+    boxes.scale(*(original_size[axis] / found.image_size[axis] for axis in (1, 0)))
+    boxes.clip(original_size)
+    return boxes.nonempty().numpy()
+
+
+def _outcome(outputs: dict[str, Any], final: Any, kept: np.ndarray, i: int) -> Outcome:
+    """The detections of one image of a batch, and the numbers behind them."""
+    images, proposals = outputs["images"], outputs["rpn"][0]
+    objectness, deltas = outputs["rpn_head"]
+    predicted = [x[rows(proposals, i)].numpy() for x in outputs["box_predictor"]]
+    class_logits, class_deltas = recording.background_first(*predicted)
+    return Outcome(
+        size=tuple(images.image_sizes[i]),
+        original_size=tuple(final.image_size),
+        canvas=tuple(images.tensor.shape[2:]),
+        anchors=levels([boxes.tensor for boxes in outputs["anchors"]]),
+        objectness=levels([channels_last(x[i]).flatten() for x in objectness]),
+        deltas=levels([channels_last(x[i]).reshape(-1, 4) for x in deltas]),
+        proposals=proposals[i].proposal_boxes.tensor.numpy(),
+        class_logits=class_logits,
+        class_deltas=class_deltas,
+        boxes=outputs["roi_heads"][i].pred_boxes.tensor.numpy()[kept],
+        labels=final.pred_classes.numpy() + 1,
+        scores=final.scores.numpy(),
+        original_boxes=final.pred_boxes.tensor.numpy(),
+        masks=_masks(outputs["roi_heads"][i], final, kept),
+    )
+
+
+def _masks(found: Any, final: Any, kept: np.ndarray) -> np.ndarray | None:
+    """The probabilities behind the final masks, which Detectron2 does not return."""
+    if not final.has("pred_masks"):
+        return None
+    drawn, boxes = found.pred_masks[torch.from_numpy(kept), 0], final.pred_boxes.tensor
+    return recording.paste(mask_ops._do_paste_mask, drawn, boxes, final.pred_masks.numpy())

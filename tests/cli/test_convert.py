@@ -101,16 +101,16 @@ def test_what_torchvision_lacks_is_refused_and_nothing_is_written(run, tmp_path,
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")  # torch's warnings differ between versions.
 @pytest.mark.parametrize(
-    "name, norm, suffix",
+    "name, norm, suffix, options",
     [
-        ("maskrcnn_resnet50_fpn", "frozen_batch", ".pth"),
-        ("maskrcnn_resnet50_fpn", "batch", ".safetensors"),
-        ("maskrcnn_resnet50_fpn_v2", "batch", ".pth"),
-        ("fasterrcnn_resnet50_fpn", "batch", ".safetensors"),
-        ("fasterrcnn_resnet50_fpn_v2", "batch", ".pth"),
+        ("maskrcnn_resnet50_fpn", "frozen_batch", ".pth", ()),
+        ("maskrcnn_resnet50_fpn", "batch", ".safetensors", ("--to", "torchvision")),
+        ("maskrcnn_resnet50_fpn_v2", "batch", ".pth", ("--to", "torchvision")),
+        ("fasterrcnn_resnet50_fpn", "batch", ".safetensors", ()),
+        ("fasterrcnn_resnet50_fpn_v2", "batch", ".pth", ()),
     ],
 )
-def test_torchvision_loads_what_we_write(tmp_path, name, norm, suffix):
+def test_torchvision_loads_what_we_write(tmp_path, name, norm, suffix, options):
     pytest.importorskip("torch", reason="needs torch")
     from maskrcnn_jax.parity import reference
 
@@ -120,7 +120,7 @@ def test_torchvision_loads_what_we_write(tmp_path, name, norm, suffix):
     config.backbone.norm = norm
     state = torchvision.to_state_dict(variables_of(config), config)
     files.write(tmp_path / "in.pth", state)
-    assert convert(tmp_path / "in.pth", tmp_path / f"out{suffix}") == 0
+    assert convert(tmp_path / "in.pth", tmp_path / f"out{suffix}", *options) == 0
 
     torch = reference.torch
     if suffix == ".pth":

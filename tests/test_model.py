@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from maskrcnn_jax import model as model_file
 from maskrcnn_jax.artifacts import artifact, export
 from maskrcnn_jax.config import (
     DataConfig,
@@ -361,6 +362,30 @@ def test_batch_without_any_object_is_all_background(tiny):
         assert metrics[name] == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient["mask_head"]))
+
+
+def test_rules_of_training_reach_their_stages(tiny, monkeypatch):
+    config = dataclasses.replace(tiny.model.config)
+    config.rpn = dataclasses.replace(config.rpn, loss_divisor="fixed", smooth_l1_beta=0.0)
+    config.roi = dataclasses.replace(config.roi, mask_targets="mmdetection", smooth_l1_beta=0.5)
+    given = {}
+
+    def watched(name):
+        stage = getattr(model_file, name)
+
+        def watch(*arguments, **rules):
+            given[name] = rules
+            return stage(*arguments, **rules)
+
+        return watch
+
+    for name in ("rpn_loss", "box_loss", "mask_targets"):
+        monkeypatch.setattr(model_file, name, watched(name))
+    lose = partial(MaskRCNN(config).apply, method="losses")
+    jax.eval_shape(lose, tiny.variables, make_batch(), jax.random.key(0))
+    assert given["rpn_loss"] == {"beta": 0.0, "divisor": "fixed"}
+    assert given["box_loss"] == {"beta": 0.5}
+    assert given["mask_targets"] == {"resolution": 28, "rule": "mmdetection"}
 
 
 def test_losses_do_not_depend_on_the_order_of_images(tiny, reference):

@@ -55,6 +55,23 @@ def test_boxes_without_masks_are_opened_on_request(tmp_path):
         assert len(dataset[0].boxes) == len(annotations["annotations"]) == (0 if masks else 1)
 
 
+def test_rules_for_images_hold_in_training_only(tmp_path):
+    """The one object is half a pixel wide, the image 10 pixels high."""
+    Image.new("RGB", (20, 10)).save(tmp_path / "1.png")
+    outline = [[1, 1, 1.5, 1, 1.5, 6, 1, 6]]
+    thin = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 1, 0.5, 5]}
+    image = {"id": 1, "file_name": "1.png", "height": 10, "width": 20}
+    content = {"images": [image], "annotations": [thin | {"segmentation": outline}]}
+    content["categories"] = [{"id": 7, "name": "cat"}]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    config = DataConfig(train_images=str(tmp_path), train_annotations=str(tmp_path / "a.json"))
+    config.val_images, config.val_annotations = config.train_images, config.train_annotations
+    for keep_rule, min_side, count in (("torchvision", 0, 0), ("any", 10, 1), ("any", 11, 0)):
+        config.keep_rule, config.min_side = keep_rule, min_side
+        assert len(sources.open_train(config)) == count
+        assert len(sources.open_val(config)[0]) == 1
+
+
 @pytest.mark.parametrize("open_split", [sources.open_train, sources.open_val])
 def test_an_unknown_source_is_named(open_split):
     with pytest.raises(ValueError, match="'voc'"):

@@ -29,6 +29,7 @@ from maskrcnn_jax.weights import (
     model_metadata,
     own,
     prefixes,
+    state_dicts,
     torchvision,
     torchvision_resnet,
     zoo,
@@ -182,7 +183,8 @@ def _read_file(path: Path, preset: str | Config | None, channel_order: str | Non
         arrays, renamed = family.present(arrays)
     except ValueError as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
-    source = Source(path, digest, family, arrays, renamed, config, is_carried, categories)
+    taken = (metadata[state_dicts.TAKEN],) if state_dicts.TAKEN in metadata else ()
+    source = Source(path, digest, family, arrays, renamed, config, is_carried, categories, taken)
     if family in (own, torchvision) and (preset or channel_order):
         raise ValueError(
             f"{path} has {family.WHOSE} names: preset and channel_order are for other libraries"
@@ -209,7 +211,7 @@ def _with(
     return source._replace(
         config=config,
         categories=source.categories or inferred.categories,
-        reasons=reasons,
+        reasons=(*source.reasons, *reasons),
     )
 
 

@@ -29,12 +29,12 @@ def find(loaded: Pickle) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Returns the tensors of the state dict, and as metadata which of several it is.
 
     Of several, those of an optimizer do not count; averages of the weights come last, then the
-    names of `WRAPPERS` decide, then the number of tensors. Numbers, text and containers beside the
-    tensors are left out.
+    names of `WRAPPERS` decide, then the number of tensors. What else lies beside the tensors is
+    left out.
 
     Raises:
-        ValueError: There is no state dict, or it holds objects of classes; the message says what
-            there is instead.
+        ValueError: There is no state dict, or a layer in it is an object of a class; the message
+            says what there is instead.
     """
     root = loaded.root
     found = sorted(_dictionaries(root, (), set()), key=_rank) if isinstance(root, dict) else []
@@ -42,8 +42,8 @@ def find(loaded: Pickle) -> tuple[dict[str, Tensor], dict[str, str]]:
         _refuse(loaded)
         return {}, {}
     chosen = found[0]
-    for value in chosen.others.values():
-        if isinstance(value, Opaque):
+    for name, value in chosen.others.items():
+        if isinstance(value, Opaque) and "." in str(name):  # It stands for a tensor of a layer.
             raise ValueError(refusal(value.text))
     return chosen.tensors, _note(chosen, found[1:])
 

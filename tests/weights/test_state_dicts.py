@@ -95,9 +95,9 @@ def test_one_dictionary_under_two_names_is_one(tmp_path):
     assert weights.metadata == {}
 
 
-def test_numbers_among_the_tensors_are_left_out(tmp_path):
-    weights = read(tmp_path, {"layer.a": tensor("a"), "epoch": b"K\x05", "note": build.text("x")})
-    assert_found(weights, "a")
+def test_numbers_and_objects_among_the_tensors_are_left_out(tmp_path):
+    others = {"epoch": b"K\x05", "note": build.text("x"), "args": CLASS}
+    assert_found(read(tmp_path, {"layer.a": tensor("a")} | others), "a")
 
 
 def test_tensors_beside_the_state_dict_do_not_count(tmp_path):
@@ -107,8 +107,8 @@ def test_tensors_beside_the_state_dict_do_not_count(tmp_path):
     assert "not taken: 1 tensors outside of all" in weights.metadata[state_dicts.TAKEN]
 
 
-def test_an_object_among_the_tensors_is_refused(tmp_path):
-    inner = build.mapping({"layer.a": tensor("a"), "part": CLASS})
+def test_an_object_in_the_place_of_a_tensor_is_refused(tmp_path):
+    inner = build.mapping({"layer.a": tensor("a"), "layer.b": CLASS})
     with pytest.raises(ValueError, match=r"argparse.Namespace.*model.state_dict\(\)"):
         read(tmp_path, {"model": inner})
 

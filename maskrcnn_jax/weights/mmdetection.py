@@ -198,7 +198,7 @@ def _pairs(tree: ast.AST) -> Iterator[tuple[str, object]]:
             if isinstance(key, str) and isinstance(value, ast.Constant | ast.List | ast.Tuple):
                 try:
                     yield key, ast.literal_eval(value)
-                except ValueError:
+                except (ValueError, TypeError, RecursionError):  # TypeError: a list as a key.
                     continue
 
 

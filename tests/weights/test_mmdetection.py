@@ -148,6 +148,7 @@ def test_the_config_in_a_file_is_read_as_literals(tmp_path, monkeypatch, key, st
         CONFIG.format(1, "1e99", 58, True, "pytorch"),
         CONFIG.format(1, 1, 58, True, "pytorch") + "y = dict(mean=[1, 2, 3])",
         "x = dict(mean=[1, 2], std=[1, 2], bgr_to_rgb=True)",
+        "dict(mean=[{[1]: 2}], std=[{[]}], to_rgb=True)",
         "(" * 10_000,
         "-" * 100_000 + "1",
         "x" * (1 << 21),

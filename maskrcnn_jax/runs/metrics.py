@@ -143,7 +143,7 @@ def _parse(line: str) -> dict[str, Any]:
     try:
         if "bbox" in entry:
             float(main_ap(entry))
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise ValueError(f"the evaluation has no AP, got {line[:60]!r}") from error
     return entry
 

@@ -283,7 +283,8 @@ def _wanted(source: Source, config: ModelConfig | None, num_classes: int | None)
         model = dataclasses.replace(model, num_classes=num_classes)
     if model.num_classes < 2:
         raise ValueError(
-            f"num_classes must be at least 2, with background; got {model.num_classes}"
+            f"{source.path}: num_classes must be at least 2, with background; "
+            f"got {model.num_classes}"
         )
     return model
 

@@ -49,7 +49,12 @@ def test_a_damaged_line_is_named_unless_it_is_the_last(tmp_path, damaged):
     assert [entry["step"] for entry in read(path)] == [5]
 
 
-@pytest.mark.parametrize("broken", ["3", "[]", '{"AP": "x"}', '{"AP": null}', "{}"])
+HUGE = "1" + "0" * 400
+
+
+@pytest.mark.parametrize(
+    "broken", ["3", "[]", '{"AP": "x"}', '{"AP": null}', "{}", f'{{"AP": {HUGE}}}']
+)
 def test_an_evaluation_without_its_ap_is_named(tmp_path, broken):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 5, "bbox": {broken}}}\n{{"step": 20}}\n')

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from flax import traverse_util
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,11 +60,11 @@ model = dict(backbone=dict(type='ResNet', style='caffe', a=[{'b': (1, 2)}, {3}])
 
 def detectors():
     """The arrays and the metadata of a small detector of each family."""
-    model = states.small(Config().model)
-    found = {"torchvision": (states.state_of(model), model_metadata.encode(Config(), None))}
-    own = {"params/" + name.replace(".", "/"): x for name, x in states.state_of(model).items()}
-    config = Config(model=model)
-    found["ours"] = own, model_metadata.encode(config, None)
+    config = Config(model=states.small(Config().model))
+    state, metadata = states.state_of(config.model), model_metadata.encode(config, None)
+    variables = torchvision.from_state_dict(state, config.model)
+    found = {"torchvision": (state, metadata)}
+    found["ours"] = traverse_util.flatten_dict(variables, sep="/"), metadata
     for family, preset in (
         (detectron2, presets.detectron2_r50_fpn()),
         (mmdetection, presets.mmdet_r50_fpn()),
@@ -107,7 +108,7 @@ def changed_arrays(rng, arrays):
             case 6:
                 arrays[name] = array * np.float32(rng.choice((np.nan, np.inf, 0, -1, 1e38)))
             case 7:
-                arrays[name] = np.float32(rng.random())[None][0:1].reshape(())
+                arrays[name] = np.array(rng.random(), np.float32)
     return arrays
 
 
@@ -172,6 +173,15 @@ def test_the_command(tmp_path_factory, rng, kind):
         assert main(["convert", str(folder / "in.pth"), str(folder / "out.npz")]) in (0, 2)
 
 
-def test_torchvisions_names_are_known():
-    """Otherwise most examples above would end at the same message."""
-    assert torchvision.recognises(DETECTORS["torchvision"][0])
+@pytest.mark.parametrize("family", [name for name in DETECTORS if name != "ours"])
+def test_the_unchanged_detectors_are_loaded(tmp_path, family):
+    """Otherwise all examples above would end at the same message."""
+    files.write(tmp_path / "good.npz", *DETECTORS[family])
+    assert loading.load(tmp_path / "good.npz").report.num_arrays > 50
+
+
+def test_our_names_are_those_of_the_variables():
+    arrays, metadata = DETECTORS["ours"]
+    config = model_metadata.decode(metadata)[0]
+    expected = {entry.path for entry in torchvision.entries(config.model)}
+    assert {tuple(name.split("/")) for name in arrays} == expected

@@ -130,11 +130,11 @@ def _open(file: io.BufferedIOBase) -> Image.Image:
     The warning could only be silenced for the whole process. Like Pillow, this refuses images of
     more than twice `PIL.Image.MAX_IMAGE_PIXELS`.
     """
-    tried: set[str] = set()
+    tried: set[str] = set(_UNSAFE)
     start = file.read(16)
     for load_formats in (Image.preinit, Image.init):  # Try the common formats first, then all.
         load_formats()
-        for name in [name for name in Image.ID if name not in (*tried, *_UNSAFE)]:
+        for name in [name for name in Image.ID if name not in tried]:
             tried.add(name)
             opened = _open_as(name, start, file)
             if opened is not None:

@@ -61,6 +61,8 @@ class ImageFolder:
         return self.folder / candidates[0] if len(candidates) == 1 else exact
 
     def _is_inside(self, name: str) -> bool:
+        if os.path.basename(name) == name:  # As in most data sets: there is no step to follow.
+            return name != ".."
         folder = os.path.abspath(self.folder)
         path = os.path.normpath(os.path.join(folder, name))
         return os.path.commonpath([folder, path]) == folder

@@ -35,8 +35,8 @@ def _drawn(polygons: list, height: int, width: int) -> list[dict[str, Any]]:
     """Rasterises polygons that `clipping.cut` has cut.
 
     pycocotools keeps every step along an outline in memory. A polygon with many points is therefore
-    drawn in pieces, which share its first point. What an even number of pieces covers lies outside
-    of the polygon, or on both sides of an edge that two pieces have in common.
+    drawn in pieces, which share its first point; a pixel lies inside if an odd number of pieces
+    cover it.
     """
     most = max(_MOST_STEPS // (3 * max(height, width)), 2)  # Points of a piece.
     if all(len(polygon) <= 2 * most for polygon in polygons):

@@ -209,7 +209,7 @@ def _categories(config: ModelConfig, about: Mapping[str, str]) -> Categories | N
         return coco
     try:
         names = json.loads(about["checkpoint.classes"])
-    except ValueError:
+    except (ValueError, RecursionError):
         return coco
     is_list = isinstance(names, list) and all(isinstance(x, str) for x in names)
     if not is_list or len(names) != config.num_classes - 1:

@@ -121,6 +121,7 @@ def content(rng: Random, given: bytes) -> bytes:
 PIECES = (
     *(b"(", b"t", b"R", b"0", b"1", b"2", b"N", b"]", b"}", b")", b"a", b"e", b"s", b"u", b"b"),
     *(b"Q", b"l", b"d", b"\x81", b"\x92", b"\x93", b"\x94", b"\x85", b"\x86", b"\x87", b"\x88"),
+    *(b"\x8f", b"\x90", b"\x91"),
     *(b"h\x00", b"h\x01", b"q\x00", b"q\xff", b"r\xff\xff\xff\x7f", b"K\x05", b"M\xff\xff"),
     *(b"J\xff\xff\xff\xff", b"J\x00\x00\x00\x7f", b"\x8a\x01\xff", b"\x8a\xff" + b"\x7f" * 255),
     *(b"X\x01\x00\x00\x00a", b"U\x01a", b"C\x04abcd", b"B\xff\xff\xff\x7f", b"Va\\u12\n", b"."),

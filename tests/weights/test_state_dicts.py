@@ -55,6 +55,14 @@ def test_any_wrapper(tmp_path, wrapper, zipped):
     assert weights.metadata == {}
 
 
+def test_sets_beside_the_state_dict(tmp_path):
+    sets = {"seen": b"\x8f(K\x01K\x02\x90", "frozen": b"(K\x01\x91"}
+    assert_found(read(tmp_path, sets | {"model": tensors("a")}), "a")
+    (tmp_path / "w.pth").write_bytes(build.zip_file(b"}(K\x01\x90", {}))
+    with pytest.raises(ValueError, match="fills a dict like a Opaque"):
+        files.read(tmp_path / "w.pth")
+
+
 def test_wrappers_in_wrappers(tmp_path):
     inner = build.mapping({"state_dict": tensors("a"), "decay": b"K\x01"})
     weights = read(tmp_path, {"state": build.mapping({"ema": inner, "step": b"K\x07"})})

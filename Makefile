@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-parity test-wheel bench lint format clean
+.PHONY: demo test test-slow test-parity test-wheel fuzz bench lint format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -43,6 +43,11 @@ test-parity: .venv/parity
 # Tests the wheel in a new environment with the packages that the wheel requires and no others.
 test-wheel: .venv/installed
 	$(BIN)/python -m pytest -q -m wheel tests/test_wheel.py
+
+# Tries random inputs for a while: annotations, masks, images, configs, checkpoints, weights.
+SECONDS ?= 1800
+fuzz: .venv/installed
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 .venv/benchmarks: .venv/parity
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[benchmarks]'

@@ -365,7 +365,8 @@ def checked_threshold(threshold: float | int) -> np.float32:
         raise ValueError(f"score_threshold must be a number, got {threshold!r}")
     if not threshold == threshold:
         raise ValueError("score_threshold is NaN: give a number, 0 for all detections")
-    return np.float32(threshold)
+    with np.errstate(over="ignore"):  # Infinity is a threshold too: nothing scores above it.
+        return np.float32(threshold)
 
 
 def checked_top_k(top_k: int | None, slots: int) -> int:

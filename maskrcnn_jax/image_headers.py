@@ -16,6 +16,8 @@ _KINDS = (
     (0, b"<?xml", "XML, perhaps a drawing (SVG): save it as PNG"),
     (0, b"<svg", "a drawing (SVG): save it as PNG"),
     (0, b"%pdf", "a PDF: save its pages as PNG"),
+    (0, b"%!ps", "PostScript, which is a program: save it as PNG"),
+    (0, b"\xc5\xd0\xd3\xc6", "PostScript, which is a program: save it as PNG"),
     (0, b"pk\x03\x04", "a zip archive: unpack it"),
     (0, b"\xff\x0a", "JPEG XL: convert it to JPEG or PNG"),
     (4, b"ftypheic", "HEIC, as iPhones write: convert it to JPEG"),

@@ -26,6 +26,7 @@ AnyImage = Any
 _ORIENTATION = 0x0112  # The EXIF tag of the orientation.
 _END_OF_JPEG = b"\xff\xd9"
 _WITH_PAGES = ("TIFF", "GIF", "PNG", "WEBP")
+_UNSAFE = ("EPS",)  # Pillow runs another program, Ghostscript, to draw these.
 _DARK = 8192  # Of 65535: brighter pixels show that an image uses its 16 bits.
 
 _logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
     if "://" in os.fspath(path)[:9]:
         raise FileNotFoundError(f"{os.fspath(path)} is an address: download the file first")
     try:
-        with open(path, "rb") as file:
+        with _open_file(path) as file:
             return _decode(file.read(), os.fspath(path))
     except FileNotFoundError:
         raise
@@ -101,13 +102,20 @@ def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
         OSError: The file is no image, or is cut off. The message names the file.
     """
     try:
-        with open(path, "rb") as file, _open(file) as opened:
+        with _open_file(path) as file, _open(file) as opened:
             size, kind = image_headers.size(opened), opened.format
     except FileNotFoundError:
         raise
     except Exception as error:  # As in `decode_image`.
         raise OSError(f"cannot read the image {os.fspath(path)}: {error}") from error
     return read_image(path).shape[:2] if image_headers.is_cut(path, kind) else size
+
+
+def _open_file(path: str | os.PathLike[str]) -> io.BufferedIOBase:
+    """Opens a file. Raises OSError for pipes and devices, which may wait or send for ever."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError("it is a folder, pipe or device, not a file")
+    return open(path, "rb")
 
 
 def _warn(message: str, name: str) -> None:
@@ -122,7 +130,7 @@ def _open(file: io.BufferedIOBase) -> Image.Image:
     The warning could only be silenced for the whole process. Like Pillow, this refuses images of
     more than twice `PIL.Image.MAX_IMAGE_PIXELS`.
     """
-    tried: set[str] = set()
+    tried: set[str] = set(_UNSAFE)
     start = file.read(16)
     for load_formats in (Image.preinit, Image.init):  # Try the common formats first, then all.
         load_formats()

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
+_MAX_SHOWN = 200  # Characters of a value in a message.
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4028235e38  # Devices compute with 32 bits.
 
 
@@ -96,7 +97,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+def from_dict(cls: type[T], values: Any) -> T:
     """The inverse of `to_dict`; absent fields keep their defaults.
 
     Raises:
@@ -104,11 +105,12 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
             a dictionary.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"{cls.__name__} must be an object with names and values, got {values!r}")
+        expected = f"{cls.__name__} must be an object with names and values"
+        raise ValueError(f"{expected}, got {_shown(values)}")
     config = cls()
     for name, value in values.items():
         if name not in cls.__dataclass_fields__:
-            raise ValueError(f"{cls.__name__} has no field {name!r}")
+            raise ValueError(f"{cls.__name__} has no field {_shown(name)}")
         default = getattr(config, name)
         nested = dataclasses.is_dataclass(default) and value is not None
         value = from_dict(type(default), value) if nested else _as_tuple(value)
@@ -168,13 +170,13 @@ def check_fields(config: Any, prefix: str = "") -> None:
             checked = members if constraint.of_members else [each.value]
             if not all(map(constraint.holds, checked)):
                 expected = f"{constraint.words}{or_none}"
-                raise ValueError(f"{each.name} must be {expected}; got {each.value!r}")
+                raise ValueError(f"{each.name} must be {expected}; got {_shown(each.value)}")
         for number in members:
             if isinstance(number, int | float):
                 largest = LARGEST_INT if isinstance(number, int) else LARGEST_FLOAT
                 if not abs(number) <= largest:  # NaN fails this too.
                     expected = f"finite and at most {largest}{or_none}"
-                    raise ValueError(f"{each.name} must be {expected}; got {each.value!r}")
+                    raise ValueError(f"{each.name} must be {expected}; got {_shown(each.value)}")
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
@@ -182,7 +184,13 @@ def check_type(name: str, value: Any, hint: Any) -> None:
     if not _is_of(value, hint):
         is_plain = isinstance(hint, type) and not typing.get_args(hint)
         expected = hint.__name__ if is_plain else str(hint)
-        raise ValueError(f"{name} must be of type {expected}, got {value!r}")
+        raise ValueError(f"{name} must be of type {expected}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, cut to one or two lines."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({len(text)} characters)"
 
 
 def _without_constraints(hint: Any) -> Any:

@@ -98,7 +98,8 @@ def write(path: Path, rate: Fraction) -> Iterator[Callable[[UInt8[np.ndarray, "h
 def _opened(path: Path) -> Iterator[Any]:
     av = _pyav()
     try:
-        with av.open(str(path)) as container:
+        # A playlist in the place of a video could name addresses.
+        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
             if not container.streams.video:
                 raise OSError(f"cannot read the video {path}: it has no images")
             yield container

@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -538,3 +539,27 @@ def test_images_without_levels_are_resized_alike(how):
     np.testing.assert_array_equal(
         resizing.resize(image, (30, 41), how), resizing.resize(image, (30, 41))
     )
+
+
+@pytest.mark.parametrize("start", [b"%!PS-Adobe-3.0 EPSF-3.0", b"\xc5\xd0\xd3\xc6" + bytes(28)])
+def test_no_program_is_started_for_an_image(tmp_path, monkeypatch, start):
+    """Pillow draws PostScript with Ghostscript."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    content = start + b"\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n"
+    (tmp_path / "drawing.png").write_bytes(content)
+    for read in (images.read_image, images.check_image):
+        with pytest.raises(OSError, match="PostScript, which is a program"):
+            read(tmp_path / "drawing.png")
+    assert not (tmp_path / "started").exists()
+
+
+def test_devices_and_pipes_are_no_images(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("pipe.png", "zero.png", "folder.png"):
+        for read in (images.read_image, images.check_image):
+            with pytest.raises(OSError, match=f"{name}.*not a file"):
+                read(tmp_path / name)

@@ -1,5 +1,6 @@
 """Videos of a white square that moves to the right on black."""
 
+import socket
 import sys
 from fractions import Fraction
 
@@ -87,3 +88,18 @@ def test_without_pyav_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ValueError, match="pip install"):
         video.check_installed()
+
+
+def test_a_playlist_in_the_place_of_a_video_opens_no_address(tmp_path):
+    """FFmpeg knows formats that only name other files."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/x.ts"
+        head = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n"
+        (tmp_path / "a.mp4").write_text(f"{head}{address}\n#EXT-X-ENDLIST\n")
+        (tmp_path / "b.mp4").write_text(f"ffconcat version 1.0\nfile '{address}'\n")
+        for name in ("a.mp4", "b.mp4"):
+            with pytest.raises(OSError, match="cannot read the video"):
+                video.properties(tmp_path / name)
+        with pytest.raises(TimeoutError):
+            server.accept()

@@ -97,7 +97,7 @@ def override(config: Config, setting: str) -> None:
     hints = typing.get_type_hints(type(settings))
     if not equals or name not in hints:
         raise ValueError(
-            f"{setting!r} names no field of the config: "
+            f"{setting[:200]!r} names no field of the config: "
             "write FIELD=VALUE, as in model.dtype=bfloat16"
         )
     value = _parse(text)
@@ -112,5 +112,5 @@ def _parse(text: str) -> Any:
         return text == "true"
     try:
         return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # The last two: deep nesting.
         return text

@@ -11,6 +11,7 @@ from rich.text import Text
 from maskrcnn_jax.cli import browse, outputs, progress
 from maskrcnn_jax.data import checks, coco_instances, prepared, splitting
 from maskrcnn_jax.data.coco import CocoDataset
+from maskrcnn_jax.data.findings import plain
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,9 +51,10 @@ def _print_parts(parts: dict[str, dict], categories: list[dict]) -> None:
     table.add_row("images", *(str(len(part["images"])) for part in parts.values()))
     for category in categories:
         counts = {name: splitting.count(part, category["id"]) for name, part in parts.items()}
-        table.add_row(Text(category["name"]), *map(str, counts.values()))
+        shown = plain(category["name"])
+        table.add_row(Text(shown), *map(str, counts.values()))
         for name in (name for name, number in counts.items() if not number):
-            print(f"{name} has no {category['name']}: try another --seed, or label more images")
+            print(f"{name} has no {shown}: try another --seed, or label more images")
     Console().print(table)
 
 

@@ -18,6 +18,7 @@ from maskrcnn_jax.data import checks, pipeline, sources
 from maskrcnn_jax.data.annotations import without_images
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Dataset
+from maskrcnn_jax.data.findings import plain
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.report import page
@@ -232,5 +233,6 @@ def _table(title: str, columns: dict[str, dict[str, float] | None]) -> Table:
     table = Table(title, *columns)
     for name in columns["box"]:
         values = [numbers[name] for numbers in columns.values()]
-        table.add_row(Text(name), *("-" if value == -1 else f"{value:.3f}" for value in values))
+        shown = ("-" if value == -1 else f"{value:.3f}" for value in values)
+        table.add_row(Text(plain(name)), *shown)
     return table

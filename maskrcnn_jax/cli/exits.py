@@ -8,6 +8,7 @@ import jax
 
 from maskrcnn_jax import distributed
 from maskrcnn_jax.cli import config_file, memory
+from maskrcnn_jax.data.findings import plain
 
 
 def leave(code: int) -> None:
@@ -37,5 +38,5 @@ def refuse(error: Exception) -> int:
     if memory.ran_out(error):
         message = memory.explain(error)
     notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
-    print(f"train.py: {message}{notes}", file=sys.stderr)
+    print(plain(f"train.py: {message}{notes}"), file=sys.stderr)
     return 2

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import maskrcnn_jax
 from maskrcnn_jax.cli import arguments as command_arguments
 from maskrcnn_jax.cli import data_arguments, memory
+from maskrcnn_jax.data.findings import plain
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, code = memory.explain(error), 2
     except KeyboardInterrupt:
         message, code = "interrupted", 130  # The code that shells give for SIGINT.
-    print(f"maskrcnn-jax {args.command}: {message}", file=sys.stderr)
+    print(f"maskrcnn-jax {args.command}: {plain(message)}", file=sys.stderr)
     return code
 
 

@@ -144,7 +144,7 @@ def _read(path: Path) -> dict[str, dict[str, str | None]]:
         content = json.loads(path.read_text(encoding="utf-8"))
         files = content["files"] if content["about"] == _ABOUT else {}
         return {name: entry for name, entry in files.items() if isinstance(entry, dict)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 

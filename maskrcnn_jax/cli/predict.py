@@ -13,6 +13,7 @@ from PIL import Image
 
 from maskrcnn_jax import evaluation, images, video, visualize
 from maskrcnn_jax.cli import inputs, memory, outputs, progress
+from maskrcnn_jax.data.findings import plain
 from maskrcnn_jax.detector import Detector, checked_top_k
 from maskrcnn_jax.pasting import ImageDetections
 from maskrcnn_jax.xla import cache, compiler
@@ -239,4 +240,4 @@ def _report(
         print(f"videos: {num_videos}, in {output} an .mp4 and a .jsonl with a line for each frame")
     if failures:
         failed = f"maskrcnn-jax predict: {len(failures)} of {len(tasks)} files failed:"
-        print(failed, *failures.values(), sep="\n  ", file=sys.stderr)
+        print(failed, *map(plain, failures.values()), sep="\n  ", file=sys.stderr)

@@ -101,3 +101,15 @@ class Categories:
         Raises KeyError if an entry has no id or no name.
         """
         return cls(tuple(c["id"] for c in categories), tuple(c["name"] for c in categories))
+
+    @classmethod
+    def checked(cls, categories: Any) -> "Categories":
+        """Reads the output of `to_json` from a file of others.
+
+        Raises ValueError, KeyError or TypeError if it is anything else.
+        """
+        found = cls.from_json(categories)
+        are_numbers = all(type(i) is int for i in found.ids)
+        if not are_numbers or not all(isinstance(name, str) for name in found.names):
+            raise ValueError("expected numbers as ids and text as names")
+        return found

@@ -16,7 +16,7 @@ from maskrcnn_jax import images
 from maskrcnn_jax.data import annotations, rle
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Example
-from maskrcnn_jax.data.findings import Findings, named
+from maskrcnn_jax.data.findings import Findings, named, plain
 from maskrcnn_jax.data.image_folder import ImageFolder
 from maskrcnn_jax.data.rle import Mask
 
@@ -128,16 +128,15 @@ class CocoDataset:
         return self._folder.path(self._records[index].file_name)
 
     def _look(self, record: _Record, read: Any) -> Any:
-        path = self._folder.path(record.file_name)
         try:
-            return read(path)
+            return read(self._folder.path(record.file_name))
         except FileNotFoundError as error:
             meant = self._folder.suggestions(record.file_name)
             advice = f"; there is {', '.join(meant)}" if meant else ""
             text = f"there is no file {record.file_name} in {self.image_folder}{advice}"
-            raise FileNotFoundError(f"image id {record.image_id}: {text}") from error
+            raise FileNotFoundError(plain(f"image id {record.image_id}: {text}")) from error
         except (OSError, ValueError) as error:  # ValueError: no path can have such characters.
-            raise OSError(f"image id {record.image_id}: {error}") from error
+            raise OSError(plain(f"image id {record.image_id}: {error}")) from error
 
     def _check_size(self, record: _Record, size: tuple[int, int]) -> None:
         """Raises ValueError if an image is not of its annotated size."""
@@ -147,7 +146,7 @@ class CocoDataset:
         cause = "the size is that of the image turned by a quarter: either the file says width for "
         cause += "height, or the tool ignores the rotation in EXIF data"
         raise ValueError(
-            f"{self._folder.path(record.file_name)} (image id {record.image_id}) is "
+            f"{plain(str(self._folder.path(record.file_name)))} (image id {record.image_id}) is "
             f"{true_height}x{true_width} pixels, but {self.annotation_file} says {height}x{width} "
             f"(height x width){f'; {cause}' if tuple(size) == record.size[::-1] else ''}"
         )

@@ -1,11 +1,13 @@
 """Collects faults of the entries of an annotation file, and warns once for each kind."""
 
 import logging
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
 _NUM_NAMED = 10  # A message about many entries names at most this many.
 _MAX_NAME = 40  # Characters of an id in a message.
+_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 _logger = logging.getLogger(__name__)
 
@@ -58,6 +60,20 @@ def named(ids: Iterable[Any]) -> str:
     ids = list(ids)
     shown = [short(entry_id) for entry_id in ids[:_NUM_NAMED]]
     return ", ".join(shown) + (", ..." if len(ids) > _NUM_NAMED else "")
+
+
+def plain(text: str) -> str:
+    """Text of others for a terminal: characters that steer it become question marks.
+
+    These are control characters, but for line breaks and tabs, and marks that turn the direction of
+    what follows.
+    """
+    return "".join("?" if _steers(letter) else letter for letter in text)
+
+
+def _steers(letter: str) -> bool:
+    is_control = unicodedata.category(letter) == "Cc" and letter not in "\n\t"
+    return is_control or letter in _DIRECTIONS
 
 
 def short(value: Any, length: int = _MAX_NAME) -> str:

@@ -10,6 +10,7 @@ from maskrcnn_jax.data.findings import Findings, short
 from maskrcnn_jax.data.values import whole
 
 _MAX_PIXELS = 2**31  # Run lengths of pycocotools have 32 bits.
+_MAX_SIDE = 2**18  # pycocotools takes memory for each pixel along an outline.
 
 
 class ImageIds:
@@ -143,6 +144,6 @@ def _read(
         if min(size) < 1:
             kind = "images left out, which have no width and height, nor a file that tells them"
             return findings.add(kind, entry["id"], "image")
-    if size[0] * size[1] >= _MAX_PIXELS:
+    if size[0] * size[1] >= _MAX_PIXELS or max(size) > _MAX_SIDE:
         return findings.add("images left out, whose size no image can have", entry["id"], "image")
     return {"file_name": name, "height": size[0], "width": size[1]}

@@ -6,6 +6,8 @@ import unicodedata
 from pathlib import Path
 from urllib.parse import unquote
 
+from maskrcnn_jax.data.findings import short
+
 _NUM_SUGGESTED = 3
 
 
@@ -14,7 +16,8 @@ class ImageFolder:
 
     A name that no file has is compared without regard to notation: backslashes, percent signs, the
     composition of Unicode letters, upper and lower case, the form of the suffix, and leading
-    folders. It stands for a file if only one fits.
+    folders. It stands for a file if only one fits. Names come from annotation files of others: none
+    leads out of the folder, but symbolic links in the folder are followed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -23,7 +26,10 @@ class ImageFolder:
         self._index: dict[str, list[str]] | None = None  # File names by plain name; made late.
 
     def path(self, name: str) -> Path:
-        """The file of a name; the path of the name itself if there is none."""
+        """The file of a name; the path of the name itself if there is none.
+
+        Raises OSError if the name leads out of the folder, and no file in it has such a name.
+        """
         if name not in self._found:
             self._found[name] = self._find(name)
         return self._found[name]
@@ -43,14 +49,23 @@ class ImageFolder:
         return [index[plain][0] for plain in close]
 
     def _find(self, name: str) -> Path:
-        exact = self.folder / name
-        if _is_file(exact) or not self.folder.is_dir():
+        exact, is_inside = self.folder / name, self._is_inside(name)
+        if is_inside and (_is_file(exact) or not self.folder.is_dir()):
             return exact
         candidates = self._indexed().get(_plain(name), [])
         if len(candidates) > 1:  # The folders of the name decide.
             wanted = _steps(name)
             candidates = [x for x in candidates if _steps(x)[-len(wanted) :] == wanted]
+        if len(candidates) != 1 and not is_inside:
+            raise OSError(f"the name {short(name, 100)} leads out of the folder {self.folder}")
         return self.folder / candidates[0] if len(candidates) == 1 else exact
+
+    def _is_inside(self, name: str) -> bool:
+        if os.path.basename(name) == name:  # As in most data sets: there is no step to follow.
+            return name != ".."
+        folder = os.path.abspath(self.folder)
+        path = os.path.normpath(os.path.join(folder, name))
+        return os.path.commonpath([folder, path]) == folder
 
     def _indexed(self) -> dict[str, list[str]]:
         if self._index is None:

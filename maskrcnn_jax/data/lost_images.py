@@ -59,6 +59,6 @@ def _read(path: Path) -> dict[tuple[int, int], str]:
         try:
             entry = json.loads(line)
             found[int(entry["step"]), int(entry["image_id"])] = str(entry["reason"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     return found

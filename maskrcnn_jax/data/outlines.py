@@ -16,6 +16,7 @@ from maskrcnn_jax.data.rle import Mask
 from maskrcnn_jax.data.values import number, whole
 
 _MOST = 1e12  # Pixels. Coordinates of maps are below; larger values are mistakes.
+_MAX_LENGTH = 1 << 22  # Pixels of an outline; those who draw it take up to 80 bytes for each.
 _MAX_TEXT = 10**7  # Characters of a mask that is JSON text in a string.
 
 TOO_FEW = "whose outline has fewer than 3 points"
@@ -25,6 +26,7 @@ NO_MASK = "whose segmentation is neither polygons nor run lengths"
 OUTSIDE = "whose mask lies outside of the image"
 OTHER_SIZE = "whose mask is of another size than the image"
 BAD_RUNS = "whose run lengths do not fit the size of the mask"
+LONG = "whose outline is longer than four million pixels"
 PARTS = "with a part that is no polygon; the part is left out"
 FAR = "whose outline reaches far beyond the image, and is cut"
 
@@ -57,6 +59,7 @@ def read(value: Any, height: int, width: int) -> tuple[Mask | None, list[str]]:
     if not isinstance(value, list):
         raise Unusable(NO_MASK)
     if all(_is_plain(part, min(height, width)) for part in value):
+        _check_length(value, height, width)
         if not any(_touches(polygon, height, width) for polygon in value):
             raise Unusable(OUTSIDE)
         return value, []
@@ -100,6 +103,7 @@ def _polygons(value: list, height: int, width: int) -> tuple[Mask, list[str]]:
     if any(new is not old for new, old in zip(kept, polygons, strict=True)):
         repaired.append(FAR)
     kept = [polygon for polygon in kept if polygon]
+    _check_length(kept, height, width)
     if not any(_touches(polygon, height, width) for polygon in kept):
         raise Unusable(OUTSIDE)
     return kept, repaired
@@ -135,6 +139,18 @@ def _polygon(values: list) -> list:
     return values
 
 
+def _check_length(polygons: list[list], height: int, width: int) -> None:
+    """Raises Unusable if polygons with points near the image have very long outlines."""
+    if sum(map(len, polygons)) * 3 * max(height, width) < _MAX_LENGTH:  # Each edge is shorter.
+        return
+    length = 0.0
+    for polygon in polygons:
+        points = np.reshape(polygon, (-1, 2)).astype(np.float64)
+        length += np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
+    if length > _MAX_LENGTH:
+        raise Unusable(LONG)
+
+
 def _touches(polygon: list, height: int, width: int) -> bool:
     """Whether the bounds of a polygon and the image have an area in common."""
     xs, ys = polygon[::2], polygon[1::2]
@@ -155,7 +171,7 @@ def _run_lengths(mask: dict, height: int, width: int) -> Mask:
     in_range = ((lengths >= 0) & (lengths <= num_pixels)).all()
     if not (in_range and lengths.sum() == num_pixels):
         raise Unusable(BAD_RUNS)
-    if counts is mask["counts"] and size == [height, width]:
+    if counts is mask["counts"] and size == [height, width] and set(map(type, size)) == {int}:
         return mask
     return {"size": [height, width], "counts": counts}
 
@@ -164,7 +180,7 @@ def _from_bytes(text: str) -> str:
     """Reads the text of a bytes literal, as Python's str(counts) writes it."""
     try:
         return ast.literal_eval(text).decode("ascii")
-    except (ValueError, SyntaxError, MemoryError) as error:
+    except (ValueError, SyntaxError, MemoryError, RecursionError, AttributeError) as error:
         raise Unusable(BAD_RUNS) from error
 
 

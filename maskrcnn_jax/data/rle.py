@@ -11,6 +11,8 @@ from maskrcnn_jax.data import clipping
 # Polygons as flat lists x0 y0 x1 y1 ..., or a run-length encoding with "size" and "counts".
 Mask = list | dict
 
+_MOST_STEPS = 1 << 20  # Cells along the outline of a piece of a polygon; each takes 80 bytes.
+
 
 def encode(mask: Mask, height: int, width: int) -> dict[str, Any]:
     """Converts a mask of any format to a compressed run-length encoding, with ``counts`` a string.
@@ -19,7 +21,7 @@ def encode(mask: Mask, height: int, width: int) -> dict[str, Any]:
     """
     if isinstance(mask, list):
         near = [part for part in (clipping.cut(x, height, width) for x in mask) if part]
-        encoded = codec.merge(codec.frPyObjects(near or [[0] * 6], height, width))
+        encoded = codec.merge(_drawn(near or [[0] * 6], height, width))
     elif isinstance(mask["counts"], list):
         encoded = codec.frPyObjects(mask, height, width)
     else:
@@ -27,6 +29,32 @@ def encode(mask: Mask, height: int, width: int) -> dict[str, Any]:
     counts = encoded["counts"]
     counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
     return {"size": [height, width], "counts": counts}
+
+
+def _drawn(polygons: list, height: int, width: int) -> list[dict[str, Any]]:
+    """Rasterises polygons that `clipping.cut` has cut.
+
+    pycocotools keeps every step along an outline in memory. A polygon with many points is therefore
+    drawn in pieces, which share its first point; a pixel lies inside if an odd number of pieces
+    cover it.
+    """
+    most = max(_MOST_STEPS // (3 * max(height, width)), 2)  # Points of a piece.
+    if all(len(polygon) <= 2 * most for polygon in polygons):
+        return codec.frPyObjects(polygons, height, width)
+    drawn = []
+    for polygon in polygons:
+        starts = range(2, max(len(polygon) - 2, 3), 2 * most)
+        pieces = [[*polygon[:2], *polygon[i : i + 2 * most + 2]] for i in starts]
+        ends = [np.cumsum(run_lengths(_text(x))) for x in codec.frPyObjects(pieces, height, width)]
+        places, counts = np.unique(np.concatenate([x[:-1] for x in ends]), return_counts=True)
+        edges = [0, *places[counts % 2 == 1].tolist(), height * width]
+        runs = {"size": [height, width], "counts": np.diff(edges).tolist()}
+        drawn.append(codec.frPyObjects(runs, height, width))
+    return drawn
+
+
+def _text(encoded: dict[str, Any]) -> str:
+    return encoded["counts"].decode("ascii")
 
 
 def encode_bitmap(bitmap: np.ndarray) -> dict[str, Any]:

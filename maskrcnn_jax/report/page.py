@@ -1,5 +1,7 @@
 """Writes the report of an evaluation as one self-contained HTML page."""
 
+import base64
+import hashlib
 import html
 import importlib.resources
 import json
@@ -113,10 +115,13 @@ def fill(
     folder = importlib.resources.files("maskrcnn_jax.report")
     names = template_name, "page.css", *script_names
     template, style, *scripts = ((folder / name).read_text(encoding="utf-8") for name in names)
+    script = "\n".join(["", '"use strict";', *scripts, ""])
     parts = {
         "title": html.escape(data["title"]),
         "style": style,
-        "script": "\n".join(scripts),
+        "script": script,
+        # The browser runs no other script, whatever the data hold.
+        "digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)

@@ -84,8 +84,13 @@ def _read(path: Path, config: DataConfig) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return content if content["files"] == _files(config) and content["sets"] else None
-    except (ValueError, KeyError, TypeError) as error:
+        if content["files"] != _files(config) or not content["sets"]:
+            return None
+        for bad in (content["sets"]["train"], content["sets"]["val"]):
+            if not all(isinstance(reason, str) and int(i) < 2**31 for i, reason in bad.items()):
+                raise ValueError("expected reasons by image id")
+        return content
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not a list of left-out images: {error!r}") from error
 
 

@@ -135,11 +135,16 @@ def _read_entries(path: Path) -> list[dict[str, Any]]:
 def _parse(line: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         entry = None
     if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
         expected = 'an object with a whole number as its "step"'
         raise ValueError(f"an entry must be {expected}, got {line[:60]!r}")
+    try:
+        if "bbox" in entry:
+            float(main_ap(entry))
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        raise ValueError(f"the evaluation has no AP, got {line[:60]!r}") from error
     return entry
 
 

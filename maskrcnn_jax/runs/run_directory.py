@@ -159,7 +159,7 @@ def read_settings(directory: Path) -> tuple[Config, Categories]:
     except ValueError as error:
         raise ValueError(f"{directory / 'config.json'}: {error}") from error
     try:
-        return config, Categories.from_json(categories)
+        return config, Categories.checked(categories)
     except (ValueError, KeyError, TypeError) as error:
         message = f"{directory / 'categories.json'} holds no categories: {error!r}"
         raise ValueError(message) from error
@@ -167,11 +167,11 @@ def read_settings(directory: Path) -> tuple[Config, Categories]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         message = f"{path.parent} is not a whole run directory: it has no {path.name}"
         raise FileNotFoundError(message) from error
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # Text in another encoding is a ValueError too.
         raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 

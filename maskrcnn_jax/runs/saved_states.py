@@ -16,6 +16,7 @@ from maskrcnn_jax.training import TrainState
 # The codes of tensorstore's errors for missing, truncated or altered files. Other codes, such as
 # PERMISSION_DENIED and UNAVAILABLE, do not mean that files are damaged.
 _DAMAGE = ("DATA_LOSS", "NOT_FOUND", "OUT_OF_RANGE")
+_SIGNS = ("Error decoding", "decompress", "Invalid JSON")  # In messages with other codes or none.
 
 
 class DoesNotFit(Exception):
@@ -88,7 +89,8 @@ def is_damage(error: Exception) -> bool:
     if isinstance(error, OSError):
         return isinstance(error, FileNotFoundError)
     unreadable = isinstance(error, LookupError | json.JSONDecodeError | UnicodeDecodeError)
-    return unreadable or str(error).startswith(_DAMAGE)
+    has_sign = any(sign in str(error) for sign in _SIGNS)
+    return unreadable or has_sign or str(error).startswith(_DAMAGE)
 
 
 def _read_item(path: Path, target: Any) -> Any:
@@ -102,9 +104,19 @@ def _read_item(path: Path, target: Any) -> Any:
             raise DoesNotFit(f"{path} does not fit this config: {differing}; use a new --workdir")
         # Orbax can only restore the tree structure that was saved.
         places = jax.tree.unflatten(jax.tree.structure(saved), [wanted[name] for name in found])
-        values = jax.tree.leaves(handler.restore(path, args=ocp.args.StandardRestore(places)))
+        values = jax.tree.leaves(_restored(handler, path, places))
     by_name = dict(zip(found, values, strict=True))
     return jax.tree.unflatten(jax.tree.structure(target), [by_name[name] for name in wanted])
+
+
+def _restored(handler: ocp.StandardCheckpointHandler, path: Path, places: Any) -> Any:
+    try:
+        return handler.restore(path, args=ocp.args.StandardRestore(places))
+    except Exception as error:
+        # Orbax puts errors of tensorstore, a ValueError, into a plain Exception.
+        if type(error) is Exception and error.__cause__ is not None:
+            raise error.__cause__ from error
+        raise
 
 
 def _leaves_by_name(tree: Any) -> dict[str, Any]:

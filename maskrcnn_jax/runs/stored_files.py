@@ -17,8 +17,8 @@ def check(item: Path) -> None:
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: The index cannot be read, a file is too short, or an array has no data. The
-            message begins with a code of tensorstore.
+        ValueError: The index cannot be read, a file is too short or lies elsewhere, or an array has
+            no data. The message begins with a code of tensorstore.
     """
     ends: dict[str, int] = defaultdict(int)
     arrays, with_data = set(), set()
@@ -27,6 +27,8 @@ def check(item: Path) -> None:
         (arrays if last == ".zarray" else with_data).add(name)
         if location is not None:
             file, end = _extent(location)
+            if ".." in Path(file).parts or Path(file).is_absolute():
+                raise ValueError(f"DATA_LOSS: {item} names a file outside of it: {file[:200]!r}")
             ends[file] = max(ends[file], end)
     if arrays - with_data or not arrays:
         raise ValueError(f"DATA_LOSS: {item} has no data of {sorted(arrays - with_data)[:3]}")

@@ -18,6 +18,7 @@ from maskrcnn_jax.weights import (
     layout,
     mmdetection,
     own,
+    prefixes,
     torchvision,
     torchvision_resnet,
 )
@@ -46,7 +47,7 @@ def load(weights: str, variables: dict[str, Any], config: ModelConfig) -> dict[s
             that is wrong.
     """
     path = _path(weights, config.backbone.depth)
-    found = files.read(path).arrays
+    found = prefixes.without(files.read(path).arrays, _is_known)
     arrays = _without_prefix(found)
     if any(family.recognises(found) for family in DETECTORS):
         raise ValueError(f"{path} holds a whole detector: give it as config.weights")
@@ -111,6 +112,14 @@ def _from_torchvision(
     layout.check_fit(arrays, layout.shapes(table), f"{path} does not fit the backbone")
     _turn_to_rgb(path, arrays, "conv1.weight", "bn1.running_var", config)
     return traverse_util.flatten_dict(layout.arrange(arrays, table), sep="/")
+
+
+def _is_known(names: Mapping[str, np.ndarray]) -> bool:
+    """Whether names are those of a backbone or of a whole detector, without a prefix."""
+    is_classifier = any(name.startswith(("layer1.", "backbone.layer1.")) for name in names)
+    is_backbone = detectron1.is_backbone(names) or detectron2.is_backbone(names)
+    is_whole = any(family.recognises(names) for family in (own, *DETECTORS))
+    return is_classifier or is_backbone or is_whole
 
 
 def _without_prefix(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

@@ -6,6 +6,7 @@ no counterpart here must have the values of a Mask R-CNN with a feature pyramid.
 
 import ast
 import fnmatch
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -183,21 +184,34 @@ def _merged(path: Path, folder: Path, bases_left: int) -> dict[str, Any]:
                 "copy it there, or give the config.yaml that Detectron2 writes"
             )
         found = _merged(beside, folder, bases_left - 1)
-    for count, (key, value) in enumerate(_flat(root, "")):
-        if count >= MAX_KEYS:
-            raise ValueError(f"it has more than {MAX_KEYS} keys")
+    for key, value in _flat(root, "", itertools.count()):
+        _check_size(value)
         found[key] = _plain(value)
     return found
 
 
-def _flat(table: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _flat(
+    table: Mapping[Any, Any], prefix: str, counter: Iterator[int]
+) -> Iterator[tuple[str, Any]]:
     if prefix.count(".") > 10:
         raise ValueError("its tables are nested more than ten deep")
     for key, value in table.items():
+        if next(counter) >= MAX_KEYS:  # Aliases may repeat whole tables.
+            raise ValueError(f"it has more than {MAX_KEYS} keys")
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flat(value, f"{prefix}{key}.", counter)
         else:
             yield f"{prefix}{key}", value
+
+
+def _check_size(value: Any, left: int = MAX_KEYS, depth: int = 0) -> int:
+    """Raises ValueError if a list has too many members, or is nested too deep, as by aliases."""
+    if left < 0 or depth > 10:
+        raise ValueError(f"it has a list of more than {MAX_KEYS} members, or one nested too deep")
+    if isinstance(value, list | tuple):
+        for member in value:
+            left = _check_size(member, left - 1, depth + 1)
+    return left
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,8 @@ import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import (
@@ -50,6 +51,23 @@ BACKBONES = {
 _DOWNLOAD_URL = "https://download.pytorch.org/models/"
 _TIMEOUT = 30  # Seconds without a byte after which a connection counts as lost.
 _BLOCK = 1 << 16  # Bytes read at a time; a lost connection costs at most this many.
+_MAX_BYTES = 4 << 30  # Released files are far smaller; a server may send without end.
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect to https, and one to http only from http on the same host."""
+
+    max_redirections = 5
+    max_repeats = 1
+
+    def redirect_request(
+        self, request: Any, file: Any, code: int, message: str, headers: Any, address: str
+    ) -> urllib.request.Request | None:
+        old, new = urlsplit(request.full_url), urlsplit(address)
+        is_same = new.scheme == old.scheme == "http" and new.hostname == old.hostname
+        if new.scheme != "https" and not is_same:
+            raise OSError(f"the server redirects to {address[:200]!r}, which is not followed")
+        return super().redirect_request(request, file, code, message, headers, address)
 
 
 class Release(NamedTuple):
@@ -87,6 +105,8 @@ def fetch_release(release: Release) -> Path:
 
     Every call checks the digest, because users may put files into the cache by hand. An interrupted
     download is resumed. If several processes want the same file, one of them downloads it.
+
+    A redirect is followed to https, or from http to http on the same host.
 
     Environment variables: MASKRCNN_JAX_DOWNLOAD_URL replaces the base address, and
     MASKRCNN_JAX_CACHE the folder of the cache.
@@ -149,6 +169,8 @@ def _receive(url: str, part: Path) -> None:
     with response, part.open("ab" if start else "wb") as file, _progress() as progress:
         task = progress.add_task(part.stem, total=total, completed=start)
         while block := response.read(_BLOCK):
+            if file.tell() + len(block) > _MAX_BYTES:
+                raise OSError(f"the server sends more than {_MAX_BYTES} bytes")
             file.write(block)
             progress.advance(task, len(block))
     # http.client does not report a body that ends early.
@@ -182,8 +204,10 @@ def _open(url: str, start: int) -> tuple[HTTPResponse, int, int | None]:
     if start:
         headers["Range"] = f"bytes={start}-"
     request = urllib.request.Request(url, headers=headers)
+    if request.type not in ("http", "https"):  # Such as file: or ftp:.
+        raise ValueError("the address has to begin with https:// or http://")
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+        response = urllib.request.build_opener(_Redirects).open(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
         # 416, range not satisfiable: the partial file is not shorter than the server's file.

@@ -13,6 +13,8 @@ import numpy as np
 from flax import traverse_util
 
 Shape = tuple[int, ...]
+
+_NUM_SHOWN, _MAX_LENGTH = 40, 300  # Misfits in a message, and characters of each.
 Path = tuple[str, ...]
 
 
@@ -106,6 +108,9 @@ def misfits(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> li
 
 
 def check_fit(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape], message: str) -> None:
-    """Raises ValueError, with the message and every misfit, if there is a misfit."""
+    """Raises ValueError, with the message and the first misfits, if there is a misfit."""
     if problems := misfits(arrays, shapes):
-        raise ValueError(f"{message}:\n  " + "\n  ".join(problems))
+        shown = [each[:_MAX_LENGTH] for each in problems[:_NUM_SHOWN]]
+        if len(problems) > _NUM_SHOWN:
+            shown.append(f"and {len(problems) - _NUM_SHOWN} more")
+        raise ValueError(f"{message}:\n  " + "\n  ".join(shown))

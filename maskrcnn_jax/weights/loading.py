@@ -29,6 +29,7 @@ from maskrcnn_jax.weights import (
     model_metadata,
     own,
     prefixes,
+    state_dicts,
     torchvision,
     torchvision_resnet,
     zoo,
@@ -194,7 +195,8 @@ def _read_file(path: Path, preset: str | Config | None, channel_order: str | Non
         arrays, renamed = family.present(found)
     except ValueError as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
-    source = Source(path, digest, family, arrays, renamed, config, is_carried, categories)
+    taken = (metadata[state_dicts.TAKEN],) if state_dicts.TAKEN in metadata else ()
+    source = Source(path, digest, family, arrays, renamed, config, is_carried, categories, taken)
     source = source._replace(extras=_extras(found, family))
     if family in (own, torchvision) and (preset or channel_order):
         raise ValueError(
@@ -234,7 +236,7 @@ def _with(
     return source._replace(
         config=config,
         categories=source.categories or inferred.categories,
-        reasons=reasons,
+        reasons=(*source.reasons, *reasons),
         is_bgr=is_bgr,
     )
 
@@ -309,7 +311,8 @@ def _wanted(source: Source, config: ModelConfig | None, num_classes: int | None)
         model = dataclasses.replace(model, num_classes=num_classes)
     if model.num_classes < 2:
         raise ValueError(
-            f"num_classes must be at least 2, with background; got {model.num_classes}"
+            f"{source.path}: num_classes must be at least 2, with background; "
+            f"got {model.num_classes}"
         )
     return model
 

@@ -200,7 +200,7 @@ def _pairs(tree: ast.AST) -> Iterator[tuple[str, object]]:
             if isinstance(key, str) and isinstance(value, ast.Constant | ast.List | ast.Tuple):
                 try:
                     yield key, ast.literal_eval(value)
-                except ValueError:
+                except (ValueError, TypeError, RecursionError):  # TypeError: a list as a key.
                     continue
 
 
@@ -211,7 +211,7 @@ def _categories(config: ModelConfig, about: Mapping[str, str]) -> Categories | N
         return coco
     try:
         names = json.loads(about["checkpoint.classes"])
-    except ValueError:
+    except (ValueError, RecursionError):
         return coco
     is_list = isinstance(names, list) and all(isinstance(x, str) for x in names)
     if not is_list or len(names) != config.num_classes - 1:

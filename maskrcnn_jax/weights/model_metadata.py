@@ -37,7 +37,7 @@ def decode(metadata: Mapping[str, str]) -> tuple[Config | None, Categories | Non
             wrong field.
     """
     config = _parse(metadata, CONFIG, _config)
-    return config, _parse(metadata, CATEGORIES, _categories)
+    return config, _parse(metadata, CATEGORIES, Categories.checked)
 
 
 def _parse(metadata: Mapping[str, str], key: str, build: Any) -> Any:
@@ -49,14 +49,6 @@ def _parse(metadata: Mapping[str, str], key: str, build: Any) -> Any:
         raise ValueError(f"its metadata {key!r} is broken: {error}") from error
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"its metadata {key!r} is broken: {error!r}") from error
-
-
-def _categories(values: Any) -> Categories:
-    categories = Categories.from_json(values)
-    are_numbers = all(type(i) is int for i in categories.ids)
-    if not are_numbers or not all(isinstance(name, str) for name in categories.names):
-        raise ValueError("expected numbers as ids and text as names")
-    return categories
 
 
 def _config(values: Any) -> Config:

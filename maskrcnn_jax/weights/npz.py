@@ -72,8 +72,9 @@ def _read_array(file: BinaryIO, record: Record) -> np.ndarray:
     try:
         parse = parsers[np.lib.format.read_magic(header)]
         shape, fortran_order, dtype = parse(header)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"record {record.name[:100]!r} is not a NumPy array: {error}") from error
+    except Exception as error:  # NumPy evaluates the header as a literal, which fails in many ways.
+        reason = f"record {record.name[:100]!r} is not a NumPy array: {str(error)[:200]}"
+        raise ValueError(reason) from error
     if dtype.kind not in KINDS and dtype != RAW_BFLOAT16:
         raise ValueError(f"record {record.name[:100]!r} is an array of {dtype}, expected numbers")
     elements = content[header.tell() :]

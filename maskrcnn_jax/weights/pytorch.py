@@ -35,7 +35,6 @@ STORAGES = {
     "torch.ByteStorage": np.dtype(np.uint8),
     "torch.BoolStorage": np.dtype(np.bool_),
 }
-WRAPPERS = ("model", "state_dict", "model_state_dict")
 # A tensor takes about 250 bytes of the pickle. Checkpoints of a training may hold arrays there too,
 # such as the history of the losses.
 MAX_PICKLE_BYTES = 1 << 26
@@ -86,7 +85,7 @@ def load_pickle(file: BoundedFile, *, is_checkpoint: bool = False) -> Pickle:
 
     Args:
         file: The pickle.
-        is_checkpoint: Whether objects of other classes are skipped; see `state_dict`.
+        is_checkpoint: Whether objects of other classes are skipped; see `state_dicts`.
 
     Raises:
         ValueError: The pickle is damaged, needs anything but tensors and plain containers, or has a
@@ -103,38 +102,6 @@ def load_pickle(file: BoundedFile, *, is_checkpoint: bool = False) -> Pickle:
     opcodes = {"opcodes": FOR_CHECKPOINTS, "has_opaque": True} if is_checkpoint else {}
     unpickler = RestrictedUnpickler(FUNCTIONS, persistent_load, **opcodes)
     return Pickle(unpickler.load(file), storages, unpickler.opaque)
-
-
-def state_dict(loaded: Pickle) -> dict[str, Tensor]:
-    """Returns the tensors of a state dict, or of a checkpoint that contains one.
-
-    A checkpoint may have objects of any class beside the state dict, but not in it.
-
-    Raises:
-        ValueError: The object is not a state dict; the message says what it contains instead.
-    """
-    root, wrapped = loaded.root, []
-    if isinstance(root, dict):
-        wrapped = [root[key] for key in WRAPPERS if isinstance(root.get(key), dict)]
-        root = wrapped[0] if wrapped else root
-    skipped = [x.text for x in root.values() if isinstance(x, Opaque)] if wrapped else loaded.opaque
-    if skipped:
-        raise ValueError(refusal(skipped[0]))
-    if not isinstance(root, dict):
-        raise ValueError(f"holds a {type(root).__name__}, expected a state dict: tensors by name")
-    wrong = []
-    for key, x in root.items():
-        if not isinstance(x, Tensor):
-            wrong.append(f"{str(key)[:100]!r} is a {type(x).__name__}")
-    for key in root:
-        if not isinstance(key, str):
-            wrong.append(f"the name {str(key)[:100]!r} is a {type(key).__name__}")
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(
-            f"expected a state dict, only tensors by name, but {', '.join(wrong[:5])}{more}"
-        )
-    return root
 
 
 def facts(root: Any) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 
-from maskrcnn_jax.weights import pytorch
+from maskrcnn_jax.weights import pytorch, state_dicts
 from maskrcnn_jax.weights.pytorch import Storage
 from maskrcnn_jax.weights.restricted_pickle import BoundedFile
 
@@ -42,7 +42,7 @@ def read(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise ValueError("the keys of its storages are not a list of strings")
     if sorted(keys) != sorted(loaded.storages):
         raise ValueError("the storages that follow are not those that the tensors need")
-    tensors = pytorch.state_dict(loaded)
+    tensors, taken = state_dicts.find(loaded)
     wanted = {tensor.storage.key for tensor in tensors.values()}
     contents = {}
     for key in keys:
@@ -52,7 +52,7 @@ def read(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         name: pytorch.array(tensor, contents[tensor.storage.key], swap_bytes=swap_bytes)
         for name, tensor in tensors.items()
     }
-    return arrays, pytorch.facts(loaded.root)
+    return arrays, taken | pytorch.facts(loaded.root)
 
 
 def _read_storage(file: BinaryIO, storage: Storage, *, skip: bool) -> UInt8[np.ndarray, " n"]:

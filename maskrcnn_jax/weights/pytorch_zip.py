@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from maskrcnn_jax.weights import metadata, pickle_opcodes, pytorch, zip_records
+from maskrcnn_jax.weights import metadata, pickle_opcodes, pytorch, state_dicts, zip_records
 from maskrcnn_jax.weights.restricted_pickle import BoundedFile
 from maskrcnn_jax.weights.zip_records import Record
 
@@ -48,7 +48,7 @@ def read(
         )
     content = zip_records.read(file, records[folder + PICKLE]).tobytes()
     loaded = pytorch.load_pickle(BoundedFile(io.BytesIO(content)), is_checkpoint=True)
-    tensors = pytorch.state_dict(loaded)
+    tensors, taken = state_dicts.find(loaded)
     contents = {}
     for key in {tensor.storage.key: None for tensor in tensors.values()}:
         if f"{folder}/data/{key}" not in records:
@@ -59,7 +59,7 @@ def read(
         name: pytorch.array(tensor, contents[tensor.storage.key], swap_bytes=swap_bytes)
         for name, tensor in tensors.items()
     }
-    return arrays, pytorch.facts(loaded.root) | _metadata(file, records, folder)
+    return arrays, taken | pytorch.facts(loaded.root) | _metadata(file, records, folder)
 
 
 def _folder(records: Mapping[str, Record]) -> str:

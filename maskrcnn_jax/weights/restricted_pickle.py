@@ -42,7 +42,8 @@ KNOWN = {
     *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "BINPERSID"),
 }
 FOR_ARRAYS = KNOWN | PROTOCOL_0 | {"BINBYTES8", "BYTEARRAY8"}
-FOR_CHECKPOINTS = KNOWN | {"BINBYTES8", "BYTEARRAY8", "NEWOBJ", "NEWOBJ_EX"}
+SETS = {"EMPTY_SET", "ADDITEMS", "FROZENSET"}  # Their members are skipped.
+FOR_CHECKPOINTS = KNOWN | SETS | {"BINBYTES8", "BYTEARRAY8", "NEWOBJ", "NEWOBJ_EX"}
 # A detector takes some 50,000. Each may make an object of about a hundred bytes.
 MAX_OPCODES = 1 << 20
 OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
@@ -187,6 +188,13 @@ class RestrictedUnpickler:
             case "TUPLE" | "LIST" | "DICT":
                 items = self._pop_to_mark()
                 self._stack.append(_collected(opcode, items))
+            case "EMPTY_SET":
+                self._stack.append(Opaque("set"))
+            case "ADDITEMS" | "FROZENSET":
+                self._pop_to_mark()
+                if opcode == "FROZENSET":
+                    self._stack.append(Opaque("frozenset"))
+                self._top(Opaque)
             case "POP":
                 self._pop(1)
             case "POP_MARK":

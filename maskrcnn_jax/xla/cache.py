@@ -1,9 +1,13 @@
 """The user's cache folder, which keeps downloaded weights and compiled programs between runs."""
 
+import logging
 import os
+import stat
 from pathlib import Path
 
 import jax
+
+_logger = logging.getLogger(__name__)
 
 
 def folder() -> Path:
@@ -17,7 +21,17 @@ def keep_compiled_programs() -> None:
     """Keeps compiled programs in the subfolder ``compiled`` for later processes.
 
     The settings of JAX take precedence: JAX_COMPILATION_CACHE_DIR names another folder, and
-    JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
+    JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. A folder that all users may write to is
+    not used, because JAX runs what it finds there.
     """
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder() / "compiled"))
+    compiled = folder() / "compiled"
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    if any(_is_open_to_all(path) for path in (compiled.parent, compiled)):
+        _logger.warning("%s is not used: all users may write to it, and programs run", compiled)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(compiled))
+
+
+def _is_open_to_all(path: Path) -> bool:
+    return path.exists() and bool(path.stat().st_mode & stat.S_IWOTH)

@@ -173,3 +173,11 @@ def test_a_value_of_another_type_is_refused(setting):
 def test_a_field_that_does_not_exist_is_refused(setting):
     with pytest.raises(ValueError, match="names no field"):
         config_file.override(Config(), setting)
+
+
+@pytest.mark.parametrize("value", ["(" * 5000, "-" * 9000 + "1", "x" * 9000, "[" * 300 + "]" * 300])
+def test_a_strange_value_costs_one_short_message(value):
+    for setting in (f"seed={value}", f"data.buckets={value}", f"{value}=1"):
+        with pytest.raises(ValueError) as error:
+            config_file.override(Config(), setting)
+        assert len(str(error.value)) < 600

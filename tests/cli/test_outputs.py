@@ -36,6 +36,7 @@ CHANGES = {
     "not listed": lambda folder: (folder / "outputs.json").unlink(),
     "a list that is not ours": lambda folder: (folder / "outputs.json").write_text('{"a": 1}'),
     "a list that is no JSON": lambda folder: (folder / "outputs.json").write_text("{"),
+    "a list nested too deep": lambda folder: (folder / "outputs.json").write_text("[" * 9000),
     "a link": lambda folder: replace_by_link(folder, "z"),
     "a link to nothing": lambda folder: replace_by_link(folder, "q"),
 }

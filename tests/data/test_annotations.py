@@ -49,6 +49,12 @@ def without(entry, *keys):
 GOOD = content()
 
 
+def test_sizes_of_run_lengths_become_whole_numbers(read):
+    runs = {"size": [40.0, 60.0], "counts": [100, 10, 2290]}
+    (found,), _ = read(content(annotation(1, segmentation=runs)))
+    assert json.dumps(found["segmentation"]["size"]) == "[40, 60]"
+
+
 def test_a_good_file_stays_as_it_is(read):
     assert read(GOOD) == (GOOD["annotations"], [])
 
@@ -113,8 +119,12 @@ COSTS_ITSELF = {
     "neither polygons nor run lengths": {"segmentation": "none"},
     "outside of the image": {"segmentation": [[500, 5, 530, 5, 530, 25]]},
     "lies outside": {"segmentation": [[65, 5, 75, 5, 75, 15]]},  # Near the image.
+    "longer than four million pixels": {"segmentation": [[0, 0, 60, 40] * 50_000]},
+    "longer than four million": {"segmentation": [[0, 0, 60.5, 40, 1e6, 40] * 50_000]},
     "another size": {"segmentation": RUNS | {"size": [60, 40]}},
     "do not fit the size": {"segmentation": RUNS | {"counts": "zzz"}},
+    "run lengths do not fit": {"segmentation": RUNS | {"counts": "b''" + "-" * 9000 + "1"}},
+    "run lengths do not": {"segmentation": RUNS | {"counts": "b'', 1"}},
     "none of [7, 9]": {"category_id": 8},
     "neither 0 nor 1": {"iscrowd": 2},
     "not listed": {"image_id": 3},
@@ -205,6 +215,7 @@ def test_an_id_that_may_be_of_two_images_is_not_guessed(tmp_path, image_id):
         (OTHER | {"height": 0, "width": 0}, "nor a file that tells them: image id 2"),
         (OTHER | {"height": "many"}, "nor a file that tells them: image id 2"),
         (OTHER | {"height": 10**9, "width": 10**9}, "whose size no image can have: image id 2"),
+        (OTHER | {"height": 1, "width": 10**6}, "whose size no image can have: image id 2"),
         (OTHER | {"id": True}, "neither a whole number nor text: image id b.png"),
         ("b.png", "no objects with fields: image id 2"),
     ],

@@ -38,3 +38,24 @@ def test_a_name_that_may_be_two_files_is_not_guessed(tmp_path):
     assert folder.path("Y\\a.jpg") == tmp_path / "y" / "a.jpg"
     (tmp_path / "tree.png").write_text("")
     assert ImageFolder(tmp_path).suggestions("treee.png") == ["tree.png"]
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "sub/../../secret.png", "{}/secret.png"])
+def test_a_name_does_not_lead_out_of_the_folder(tmp_path, name):
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    (tmp_path / "secret.png").write_text("")
+    folder = ImageFolder(tmp_path / "photos")
+    with pytest.raises(OSError, match="leads out of the folder"):
+        folder.path(name.format(tmp_path))
+    (tmp_path / "photos" / "secret.png").write_text("")  # Then this is meant.
+    found = ImageFolder(tmp_path / "photos").path(name.format(tmp_path))
+    assert found == tmp_path / "photos" / "secret.png"
+
+
+def test_absolute_names_and_links_inside_of_the_folder_are_followed(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "elsewhere.png").write_text("")
+    (tmp_path / "photos" / "a.png").symlink_to(tmp_path / "elsewhere.png")
+    folder = ImageFolder(tmp_path / "photos")
+    for name in ("a.png", str(tmp_path / "photos" / "a.png"), "sub/../a.png"):
+        assert folder.path(name).samefile(tmp_path / "elsewhere.png")

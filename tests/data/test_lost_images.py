@@ -129,3 +129,10 @@ def test_more_than_half_is_another_mistake():
     message = "7 of 13 images of a.json cannot be used: image id 0: gone; .*; and 4 more$"
     with pytest.raises(ValueError, match=message):
         checks.check_few(bad, 13, "images of a.json")
+
+
+@pytest.mark.parametrize("line", ["{", "3", "[" * 9000, '{"step": Infinity, "image_id": 1}', "{}"])
+def test_a_line_that_is_no_record_is_skipped(tmp_path, line):
+    good = '{"step": 3, "image_id": 7, "reason": "gone"}'
+    (tmp_path / "lost_images.0.jsonl").write_text(f"{line}\n{good}\n{line}")
+    assert LostImages(tmp_path).reason(3, 7) == "gone"

@@ -1,5 +1,8 @@
 """COCO's three mask formats."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -45,3 +48,25 @@ def test_a_bitmap_is_encoded():
     encoded = rle.encode_bitmap(bitmap * 255)
     assert encoded["size"] == [8, 10]
     np.testing.assert_array_equal(rle.decode(encoded, 8, 10), bitmap)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_polygon_may_be_drawn_in_pieces(monkeypatch, seed):
+    """Pieces bound the memory; the pixels are the same."""
+    random = np.random.default_rng(seed)
+    height, width = random.integers(1, 60, 2).tolist()
+    points = random.uniform([-width, -height], [2 * width, 2 * height], (40, 2))
+    points = points.round() if seed % 2 else points
+    polygons = [points[:25].ravel().tolist(), points[25:].ravel().tolist(), [1, 1, 9, 1, 9, 9]]
+    whole = rle.decode(polygons, height, width)
+    monkeypatch.setattr(rle, "_MOST_STEPS", 1)
+    np.testing.assert_array_equal(rle.decode(polygons, height, width), whole)
+
+
+def test_many_points_take_little_memory():
+    """A training target of 112 cells; drawn at once, the outline would take two gigabytes."""
+    code = "rle.encode([[-112.0, 0.0, 224.0, 112.0] * 40_000], 112, 112)"
+    limit = "import resource; used = int(open('/proc/self/statm').read().split()[0]) * 4096"
+    limit += "; resource.setrlimit(resource.RLIMIT_AS, (used + (400 << 20),) * 2)"
+    command = f"from maskrcnn_jax.data import rle; {limit}; {code}"
+    subprocess.run([sys.executable, "-c", command], check=True)

@@ -76,6 +76,18 @@ def test_the_file_refers_to_nothing_outside(report):
     assert not re.search(r"@import|url\(|<link|<iframe|\bsrc=(?!x)", text)
 
 
+def test_a_script_that_got_into_the_page_is_not_run(started, report, tmp_path):
+    """The browser runs the page's own script only, which it knows by its digest."""
+    text = report.read_text(encoding="utf-8")
+    hostile = "<script>window.broken = 3</script><img src=x onerror='window.broken = 4'>"
+    (tmp_path / "page.html").write_text(text.replace("<main>", f"<main>{hostile}"), "utf-8")
+    started.open(tmp_path / "page.html")
+    assert started.evaluate("window.broken === undefined")
+    assert started.evaluate(CLASSES)
+    refused = [x for x in started.problems if "Content Security Policy" in x]
+    assert len(refused) == 3  # The script, the handler and the image.
+
+
 def test_placeholders_in_the_data_stay_as_they_are(tmp_path):
     annotations, results = samples.by_hand()
     annotations["categories"][0]["name"] = "{{style}}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import re
 import shutil
@@ -159,7 +160,15 @@ def broken_copies():
     def with_half_its_metadata(path):
         os.truncate(path / "training" / "_METADATA", 20)
 
-    return [without_an_item, without_data, without_manifest, with_half_its_metadata]
+    def with_zeros_for_data(path):
+        for data in (path / "variables").glob("**/d/*"):
+            data.write_bytes(bytes(data.stat().st_size))
+
+    def with_half_a_list(path):
+        os.truncate(path / "variables" / "_sharding", 9)
+
+    without = [without_an_item, without_data, without_manifest]
+    return [*without, with_half_its_metadata, with_zeros_for_data, with_half_a_list]
 
 
 # When a read fails, Orbax's other reads end in a closed event loop.
@@ -510,8 +519,17 @@ def test_a_run_without_checkpoints_is_refused(tmp_path):
         run_directory.load_run(tmp_path)
 
 
-def test_a_broken_config_is_named(tmp_path):
+@pytest.mark.parametrize("content", [b'{"model": ', b"\xff\xfe{", b"[" * 9000, b'{"seed": "1"}'])
+def test_a_broken_config_is_named(tmp_path, content):
     run_directory.write_run(tmp_path, Config(), CATEGORIES)
-    (tmp_path / "config.json").write_text('{"model": ')
+    (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ValueError, match="config.json"):
+        run_directory.load_run(tmp_path)
+
+
+@pytest.mark.parametrize("entry", [{"id": 1, "name": 5}, {"id": "1", "name": "a"}, {"id": 1}, 5])
+def test_broken_categories_are_named(tmp_path, entry):
+    run_directory.write_run(tmp_path, Config(), CATEGORIES)
+    (tmp_path / "categories.json").write_text(json.dumps([entry]))
+    with pytest.raises(ValueError, match="categories.json"):
         run_directory.load_run(tmp_path)

@@ -129,8 +129,14 @@ def test_images_without_files_need_no_look(data, tmp_path):
     assert bad == {"train": {}, "val": {}}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"sets": 1}'])
+BROKEN = ("{}", '{"train": {}}', '{"train": {}, "val": 3}', '{"train": {"a": "x"}, "val": {}}')
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"sets": 1}', *BROKEN[1:], "[" * 9000])
 def test_a_broken_list_is_named(data, tmp_path, text):
+    if text in BROKEN:
+        files = json.dumps(left_out._files(data))
+        text = f'{{"files": {files}, "sets": {text}}}'
     (tmp_path / "left_out.json").write_text(text)
     with pytest.raises(ValueError, match="left_out.json is not a list of left-out images"):
         find(tmp_path, data)

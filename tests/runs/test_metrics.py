@@ -49,6 +49,19 @@ def test_a_damaged_line_is_named_unless_it_is_the_last(tmp_path, damaged):
     assert [entry["step"] for entry in read(path)] == [5]
 
 
+HUGE = "1" + "0" * 400
+
+
+@pytest.mark.parametrize(
+    "broken", ["3", "[]", '{"AP": "x"}', '{"AP": null}', "{}", f'{{"AP": {HUGE}}}']
+)
+def test_an_evaluation_without_its_ap_is_named(tmp_path, broken):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 5, "bbox": {broken}}}\n{{"step": 20}}\n')
+    with pytest.raises(ValueError, match="line 1: the evaluation has no AP"):
+        MetricsLog(path, 20)
+
+
 def test_bytes_that_are_no_text_are_a_damaged_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 5}\n\xff\xfe\n{"step": 20}\n')

@@ -39,6 +39,13 @@ VERSION: 2
 """
 
 
+def doubled(first, rest):
+    """YAML whose values have the value before them several times, by aliases."""
+    lines = [f"v0: &v0 {first}"]
+    lines += [f"v{i}: &v{i} {rest.format(f'v{i - 1}')}" for i in range(1, 25)]
+    return "\n".join(lines)
+
+
 def read(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)
     return detectron2_config.read(tmp_path / "config.yaml")
@@ -152,6 +159,10 @@ def test_everything_without_a_counterpart_is_in_one_error(tmp_path):
         ("x: &a {" + ", ".join(f"k{i}: 1" for i in range(101)) + "}\n"
          + "".join(f"y{i}: *a\n" for i in range(100)), "more than 10000 keys"),
         ("a: " * 0 + "{a: " * 20 + "1" + "}" * 20, "nested more than ten deep"),
+        (doubled("[x, x]", "[*{0}, *{0}]"), "more than 10000 members|nested too deep"),
+        (doubled("[x, x]", "[*{0}, *{0}, *{0}, *{0}, *{0}, *{0}]"), "more than 10000 members"),
+        (doubled("{}", "{{b: *{0}, c: *{0}, d: *{0}, e: *{0}}}"), "more than 10000 keys"),
+        ("a: &a [*a]", "nested too deep"),
         ("[" * 500, "no plain YAML|no table"),
         ("_BASE_: ../other.yaml", "is not in its folder"),
         ("_BASE_: /etc/hostname", "is not in its folder"),

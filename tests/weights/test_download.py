@@ -5,6 +5,7 @@ import hashlib
 import re
 import threading
 import time
+import urllib.request
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -41,6 +42,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(int(server.fault), b"<html>no</html>")
         if server.fault == "redirect" and "moved" not in self.path:
             return self.answer(302, b"", Location=f"/moved{self.path}")
+        if server.fault.startswith("to "):
+            return self.answer(302, b"", Location=server.fault.removeprefix("to "))
         if server.fault == "slow":
             time.sleep(0.3)
         if server.fault == "no range" or self.headers["Range"] is None:
@@ -225,6 +228,61 @@ def test_a_damaged_part_is_deleted_after_the_check(server):
     with pytest.raises(OSError, match="sha256"):
         download.fetch(NAME)
     assert cached() == {}
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://localhost:1/x", "data:,x", "//other/x"],
+)
+def test_a_redirect_to_another_scheme_or_host_is_refused(server, address):
+    server.fault = f"to {address}"
+    with pytest.raises(OSError, match=f"redirects? to .*{address}|not allowed"):
+        download.fetch(NAME)
+    assert cached() == {} and len(server.ranges) == 1
+
+
+def test_redirects_without_end(server):
+    server.fault = f"to http://127.0.0.1:{server.server_port}/again"
+    with pytest.raises(OSError, match="infinite loop"):
+        download.fetch(NAME)
+    assert len(server.ranges) < 10
+
+
+@pytest.mark.parametrize(
+    "old, new, is_followed",
+    [
+        ("https://a.org/x", "https://b.org/x", True),
+        ("https://a.org/x", "http://a.org/x", False),
+        ("http://a.org/x", "https://b.org/x", True),
+        ("http://a.org/x", "http://a.org:80/y", True),
+        ("http://a.org/x", "http://a.org.evil/y", False),
+    ],
+)
+def test_no_redirect_weakens_the_connection(old, new, is_followed):
+    request = urllib.request.Request(old)
+    redirect = download._Redirects().redirect_request
+    if is_followed:
+        assert redirect(request, None, 302, "Found", {}, new).full_url == new
+    else:
+        with pytest.raises(OSError, match="not followed"):
+            redirect(request, None, 302, "Found", {}, new)
+
+
+@pytest.mark.parametrize("scheme", ["file", "ftp", "data"])
+def test_the_address_is_one_of_the_web(server, monkeypatch, tmp_path, scheme):
+    (tmp_path / NAME).write_bytes(CONTENT)
+    monkeypatch.setenv("MASKRCNN_JAX_DOWNLOAD_URL", f"{scheme}://{tmp_path}")
+    with pytest.raises(OSError, match="has to begin with https"):
+        download.fetch(NAME)
+
+
+@pytest.mark.parametrize("fault", ["", "no length"])
+def test_a_server_that_sends_without_end_is_left(server, monkeypatch, fault):
+    monkeypatch.setattr(download, "_MAX_BYTES", HALF)
+    server.fault = fault
+    with pytest.raises(OSError, match=f"more than {HALF} bytes"):
+        download.fetch(NAME)
+    assert len(cached()[f"{NAME}.part"]) <= HALF
 
 
 @pytest.mark.parametrize("fault", ["404", "500"])

@@ -270,6 +270,18 @@ def test_archives_that_unpack_to_much(tmp_path):
     assert_refused(tmp_path, bomb, "unpack to 734")
 
 
+@pytest.mark.parametrize(
+    "header", ["-" * 9000 + "1", "(" * 9000, "[\n" * 9, "{'descr': '|O'}", "f()", "\0", ""]
+)
+def test_headers_of_arrays_that_are_no_literals(tmp_path, header):
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+    archive = build.archive({"x.npy": content})
+    assert_refused(tmp_path, archive, "is not a NumPy array")
+    with pytest.raises(ValueError) as error:
+        files.read(tmp_path / "hostile.pth")
+    assert len(str(error.value)) < 600
+
+
 def test_a_directory_of_the_archive_that_lies(tmp_path):
     good = build.zip_file(tensor(), {"0": FOUR.tobytes(), "1": bytes(16)})
     (tmp_path / "good.pth").write_bytes(good)

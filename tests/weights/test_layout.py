@@ -48,6 +48,15 @@ def test_every_misfit_in_words():
     layout.check_fit(arrays(), layout.shapes(TABLE), "no")
 
 
+def test_a_message_about_many_misfits_is_short():
+    arrays = {f"{i} " + "x" * 1000: np.zeros(1) for i in range(5000)}
+    with pytest.raises(ValueError) as error:
+        layout.check_fit(arrays, {"y": (1,)}, "no fit")
+    lines = str(error.value).splitlines()
+    assert lines[0] == "no fit:" and lines[1] == "  missing y" and len(lines) == 42
+    assert lines[-1] == "  and 4961 more" and max(map(len, lines)) < 320
+
+
 def test_variables_that_are_not_of_the_table_are_refused():
     variables = layout.arrange(arrays(), TABLE)
     del variables["params"]["fc"]

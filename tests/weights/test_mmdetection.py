@@ -148,6 +148,7 @@ def test_the_config_in_a_file_is_read_as_literals(tmp_path, monkeypatch, key, st
         CONFIG.format(1, "1e99", 58, True, "pytorch"),
         CONFIG.format(1, 1, 58, True, "pytorch") + "y = dict(mean=[1, 2, 3])",
         "x = dict(mean=[1, 2], std=[1, 2], bgr_to_rgb=True)",
+        "dict(mean=[{[1]: 2}], std=[{[]}], to_rgb=True)",
         "(" * 10_000,
         "-" * 100_000 + "1",
         "x" * (1 << 21),
@@ -271,3 +272,11 @@ def test_other_networks_and_broken_ones_are_named(tmp_path, kind):
     files.write(tmp_path / "w.safetensors", OTHERS[kind])
     with pytest.raises(ValueError, match=f"w.safetensors(.|\n)*{kind}"):
         loading.load(tmp_path / "w.safetensors")
+
+
+def test_weights_without_a_class_are_refused_by_name(tmp_path):
+    state = state_of(mmdetection, reduced(presets.mmdet_r50_fpn()))
+    name = "roi_head.bbox_head.fc_cls.bias"
+    files.write(tmp_path / "w.npz", state | {name: state[name][:1]})
+    with pytest.raises(ValueError, match="w.npz: num_classes must be at least 2"):
+        loading.load(tmp_path / "w.npz")

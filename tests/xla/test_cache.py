@@ -56,3 +56,19 @@ def test_programs_are_written_unless_that_is_turned_off(tmp_path, settings, fold
     assert {file.parent for file in tmp_path.rglob("jit_*")} == (
         {tmp_path / folder} if folder else set()
     )
+
+
+@pytest.mark.parametrize("place", [".", "compiled"])
+def test_programs_of_others_are_not_run(monkeypatch, tmp_path, caplog, place):
+    """In a folder that all users may write to, anyone could have put a program."""
+    monkeypatch.setenv("MASKRCNN_JAX_CACHE", str(tmp_path))
+    (tmp_path / "compiled").mkdir()
+    (tmp_path / place).chmod(0o777)
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        cache.keep_compiled_programs()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert f"{tmp_path / 'compiled'} is not used" in caplog.text

@@ -1,0 +1,60 @@
+"""Names in files of strangers do not steer the terminal that shows them."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskrcnn_jax.cli import exits
+from maskrcnn_jax.cli.main import main
+from maskrcnn_jax.data.findings import plain
+
+HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b1A\r\u202egnp.\x08[/]"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three images, of which one is missing, and a category whose name moves the cursor."""
+    images = [{"id": i, "file_name": f"{i}.png", "height": 20, "width": 30} for i in (1, 2)]
+    images.append({"id": 3, "file_name": f"{HOSTILE}.png", "height": 20, "width": 30})
+    for i in (1, 2):
+        Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    found = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9]}
+    found["segmentation"] = [[1, 1, 10, 1, 10, 10, 1, 10]]
+    content = {"images": images, "annotations": [found]}
+    content["categories"] = [{"id": 1, "name": HOSTILE}, {"id": 2, "name": "\u98df\u7269"}]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def assert_plain(capfd):
+    out = "".join(capfd.readouterr())
+    steering = [x for x in out if (ord(x) < 32 and x != "\n") or 127 <= ord(x) < 160]
+    assert steering == [] and "\u202e" not in out
+    return out
+
+
+@pytest.mark.parametrize("action", ["split", "browse", "check"])
+def test_commands(folder, capfd, action):
+    command = ["data", action, "--images", str(folder), "--annotations", str(folder / "a.json")]
+    code = main(command if action == "check" else [*command, "--output", str(folder / "out")])
+    assert code == 1
+    out = assert_plain(capfd)
+    assert "image id 3" in out
+    if action != "check":
+        assert "\u98df\u7269" in out  # Letters of any script stay.
+
+
+def test_a_refusal(folder, capfd):
+    command = ["data", "browse", "--images", str(folder), "--annotations", str(folder / "a.json")]
+    assert main([*command, "--output", str(folder / "out"), "--category", "x"]) == 2
+    assert "gnp" in assert_plain(capfd)
+    exits.refuse(ValueError(HOSTILE))
+    assert "gnp" in assert_plain(capfd)
+
+
+def test_letters_of_any_script_stay():
+    text = "\u0928\u093e\u0930\u093f\u092f\u0932 \u200d \u98df \U0001f951\n\t"
+    assert plain(text) == text
+    assert plain(HOSTILE) == "?]0;title??[2J?1A??gnp.?[/]"

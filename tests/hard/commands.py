@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import flax.traverse_util
 import jax
@@ -29,32 +30,36 @@ NUM_STOPS = 6  # Of each command: a kill and a Ctrl-C in turn.
 
 
 def stopped(
-    own: Path,
-    begin: Callable[[], object],
+    begin: Callable[[], Any],
     is_writing: Callable[[], bool],
     check: Callable[[], None],
+    *,
     seed: int,
+    code: int = 130,
 ) -> str:
     """Interrupts a command while it writes, checks its files, and lets it end at last.
 
     Args:
-        own: The folder of the case.
         begin: Starts the command.
         is_writing: Whether an unfinished file of the command exists.
         check: Raises AssertionError or an error of reading if a final file is not whole.
         seed: Of the moments.
+        code: The exit code after Ctrl-C.
     """
     moments, hits = random.Random(seed), 0
     for i in range(NUM_STOPS):
         process = begin()
         if i % 3 == 2:
-            time.sleep(moments.uniform(0, 6))
+            time.sleep(moments.uniform(1, 6))  # Python itself starts in the first second.
         else:
             wait_for(is_writing, process)
             time.sleep(moments.choice([0, 0.002, 0.01, 0.03]))
         hits += is_writing()
         process.send_signal(signal.SIGKILL if i % 2 else signal.SIGINT)
-        process.communicate()
+        _, errors = process.communicate()
+        if i % 2 == 0:
+            assert process.returncode in (0, code), (process.returncode, errors)
+            assert code != 130 or "Traceback" not in errors, errors
         check()
     finish(begin())
     check()
@@ -91,7 +96,7 @@ def convert(own: Path, folder: Path) -> str:
                 files.read(final)
 
         begin = partial(train_process.start_command, folder / "cache", *command)
-        seen.append(stopped(own, begin, partial(has_partial, output), check, seed))
+        seen.append(stopped(begin, partial(has_partial, output), check, seed=seed))
     return f".npz, .pth, .safetensors: {seen}"
 
 
@@ -107,14 +112,15 @@ def export(own: Path, folder: Path) -> str:
             artifact.read(final)
 
     begin = partial(train_process.start_command, folder / "cache", *command)
-    return stopped(own, begin, partial(has_partial, output), check, 10)
+    return stopped(begin, partial(has_partial, output), check, seed=10)
 
 
 def prepare(own: Path, folder: Path) -> str:
     """`data prepare` of 300 images."""
     write_images(own / "images", 300)
     annotations, output = own / "images" / "annotations.json", own / "out"
-    command = ["data", "prepare", own / "images", annotations, "--split", "val"]
+    command = ["data", "prepare", "--images", own / "images", "--annotations", annotations]
+    command += ["--split", "val", "--output", output]
 
     def is_writing() -> bool:
         return any(output.rglob("incomplete.*"))
@@ -122,8 +128,8 @@ def prepare(own: Path, folder: Path) -> str:
     def check() -> None:
         coco_instances.is_prepared(annotations, "val", output)  # Raises if it is not whole.
 
-    begin = partial(train_process.start_command, folder / "cache", *command, "--output", output)
-    told = stopped(own, begin, is_writing, check, 20)
+    begin = partial(train_process.start_command, folder / "cache", *command)
+    told = stopped(begin, is_writing, check, seed=20)
     assert coco_instances.is_prepared(annotations, "val", output) and not is_writing()
     return told
 
@@ -141,7 +147,7 @@ def browse(own: Path, folder: Path) -> str:
             Image.open(path).load()
 
     begin = partial(train_process.start_command, folder / "cache", *command)
-    told = stopped(own, begin, partial(has_partial, output), check, 30)
+    told = stopped(begin, partial(has_partial, output), check, seed=30)
     assert len(list(output.glob("[!.]*.png"))) == 60
     return told
 
@@ -165,11 +171,12 @@ def download(own: Path, folder: Path) -> str:
     with running_server() as server:
         server.content = content
         os.environ["MASKRCNN_JAX_DOWNLOAD_URL"] = f"http://127.0.0.1:{server.server_port}"
+        os.environ["no_proxy"] = "*"
         try:
             begin = partial(
                 train_process.open_process, [sys.executable, "-c", DOWNLOAD, name], cache, 1
             )
-            told = stopped(own, begin, is_writing, check, 40)
+            told = stopped(begin, is_writing, check, seed=40, code=-signal.SIGINT)
         finally:
             del os.environ["MASKRCNN_JAX_DOWNLOAD_URL"]
         resumed = sum(asked is not None for asked in server.ranges)

@@ -7,10 +7,15 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+
+from maskrcnn_jax import video
 from maskrcnn_jax.runs import run_directory
 from tests import train_process
+from tests.hard.data import write_images
 from tests.hard.runs import (
     RUN,
     assert_same_end,
@@ -215,7 +220,42 @@ def two_commands(own: Path, folder: Path) -> str:
     return seen
 
 
+def commands_without_space(own: Path, folder: Path) -> str:
+    """Every other command on a full disk: one message with the file, and nothing half-written."""
+    write_images(own / "images", 4)
+    run, images = whole(folder), ["--images", own / "images"]
+    images += ["--annotations", own / "images" / "annotations.json"]
+    photograph = own / "images" / "1.png"
+    with video.write(own / "film.mp4", Fraction(10)) as append:
+        append(np.zeros((64, 64, 3), np.uint8))
+    weights, seen = ["--weights", run], []
+    with disk(own / "disk", 50) as place:
+        fill(place)
+        for command in (
+            *(["convert", run, place / f"a{end}"] for end in (".npz", ".pth", ".safetensors")),
+            ["export", run, place / "a.npz", "--size", "64x64"],
+            ["evaluate", *weights, "--output", place],
+            ["evaluate", *weights, "--output", own, "--report", place / "a.html", "--force"],
+            ["predict", photograph, *weights, "--output", place],
+            ["predict", own / "film.mp4", *weights, "--output", place],
+            ["data", "browse", *images, "--output", place],
+            ["data", "split", *images, "--output", place],
+            ["data", "prepare", *images, "--split", "val", "--output", place],
+        ):
+            result = finish(train_process.start_command(folder / "cache", *command), None)
+            left = sorted(path.name for path in place.iterdir() if path.is_file())
+            last = result.stderr.splitlines()[-1]
+            seen.append(f"{result.returncode}: {last}")
+            assert result.returncode == 2 and str(place) in last and "space" in last, seen
+            # A video keeps the frames written so far.
+            assert left == ["filler"] or own / "film.mp4" in command, (seen, left)
+            for path in place.glob("film.*"):
+                path.unlink()
+    return str(seen)
+
+
 CASES = {
+    "disk full for commands": commands_without_space,
     "disk full while saving": full_while_saving,
     "disk full while logging": full_while_logging,
     "disk full at the end": full_at_the_end,

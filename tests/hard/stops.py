@@ -1,4 +1,4 @@
-"""Twenty kills and ten SIGTERMs at random moments: the run ends with the bits of one never stopped."""
+"""Twenty kills and ten SIGTERMs at random moments change no bit of the end of a run."""
 
 import random
 import signal

@@ -32,7 +32,7 @@ def explain(error: Exception, arguments: list[str]) -> Exception:
 def refuse(error: Exception) -> int:
     """Prints one message, and returns the exit code 2."""
     # The text of a KeyError is its message in quotes.
-    message = error.args[0] if isinstance(error, KeyError) else error
+    message = error.args[0] if isinstance(error, KeyError) else streams.explain(error)
     if memory.ran_out(error):
         message = memory.explain(error)
     message = streams.flush() or message

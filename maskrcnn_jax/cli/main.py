@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = importlib.import_module(f"maskrcnn_jax.cli.{args.command}")
         code = command.run(args)
     except (OSError, ValueError) as error:
-        message, code = str(error), 2
+        message, code = streams.explain(error), 2
     except (MemoryError, RuntimeError) as error:
         if not memory.ran_out(error):
             raise

@@ -1,7 +1,10 @@
 """Standard output and standard error: terminals that lack letters, full disks, closed pipes."""
 
+import errno
 import os
 import sys
+
+_LOST = (errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EFBIG, errno.EDQUOT)
 
 
 def be_lenient() -> None:
@@ -24,3 +27,10 @@ def flush() -> str:
             told = f"cannot write to {name}: {error.strerror}"
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return told
+
+
+def explain(error: BaseException) -> str:
+    """The message of an error. Errors of files name the file, those of streams name nothing."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in _LOST:
+        return f"cannot write to standard output or standard error: {error.strerror}"
+    return str(error)

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from maskrcnn_jax import whole_files
+
 NAME = ".lock"  # Never deleted: one process could lock the deleted file and another a new one.
 _HELD = (errno.EAGAIN, errno.EACCES)  # Which of them depends on the file system.
 
@@ -20,10 +22,12 @@ def hold(directory: Path) -> Iterator[None]:
 
     Raises:
         ValueError: Another process holds the lock; the message names it.
-        OSError: The file of the lock cannot be opened.
+        OSError: The file of the lock cannot be written; the message names it.
     """
     path = directory / NAME
-    with path.open("ab+", buffering=0) as file:
+    with whole_files.naming(path):
+        file = path.open("ab+", buffering=0)
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

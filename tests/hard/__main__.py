@@ -7,6 +7,7 @@ Started again with the same folder, cases that have passed are skipped. NAME sel
 names begin so. Needs Linux and its command `unshare`, for disks that are small or read-only.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -55,10 +56,12 @@ def run(name: str, case, folder: Path) -> dict:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.hard", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", help="beginnings of names of cases; default: all")
+    args = parser.parse_args()
     if _INSIDE not in os.environ:
         os.environ[_INSIDE] = "1"
         command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable]
         os.execvp("unshare", [*command, "-m", "tests.hard", *sys.argv[1:]])
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    sys.exit(main(Path(sys.argv[1]).absolute(), sys.argv[2:]))
+    sys.exit(main(args.folder.absolute(), args.names))

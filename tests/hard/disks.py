@@ -60,10 +60,10 @@ def megabytes(path: Path) -> float:
 
 
 def told(result, *parts: str) -> str:
-    """The last line of the errors, which must have all parts."""
-    line = result.stderr.splitlines()[-1]
-    assert line.startswith("train.py: ") and all(part in line for part in parts), result.stderr
-    return line
+    """The only message of `train.py`, which must have all parts."""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("train.py: ")]
+    assert len(lines) == 1 and all(part in lines[0] for part in parts), result.stderr
+    return lines[0]
 
 
 def full_while_saving(own: Path, folder: Path) -> str:

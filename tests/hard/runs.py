@@ -98,6 +98,7 @@ def assert_same_end(workdir: Path, expected: Path, *, log: bool = True) -> None:
     jax.tree.map(np.testing.assert_array_equal, ours.variables, theirs.variables)
     for name in ("evaluation.json", "detections.json"):
         assert (workdir / name).read_text() == (expected / name).read_text(), name
+    assert not list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
     entries = [(entry["step"], "bbox" in entry) for entry in log_of(workdir)]
     assert entries == sorted(set(entries)), entries
     if log:

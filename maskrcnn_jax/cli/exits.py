@@ -7,14 +7,13 @@ from pathlib import Path
 import jax
 
 from maskrcnn_jax import distributed
-from maskrcnn_jax.cli import config_file, memory
+from maskrcnn_jax.cli import config_file, memory, streams
 from maskrcnn_jax.data.findings import plain
 
 
 def leave(code: int) -> None:
     """Exits. One of several processes exits at once: a normal exit waits for the others."""
-    sys.stderr.flush()
-    sys.stdout.flush()
+    streams.flush()
     if distributed.started() and jax.process_count() > 1:
         os._exit(code)
     sys.exit(code)
@@ -34,9 +33,15 @@ def explain(error: Exception, arguments: list[str]) -> Exception:
 def refuse(error: Exception) -> int:
     """Prints one message, and returns the exit code 2."""
     # The text of a KeyError is its message in quotes.
-    message = error.args[0] if isinstance(error, KeyError) else error
+    message = error.args[0] if isinstance(error, KeyError) else streams.explain(error)
     if memory.ran_out(error):
         message = memory.explain(error)
-    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
-    print(plain(f"train.py: {message}{notes}"), file=sys.stderr)
+    message = streams.flush() or message
+    print(plain(f"train.py: {'; '.join([str(message), *_notes(error)])}"), file=sys.stderr)
     return 2
+
+
+def _notes(error: BaseException) -> list[str]:
+    """The notes of an error, and of those that led to it while the run was closed."""
+    own = list(getattr(error, "__notes__", ()))
+    return own + _notes(error.__context__) if error.__context__ else own

@@ -15,20 +15,13 @@ from maskrcnn_jax.data.dataset import Example
 from maskrcnn_jax.parity import recipe
 from maskrcnn_jax.weights import torchvision
 from tests.golden import small
+from tests.parity.peer_replay import Drawn
 
 SIZES = (30, 40), (30, 44)  # Height and width of the images; both have the canvas 32x64.
 PRESETS = {
     "detectron2": presets.detectron2_r50_fpn,
     "mmdetection": presets.mmdet_r50_fpn,
 }
-
-
-class Drawn(NamedTuple):
-    """What was drawn for one image among its candidates; see `Recording`."""
-
-    labels: np.ndarray  # Of all candidates: 1 positive, 0 negative, -1 neither.
-    positive: np.ndarray  # Indices of the drawn candidates.
-    negative: np.ndarray
 
 
 class Recording(NamedTuple):

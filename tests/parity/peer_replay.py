@@ -19,6 +19,14 @@ from maskrcnn_jax.structures import AnchorTargets, Batch, Proposals, RoITargets
 Draw = tuple[np.ndarray, np.ndarray, np.ndarray]  # Indices, positive, valid; each [b, s].
 
 
+class Drawn(NamedTuple):
+    """What was drawn for one image among its candidates."""
+
+    labels: np.ndarray  # Of all candidates: 1 positive, 0 negative, -1 neither.
+    positive: np.ndarray  # Indices of the drawn candidates.
+    negative: np.ndarray
+
+
 class Samples(NamedTuple):
     """Our targets for the draws of another library."""
 

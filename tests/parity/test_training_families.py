@@ -41,8 +41,8 @@ from tests.parity import mmcv_operators, peer_replay, training_peers  # noqa: E4
 quick_jit = partial(jax.jit, compiler_options=QUICK_COMPILE)
 SIZES = (112, 160), (112, 150)  # Of the photographs; both have the canvas 128x160.
 SIDES = {"short_side": 112, "max_long_side": 1333}
-# The number of objects that the two photographs keep: all of one of them, one, none.
-KEPT = (None, 0), (1, 0), (0, 0)
+# The number of objects that the two photographs keep in each batch; None for all.
+KEPT = (None, 1), (0, 0), (1, 0)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_a_step_of_mmdetection(batches):
     peer = importlib.import_module("maskrcnn_jax.parity.mmdetection").peer
     model = peer(config, variables, **SIDES).model
     ours = Ours(mmdetection, config, variables, batches)
-    check(ours, partial(training_peers.mmdetection_step, model), batches)
+    check(ours, partial(training_peers.mmdetection_step, model), batches[:2])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ statistics of torchvision.
 
 import contextlib
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -15,18 +15,11 @@ import numpy as np
 from maskrcnn_jax.data import rle
 from maskrcnn_jax.data.dataset import Example
 from maskrcnn_jax.parity import reference  # noqa: F401  (loads torchvision's operators)
+from tests.parity.peer_replay import Drawn
 
 import torch  # isort: skip  (after the reference)
 
 Arrays = dict[str, np.ndarray]
-
-
-class Drawn(NamedTuple):
-    """What was drawn for one image among its candidates."""
-
-    labels: np.ndarray  # Of all candidates: 1 positive, 0 negative, -1 neither.
-    positive: np.ndarray  # Indices of the drawn candidates.
-    negative: np.ndarray
 
 
 class PeerStep(NamedTuple):
@@ -58,7 +51,8 @@ class Recorder:
             for level, value in enumerate(values):
                 self.keep(f"{name}/{level}", value)
 
-    def watch(self, module: torch.nn.Module, *names: str) -> Any:
+    @contextlib.contextmanager
+    def watch(self, module: torch.nn.Module, *names: str) -> Iterator[None]:
         """Keeps the outputs of a module."""
 
         def hook(_: Any, __: Any, outputs: Any) -> None:
@@ -66,20 +60,17 @@ class Recorder:
             for name, value in zip(names, values, strict=True):
                 self.keep(name, value)
 
-        return contextlib.closing(_Handle(module.register_forward_hook(hook)))
+        handle = module.register_forward_hook(hook)
+        yield
+        handle.remove()
 
     def arrays(self) -> tuple[Arrays, Arrays]:
         """The tensors and their gradients; zeros where there is none."""
-        gradients = {n: torch.zeros_like(x) if x.grad is None else x.grad for n, x in self.items()}
-        return {n: _array(x) for n, x in self.items()}, {n: _array(x) for n, x in gradients.items()}
-
-    def items(self) -> Any:
-        return self.tensors.items()
-
-
-class _Handle:
-    def __init__(self, handle: Any) -> None:
-        self.close = handle.remove
+        outputs, gradients = {}, {}
+        for name, x in self.tensors.items():
+            outputs[name] = _array(x)
+            gradients[name] = _array(torch.zeros_like(x) if x.grad is None else x.grad)
+        return outputs, gradients
 
 
 def _array(x: torch.Tensor) -> np.ndarray:

@@ -27,13 +27,13 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
-from absl import app, flags, logging
+from absl import app, flags
 from jax.sharding import Mesh
 from ml_collections import config_flags
 from rich.progress import Progress, TaskID
 
 from maskrcnn_jax import config_check, distributed, evaluation, execution, sharding, training
-from maskrcnn_jax.cli import exits, memory, outputs
+from maskrcnn_jax.cli import exits, memory, outputs, streams
 from maskrcnn_jax.cli.start import Start, claim_results, prepare, print_once
 from maskrcnn_jax.cli.training_bar import progress_bar
 from maskrcnn_jax.config import Config
@@ -303,9 +303,8 @@ def is_due(step: int, interval: int) -> bool:
 
 def main(arguments: list[str]) -> None:
     """Reads the flags and trains; a user's mistake ends in one message and exit code 2."""
-    logging.set_verbosity(logging.WARNING)  # Orbax reports every thread it starts.
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # A terminal may lack letters of names.
+    exits.shorten_failed_saves()
+    streams.be_lenient()
     cache.keep_compiled_programs()
     try:
         if arguments[1:]:
@@ -317,10 +316,15 @@ def main(arguments: list[str]) -> None:
         outputs.make_directory(workdir, "--workdir")
         with claim_results(workdir, FORCE.value) as announce:
             result = train(CONFIG.value, workdir, announce)
+        print_once(evaluation.headline(result))
+        print_once(f"curves, numbers and images in {workdir}/report.html")
+        if unwritten := streams.flush():
+            raise OSError(unwritten)
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         exits.leave(exits.refuse(error))
     except distributed.Preempted as reason:
         print_once(f"{reason.name}: {reason}; the same command goes on from there")
+        streams.flush()
         sys.exit(reason.code)
     except KeyboardInterrupt:
         print("train.py: interrupted", file=sys.stderr)
@@ -332,8 +336,6 @@ def main(arguments: list[str]) -> None:
             raise
         print(f"train.py: process {jax.process_index()} lost the others: {error}", file=sys.stderr)
         exits.leave(distributed.EXIT_LOST)
-    print_once(evaluation.headline(result))
-    print_once(f"curves, numbers and images in {workdir}/report.html")
 
 
 def parse(arguments: list[str]) -> list[str]:

@@ -27,7 +27,7 @@ try:
 except ImportError:
     faster_coco_eval = None
 
-from maskrcnn_jax import distributed, execution, pasting, sharding
+from maskrcnn_jax import distributed, execution, pasting, sharding, whole_files
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.annotations import without_images
 from maskrcnn_jax.data.categories import Categories
@@ -396,5 +396,5 @@ def write(directory: str | Path, evaluation: Evaluation) -> None:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     numbers = evaluation.numbers | {"losses": evaluation.losses}
-    (directory / "evaluation.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    (directory / "detections.json").write_text(json.dumps(evaluation.detections))
+    whole_files.write_text(directory / "evaluation.json", json.dumps(numbers, indent=2) + "\n")
+    whole_files.write_text(directory / "detections.json", json.dumps(evaluation.detections))

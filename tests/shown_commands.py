@@ -126,7 +126,8 @@ def _check_python(arguments: Sequence[str], complete: bool) -> bool:
         program, *rest = rest
         if program in ("pip", "pytest", "venv"):
             return False
-        program = f"{program.replace('.', '/')}.py"
+        program = program.replace(".", "/")
+        program += "/__main__.py" if (ROOT / program).is_dir() else ".py"
     elif program.startswith("-"):
         return False
     if not (ROOT / program).is_file():

@@ -16,7 +16,7 @@ GROUND = {"config", "settings", "structures"}
 STAGES = {"proposals", "detections", "targets", "losses", "diagnostics"}
 NETWORK = GROUND | STAGES | {"model", "modules/", "ops/", "poolers"}
 COMPUTED = NETWORK | {"execution", "sharding", "xla/"}
-INPUTS = {"data/", "images", "resizing", "pasting", "distributed", "config_check"}
+INPUTS = {"data/", "images", "resizing", "pasting", "distributed", "config_check", "whole_files"}
 # These need each other: a detector reads weights and artifacts, and is exported to an artifact.
 DETECTOR = {"artifacts/", "detector", "weights/", "presets"}
 DRAWING = {"drawing/", "visualize"}
@@ -47,9 +47,10 @@ MAY_IMPORT = {
     "resizing": {"ops/"},
     "video": set(),
     "distributed": set(),
+    "whole_files": set(),
     "pasting": {"config", "structures"},
     "config_check": {"config", "settings"},
-    "data/": GROUND | {"images", "resizing"},
+    "data/": GROUND | {"images", "resizing", "whole_files"},
     "drawing/": GROUND | INPUTS | {"visualize"},
     "visualize": {"drawing/", "images"},
     # Training, detection and evaluation run the network.

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from maskrcnn_jax import config_check, resizing, visualize
+from maskrcnn_jax import config_check, resizing, visualize, whole_files
 from maskrcnn_jax.cli import config_file, outputs, progress
+from maskrcnn_jax.cli.console import Console
 from maskrcnn_jax.config import Config, DataConfig
 from maskrcnn_jax.data import pipeline, sources, summary, transforms
 from maskrcnn_jax.data.dataset import AnnotatedDataset, Dataset
@@ -170,7 +170,9 @@ def _drawings(
 
 
 def _save(path: Path, drawings: list[gallery.Drawing]) -> None:
-    Image.fromarray(visualize.contact_sheet(drawings, _COLUMNS)).save(path)
+    sheet = Image.fromarray(visualize.contact_sheet(drawings, _COLUMNS))
+    with whole_files.replacing(path) as temporary:
+        sheet.save(temporary)
 
 
 def _print(counts: Summary, slots: int, left_out: bool) -> None:

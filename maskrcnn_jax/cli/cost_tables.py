@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from maskrcnn_jax.cli.console import Console
 from maskrcnn_jax.planning import chips
 from maskrcnn_jax.planning.cost import cost
 from maskrcnn_jax.planning.cost.cost import Cost

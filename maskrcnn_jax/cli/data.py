@@ -1,14 +1,17 @@
 """`maskrcnn-jax data`: draws, checks, splits and prepares images and their annotations."""
 
 import argparse
+import contextlib
 import json
 import sys
+from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from maskrcnn_jax.cli import browse, outputs, progress
+from maskrcnn_jax import whole_files
+from maskrcnn_jax.cli import browse, in_use, outputs, progress
+from maskrcnn_jax.cli.console import Console
 from maskrcnn_jax.data import checks, coco_instances, prepared, splitting
 from maskrcnn_jax.data.coco import CocoDataset
 
@@ -36,9 +39,11 @@ def split(args: argparse.Namespace) -> int:
         except ValueError as error:
             raise ValueError("; ".join([str(error), *bad.values()])) from error
         outputs.make_directory(args.output)
-        for path, part in zip(paths, parts, strict=True):
-            add(path)
-            path.write_text(json.dumps(part), encoding="utf-8")
+        add(*paths)
+        with contextlib.ExitStack() as stack:  # Both or none: parts of two splits may overlap.
+            for path, part in zip(paths, parts, strict=True):
+                temporary = stack.enter_context(whole_files.replacing(path))
+                temporary.write_text(json.dumps(part), encoding="utf-8")
     _print_parts(dict(zip(names, parts, strict=True)), annotations["categories"])
     print(f"train.json and val.json are in {args.output}")
     return _report(bad, len(dataset) + len(bad))
@@ -76,7 +81,12 @@ def prepare(args: argparse.Namespace) -> int:
     if coco_instances.is_prepared(args.annotations, args.split, args.output):
         print(f"nothing to do: {folder} was prepared from {args.annotations} before")
         return 0
-    outputs.make_directory(args.output)
+    outputs.make_directory(args.output / args.split)
+    with in_use.hold(args.output / args.split):
+        return _prepare(args, folder)
+
+
+def _prepare(args: argparse.Namespace, folder: Path) -> int:
     dataset, bad = _open(args, whole=True)
     with progress.images("prepare", len(dataset)) as advance:
         coco_instances.prepare(dataset, args.split, args.output, advance)

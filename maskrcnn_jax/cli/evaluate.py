@@ -1,18 +1,19 @@
 """`maskrcnn-jax evaluate`: COCO box and mask AP of a training run or a weight file."""
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from maskrcnn_jax import config_check, evaluation, execution
-from maskrcnn_jax.cli import config_file, outputs, progress
+from maskrcnn_jax.cli import config_file, in_use, outputs, progress
+from maskrcnn_jax.cli.console import Console
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data import checks, pipeline, sources
 from maskrcnn_jax.data.annotations import without_images
@@ -47,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     paths += [args.report] if args.report is not None else []
     read = [args.weights, args.config] if Path(args.weights).is_file() else [args.config]
     claim = {"inputs": read, "force": args.force}
-    with outputs.claim("maskrcnn-jax evaluate", paths, **claim) as add:
+    is_run = (output / "config.json").is_file()
+    held = in_use.hold(output) if is_run else contextlib.nullcontext()
+    with held, outputs.claim("maskrcnn-jax evaluate", paths, **claim) as add:
         return _run(args, chosen, output, add)
 
 

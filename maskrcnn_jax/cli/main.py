@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import maskrcnn_jax
 from maskrcnn_jax.cli import arguments as command_arguments
-from maskrcnn_jax.cli import data_arguments, memory
+from maskrcnn_jax.cli import data_arguments, memory, streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,24 +15,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 means success, 1 that an image or a check failed, and 2 a mistake in the call.
     """
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # A terminal may lack letters of names.
+    streams.be_lenient()
     arguments = sys.argv[1:] if arguments is None else arguments
     args = _parser().parse_args(arguments)
     args.arguments = list(arguments)  # `plan` may start them again, in a process of its own.
-    # Imported late, so that --help does not wait for jax.
-    command = importlib.import_module(f"maskrcnn_jax.cli.{args.command}")
+    message = ""
     try:
-        return command.run(args)
+        # Imported late, so that --help does not wait for jax.
+        command = importlib.import_module(f"maskrcnn_jax.cli.{args.command}")
+        code = command.run(args)
     except (OSError, ValueError) as error:
-        message, code = str(error), 2
+        message, code = streams.explain(error), 2
     except (MemoryError, RuntimeError) as error:
         if not memory.ran_out(error):
             raise
         message, code = memory.explain(error), 2
     except KeyboardInterrupt:
         message, code = "interrupted", 130  # The code that shells give for SIGINT.
-    print(f"maskrcnn-jax {args.command}: {message}", file=sys.stderr)
+    if unwritten := streams.flush():
+        message, code = unwritten, 2
+    if message:
+        print(f"maskrcnn-jax {args.command}: {message}", file=sys.stderr)
     return code
 
 

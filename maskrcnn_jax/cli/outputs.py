@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from maskrcnn_jax import whole_files
+
 NAME = "outputs.json"
 _NUM_NAMED = 3  # Files that a refusal names.
 _SECONDS = 1  # Between two updates of the lists while a command works.
@@ -58,9 +60,11 @@ def claim(
 
     try:
         yield add
-    finally:  # What was written before an error or an interruption is listed too.
-        _list(command, {path: _digest(path) for path in written if path.is_file()})
-        _forget([path for path in written if not path.exists()])
+    except BaseException:  # What was written before an error or an interruption is listed too.
+        with contextlib.suppress(OSError):  # The disk may be full; the first error says so.
+            _settle(command, written)
+        raise
+    _settle(command, written)
 
 
 def check(
@@ -81,6 +85,8 @@ def check(
     for path in filter(os.path.lexists, paths):
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a directory: give another name or place")
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is a device or a pipe: give the name of a file")
         entry = listed[path.parent].get(path.name)
         is_below = entry is None and not folders.isdisjoint(path.resolve().parents)
         if (path.exists() and _identity(path) in files) or is_below:
@@ -124,6 +130,12 @@ def _list(command: str, digests: dict[Path, str | None]) -> None:
         _write(folder, _read(folder / NAME) | entries)
 
 
+def _settle(command: str, written: Iterable[Path]) -> None:
+    """Lists the files with their digests, once a command has ended."""
+    _list(command, {path: _digest(path) for path in written if path.is_file()})
+    _forget([path for path in written if not path.exists()])
+
+
 def _forget(paths: list[Path]) -> None:
     """Removes files that do not exist from the lists of their folders."""
     for folder in {path.parent for path in paths if (path.parent / NAME).exists()}:
@@ -132,10 +144,8 @@ def _forget(paths: list[Path]) -> None:
 
 
 def _write(folder: Path, entries: dict[str, dict[str, str | None]]) -> None:
-    temporary = folder / f".{NAME}.tmp"
     content = {"about": _ABOUT, "files": entries}
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(folder / NAME)
+    whole_files.write_text(folder / NAME, json.dumps(content, indent=1) + "\n")
 
 
 def _read(path: Path) -> dict[str, dict[str, str | None]]:

@@ -5,6 +5,7 @@ import json
 import sys
 from typing import Any
 
+from maskrcnn_jax import whole_files
 from maskrcnn_jax.cli import outputs, progress
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.parity import comparison, recipe, report
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         with outputs.claim("maskrcnn-jax parity", [args.output], force=args.force) as add:
             add(args.output)
-            args.output.write_text(json.dumps(report.to_dict(result), indent=1) + "\n")
+            text = json.dumps(report.to_dict(result), indent=1) + "\n"
+            whole_files.write_text(args.output, text)
     return 0 if result.passed else 1
 
 

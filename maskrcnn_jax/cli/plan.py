@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from maskrcnn_jax import config_check
+from maskrcnn_jax import config_check, whole_files
 from maskrcnn_jax.cli import config_file, cost_tables, outputs
+from maskrcnn_jax.cli.console import Console
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.planning.devices import check_gpu, gpu_environment, gpus, topology
 from maskrcnn_jax.planning.plan import Plan, make_plan
@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         with outputs.claim("maskrcnn-jax plan", [args.output], force=args.force) as add:
             add(args.output)
-            args.output.write_text(json.dumps(_to_dict(plan, config), indent=1) + "\n")
+            text = json.dumps(_to_dict(plan, config), indent=1) + "\n"
+            whole_files.write_text(args.output, text)
     return 0 if plan.device_memory is None or plan.memory.peak <= plan.device_memory else 1
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from maskrcnn_jax import evaluation, images, video, visualize
+from maskrcnn_jax import evaluation, images, video, visualize, whole_files
 from maskrcnn_jax.cli import inputs, memory, outputs, progress
 from maskrcnn_jax.detector import Detector, checked_top_k
 from maskrcnn_jax.pasting import ImageDetections
@@ -81,7 +81,7 @@ def _predict(
     finally:  # Keeps the detections made before an interruption.
         path = args.output / "detections.json"
         add(path)
-        path.write_text(json.dumps(results))
+        whole_files.write_text(path, json.dumps(results))
     _report(results, tasks, failures, args.output)
     return 1 if failures else 0
 
@@ -170,7 +170,9 @@ def _predict_image(
     try:
         image = images.read_image(task.path)
         found = find(image)
-        Image.fromarray(_draw(image, found, categories.names)).save(task.output)
+        drawing = Image.fromarray(_draw(image, found, categories.names))
+        with whole_files.replacing(task.output) as temporary:
+            drawing.save(temporary)
     finally:
         advance(1)
     results = _results(found, image, 0, categories)

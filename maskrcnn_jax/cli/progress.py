@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,6 +13,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from maskrcnn_jax.cli.console import Console
 
 
 class _Rate(ProgressColumn):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from maskrcnn_jax import distributed, training
-from maskrcnn_jax.cli import outputs, progress
+from maskrcnn_jax.cli import in_use, outputs, progress
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data import checks
 from maskrcnn_jax.data.annotations import without_images
@@ -111,12 +111,13 @@ def print_once(message: Any) -> None:
 
 @contextlib.contextmanager
 def claim_results(workdir: Path, force: bool) -> Iterator[Callable[[], None]]:
-    """Checks the results that a run writes at its end, and lists them in `outputs.json`.
+    """Claims a run directory, and the results that a run writes there at its end.
 
-    The evaluation counts as an output of `maskrcnn-jax evaluate`, which may repeat it. Yields a
-    function to call just before the results are written.
+    The results are listed in `outputs.json`. The evaluation counts as an output of `maskrcnn-jax
+    evaluate`, which may repeat it. Yields a function to call just before the results are written.
 
-    Raises ValueError if a result exists that no run has written, unless ``force`` is True.
+    Raises ValueError if another command works in the directory, or if a result exists that no run
+    has written, unless ``force`` is True.
     """
     if not distributed.is_first():
         yield lambda: None
@@ -124,6 +125,7 @@ def claim_results(workdir: Path, force: bool) -> Iterator[Callable[[], None]]:
     evaluated = [workdir / name for name in ("evaluation.json", "detections.json")]
     shown = [workdir / name for name in ("predictions.png", "report.html")]
     with (
+        in_use.hold(workdir),
         outputs.claim("maskrcnn-jax evaluate", evaluated, force=force) as add_evaluated,
         outputs.claim("train.py", shown, force=force) as add_shown,
     ):

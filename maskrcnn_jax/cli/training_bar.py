@@ -1,6 +1,5 @@
 """The progress bar of a training run."""
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -11,6 +10,7 @@ from rich.progress import (
 )
 
 from maskrcnn_jax import distributed
+from maskrcnn_jax.cli.console import Console
 
 
 def progress_bar() -> Progress:

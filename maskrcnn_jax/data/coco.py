@@ -88,6 +88,7 @@ class CocoDataset:
         if not self._records:
             self._why_empty = _why_empty(content, records, findings)
         self._left_out: frozenset[int] = frozenset()
+        self._stamps: dict[int, int] = {}  # Of the files that were looked at, by image id.
 
     def _read(self) -> annotations.Annotations:
         def size_of(name: str) -> tuple[int, int]:
@@ -123,7 +124,9 @@ class CocoDataset:
     def _look(self, record: _Record, read: Any) -> Any:
         path = self._folder.path(record.file_name)
         try:
-            return read(path)
+            found = read(path)
+            self._compare_stamp(record, path)
+            return found
         except FileNotFoundError as error:
             meant = self._folder.suggestions(record.file_name)
             advice = f"; there is {', '.join(meant)}" if meant else ""
@@ -131,6 +134,15 @@ class CocoDataset:
             raise FileNotFoundError(f"image id {record.image_id}: {text}") from error
         except (OSError, ValueError) as error:  # ValueError: no path can have such characters.
             raise OSError(f"image id {record.image_id}: {error}") from error
+
+    def _compare_stamp(self, record: _Record, path: Path) -> None:
+        """Warns if a file is not the one that was looked at before."""
+        status = path.stat()
+        stamp = hash((status.st_size, status.st_mtime_ns))
+        before = self._stamps.setdefault(record.image_id, stamp)
+        if stamp != before:
+            self._stamps[record.image_id] = stamp
+            _logger.warning("image id %d: %s has changed since the start", record.image_id, path)
 
     def _check_size(self, record: _Record, size: tuple[int, int]) -> None:
         """Raises ValueError if an image is not of its annotated size."""

@@ -141,9 +141,9 @@ def prepare(dataset: CocoDataset, split: str, output: Path, advance: Callable[[i
     with tempfile.TemporaryDirectory() as unused, contextlib.redirect_stdout(io.StringIO()):
         try:
             builder.download_and_prepare(file_format="array_record", download_dir=unused)
-        except (
-            RuntimeError
-        ) as error:  # ArrayRecord's only error, raised for instance on full disks.
+        except (RuntimeError, OSError) as error:  # ArrayRecord has no other error for full disks.
+            if isinstance(error, OSError) and error.errno is None:
+                raise  # An image cannot be read, and the message names it.
             raise OSError(f"cannot write {target}: {error}") from error
 
 

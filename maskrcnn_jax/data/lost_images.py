@@ -6,8 +6,11 @@ steps with the same images missing, even if they can be read again, and so ends 
 
 import json
 import logging
+import os
 import threading
 from pathlib import Path
+
+from maskrcnn_jax import whole_files
 
 _PATTERN = "lost_images.*.jsonl"  # One file for each process.
 
@@ -44,12 +47,21 @@ class LostImages:
             if (step, image_id) in self._recorded:
                 return
             entry = {"step": step, "image_id": image_id, "reason": reason}
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+            with whole_files.naming(self._path):
+                _append(self._path, json.dumps(entry))
             self._recorded[step, image_id] = reason
             if image_id not in self._named:
                 self._named.add(image_id)
                 _logger.warning("image id %d takes no part in step %d: %s", image_id, step, reason)
+
+
+def _append(path: Path, line: str) -> None:
+    """Appends a line. A full disk or a killed run may have left half a line before it."""
+    with path.open("ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        is_whole = file.read() in (b"", b"\n")
+        file.write((line if is_whole else f"\n{line}").encode() + b"\n")
 
 
 def _read(path: Path) -> dict[tuple[int, int], str]:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from maskrcnn_jax import pasting, visualize
+from maskrcnn_jax import pasting, visualize, whole_files
 from maskrcnn_jax.data import rle
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Dataset, Example
@@ -39,7 +39,9 @@ def write(
         count: Number of images, taken evenly from the data set.
     """
     drawings = [found(dataset[i], detections, categories) for i in evenly(len(dataset), count)]
-    Image.fromarray(visualize.contact_sheet(drawings, columns=4)).save(path)
+    sheet = Image.fromarray(visualize.contact_sheet(drawings, columns=4))
+    with whole_files.replacing(path) as temporary:
+        sheet.save(temporary)
 
 
 def samples(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from maskrcnn_jax import whole_files
 from maskrcnn_jax.data.dataset import Dataset
 from maskrcnn_jax.report import drawings, measures
 
@@ -66,7 +67,7 @@ def write(
     data |= {"numImages": len(data["images"]), "images": listed}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(fill(data), encoding="utf-8")
+    whole_files.write_text(path, fill(data))
 
 
 def _draw(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_jax import evaluation
+from maskrcnn_jax import evaluation, whole_files
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Dataset
 from maskrcnn_jax.drawing import gallery
@@ -62,7 +62,7 @@ def write(
         "config": _fields(config, type(config)()),
     }
     text = page.fill(data, "run.html", _SCRIPTS)
-    (directory / "report.html").write_text(text, encoding="utf-8")
+    whole_files.write_text(directory / "report.html", text)
 
 
 def columns(entries: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -28,7 +28,8 @@ class Checkpoints:
     """Saves the states of a run in the background, and restores the last readable one.
 
     The newest checkpoints and the best ones are kept. An interrupted save leaves a temporary
-    directory, which no reader takes for a checkpoint. All processes must make the same calls.
+    directory, which no reader takes for a checkpoint; the next start removes it. All processes must
+    make the same calls.
 
     The first checkpoint that is saved is read back at once. The later ones are checked when they
     are on disk, by their lists of arrays and the sizes of their files.
@@ -49,6 +50,7 @@ class Checkpoints:
                 [policies.LatestN(keep), _BestScored(keep_best, self._scores)]
             ),
             save_decision_policy=policies.AnySavePolicy([policies.FixedIntervalPolicy(1)]),
+            cleanup_tmp_directories=True,
         )
         Path(directory).mkdir(parents=True, exist_ok=True)  # A link needs it.
         self._plain = PlainPath(Path(directory))

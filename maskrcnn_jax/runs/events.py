@@ -4,6 +4,7 @@ The numbers are those of the log in `metrics`. Each start of a run opens a new f
 from the earlier files the steps that the run will take again.
 """
 
+import contextlib
 import io
 import os
 import struct
@@ -20,6 +21,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from maskrcnn_jax import whole_files
+
 _JPEG_QUALITY = 85
 
 
@@ -34,7 +37,8 @@ class EventFile:
         """
         for path in sorted(Path(directory).glob("*.tfevents.*")):
             _cut(path, start)
-        self._file = EventsWriter(str(Path(directory) / "events"), f".{start}")
+        self._directory = Path(directory)
+        self._file = EventsWriter(str(self._directory / "events"), f".{start}")
         # Makes a running TensorBoard forget the removed steps.
         log = SessionLog(status=SessionLog.START)
         self._write(Event(step=start + 1, session_log=log))
@@ -52,12 +56,14 @@ class EventFile:
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # `_write` has flushed every event, or raised.
+            self._file.close()
 
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
-        self._file.write_event(event)
-        self._file.flush()
+        with whole_files.naming(f"TensorBoard's events in {self._directory}"):
+            self._file.write_event(event)
+            self._file.flush()
 
 
 def tags(values: dict[str, Any]) -> dict[str, float]:

@@ -4,18 +4,22 @@ The list stands in the run directory. Every resumption and every process takes i
 of them see the same data sets.
 """
 
+import hashlib
 import json
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_jax import distributed
+from maskrcnn_jax import distributed, whole_files
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import checks
 from maskrcnn_jax.data.dataset import Dataset
 
 NAME = "left_out.json"
+
+_logger = logging.getLogger(__name__)
 
 LeftOut = dict[str, dict[int, str]]  # "train" and "val": the reason by image id.
 # Shows the progress of a number of images.
@@ -71,11 +75,19 @@ def _look(sets: dict[str, Dataset], config: DataConfig, progress: Progress) -> L
 
 
 def write(directory: str | Path, config: DataConfig, left_out: LeftOut) -> None:
-    """Writes the list of a run. Raises OSError if that fails."""
-    content = {"files": _files(config), "sets": left_out}
-    temporary = Path(directory) / f"{NAME}.tmp"
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(Path(directory) / NAME)
+    """Writes the list of a run, with the digests of the annotation files when the run began.
+
+    A warning names the annotation files that have changed since then.
+
+    Raises OSError if a file cannot be read or written.
+    """
+    digests = _digests(config)
+    at_first = (_read(Path(directory) / NAME, config) or {}).get("sha256", digests)
+    for path, digest in digests.items():
+        if at_first.get(path, digest) != digest:
+            _logger.warning("%s has changed since the run in %s began", path, directory)
+    content = {"files": _files(config), "sha256": digests | at_first, "sets": left_out}
+    whole_files.write_text(Path(directory) / NAME, json.dumps(content, indent=1) + "\n")
 
 
 def _read(path: Path, config: DataConfig) -> dict[str, Any] | None:
@@ -87,6 +99,16 @@ def _read(path: Path, config: DataConfig) -> dict[str, Any] | None:
         return content if content["files"] == _files(config) and content["sets"] else None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a list of left-out images: {error!r}") from error
+
+
+def _digests(config: DataConfig) -> dict[str, str]:
+    """The SHA-256 of the annotation files, in hexadecimal."""
+    paths = {config.train_annotations, config.val_annotations} if config.source == "coco" else set()
+    digests = {}
+    for path in sorted(paths):
+        with Path(path).expanduser().open("rb") as file:
+            digests[path] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def _files(config: DataConfig) -> list[str]:

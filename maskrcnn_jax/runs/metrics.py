@@ -1,5 +1,6 @@
 """The log of a run as JSON lines and for TensorBoard. A non-finite loss ends the run."""
 
+import contextlib
 import json
 import math
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from maskrcnn_jax import whole_files
 from maskrcnn_jax.evaluation import main_ap
 from maskrcnn_jax.runs.events import EventFile
 
@@ -40,10 +42,9 @@ class MetricsLog:
         self.ap = {entry["step"]: main_ap(entry) for entry in entries if "bbox" in entry}
         self._file, self._events = None, None
         if writes:
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-            temporary.replace(path)
-            self._file = path.open("a")
+            lines = (json.dumps(entry) + "\n" for entry in entries)
+            whole_files.write_text(path, "".join(lines))
+            self._file = path.open("a", encoding="utf-8")
             self._events = EventFile(path.parent, start)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._sums: dict[str, float] = {}
@@ -76,10 +77,14 @@ class MetricsLog:
         return means
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Appends one entry, and restarts the clock for images per second."""
+        """Appends one entry, and restarts the clock for images per second.
+
+        Raises OSError if that fails.
+        """
         if self._file is not None:
-            self._file.write(json.dumps({"step": step} | values) + "\n")
-            self._file.flush()
+            with whole_files.naming(self._file.name):
+                self._file.write(json.dumps({"step": step} | values) + "\n")
+                self._file.flush()
             self._events.scalars(step, values)
         self._since = time.perf_counter()
 
@@ -104,7 +109,8 @@ class MetricsLog:
     def close(self) -> None:
         """Closes the files."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # `write` has flushed every entry, or raised.
+                self._file.close()
             self._events.close()
 
     def _read(self, entry: tuple[int, dict[str, jax.Array]] | None) -> None:

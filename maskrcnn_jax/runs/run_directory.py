@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from maskrcnn_jax import config_check, distributed
+from maskrcnn_jax import config_check, distributed, whole_files
 from maskrcnn_jax.config import Config, ModelConfig, OptimizerConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.model import MaskRCNN, example_inputs
@@ -176,7 +176,4 @@ def _read_json(path: Path) -> Any:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    """Writes a file atomically: a killed run leaves the old file or the new one."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)
+    whole_files.write_text(path, json.dumps(value, indent=2) + "\n")

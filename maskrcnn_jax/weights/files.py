@@ -7,7 +7,6 @@ are read by their own library.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -17,6 +16,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from maskrcnn_jax import whole_files
 from maskrcnn_jax.weights import array_pickle, npz, pytorch_legacy, pytorch_zip, zip_records
 
 DTYPES = {
@@ -128,6 +128,7 @@ def write(
     Raises:
         ValueError: The suffix is unknown, the metadata are not strings, or the format cannot hold a
             dtype.
+        OSError: The file cannot be written; the message names it.
     """
     path, text = Path(path), dict(metadata or {})
     if path.suffix not in SUFFIXES:
@@ -137,18 +138,21 @@ def write(
     if not all(isinstance(part, str) for part in (*text, *text.values())):
         raise ValueError(f"metadata is text by key, got {text}")
     ready = {name: _plain(name, array) for name, array in arrays.items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_files.replacing(path) as partial:
         if path.suffix == ".safetensors":
-            # With an empty dict as metadata, a file without arrays would be invalid.
-            save_file(ready, partial, metadata=text or None)
+            _write_safetensors(partial, ready, text)
         else:
             kind = pytorch_zip if path.suffix == ".pth" else npz
             with partial.open("wb") as file:
                 kind.write(file, ready, text)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def _write_safetensors(path: Path, arrays: dict[str, np.ndarray], text: dict[str, str]) -> None:
+    try:
+        # With an empty dict as metadata, a file without arrays would be invalid.
+        save_file(arrays, path, metadata=text or None)
+    except safetensors.SafetensorError as error:  # Raised for a full disk, too.
+        raise OSError(str(error)) from error
 
 
 def _plain(name: str, array: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Commands replace only what they have written themselves, and look before their work."""
 
+import contextlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -211,3 +213,21 @@ def test_browse_may_be_repeated_and_leaves_the_pages_of_others(annotated, capsys
     (annotated / "out" / "page-001.png").write_text("mine")
     assert main(command) == 2
     assert (annotated / "out" / "page-001.png").read_text() == "mine"
+
+
+def test_a_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is a device or a pipe: give the name of a file"):
+        write(tmp_path, "pipe", force=True)
+
+
+def test_a_list_that_cannot_be_written_hides_no_error(tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(outputs.whole_files, "write_text", fail)
+    with pytest.raises(ValueError, match="the first reason"):
+        with outputs.claim("some command", [tmp_path / "a"]) as add:
+            with contextlib.suppress(OSError):
+                add(tmp_path / "a")
+            raise ValueError("the first reason")

@@ -1,5 +1,6 @@
 """Run directories restore what they saved, and refuse by name what does not fit."""
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -515,3 +516,12 @@ def test_a_broken_config_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"model": ')
     with pytest.raises(ValueError, match="config.json"):
         run_directory.load_run(tmp_path)
+
+
+def test_the_remains_of_a_killed_save_are_removed(tmp_path):
+    remains = tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp"
+    remains.mkdir(parents=True)
+    (remains / "half").write_bytes(b"0")
+    with contextlib.closing(Checkpoints(tmp_path, keep=1)) as checkpoints:
+        checkpoints.save(make_state(1.0))
+    assert [path.name for path in remains.parent.iterdir() if path.is_dir()] == ["1"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,3 +135,28 @@ def test_a_broken_list_is_named(data, tmp_path, text):
     (tmp_path / "left_out.json").write_text(text)
     with pytest.raises(ValueError, match="left_out.json is not a list of left-out images"):
         find(tmp_path, data)
+
+
+def test_annotations_that_change_between_two_starts_are_named(data, tmp_path, caplog):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    for _ in range(2):
+        left_out.write(workdir, data, {"train": {}, "val": {}})
+    assert caplog.messages == []
+    path = Path(data.train_annotations)
+    path.write_text(path.read_text().replace("disc", "ring"))
+    for _ in range(2):  # The run began with the first content.
+        left_out.write(workdir, data, {"train": {}, "val": {}})
+    assert caplog.messages == [f"{path} has changed since the run in {workdir} began"] * 2
+
+
+def test_an_image_that_changes_during_a_run_is_named(data, tmp_path, caplog):
+    dataset = CocoDataset(tmp_path, data.train_annotations, keep_empty=True)
+    for index in range(5):
+        dataset.check(index)
+        dataset[index]
+    assert caplog.messages == []
+    path = tmp_path / "3.jpg"
+    Image.new("RGB", (60, 40)).save(path)
+    dataset[2], dataset.without([1])[1]
+    assert caplog.messages == [f"image id 3: {path} has changed since the start"]

@@ -1,0 +1,128 @@
+"""Output that nobody takes: a full disk or a closed pipe ends in one message and exit code 2."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from maskrcnn_jax.cli import exits, progress, training_bar
+from maskrcnn_jax.cli.console import Console
+
+MAIN = """
+import sys, types
+from maskrcnn_jax.cli import main
+
+def run(args):
+    print("a line", flush=args.weights == "flushed")
+    return 0
+
+sys.modules["maskrcnn_jax.cli.convert"] = types.SimpleNamespace(run=run)
+sys.exit(main.main(["convert", sys.argv[1], "out.npz"]))
+"""
+
+
+def start(output, *, way):
+    """Runs a command; Python writes to its standard output at once, or keeps it in a buffer."""
+    unbuffered = {"PYTHONUNBUFFERED": "1" if way == "unbuffered" else ""}
+    command, pipes = (
+        [sys.executable, "-c", MAIN, way],
+        {"stdout": output, "stderr": subprocess.PIPE},
+    )
+    return subprocess.run(command, env=os.environ | unbuffered, **pipes, text=True)
+
+
+def closed_pipe():
+    reading, writing = os.pipe()
+    os.close(reading)
+    return os.fdopen(writing, "w")
+
+
+PLACES = {
+    "No space left on device": lambda: open("/dev/full", "w"),
+    "Broken pipe": closed_pipe,
+}
+
+
+@pytest.mark.parametrize("reason", PLACES)
+@pytest.mark.parametrize("way", ["flushed", "buffered", "unbuffered"])
+def test_a_command_whose_output_is_lost_says_so(way, reason):
+    with PLACES[reason]() as output:
+        result = start(output, way=way)
+    assert result.returncode == 2
+    message = rf"maskrcnn-jax convert: cannot write to standard output[a-z ]*: {reason}\n"
+    assert re.fullmatch(message, result.stderr)
+
+
+SAVE = """
+import asyncio, logging, threading
+import absl.logging, tensorstore
+from maskrcnn_jax.cli import exits
+exits.shorten_failed_saves()
+try:
+    raise ValueError("of Orbax")
+except ValueError as error:
+    absl.logging.exception("%s raised %s: disk full [tensorstore_spec={...}]", "x" * 999, error)
+logging.getLogger("maskrcnn_jax").warning("of ours")
+loop = asyncio.new_event_loop()
+promise, future = tensorstore.Promise.new()
+
+async def wait():
+    await future
+
+async def leave():
+    asyncio.ensure_future(wait()).add_done_callback(id)
+    await asyncio.sleep(0)
+
+loop.run_until_complete(leave())
+loop.close()
+thread = threading.Thread(target=promise.set_result, args=(1,))
+thread.start()
+thread.join()
+"""
+
+
+def test_what_orbax_prints_of_a_failed_save_is_short():
+    """Tensorstore tells a loop that is closed about a write."""
+    done = subprocess.run([sys.executable, "-c", SAVE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    orbax, ours = done.stderr.splitlines()
+    assert orbax.endswith("xxx raised of Orbax: disk full") and len(orbax) < 400
+    assert ours.endswith("of ours")
+
+
+class Closed(io.StringIO):
+    """A pipe that nobody reads."""
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_bar_does_not_end_the_process(monkeypatch):
+    """Rich would raise SystemExit, and a run would lose its steps."""
+    with pytest.raises(BrokenPipeError):
+        Console(file=Closed()).print("a line")
+    assert isinstance(training_bar.progress_bar().console, Console)
+    monkeypatch.setattr(sys, "stderr", Closed())
+    with pytest.raises(BrokenPipeError):
+        with progress.images("look", 1) as advance:
+            advance(1)
+
+
+def test_what_was_saved_is_said_although_closing_fails_too(capsys):
+    """A bar that cannot be drawn hides the error that knows what was saved."""
+    try:
+        try:
+            error = OSError("no space left for the log")
+            error.add_note("saved after step 7")
+            raise error
+        finally:
+            raise BrokenPipeError(32, "Broken pipe")
+    except OSError as last:
+        assert exits.refuse(last) == 2
+    assert capsys.readouterr().err == (
+        "train.py: cannot write to standard output or standard error: Broken pipe; "
+        "saved after step 7\n"
+    )

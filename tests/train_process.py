@@ -54,6 +54,9 @@ def start(
     devices=1,
     largest_file=None,
     smooth=False,
+    program=None,
+    output=None,
+    optimised=False,
     **overrides,
 ):
     """Starts one process.
@@ -63,13 +66,17 @@ def start(
         devices: The number of simulated devices.
         largest_file: The largest size of a file in KiB; larger writes fail, as on a full disk.
         smooth: Whether to train with smooth activations.
+        program: Python code to run instead of `train.py`.
+        output: A file that gets the output and the errors; by default there are pipes.
+        optimised: Whether XLA optimises as for a user; otherwise it compiles faster.
         overrides: Fields of the config, with ``__`` for dots.
     """
     settings = SMALL | {name.replace("__", "."): value for name, value in overrides.items()}
     if settings.get("model.mask_head", "") is None:  # A removed mask head has no fields to set.
         settings = {k: v for k, v in settings.items() if not k.startswith("model.mask_head.")}
     fields = [f"--config.{name}={value}" for name, value in settings.items()]
-    program = ["-c", SMOOTH] if smooth else ["train.py"]
+    program = SMOOTH if smooth else program
+    program = ["-c", program] if program else ["train.py"]
     command = [
         sys.executable,
         *program,
@@ -80,24 +87,27 @@ def start(
     ]
     if largest_file is not None:
         command = ["bash", "-c", f'ulimit -f {largest_file}; exec "$@"', "bash", *command]
-    return _open(command, cache, devices)
+    return open_process(command, cache, devices, output, optimised)
 
 
 def start_command(cache, *arguments):
     """Starts `maskrcnn-jax` with these arguments, on one device."""
-    return _open([sys.executable, "-m", "maskrcnn_jax.cli.main", *map(str, arguments)], cache, 1)
+    return open_process(
+        [sys.executable, "-m", "maskrcnn_jax.cli.main", *map(str, arguments)], cache, 1
+    )
 
 
-def _open(command, cache, devices):
+def open_process(command, cache, devices, output=None, optimised=False):
+    """Starts a command with defaults as for a user; see `start`."""
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-        f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+        + ("" if optimised else " --xla_backend_optimization_level=0"),
         "MASKRCNN_JAX_CACHE": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     # Undoes the settings of the tests, so that defaults hold as for a user.
     environment.pop("JAX_ENABLE_COMPILATION_CACHE", None)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": output or subprocess.PIPE, "stderr": output or subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, cwd=ROOT, **pipes)
 
 
@@ -122,10 +132,14 @@ def finish(process):
 
 def log_of(workdir):
     """The entries of the log without the values that depend on the clock."""
-    path = Path(workdir) / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    entries = [json.loads(line) for line in lines if line.endswith("\n")]
     return [
         {name: value for name, value in entry.items() if name != "images_per_second"}
-        for entry in entries
+        for entry in entries_of(workdir)
     ]
+
+
+def entries_of(workdir):
+    """The entries of the log; a line that is being written is left out."""
+    path = Path(workdir) / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]

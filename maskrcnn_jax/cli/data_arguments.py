@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from maskrcnn_jax.cli.argument_types import fraction, path, positive, up_to
+from maskrcnn_jax.cli.argument_types import fraction, given, path, positive, up_to
 
+FORMATS = ("labelme", "via", "yolo", "voc", "cityscapes", "masks")
 _MAX_SIDE = 4096  # Pixels: a page of twelve such images takes over half a gigabyte.
 
 
@@ -13,10 +14,36 @@ def add_data(commands: Any) -> None:
         "data", help="look at images and annotations, and prepare them for training"
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_convert(actions)
     _add_browse(actions)
     _add_split(actions)
     _add_check(actions)
     _add_prepare(actions)
+
+
+def _add_convert(actions: Any) -> None:
+    parser = actions.add_parser("convert", help="make COCO json of annotations of other tools")
+    parser.add_argument("source", type=path, metavar="FROM", help="their folder or file")
+    parser.add_argument("output", type=path, metavar="OUT.json", help="the file to write")
+    parser.add_argument("--format", choices=FORMATS, help="of FROM, if its content does not tell")
+    parser.add_argument(
+        "--images", type=path, metavar="DIR", help="of the images, if they lie elsewhere"
+    )
+    parser.add_argument(
+        "--split", type=given, metavar="NAME", help="take this part only, such as train"
+    )
+    parser.add_argument(
+        "--attribute", type=given, metavar="NAME", help="of VIA's regions: the one with the class"
+    )
+    parser.add_argument(
+        "--categories", type=path, metavar="JSON", help="take ids and names of this COCO json"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="write nothing if anything is left out or repaired"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace OUT.json, whoever has written it"
+    )
 
 
 def _add_browse(actions: Any) -> None:

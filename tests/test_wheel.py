@@ -42,6 +42,7 @@ def get_config():
 ANNOTATED = "--images photos --annotations annotations.json"
 RUNS = [  # In order: a command, its arguments, and a file that it writes, if any.
     ("data browse", f"{ANNOTATED} --output look", "look/page-001.png"),
+    ("doctor", "", None),
     ("data check", ANNOTATED, None),
     ("data split", f"{ANNOTATED} --fraction 0.5 --output divided", "divided/val.json"),
     ("data prepare", f"{ANNOTATED} --split train --output prepared", "prepared"),

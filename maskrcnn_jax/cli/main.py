@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     command_arguments.add_parity(commands)
     command_arguments.add_plan(commands)
     data_arguments.add_data(commands)
+    commands.add_parser("doctor", help="print versions, devices and problems for a bug report")
     return parser
 
 

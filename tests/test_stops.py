@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import pytest
 
-import train
 from maskrcnn_jax import distributed
+from maskrcnn_jax.cli.session import Session, check_images, save_before_leaving
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.runs.checkpoints import Checkpoints
 from maskrcnn_jax.runs.metrics import MetricsLog
@@ -54,7 +54,8 @@ def session(tmp_path):
     log.add(2, {"loss": jnp.float32(3), "missing_images": jnp.float32(1)})
     checkpoints = Checkpoints(tmp_path, keep=1)
     start = SimpleNamespace(config=Config(batch_size=2))
-    yield SimpleNamespace(log=log, checkpoints=checkpoints, start=start)
+    unused = dict.fromkeys(("model", "preemption", "progress", "task"))
+    yield Session(start=start, log=log, checkpoints=checkpoints, **unused)
     checkpoints.close()
     log.close()
 
@@ -66,17 +67,17 @@ def steps(tmp_path):
 
 def test_a_run_that_must_stop_saves_its_last_step(session, tmp_path):
     error = OSError("no space left for the log")
-    train.save_before_leaving(session, make_state(2.0), error)
+    save_before_leaving(session, make_state(2.0), error)
     assert error.__notes__ == ["saved after step 2"] and steps(tmp_path) == [1, 2]
     assert_equal(session.checkpoints.restore(make_state(0.0)), make_state(2.0))
-    train.save_before_leaving(session, make_state(2.0), error)  # Nothing is logged twice.
+    save_before_leaving(session, make_state(2.0), error)  # Nothing is logged twice.
     assert steps(tmp_path) == [1, 2]
 
 
 def test_a_state_that_a_step_has_taken_over_is_not_saved(session):
     state, error = make_state(2.0), OSError("gone")
     state.params["a"].delete()
-    train.save_before_leaving(session, state, error)
+    save_before_leaving(session, state, error)
     assert not hasattr(error, "__notes__")
 
 
@@ -86,7 +87,7 @@ def test_a_checkpoint_that_cannot_be_written_hides_no_error(session, monkeypatch
 
     monkeypatch.setattr(session.checkpoints, "save", fail)
     error = OSError("the first reason")
-    train.save_before_leaving(session, make_state(2.0), error)
+    save_before_leaving(session, make_state(2.0), error)
     assert str(error) == "the first reason" and not hasattr(error, "__notes__")
 
 
@@ -94,7 +95,7 @@ def test_a_checkpoint_that_cannot_be_written_hides_no_error(session, monkeypatch
 def test_a_run_whose_images_are_gone_saves_and_stops(session, share, stops):
     means = {"missing_images": share}
     if not stops:
-        return train.check_images(session, make_state(2.0), means)
+        return check_images(session, make_state(2.0), means)
     with pytest.raises(OSError, match="of the images cannot be read any more: saved after step 2"):
-        train.check_images(session, make_state(2.0), means)
+        check_images(session, make_state(2.0), means)
     assert_equal(session.checkpoints.restore(make_state(0.0)), make_state(2.0))

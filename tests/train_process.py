@@ -57,6 +57,7 @@ def start(
     largest_file=None,
     smooth=False,
     program=None,
+    command=("train.py",),
     output=None,
     optimised=False,
     **overrides,
@@ -68,7 +69,8 @@ def start(
         devices: The number of simulated devices.
         largest_file: The largest size of a file in KiB; larger writes fail, as on a full disk.
         smooth: Whether to train with smooth activations.
-        program: Python code to run instead of `train.py`.
+        program: Python code to run instead of the command.
+        command: `train.py`, or the arguments of Python for `maskrcnn-jax train`.
         output: A file that gets the output and the errors; by default there are pipes.
         optimised: Whether XLA optimises as for a user; otherwise it compiles faster.
         overrides: Fields of the config, with ``__`` for dots.
@@ -78,10 +80,9 @@ def start(
         settings = {k: v for k, v in settings.items() if not k.startswith("model.mask_head.")}
     fields = [f"--config.{name}={value}" for name, value in settings.items()]
     program = SMOOTH if smooth else program
-    program = ["-c", program] if program else ["train.py"]
     command = [
         sys.executable,
-        *program,
+        *(["-c", program] if program else command),
         f"--config={config}",
         f"--workdir={workdir}",
         *fields,

@@ -121,7 +121,7 @@ def test_what_was_saved_is_said_although_closing_fails_too(capsys):
         finally:
             raise BrokenPipeError(32, "Broken pipe")
     except OSError as last:
-        assert exits.refuse(last) == 2
+        assert exits.refuse(last, "train.py") == 2
     assert capsys.readouterr().err == (
         "train.py: cannot write to standard output or standard error: Broken pipe; "
         "saved after step 7\n"

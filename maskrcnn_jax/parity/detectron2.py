@@ -47,27 +47,28 @@ NORMS |= dict.fromkeys(("frozen_batch", "fixed_batch"), "FrozenBN")  # The same 
 
 
 def _import_detectron2() -> None:
-    """Makes the package importable.
-
-    Only the package of a checkout becomes importable, not the other folders beside it.
-    """
     checkout = os.environ.get("DETECTRON2")
-    if checkout and "detectron2" not in sys.modules:
-        folder = Path(checkout) / "detectron2"
-        if not (folder / "__init__.py").is_file():
-            raise ImportError(f"DETECTRON2 names {checkout}, which is no checkout of Detectron2")
-        spec = importlib.util.spec_from_file_location(
-            "detectron2", folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
-        sys.modules["detectron2"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["detectron2"])
     try:
+        if checkout and "detectron2" not in sys.modules:
+            _add_package(Path(checkout))
         importlib.import_module("detectron2.modeling")
     except ImportError as error:
         raise ImportError(
             "comparing needs Detectron2: install it, or let the environment variable DETECTRON2 "
             f"name a checkout of it and pip install {PACKAGES} ({error})"
         ) from error
+
+
+def _add_package(checkout: Path) -> None:
+    """Makes the package of a checkout importable, but not the other folders beside it."""
+    folder = checkout / "detectron2"
+    if not (folder / "__init__.py").is_file():
+        raise ImportError(f"DETECTRON2 names {checkout}, which is no checkout of Detectron2")
+    spec = importlib.util.spec_from_file_location(
+        "detectron2", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    sys.modules["detectron2"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["detectron2"])
 
 
 _import_detectron2()

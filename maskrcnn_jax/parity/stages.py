@@ -20,7 +20,8 @@ from maskrcnn_jax.structures import AnchorScores, Detections, Proposals
 class StageOutputs(NamedTuple):
     """The outputs of our stages for the peer's inputs, for one image."""
 
-    # The original boxes and pasted masks come from the peer's boxes and mask logits.
+    # The original boxes come from the peer's boxes, and the pasted masks from its mask logits and
+    # original boxes.
     stages: Stages
     # The peer's outcome with our boxes, labels and scores, computed from the peer's class logits
     # and deltas.
@@ -90,7 +91,8 @@ class StageRunner:
         masks = mask_features = mask_logits = None
         if theirs.mask_logits is not None:
             probabilities = 1 / (1 + np.exp(-theirs.mask_logits))
-            masks = pasting.paste(probabilities, boxes, given.original_size, settings.paste)
+            where = given.original_boxes, given.original_size
+            masks = pasting.paste(probabilities, *where, settings.paste)
             mask_features = results["mask_features"][:num_found]
             mask_logits = results["mask_logits"][:num_found]
         outcome = given._replace(

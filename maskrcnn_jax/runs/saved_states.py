@@ -1,7 +1,9 @@
 """Converts the training state to the items of a checkpoint, and back."""
 
 import contextlib
+import gc
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -110,13 +112,22 @@ def _read_item(path: Path, target: Any) -> Any:
 
 
 def _restored(handler: ocp.StandardCheckpointHandler, path: Path, places: Any) -> Any:
+    """Restores an item. Raises the errors of `read`, with nothing else on stderr.
+
+    Orbax puts an error of tensorstore into a plain Exception. Its other reads end in a closed event
+    loop, for which Python would print a traceback each when they are collected.
+    """
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
-        return handler.restore(path, args=ocp.args.StandardRestore(places))
-    except Exception as error:
-        # Orbax puts errors of tensorstore, a ValueError, into a plain Exception.
-        if type(error) is Exception and error.__cause__ is not None:
-            raise error.__cause__ from error
-        raise
+        try:
+            return handler.restore(path, args=ocp.args.StandardRestore(places))
+        except Exception as error:
+            is_wrapped = type(error) is Exception and error.__cause__ is not None
+            reason = (error.__cause__ if is_wrapped else error).with_traceback(None)
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+    raise reason
 
 
 def _leaves_by_name(tree: Any) -> dict[str, Any]:

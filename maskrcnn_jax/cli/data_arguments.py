@@ -16,6 +16,7 @@ def add_data(commands: Any) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_convert(actions)
     _add_browse(actions)
+    _add_statistics(actions)
     _add_split(actions)
     _add_check(actions)
     _add_prepare(actions)
@@ -98,6 +99,31 @@ def _add_browse(actions: Any) -> None:
         action="store_true",
         help="replace files in DIR that browse has not written, but never an input",
     )
+
+
+def _add_statistics(actions: Any) -> None:
+    parser = actions.add_parser(
+        "statistics", help="channels, sizes, objects, anchors, and what may be wrong"
+    )
+    parser.add_argument(
+        "--images", required=True, type=path, metavar="DIR", help="where the file names start"
+    )
+    parser.add_argument(
+        "--annotations", required=True, type=path, metavar="JSON", help="in COCO's format"
+    )
+    parser.add_argument(
+        "--config", type=path, metavar="FILE", help="experiment with the anchors and the sizes"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change it, as plan does"
+    )
+    parser.add_argument(
+        "--count", type=positive, metavar="N", help="of images whose pixels are read (all)"
+    )
+    parser.add_argument(
+        "--report", type=path, metavar="FILE", help="write a page with plots there (.html)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace FILE, whoever has written it")
 
 
 def _add_split(actions: Any) -> None:

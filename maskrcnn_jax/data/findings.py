@@ -7,7 +7,8 @@ from typing import Any
 
 _NUM_NAMED = 10  # A message about many entries names at most this many.
 _MAX_NAME = 40  # Characters of a value in a message.
-_MAX_ID = 120  # Characters of an id, which may be the name of a file and a place in it.
+_MAX_ID = 100  # Characters of an id, which may be the name of a file and a place in it.
+_MAX_NAMED = 500  # Characters of all ids in a message, but for the first one.
 _DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 _logger = logging.getLogger(__name__)
@@ -59,8 +60,12 @@ class Findings:
 def named(ids: Iterable[Any]) -> str:
     """The first ids in one line."""
     ids = list(ids)
-    shown = [short(entry_id, _MAX_ID) for entry_id in ids[:_NUM_NAMED]]
-    return ", ".join(shown) + (", ..." if len(ids) > _NUM_NAMED else "")
+    shown: list[str] = []
+    for name in (short(entry_id, _MAX_ID) for entry_id in ids[:_NUM_NAMED]):
+        if shown and sum(map(len, shown)) + len(name) > _MAX_NAMED:
+            break
+        shown.append(name)
+    return ", ".join(shown) + (", ..." if len(ids) > len(shown) else "")
 
 
 def plain(text: str) -> str:

@@ -177,12 +177,12 @@ class Collection:
         lack.
         """
         if not self._images:
-            reasons = "; ".join(self.findings.lines()[:5]) or "there is none"
+            reasons = short("; ".join(self.findings.lines()), 1000) or "there is none"
             raise ValueError(f"no image can be used, --images DIR says where they are: {reasons}")
         used = {name for objects in self._objects.values() for name, _ in objects}
         categories = self._categories(used)
         if not categories:
-            reasons = "; ".join(self.findings.lines()[:5])
+            reasons = short("; ".join(self.findings.lines()), 1000)
             raise ValueError(f"there is no object, and so no category: {reasons}")
         self._compare(entry["name"] for entry in categories)
         ids = {entry["name"]: entry["id"] for entry in categories}

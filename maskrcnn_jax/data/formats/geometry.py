@@ -40,7 +40,7 @@ def rectangle(x0: float, y0: float, x1: float, y1: float) -> list[list[float]]:
 
 
 def ellipse(
-    x: float, y: float, radius_x: float, radius_y: float, angle: float = 0
+    x: float, y: float, radius_x: float, radius_y: float, angle: float = 0.0
 ) -> list[list[float]]:
     """A polygon in an ellipse, with corners on it and edges at most a twentieth of a pixel inside.
 

@@ -77,10 +77,14 @@ def _names(names: Any, path: Path) -> dict[int, str]:
     """The names of classes by their numbers."""
     given = dict(enumerate(names)) if isinstance(names, list) else names
     if not isinstance(given, dict) or not given:
-        raise ValueError(f"{path}: expected a list of classes under names, got {short(names)}")
+        raise ValueError(f"{path}: expected a list of classes under names")
+    # No other values are printed: YAML may repeat a value without end.
+    if not all(isinstance(x, str | int) and not isinstance(x, bool) for x in given.values()):
+        raise ValueError(f"{path}: names have to be text; put yes, no, on and off in quotes")
     found = {whole(i): str(name) for i, name in given.items()}
-    if None in found or not all(found.values()) or len(set(found.values())) < len(found):
-        raise ValueError(f"{path}: names have to differ, with whole numbers: {short(names, 200)}")
+    if None in found or not all(found.values()) or len(set(found.values())) < len(given):
+        known = short(", ".join(found.values()), 200)
+        raise ValueError(f"{path}: names have to differ, with whole numbers: {known}")
     return dict(sorted(found.items()))
 
 
@@ -93,20 +97,22 @@ def _images(content: dict[str, Any], split: str | None, path: Path) -> Iterator[
     for name in chosen:
         entries = content[name] if isinstance(content[name], list) else [content[name]]
         for entry in entries:
-            yield from files.below(_place(str(entry), content.get("path"), path), *files.IMAGES)
+            yield from files.below(_place(entry, content.get("path"), path), *files.IMAGES)
 
 
-def _place(entry: str, start: Any, path: Path) -> Path:
+def _place(entry: Any, start: Any, path: Path) -> Path:
     """The folder of an entry: below ``path`` of the file if that is here, else below the file.
 
     A step upwards at its start is left out if there is no such folder, as ultralytics does:
     Roboflow writes ``../train/images`` for ``train/images``.
     """
+    if not isinstance(entry, str) or not isinstance(start, str | None):
+        raise ValueError(f"{path}: expected folders as text under path and the splits")
     entry, top = entry.replace("\\", "/"), Path(os.path.abspath(path.parent))
-    starts = [top / str(start).replace("\\", "/"), top] if start else [top]
+    starts = [top / start.replace("\\", "/"), top] if start else [top]
     tried = [begin / name for name in (entry, entry.removeprefix("../")) for begin in starts]
     for place in (Path(os.path.normpath(place)) for place in tried):
-        if place.is_dir() and place.is_relative_to(top):
+        if os.path.isdir(place) and place.is_relative_to(top):
             return path.parent / place.relative_to(top)
     raise ValueError(
         f"{path}: there is no folder {short(entry, 100)} in {path.parent}; lists of images in "

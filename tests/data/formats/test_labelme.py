@@ -143,7 +143,8 @@ def test_a_far_corner_is_cut(tmp_path):
 def test_odd_files_and_names_are_read(tmp_path):
     """A byte order mark, UTF-16, backslashes, other case, numbers as text, any script."""
     folder = tmp_path / "in"
-    photo(folder / "sub" / "Foto 1.PNG")
+    for name in ("sub", "another"):
+        photo(folder / name / "Foto 1.PNG")
     photo(folder / "b.png")
     points = [["10", "5"], ["30", "5"], ["30", 20.0], [10, 20]]
     first = content(

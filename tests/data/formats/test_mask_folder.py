@@ -42,7 +42,7 @@ def test_a_mask_for_each_object(tmp_path, beside):
         photo(images / "x1.png")
     masks = top / "x1" / "masks" if beside else top / "x1"
     png(masks / "m1.png", FIRST * 255)
-    png(masks / "m2.png", SECOND * 255)
+    png(masks / "m2.png", SECOND * np.where(np.arange(60) % 2, 128, 255).astype(np.uint8))
     png(masks / "m3.png", FIRST * 0)
     png(masks / "m4.png", box(0, 0, 5, 5, height=9))
     (masks / "m5.png").write_text("no picture")

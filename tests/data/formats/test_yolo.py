@@ -7,6 +7,9 @@ from tests.data.formats.examples import box, convert, equal, photo
 LINE = "1 0.25 0.25 0.75 0.25 0.75 0.5 0.25 0.5"  # Of 40 x 60 pixels.
 MASK = box(15, 10, 45, 20)
 
+# A list that is doubled thirty times.
+BOMB = "x0: &x0 [1, 1]\n" + "".join(f"x{i}: &x{i} [*x{i - 1}, *x{i - 1}]\n" for i in range(1, 31))
+
 
 @pytest.fixture
 def yolo(tmp_path):
@@ -103,6 +106,11 @@ def test_images_without_labels(yolo, tmp_path):
         ("names: [a\n", "is no YAML"),
         ("names: !!python/object/apply:os.getcwd []\n", "is no YAML"),
         ("5\n", "expected names, and folders"),
+        ("names: [yes, no]\ntrain: images/train\n", "put yes, no, on and off in quotes"),
+        (f"{BOMB}names: *x30\ntrain: images/train\n", "names have to be text"),
+        (f"{BOMB}names: [a, b]\ntrain: *x30\n", "expected folders as text"),
+        (f"{BOMB}names: [a, b]\ntrain: images/train\npath: *x30", "expected folders as text"),
+        (f"names: [a, b]\ntrain: {'x' * 3000}", "there is no folder xxx"),
     ],
 )
 def test_a_bad_yaml_is_refused(yolo, tmp_path, yaml, message):

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
-from absl import app, flags
+from absl import app, flags, logging
 from jax.sharding import Mesh
 from ml_collections import config_flags
 from rich.progress import Progress, TaskID
@@ -303,7 +303,8 @@ def is_due(step: int, interval: int) -> bool:
 
 def main(arguments: list[str]) -> None:
     """Reads the flags and trains; a user's mistake ends in one message and exit code 2."""
-    exits.shorten_failed_saves()
+    logging.set_verbosity(logging.WARNING)  # Orbax reports every thread it starts.
+    exits.hide_abandoned_writes()
     streams.be_lenient()
     cache.keep_compiled_programs()
     try:

@@ -29,6 +29,9 @@ from tests.hard.runs import (
 )
 
 
+CANNOT_SAVE = "train.py: cannot save a checkpoint in"
+
+
 @contextlib.contextmanager
 def disk(path: Path, megabytes: float) -> Iterator[Path]:
     """A disk of its own in a folder."""
@@ -74,7 +77,7 @@ def full_while_saving(own: Path, folder: Path) -> str:
     with disk(own / "disk", 2.5 * one) as place:
         workdir = place / "run"
         result = finish(start(workdir, folder), 2)
-        seen.append(told(result, f"cannot save a checkpoint in {workdir / 'checkpoints'}"))
+        seen.append(told(result, f"{CANNOT_SAVE} {workdir / 'checkpoints'}", "No space left"))
         saved = newest(workdir)
         assert 0 < saved < RUN["num_steps"]
         assert run_directory.load_run(workdir).step == saved
@@ -122,7 +125,7 @@ def file_size_limit(own: Path, folder: Path) -> str:
     """Larger files than 64 KiB cannot be written: no checkpoint, and later no report."""
     expected, workdir = whole(folder), own / "run"
     result = finish(start(workdir, folder, largest_file=64), 2)
-    seen = [told(result, f"cannot save a checkpoint in {workdir / 'checkpoints'}")]
+    seen = [told(result, f"{CANNOT_SAVE} {workdir / 'checkpoints'}", "File too large")]
     finish(start(workdir, folder))
     assert_same_end(workdir, expected)
     (workdir / "report.html").unlink()

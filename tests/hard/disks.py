@@ -28,7 +28,6 @@ from tests.hard.runs import (
     whole,
 )
 
-
 CANNOT_SAVE = "train.py: cannot save a checkpoint in"
 
 

@@ -122,7 +122,7 @@ def train(
     with (
         contextlib.closing(preemption),
         contextlib.closing(log),
-        contextlib.closing(checkpoints),
+        checkpoints,
         contextlib.closing(batches),
         progress_bar() as progress,
     ):

@@ -199,6 +199,14 @@ class Checkpoints:
             saved_states.read_back(path, state)
             self._has_read_back = True
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        """Closes. A save that fails does not replace the error that led here."""
+        with contextlib.suppress(*[NotSaved] if error is not None else []):
+            self.close()
+
     def close(self) -> None:
         """Finishes and checks the last save, and stops Orbax's threads.
 

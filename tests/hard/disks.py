@@ -88,7 +88,7 @@ def full_while_saving(own: Path, folder: Path) -> str:
 
 def full_while_logging(own: Path, folder: Path) -> str:
     """The disk is full between two saves, so that the log or TensorBoard's events fail first."""
-    options = {"num_steps": 400, "log_every": 1, "save_every": 395, "evaluate_every": 0}
+    options = {"num_steps": 120, "log_every": 1, "save_every": 115, "evaluate_every": 0}
     expected = own / "expected"
     finish(start(expected, folder, **options))
     with disk(own / "disk", 500) as place:

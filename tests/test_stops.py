@@ -73,6 +73,12 @@ def test_a_run_that_must_stop_saves_its_last_step(session, tmp_path):
     assert steps(tmp_path) == [1, 2]
 
 
+def test_a_message_that_says_what_was_saved_says_it_once(session):
+    error = OSError("the images are gone: saved after step 2")
+    train.save_before_leaving(session, make_state(2.0), error)
+    assert not hasattr(error, "__notes__")
+
+
 def test_a_state_that_a_step_has_taken_over_is_not_saved(session):
     state, error = make_state(2.0), OSError("gone")
     state.params["a"].delete()

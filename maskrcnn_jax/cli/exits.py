@@ -3,28 +3,21 @@
 import itertools
 import os
 import sys
-from logging import LogRecord
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging
 
 from maskrcnn_jax import distributed
 from maskrcnn_jax.cli import config_file, memory, streams
 from maskrcnn_jax.data.findings import plain
 
-_LONGEST = 300  # Characters of a message of Orbax.
 
+def hide_abandoned_writes() -> None:
+    """Hides the tracebacks that tensorstore prints of a save that fails: hundreds of lines.
 
-def shorten_failed_saves() -> None:
-    """Shortens what Orbax and tensorstore print of a save that fails: hundreds of lines.
-
-    Orbax logs a traceback, of which the reason remains, and `Checkpoints` raises the failure.
-    Tensorstore prints an error for every write that nobody waits for any more.
+    There is one for every write that nobody waits for any more. `Checkpoints` raises the failure.
     """
-    logging.set_verbosity(logging.WARNING)  # Orbax reports every thread it starts.
-    logging.get_absl_logger().addFilter(_shorten)
     previous = sys.unraisablehook
 
     def hook(found: Any) -> None:
@@ -32,14 +25,6 @@ def shorten_failed_saves() -> None:
             previous(found)
 
     sys.unraisablehook = hook
-
-
-def _shorten(record: LogRecord) -> bool:
-    """Leaves one line of a record; the reason is at the end."""
-    message = record.getMessage().partition("\n")[0].partition(" [tensorstore_spec")[0]
-    cut = f"... {message[-_LONGEST:]}" if len(message) > _LONGEST else message
-    record.msg, record.args, record.exc_info = cut, (), None
-    return True
 
 
 def leave(code: int) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from maskrcnn_jax import config_check, distributed, evaluation
@@ -104,7 +104,8 @@ def main(arguments: list[str]) -> None:
         arguments: The name of the program, and the arguments that are no flags.
     """
     program, *rest = arguments
-    exits.shorten_failed_saves()
+    logging.set_verbosity(logging.WARNING)  # Orbax reports every thread it starts.
+    exits.hide_abandoned_writes()
     streams.be_lenient()
     cache.keep_compiled_programs()
     try:

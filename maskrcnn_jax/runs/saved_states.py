@@ -81,9 +81,13 @@ def check(path: Path, state: TrainState) -> None:
             raise DoesNotFit(f"{path / name} is not what was saved: {differing}")
 
 
-def first_line(error: Exception) -> str:
-    """The start of an error's message; those of Orbax and tensorstore have many lines."""
-    return str(error).splitlines()[0][:300] if str(error) else repr(error)
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; those of Orbax and tensorstore have many lines.
+
+    Of a long line, the middle is left out: the reason is at the end.
+    """
+    line = str(error).partition("\n")[0].partition(" [tensorstore_spec")[0] or repr(error)
+    return line if len(line) <= 300 else f"{line[:100]} ... {line[-200:]}"
 
 
 def is_damage(error: Exception) -> bool:

@@ -57,15 +57,10 @@ def test_a_command_whose_output_is_lost_says_so(way, reason):
 
 
 SAVE = """
-import asyncio, logging, threading
-import absl.logging, tensorstore
+import asyncio, threading
+import tensorstore
 from maskrcnn_jax.cli import exits
-exits.shorten_failed_saves()
-try:
-    raise ValueError("of Orbax")
-except ValueError as error:
-    absl.logging.exception("%s raised %s: disk full [tensorstore_spec={...}]", "x" * 999, error)
-logging.getLogger("maskrcnn_jax").warning("of ours")
+exits.hide_abandoned_writes()
 loop = asyncio.new_event_loop()
 promise, future = tensorstore.Promise.new()
 
@@ -84,13 +79,10 @@ thread.join()
 """
 
 
-def test_what_orbax_prints_of_a_failed_save_is_short():
+def test_what_tensorstore_prints_of_a_failed_save_is_hidden():
     """Tensorstore tells a loop that is closed about a write."""
     done = subprocess.run([sys.executable, "-c", SAVE], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    orbax, ours, *_ = done.stderr.splitlines()  # asyncio adds that this task was destroyed.
-    assert orbax.endswith("xxx raised of Orbax: disk full") and len(orbax) < 400
-    assert ours.endswith("of ours") and "Event loop is closed" not in done.stderr
+    assert done.returncode == 0 and "Event loop is closed" not in done.stderr, done.stderr
 
 
 class Closed(io.StringIO):

@@ -76,7 +76,7 @@ def test_a_run_that_must_stop_saves_its_last_step(session, tmp_path):
 
 def test_a_message_that_says_what_was_saved_says_it_once(session):
     error = OSError("the images are gone: saved after step 2")
-    train.save_before_leaving(session, make_state(2.0), error)
+    save_before_leaving(session, make_state(2.0), error)
     assert not hasattr(error, "__notes__")
 
 

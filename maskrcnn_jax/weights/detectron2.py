@@ -117,8 +117,6 @@ def _preset(state: Mapping[str, np.ndarray]) -> Config:
     model.backbone.depth = guess.resnet_depth(
         state, rf"{re.escape(BODY)}res([2-5])\.(\d{{1,3}})\.(conv3\.)?"
     )
-    if model.backbone.norm == "batch":
-        model.backbone.frozen_stages = _num_frozen(state)
     model.num_classes = num_classes(state) or model.num_classes
     model.fpn.norm = norm_of(state, "backbone.fpn_lateral2.norm")
     model.rpn.num_convs = 1 + max(_numbers(state, rf"{re.escape(RPN)}conv\.conv(\d)\."), default=0)
@@ -134,13 +132,6 @@ def _preset(state: Mapping[str, np.ndarray]) -> Config:
         model.mask_head.norm = norm_of(state, f"{ROI}mask_head.mask_fcn1.norm")
     guess.set_widths(model, state, name)
     return config
-
-
-def _num_frozen(state: Mapping[str, np.ndarray]) -> int:
-    """Returns the number of first stages without batch counters, which Detectron2 has frozen."""
-    stages = "stem", *(f"res{i}.0" for i in range(2, 6))
-    norms = [norm_of(state, f"{BODY}{stage}.conv1.norm") for stage in stages]
-    return norms.index("batch")
 
 
 def norm_of(state: Mapping[str, np.ndarray], layer: str) -> str:

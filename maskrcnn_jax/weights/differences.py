@@ -50,7 +50,6 @@ FIELDS: dict[str, str] = {
     "model.backbone.stride_in_1x1": "stride in the 1x1 convolutions",
     "model.backbone.norm": "",
     "model.backbone.norm_eps": "",
-    "model.backbone.frozen_stages": "",
     "model.fpn.channels": "",
     "model.fpn.norm": "",
     "model.fpn.norm_eps": "",
@@ -183,8 +182,6 @@ def _is_used(config: Config, field: str) -> bool:
         return False
     if field.endswith(".norm_eps"):
         return value_of(config, field.removesuffix("_eps")) != "none"
-    if field == "model.backbone.frozen_stages":
-        return model.backbone.norm == "batch"  # Frozen norms have no batch counters there.
     if field in ("model.box_head.channels", "model.box_head.norm"):
         return model.box_head.num_convs > 0
     if field in ("model.roi.sampling_ratio", "model.roi.aligned"):

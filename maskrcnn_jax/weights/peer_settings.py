@@ -59,8 +59,6 @@ def torchvision(field: str, config: Config, is_bgr: bool) -> str | None:
             norm = kinds.get(model.backbone.norm, "FrozenBatchNorm2d")
             made = f"resnet_fpn_backbone(backbone_name='resnet{model.backbone.depth}', "
             return f"backbone={made}weights=None, norm_layer={norm})"
-        case ["model", "backbone", "frozen_stages"]:
-            return f"trainable_backbone_layers={5 - value}"
         case ["model", _, "norm_eps"]:
             return f"eps={value:g} of the norms in {field.split('.')[1]}"
         case ["model", "rpn", "anchor_sizes" | "aspect_ratios"]:
@@ -139,8 +137,6 @@ def mmdet(field: str, config: Config, is_bgr: bool) -> str | None:
             return f"test_pipeline Resize scale={scale}"
         case "model.backbone.stem_channels":
             return f"backbone.stem_channels={value}, backbone.base_channels={value}"
-        case "model.backbone.frozen_stages":
-            return f"backbone.frozen_stages={value - 1}"
         case "model.backbone.stride_in_1x1":
             return f"backbone.style='{'caffe' if value else 'pytorch'}'"
         case "model.rpn.num_convs":

@@ -16,7 +16,6 @@ from flax import traverse_util
 from maskrcnn_jax import presets
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.modules import backbones
 from maskrcnn_jax.weights import (
     detectron2,
     differences,
@@ -221,18 +220,11 @@ def _with_folded_eps(
 def _counters(config: ModelConfig, target: str) -> dict[str, np.ndarray]:
     """Returns the batch counters, zeros, that a library keeps for its norms."""
     family: ModuleType = FAMILIES[target]
-    names = [x.name for x in family.entries(config) if _is_counted(x, config, target)]
+    names = [x.name for x in family.entries(config) if _is_counted(x, target)]
     return {x.replace("running_var", COUNTER): np.array(0, np.int64) for x in names}
 
 
-def _is_counted(entry: Entry, config: ModelConfig, target: str) -> bool:
+def _is_counted(entry: Entry, target: str) -> bool:
     """Whether a norm has a counter: all of MMDetection's, and those that train elsewhere."""
-    if entry.path[-1] != "var":
-        return False
-    if target == "mmdet":
-        return True
-    part, layer = entry.path[1], entry.path[2]
-    # Detectron2 replaces the norms of frozen stages.
-    is_frozen = part == "backbone" and backbones.is_frozen(config.backbone, layer)
-    is_frozen = is_frozen and target == "detectron2"
-    return entry.path[0] == "batch_stats" and not is_frozen
+    is_trained = entry.path[0] == "batch_stats" or target == "mmdet"
+    return entry.path[-1] == "var" and is_trained

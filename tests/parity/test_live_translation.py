@@ -123,7 +123,7 @@ def test_detectron2s_weights_in_torchvision(tmp_path):
 
     found = written("detectron2_r50_fpn", tmp_path / "tv.pth", "torchvision")
     assert {each.rule for each in found.differences if each.setting} == {
-        *("model.image_mean", "model.image_std", "model.roi.sampling_ratio"),
+        *("model.image_std", "model.roi.sampling_ratio"),
         "model.backbone.stride_in_1x1",
     }
     model = detection.maskrcnn_resnet50_fpn(

@@ -41,11 +41,10 @@ def state_for(build, num_classes=81):
     if target_of(build) == "mmdet":
         scale = 58 if presets.is_of_caffe(config.model) else 1
         return state_of(mmdetection, config, scale=scale, counters=("b", "n", "r"))
-    trained = {
-        "syncbn": (f"{BODY}res3", f"{BODY}res4", f"{BODY}res5", "backbone.fpn", "roi_heads"),
-        "lsj": ("backbone", "roi_heads"),
-    }
-    return state_of(detectron2, config, counters=trained.get(build.__name__[18:], ""))
+    # Detectron2 counts the batches of frozen stages too, if the others train.
+    is_trained = config.model.backbone.norm == "batch"
+    counters = ("backbone", "roi_heads") if is_trained else ""
+    return state_of(detectron2, config, counters=counters)
 
 
 def load(tmp_path, state, **options):
@@ -242,7 +241,7 @@ def test_faster_r_cnns_are_written_too(tmp_path):
 # Fields that only training reads, or that do not change what is detected.
 TRAINING = {
     *("positive_iou", "negative_iou", "num_samples", "positive_fraction", "smooth_l1_beta"),
-    *("max_samples", "dtype", "low_quality", "min_low_quality_iou"),
+    *("max_samples", "frozen_stages", "dtype", "low_quality", "min_low_quality_iou"),
     *("loss_divisor", "ground_truth", "mask_targets"),
 }
 OF_TRAINING = {"model.rpn.num_candidates", "model.rpn.num_proposals"}

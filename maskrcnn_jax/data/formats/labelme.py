@@ -71,7 +71,7 @@ def _part(shape: Any, image: Entry) -> Any:
     if not isinstance(shape, dict):
         raise Unusable("which are no objects with fields")
     kind, points = shape.get("shape_type") or "polygon", shape.get("points")
-    if kind == "polygon":
+    if kind in ("polygon", "oriented_rectangle"):
         return [points]
     if kind == "rectangle":
         return geometry.rectangle(*geometry.corners(points))

@@ -55,7 +55,7 @@ def test_conversions(folder, capfd):
         content = {"imagePath": name, "shapes": shapes}
         (folder / "in" / f"{ord(name[0])}.json").write_text(json.dumps(content))
     command = ["data", "convert", str(folder / "in"), str(folder / "b.json")]
-    assert main([*command, "--images", str(folder)]) == 0
+    assert main([*command, "--images", str(folder)]) == 1
     out = assert_plain(capfd)
     assert "gnp" in out and "2 objects in 1 images" in out
     assert main([*command, "--images", str(folder), "--strict", "--force"]) == 2

@@ -33,8 +33,7 @@ def read(source: Path, collection: Collection) -> None:
         if content is None:
             continue
         if not _is_labelme(content):
-            kind = "files left out, which are no annotations of LabelMe"
-            collection.findings.add(kind, name, "file")
+            collection.leave_out("which are no annotations of LabelMe", name, "file")
             continue
         image = _image(content, name, collection)
         if image is not None:

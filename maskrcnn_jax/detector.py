@@ -303,13 +303,13 @@ class Detector:
 
 def _move_to_device(variables: dict[str, Any]) -> dict[str, Any]:
     """Transfers nested arrays one by one, and frees each before the next: empties the dict."""
-    moved = {}
+    moved: dict[str, Any] = {}
     for name in list(variables):
         value = variables.pop(name)
-        is_nested = isinstance(value, dict)
-        moved[name] = _move_to_device(value) if is_nested else jax.device_put(value)
-        if not is_nested:
-            moved[name].block_until_ready()
+        if isinstance(value, dict):
+            moved[name] = _move_to_device(value)
+        else:
+            moved[name] = jax.device_put(value).block_until_ready()
     return moved
 
 

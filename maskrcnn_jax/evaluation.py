@@ -34,6 +34,10 @@ from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Dataset
 from maskrcnn_jax.structures import Batch, Detections
 
+# The id of an image, its results in COCO's format, and the sum and the count of each loss. An image
+# that could not be read has no results.
+Record = tuple[int, list[dict[str, Any]] | None, dict[str, tuple[float, float]]]
+
 
 class Evaluation(NamedTuple):
     """The results of one pass over a validation set."""
@@ -96,7 +100,7 @@ def evaluate(
         per_image=jax.vmap, per_pyramid=jax.vmap
     )
     detect, losses_of = _programs(model.clone(run=run), run, mesh)
-    records = []
+    records: list[Record] = []
     for batch, original_sizes, real in batches:
         detections = jax.device_get(detect(variables, batch.images, batch.sizes, batch.canvas))
         losses = jax.device_get(losses_of(variables, batch))
@@ -142,7 +146,7 @@ def evaluate_images(
             errors.
         advance: Called with 1 after each image.
     """
-    records = []
+    records: list[Record] = []
     for index in range(len(dataset)):
         try:
             example = dataset[index]
@@ -190,7 +194,7 @@ def _pair(size: Any) -> tuple[int, int]:
 
 
 def _summarise(
-    records: list[Any], annotations: dict, max_detections: int, *, masks: bool
+    records: list[Record], annotations: dict, max_detections: int, *, masks: bool
 ) -> Evaluation:
     # Sort by image, so that ties and rounding do not depend on the order of the processes.
     order = {image["id"]: i for i, image in enumerate(annotations["images"])}
@@ -200,7 +204,7 @@ def _summarise(
         raise OSError(f"none of the {len(missing)} images to evaluate could be read")
     records = [record for record in records if record[1] is not None]
     annotations = without_images(annotations, missing)
-    results = [result for _, results, _ in records for result in results]
+    results = [result for _, results, _ in records for result in results or ()]
     losses = _mean_losses([pairs for _, _, pairs in records])
     bbox = run_coco(annotations, results, "bbox", max_detections)
     segm = run_coco(annotations, results, "segm", max_detections) if masks else None

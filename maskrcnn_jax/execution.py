@@ -77,8 +77,11 @@ def choose(
     """
     settings = settings or ExecutionConfig()
     device = None if portable else _device(mesh)
-    platform = "any" if portable else device.platform
-    row_shards = 1 if mesh is None else mesh.shape["space"]
+    platform = "any" if device is None else device.platform
+    row_shards, gather_rows = 1, _identity
+    if mesh is not None and mesh.shape["space"] > 1:
+        row_shards = mesh.shape["space"]
+        gather_rows = partial(sharding.gather_rows, mesh=mesh)
     # On several devices, barriers would keep XLA from reducing all gradients in one operation.
     is_one_cpu = platform == "cpu" and (mesh is None or mesh.size == 1)
     per_image = jax.vmap if mesh is None else sharding.per_image(mesh)
@@ -88,7 +91,7 @@ def choose(
         # must not map RoI pooling if several devices share rows.
         per_pyramid=per_image if row_shards == 1 else jax.vmap,
         row_shards=row_shards,
-        gather_rows=_identity if row_shards == 1 else partial(sharding.gather_rows, mesh=mesh),
+        gather_rows=gather_rows,
         align_form=_align_form(settings, device, row_shards),
         align_gradient=_align_gradient(settings, device, row_shards),
         rpn_windows=settings.rpn_gradient == "windows" and row_shards == 1,

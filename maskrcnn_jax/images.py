@@ -18,7 +18,7 @@ from maskrcnn_jax import image_headers
 try:
     import cv2
 except ImportError:  # OpenCV is optional: it only makes decoding and resizing faster.
-    cv2 = None
+    cv2 = None  # type: ignore[assignment]
 
 # An image as users give it: an array of any library, see `as_rgb`; a path; or a Pillow image.
 AnyImage = Any
@@ -77,7 +77,7 @@ def _decode(content: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
         with _open(io.BytesIO(content)) as opened:
             if opened.format in _WITH_PAGES and getattr(opened, "n_frames", 1) > 1:
                 _warn(f"of {opened.format} files with several pages only the first is read", name)
-            if opened.mode.startswith("I;16") and opened.getextrema()[1] < _DARK:
+            if opened.mode.startswith("I;16") and np.max(opened.getextrema()) < _DARK:
                 _warn("16-bit images that use less than an eighth of the range look black", name)
             pixels = _decode_jpeg(content, opened) if cv2 is not None else None
             return _to_rgb(ImageOps.exif_transpose(opened)) if pixels is None else pixels
@@ -134,7 +134,7 @@ def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
     return read_image(path).shape[:2] if image_headers.is_cut(path, kind) else size
 
 
-def _open_file(path: str | os.PathLike[str]) -> io.BufferedIOBase:
+def _open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Opens a file. Raises OSError for pipes and devices, which may wait or send for ever."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError("it is a folder, pipe or device, not a file")
@@ -147,7 +147,7 @@ def _warn(message: str, name: str) -> None:
         _logger.warning("%s; the first one is %s", message, name)
 
 
-def _open(file: io.BufferedIOBase) -> Image.Image:
+def _open(file: io.BytesIO | io.BufferedReader) -> Image.Image:
     """Opens an image as `Image.open` does, but without Pillow's warning about large images.
 
     The warning could only be silenced for the whole process. Like Pillow, this refuses images of
@@ -167,7 +167,7 @@ def _open(file: io.BufferedIOBase) -> Image.Image:
     raise OSError(image_headers.explain(file.read()))
 
 
-def _open_as(name: str, start: bytes, file: io.BufferedIOBase) -> Image.Image | None:
+def _open_as(name: str, start: bytes, file: io.BytesIO | io.BufferedReader) -> Image.Image | None:
     """Opens an image in one of Pillow's formats. Returns None for a file of another format."""
     factory, accepts = Image.OPEN[name]
     try:

@@ -4,6 +4,7 @@ Start here. Each stage has a file of its own. Most stages work on one image; `ea
 the batch.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -63,12 +64,12 @@ class MaskRCNN(nn.Module):
     """
 
     config: ModelConfig
-    detection: DetectionConfig | None = None
+    detection: DetectionConfig = dataclasses.field(default_factory=DetectionConfig)
     run: Execution = Execution()
 
     def __post_init__(self) -> None:
         self.config = freeze(self.config)
-        self.detection = freeze(self.detection or DetectionConfig())
+        self.detection = freeze(self.detection)
         super().__post_init__()
 
     def setup(self) -> None:
@@ -138,10 +139,11 @@ class MaskRCNN(nn.Module):
         self, pyramid: Pyramid, detections: Detections, canvas: Sizes
     ) -> Float[Array, "b d m m"]:
         """Draws the mask of the detected class inside each detected box."""
-        head = as_function(self.mask_head)
+        head, config = as_function(self.mask_head), self.config.mask_head
+        assert config is not None, "a model without a mask head draws no masks"
 
         def draw(boxes: Float[Array, "b d 4"], classes: Int[Array, "b d"]) -> Array:
-            pooled = self.pool(pyramid, boxes, canvas, self.config.mask_head.resolution)
+            pooled = self.pool(pyramid, boxes, canvas, config.resolution)
             return jax.nn.sigmoid(head(pooled, classes))
 
         if self.run.mask_chunk is None or self.is_initializing():
@@ -160,14 +162,15 @@ class MaskRCNN(nn.Module):
         """
         config = self.config
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(batch.image_id)
-        shapes = map_shapes(batch.images.shape[1:3])
+        height, width = batch.images.shape[1:3]
+        shapes = map_shapes((height, width))
 
         match_each = self.each(anchor_targets, shapes=shapes, config=config.rpn)
         anchors = match_each(keys[:, 0], batch.instances, batch.canvas)
         pyramid = self.features(batch.images, batch.sizes, batch.canvas)
         pyramid, scores, sampled = self.rpn.learn(pyramid, batch.canvas, anchors.indices)
-        rule = {"beta": config.rpn.smooth_l1_beta, "divisor": config.rpn.loss_divisor}
-        losses = rpn_loss(*sampled, anchors, **rule)
+        beta, divisor = config.rpn.smooth_l1_beta, config.rpn.loss_divisor
+        losses = rpn_loss(*sampled, anchors, beta=beta, divisor=divisor)
 
         proposals = self.propose(scores, pyramid, batch.sizes, batch.canvas, config.rpn)
         rois = self.each(roi_targets, config=config.roi)(keys[:, 1], proposals, batch.instances)
@@ -188,6 +191,7 @@ class MaskRCNN(nn.Module):
     ) -> tuple[Float[Array, "b r m m"], Float[Array, "b r m m"], RoITargets]:
         """Mask logits of the positive RoIs, their target masks, and these RoIs."""
         config = self.config.mask_head
+        assert config is not None, "a model without a mask head learns no masks"
         count = num_mask_samples(self.config)
         positives = jax.tree.map(lambda x: x[:, :count], rois)  # They come first.
         pooled = self.pool(pyramid, positives.boxes, batch.canvas, config.resolution)
@@ -201,7 +205,7 @@ class MaskRCNN(nn.Module):
         """The sum of the mean losses, and the losses and diagnostics as metrics."""
         losses, diagnostics = self.losses(batch, key)
         means = {name: mean(pair) for name, pair in losses.items()}
-        total = sum(means.values())
+        total: Any = sum(means.values())
         return total, means | {name: mean(pair) for name, pair in diagnostics.items()}
 
     def features(self, images: Images, sizes: Sizes, canvas: Sizes) -> Pyramid:
@@ -247,8 +251,8 @@ class MaskRCNN(nn.Module):
     ) -> Float[Array, "b r s s c"]:
         """Features of each RoI; the coarsest level has anchors only, so it is left out."""
         levels = {level: pyramid[level] for level in sorted(pyramid)[:-1]}
-        settings = {"resolution": resolution, "config": self.config.roi, "run": self.run}
-        return self.run.per_pyramid(partial(pool_rois, **settings))(levels, boxes, canvas)
+        pool_each = partial(pool_rois, resolution=resolution, config=self.config.roi, run=self.run)
+        return self.run.per_pyramid(pool_each)(levels, boxes, canvas)
 
     def each(self, stage: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
         """Maps a stage of one image over the batch."""

@@ -46,15 +46,15 @@ def to_original(
         config: Gives ``clip_to_original`` and ``paste``; the default is torchvision's rule.
     """
     config = config or DetectionConfig()
-    scaled, kept = scale_boxes(detections.boxes, size, original_size, config)
+    scaled, kept = scale_boxes(np.asarray(detections.boxes), size, original_size, config)
     valid = kept & np.asarray(detections.valid)
     boxes, patches = scaled[valid], None
     if detections.masks is not None:
         paste_one = paste_in_box if config.paste == "expanded" else paste_centres
         pairs = zip(detections.masks[valid], boxes, strict=True)
         patches = [paste_one(mask, box, original_size) for mask, box in pairs]
-    labels = detections.classes[valid].astype(np.int64)
-    return ImageDetections(boxes, labels, detections.scores[valid], patches)
+    labels = np.asarray(detections.classes)[valid].astype(np.int64)
+    return ImageDetections(boxes, labels, np.asarray(detections.scores)[valid], patches)
 
 
 def scale_boxes(
@@ -74,8 +74,8 @@ def scale_boxes(
     if not config.clip_to_original:
         return scaled, np.ones(len(boxes), bool)
     height, width = original_size
-    scaled = np.clip(scaled, 0, np.array([width, height] * 2, np.float32))
-    return scaled, (scaled[:, 2:] > scaled[:, :2]).all(axis=1)
+    clipped: np.ndarray = np.clip(scaled, 0, np.array([width, height] * 2, np.float32))
+    return clipped, np.all(clipped[:, 2:] > clipped[:, :2], axis=1)
 
 
 def paste_in_box(

@@ -123,8 +123,9 @@ def detectron2_r50_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
         short_sides=(640, 672, 704, 736, 768, 800),
     )
     optimizer = OptimizerConfig(decay="not_norms", decay_steps=(210_000, 250_000))
-    settings = {"detection": detection, "data": data, "optimizer": optimizer}
-    return Config(model=model, num_steps=270_000, **settings)
+    return Config(
+        model=model, num_steps=270_000, detection=detection, data=data, optimizer=optimizer
+    )
 
 
 def detectron2_r101_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
@@ -277,5 +278,7 @@ def is_of_caffe(model: ModelConfig) -> bool:
 
 def _use_norm(model: ModelConfig, norm: str) -> None:
     """Puts a norm after all convolutions but the RPN's, and four of them into the box head."""
-    model.backbone.norm, model.fpn.norm, model.mask_head.norm = norm, norm, norm
+    model.backbone.norm = model.fpn.norm = norm
+    if model.mask_head is not None:
+        model.mask_head.norm = norm
     model.box_head = BoxHeadConfig(num_convs=4, norm=norm, num_layers=1)

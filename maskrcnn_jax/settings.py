@@ -67,14 +67,15 @@ def _hash(self: Any) -> int:
         raise TypeError(
             f"a {type(self).__name__} can change, so it has no hash: pass it through freeze first"
         )
-    return hash((type(self), *(getattr(self, name) for name in self.__dataclass_fields__)))
+    return hash((type(self), *(getattr(self, name) for name in _names(self))))
 
 
 @typing.dataclass_transform(field_specifiers=(field,))
 def settings(cls: type[T]) -> type[T]:
     """Makes a dataclass that refuses unknown fields and, once frozen, every assignment."""
-    cls.__setattr__, cls.__hash__ = _setattr, _hash
-    made = dataclasses.dataclass(cls)
+    for name, method in ("__setattr__", _setattr), ("__hash__", _hash):
+        setattr(cls, name, method)
+    made: Any = dataclasses.dataclass(cls)
     for each in dataclasses.fields(made):
         each.type = _without_constraints(each.type)  # ml_collections reads plain types only.
     return made
@@ -83,7 +84,7 @@ def settings(cls: type[T]) -> type[T]:
 def freeze(config: T) -> T:
     """Returns a copy, nested settings included, that is hashable and refuses assignments."""
     frozen = copy.copy(config)
-    for name in config.__dataclass_fields__:
+    for name in _names(config):
         value = getattr(config, name)
         if dataclasses.is_dataclass(value):
             value = freeze(value)
@@ -109,7 +110,7 @@ def from_dict(cls: type[T], values: Any) -> T:
         raise ValueError(f"{expected}, got {_shown(values)}")
     config = cls()
     for name, value in values.items():
-        if name not in cls.__dataclass_fields__:
+        if name not in _names(cls):
             raise ValueError(f"{cls.__name__} has no field {_shown(name)}")
         default = getattr(config, name)
         nested = dataclasses.is_dataclass(default) and value is not None
@@ -121,13 +122,18 @@ def from_dict(cls: type[T], values: Any) -> T:
 def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
     """The fields in which two settings differ, each as ``name: value of a -> value of b``."""
     found = []
-    for name in a.__dataclass_fields__:
+    for name in _names(a):
         x, y = _as_tuple(getattr(a, name)), _as_tuple(getattr(b, name))
         if dataclasses.is_dataclass(x) and type(x) is type(y):
             found += differences(x, y, f"{prefix}{name}.")
         elif x != y:
             found.append(f"{prefix}{name}: {x} -> {y}")
     return found
+
+
+def _names(config: Any) -> tuple[str, ...]:
+    """The names of the fields of a dataclass, or of its type."""
+    return tuple(config.__dataclass_fields__)
 
 
 def _as_tuple(value: Any) -> Any:

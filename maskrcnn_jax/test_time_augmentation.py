@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32
 
@@ -52,7 +53,10 @@ class AugmentedDetector(Detector):
         if not scales or not min(scales) > 0:
             raise ValueError(f"scales must be one or more positive numbers, got {scales}")
         parts = model, detector.variables, detector.categories
-        settings = {"dtype": detector.dtype.name, "only_buckets": detector.only_buckets}
+        settings: dict[str, Any] = {
+            "dtype": detector.dtype.name,
+            "only_buckets": detector.only_buckets,
+        }
         super().__init__(*parts, detector.data, batch_size=detector.batch_size, **settings)
         sized = [Detector(*parts, _scaled(detector.data, scale), **settings) for scale in scales]
         directions = (False, True) if flip else (False,)
@@ -95,7 +99,8 @@ class AugmentedDetector(Detector):
         self, view: "_View", pyramid: Any, merged: Detections
     ) -> Float32[np.ndarray, "d m m"]:
         """Predicts the masks of the merged boxes from the features of one view."""
-        given = merged._replace(boxes=view.from_image(merged.boxes))
+        boxes = view.from_image(np.asarray(merged.boxes))
+        given = merged._replace(boxes=jnp.asarray(boxes))
         given = jax.tree.map(lambda x: x[None], given)
         masks = np.asarray(self._draw_masks(self.variables, pyramid, given, view.inputs[2]))[0]
         return masks[:, :, ::-1] if view.mirrored else masks

@@ -183,7 +183,8 @@ def train_step(
             losses, diagnostics = jax.tree.map(lambda x: x.sum(0), results)
         means = {name: mean(loss) for name, loss in losses.items()}
         metrics = means | {name: mean(pair) for name, pair in diagnostics.items()}
-        return sum(means.values()), (metrics, batch_stats)
+        total_loss: Any = sum(means.values())
+        return total_loss, (metrics, batch_stats)
 
     value_and_grad = jax.value_and_grad(total, has_aux=True)
     (loss, (metrics, batch_stats)), gradients = value_and_grad(state.params)
@@ -220,9 +221,10 @@ def _split(batch: Batch, num_parts: int) -> Batch:
     return jax.tree.map(split, batch)
 
 
-def _average(state: TrainState, params: dict[str, Any], decay: float) -> dict[str, Any]:
-    decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
-    return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), state.average, params)
+def _average(state: TrainState, params: dict[str, Any], decay: float | None) -> dict[str, Any]:
+    assert decay is not None, "a state that keeps an average needs average_decay"
+    warm = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    return jax.tree.map(lambda old, new: old + (1 - warm) * (new - old), state.average, params)
 
 
 def compile_step(model: MaskRCNN, optimizer: optax.GradientTransformation, config: Config) -> Any:

@@ -177,7 +177,8 @@ def _paint(
         width = max(1, round(_FRAME_SHARE * line))
         pen.rectangle((x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)), outline=color, width=width)
         if patches is not None:
-            _outline(canvas, *patches[i], color, line)
+            inside, offset = patches[i]
+            _outline(canvas, inside, offset, color, line)
 
 
 def _fill(

@@ -1,5 +1,7 @@
 """The public names, and the declared dependencies."""
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -30,6 +32,15 @@ PEERS = {"detectron2", "mmcv", "mmdet", "mmengine"}
 def test_every_public_name_can_be_imported():
     for name in maskrcnn_jax.__all__:
         assert getattr(maskrcnn_jax, name).__name__ == name
+
+
+def test_type_checkers_see_the_same_names():
+    stub = ast.parse((ROOT / "maskrcnn_jax" / "__init__.pyi").read_text())
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    places = {alias.asname: node.module for node in imports for alias in node.names}
+    assert sorted(places) == maskrcnn_jax.__all__
+    for name, module in places.items():
+        assert getattr(importlib.import_module(module), name) is getattr(maskrcnn_jax, name)
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -39,15 +39,16 @@ def test_nobody_reads_the_default_backend():
 
 
 def test_only_execution_asks_a_device_for_its_platform():
-    """`planning` reads the platform for the memory of a device, which changes no program."""
-    users = users_of("platform") - {"maskrcnn_jax/planning/plan.py", "maskrcnn_jax/xla/compiler.py"}
+    """`planning` reads the platform for the memory of a device, and `doctor` prints it."""
+    others = ("planning/plan.py", "xla/compiler.py", "cli/doctor.py")
+    users = users_of("platform") - {f"maskrcnn_jax/{name}" for name in others}
     assert users == {"maskrcnn_jax/execution.py"}
 
 
 def test_only_commands_return_memory_after_compiling():
     users = users_of("return_memory_after_compiling")
-    assert "train.py" in users
-    assert all(user == "train.py" or user.startswith("maskrcnn_jax/cli/") for user in users)
+    assert "maskrcnn_jax/cli/training_loop.py" in users
+    assert all(user.startswith("maskrcnn_jax/cli/") for user in users)
 
 
 def test_the_library_registers_no_listener(monkeypatch):

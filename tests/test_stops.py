@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import pytest
 
-import train
 from maskrcnn_jax import distributed
+from maskrcnn_jax.cli.session import Session, check_images, save_before_leaving
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.runs.checkpoints import Checkpoints
+from maskrcnn_jax.runs.checkpoints import Checkpoints, NotSaved
 from maskrcnn_jax.runs.metrics import MetricsLog
 from tests.runs.test_checkpoints import assert_equal, make_state
 
@@ -54,7 +54,8 @@ def session(tmp_path):
     log.add(2, {"loss": jnp.float32(3), "missing_images": jnp.float32(1)})
     checkpoints = Checkpoints(tmp_path, keep=1)
     start = SimpleNamespace(config=Config(batch_size=2))
-    yield SimpleNamespace(log=log, checkpoints=checkpoints, start=start)
+    unused = dict.fromkeys(("model", "preemption", "progress", "task"))
+    yield Session(start=start, log=log, checkpoints=checkpoints, **unused)
     checkpoints.close()
     log.close()
 
@@ -66,17 +67,23 @@ def steps(tmp_path):
 
 def test_a_run_that_must_stop_saves_its_last_step(session, tmp_path):
     error = OSError("no space left for the log")
-    train.save_before_leaving(session, make_state(2.0), error)
+    save_before_leaving(session, make_state(2.0), error)
     assert error.__notes__ == ["saved after step 2"] and steps(tmp_path) == [1, 2]
     assert_equal(session.checkpoints.restore(make_state(0.0)), make_state(2.0))
-    train.save_before_leaving(session, make_state(2.0), error)  # Nothing is logged twice.
+    save_before_leaving(session, make_state(2.0), error)  # Nothing is logged twice.
     assert steps(tmp_path) == [1, 2]
+
+
+def test_a_message_that_says_what_was_saved_says_it_once(session):
+    error = OSError("the images are gone: saved after step 2")
+    save_before_leaving(session, make_state(2.0), error)
+    assert not hasattr(error, "__notes__")
 
 
 def test_a_state_that_a_step_has_taken_over_is_not_saved(session):
     state, error = make_state(2.0), OSError("gone")
     state.params["a"].delete()
-    train.save_before_leaving(session, state, error)
+    save_before_leaving(session, state, error)
     assert not hasattr(error, "__notes__")
 
 
@@ -86,7 +93,7 @@ def test_a_checkpoint_that_cannot_be_written_hides_no_error(session, monkeypatch
 
     monkeypatch.setattr(session.checkpoints, "save", fail)
     error = OSError("the first reason")
-    train.save_before_leaving(session, make_state(2.0), error)
+    save_before_leaving(session, make_state(2.0), error)
     assert str(error) == "the first reason" and not hasattr(error, "__notes__")
 
 
@@ -94,7 +101,19 @@ def test_a_checkpoint_that_cannot_be_written_hides_no_error(session, monkeypatch
 def test_a_run_whose_images_are_gone_saves_and_stops(session, share, stops):
     means = {"missing_images": share}
     if not stops:
-        return train.check_images(session, make_state(2.0), means)
+        return check_images(session, make_state(2.0), means)
     with pytest.raises(OSError, match="of the images cannot be read any more: saved after step 2"):
-        train.check_images(session, make_state(2.0), means)
+        check_images(session, make_state(2.0), means)
     assert_equal(session.checkpoints.restore(make_state(0.0)), make_state(2.0))
+
+
+@pytest.mark.parametrize("first", [OSError("the first reason"), None])
+def test_a_save_that_fails_at_the_end_hides_no_error(tmp_path, monkeypatch, first):
+    def fail():
+        raise NotSaved("the disk is full")
+
+    with pytest.raises(OSError, match=str(first) if first else "the disk is full"):
+        with Checkpoints(tmp_path, keep=1) as checkpoints:
+            monkeypatch.setattr(checkpoints, "wait", fail)
+            if first:
+                raise first

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import training
+from maskrcnn_jax.cli import start as starting
+from maskrcnn_jax.cli import training_loop
 from maskrcnn_jax.config import (
     BoxHeadConfig,
     Config,
@@ -62,7 +64,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(run, cache, tmp_path, mon
     assert any((cache / "compiled").glob("jit_train_step-*"))
     monkeypatch.delenv("JAX_LOG_COMPILES")
     assert run(tmp_path / "parts", num_steps=2).returncode == 0
-    resumed = run(tmp_path / "parts")
+    resumed = run(tmp_path / "parts", command=("-m", "maskrcnn_jax", "train"))
     assert resumed.returncode == 0, resumed.stderr
 
     a, b = run_directory.load_run(tmp_path / "whole"), run_directory.load_run(tmp_path / "parts")
@@ -188,8 +190,7 @@ class Reached(Exception):
 
 @pytest.fixture
 def start(monkeypatch, tmp_path):
-    """Runs `train.train` up to the optimizer; returns the parameters and the written config."""
-    import train  # Imported late, since it defines command-line flags.
+    """Runs `train` up to the optimizer; returns the parameters and the written config."""
 
     def start(config):
         found = {}
@@ -200,7 +201,7 @@ def start(monkeypatch, tmp_path):
 
         monkeypatch.setattr(training, "make_optimizer", make_optimizer)
         with pytest.raises(Reached):
-            train.train(config, tmp_path / "run")
+            training_loop.train(config, tmp_path / "run")
         return found["params"], json.loads((tmp_path / "run" / "config.json").read_text())
 
     return start
@@ -232,14 +233,12 @@ def kernel(params):
 
 
 def test_a_validation_image_too_large_for_the_buckets_stops_a_run_before_it_begins(tmp_path):
-    import train
-
     config = experiment()
     config.data.test_short_side, config.data.test_buckets = 96, ((96, 64), (64, 96))
     with pytest.raises(
         ValueError, match=r"data\.test_buckets: image id 1 of .* fits none of \[\(96, 64\), "
     ):
-        train.prepare(config, tmp_path / "run")
+        starting.prepare(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -232,7 +232,7 @@ def add_plan(commands: Any) -> None:
         "plan", help="compile training or detection for other devices, and print its cost"
     )
     parser.add_argument(
-        "--config", required=True, type=path, metavar="FILE", help="experiment, as for train.py"
+        "--config", required=True, type=path, metavar="FILE", help="experiment, as for `train`"
     )
     devices = parser.add_mutually_exclusive_group(required=True)
     devices.add_argument(

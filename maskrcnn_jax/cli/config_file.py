@@ -32,7 +32,7 @@ class _OrNone(flags.ArgumentParser):
         return self._parser.flag_type()
 
 
-# For optional fields in the flags of train.py: ml_collections would read "None" as a string.
+# For optional fields in the flags of training: ml_collections would read "None" as a string.
 _PARSERS = {int: flags.IntegerParser(), float: flags.FloatParser(), str: flags.ArgumentParser()}
 for _type, _parser in _PARSERS.items():
     config_flags.register_flag_parser_for_type(_type, _OrNone(_parser))

@@ -1,14 +1,30 @@
-"""How `train.py` ends: one message and an exit code for everything a user can mend."""
+"""How training ends: one message and an exit code for everything a user can mend."""
 
+import itertools
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from maskrcnn_jax import distributed
 from maskrcnn_jax.cli import config_file, memory, streams
 from maskrcnn_jax.data.findings import plain
+
+
+def hide_abandoned_writes() -> None:
+    """Hides the tracebacks that tensorstore prints of a save that fails: hundreds of lines.
+
+    There is one for every write that nobody waits for any more. `Checkpoints` raises the failure.
+    """
+    previous = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if found.exc_type is not RuntimeError or str(found.exc_value) != "Event loop is closed":
+            previous(found)
+
+    sys.unraisablehook = hook
 
 
 def leave(code: int) -> None:
@@ -21,23 +37,25 @@ def leave(code: int) -> None:
 
 def explain(error: Exception, arguments: list[str]) -> Exception:
     """The mistake in the config file if there is one, since the flags report it less clearly."""
-    for argument in arguments:
-        if argument.lstrip("-").startswith("config="):
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+        name, equals, value = argument.lstrip("-").partition("=")
+        path = value if equals else following
+        if name == "config" and argument.startswith("-") and path:
             try:
-                config_file.read(Path(argument.partition("=")[2]))
+                config_file.read(Path(path))
             except (OSError, ValueError) as reason:
                 return reason
     return error
 
 
-def refuse(error: Exception) -> int:
-    """Prints one message, and returns the exit code 2."""
+def refuse(error: Exception, program: str) -> int:
+    """Prints one message, which begins with the name of the program; returns the exit code 2."""
     # The text of a KeyError is its message in quotes.
     message = error.args[0] if isinstance(error, KeyError) else streams.explain(error)
     if memory.ran_out(error):
         message = memory.explain(error)
     message = streams.flush() or message
-    print(plain(f"train.py: {'; '.join([str(message), *_notes(error)])}"), file=sys.stderr)
+    print(plain(f"{program}: {'; '.join([str(message), *_notes(error)])}"), file=sys.stderr)
     return 2
 
 

@@ -17,9 +17,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 means success, 1 that an image or a check failed, and 2 a mistake in the call.
     """
     streams.be_lenient()
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["train"]:  # Its flags are absl's, which `_parser` cannot read.
+        train = importlib.import_module("maskrcnn_jax.cli.train")
+        train.run(train.NAME, arguments[1:])
     args = _parser().parse_args(arguments)
-    args.arguments = list(arguments)  # `plan` may start them again, in a process of its own.
+    args.arguments = arguments  # `plan` may start them again, in a process of its own.
     message = ""
     try:
         # Imported late, so that --help does not wait for jax.
@@ -42,14 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     """Parses the arguments of all commands."""
-    description = (
-        "Mask R-CNN in JAX: all but training, which `python train.py` does in the checkout."
-    )
+    description = "Mask R-CNN in JAX. `maskrcnn-jax COMMAND --help` explains a command."
     parser = argparse.ArgumentParser(prog="maskrcnn-jax", description=description)
     parser.add_argument(
         "--version", action="version", version=f"maskrcnn-jax {maskrcnn_jax.__version__}"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    # Listed here only; `main` passes its arguments on.
+    commands.add_parser("train", help="train a model, and evaluate it", add_help=False)
     command_arguments.add_predict(commands)
     command_arguments.add_evaluate(commands)
     command_arguments.add_convert(commands)
@@ -57,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     command_arguments.add_parity(commands)
     command_arguments.add_plan(commands)
     data_arguments.add_data(commands)
+    commands.add_parser("doctor", help="print versions, devices and problems for a bug report")
     return parser
 
 

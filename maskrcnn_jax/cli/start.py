@@ -127,7 +127,7 @@ def claim_results(workdir: Path, force: bool) -> Iterator[Callable[[], None]]:
     with (
         in_use.hold(workdir),
         outputs.claim("maskrcnn-jax evaluate", evaluated, force=force) as add_evaluated,
-        outputs.claim("train.py", shown, force=force) as add_shown,
+        outputs.claim("maskrcnn-jax train", shown, force=force) as add_shown,
     ):
 
         def announce() -> None:

@@ -26,7 +26,7 @@ def lower(
         config: The experiment; its batch size is that of all devices of the mesh.
         bucket: Height and width of the images in pixels.
         mesh: The devices.
-        program: "train", the step of `train.py`, or "detect", as in evaluation.
+        program: "train", the step of training, or "detect", as in evaluation.
         stage: One stage of the program, by a name of `stages.NAMES`.
 
     Raises:

@@ -181,6 +181,7 @@ def _read_run(path: Path) -> Source:
 
 
 def _read_file(path: Path, preset: str | Config | None, channel_order: str | None) -> Source:
+    arrays: Mapping[str, Any]
     arrays, metadata = files.read(path)
     digest = files.sha256(path)
     arrays = prefixes.without(arrays, lambda names: any(f.recognises(names) for f in FAMILIES))
@@ -191,13 +192,12 @@ def _read_file(path: Path, preset: str | Config | None, channel_order: str | Non
         is_carried = config is not None
         family = _family(arrays)
         inferred = None if is_carried else family.infer(arrays, metadata)
-        found = arrays
-        arrays, renamed = family.present(found)
+        present, renamed = family.present(arrays)
     except ValueError as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
     taken = (metadata[state_dicts.TAKEN],) if state_dicts.TAKEN in metadata else ()
-    source = Source(path, digest, family, arrays, renamed, config, is_carried, categories, taken)
-    source = source._replace(extras=_extras(found, family))
+    source = Source(path, digest, family, present, renamed, config, is_carried, categories, taken)
+    source = source._replace(extras=_extras(arrays, family))
     if family in (own, torchvision) and (preset or channel_order):
         raise ValueError(
             f"{path} has {family.WHOSE} names: preset and channel_order are for other libraries"
@@ -271,7 +271,7 @@ def fit(
     For another number of classes, the layers with one output per class are initialised at random.
     """
     wanted = _wanted(source, config, num_classes)
-    carried = source.config.model if source.is_config_carried else None
+    carried = source.config.model if source.config and source.is_config_carried else None
     eps = choose_eps(wanted, given=norm_eps, config=config, carried=carried, digest=source.digest)
     model = replace_eps(wanted, eps)
 
@@ -302,9 +302,12 @@ def fit(
 
 def _wanted(source: Source, config: ModelConfig | None, num_classes: int | None) -> ModelConfig:
     """Returns the config of the model to load into; the eps of its norms is not final."""
-    if config is None and source.config is None:
+    if config is not None:
+        model = config
+    elif source.config is not None:
+        model = source.config.model
+    else:
         raise ValueError(f"{source.path} has our names, but does not say what model it is of")
-    model = config or source.config.model
     if num_classes is None and config is None:
         num_classes = source.layout.num_classes(source.arrays)
     if num_classes is not None:

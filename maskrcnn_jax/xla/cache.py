@@ -5,8 +5,6 @@ import os
 import stat
 from pathlib import Path
 
-import jax
-
 _logger = logging.getLogger(__name__)
 
 
@@ -24,14 +22,17 @@ def keep_compiled_programs() -> None:
     JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. A folder that all users may write to is
     not used, because JAX runs what it finds there.
     """
+    import jax  # Imported late: `folder` must work where jax does not.
+
     compiled = folder() / "compiled"
     if jax.config.jax_compilation_cache_dir is not None:
         return
-    if any(_is_open_to_all(path) for path in (compiled.parent, compiled)):
+    if any(is_open_to_all(path) for path in (compiled.parent, compiled)):
         _logger.warning("%s is not used: all users may write to it, and programs run", compiled)
         return
     jax.config.update("jax_compilation_cache_dir", str(compiled))
 
 
-def _is_open_to_all(path: Path) -> bool:
+def is_open_to_all(path: Path) -> bool:
+    """Whether every user of the machine may write to a folder."""
     return path.exists() and bool(path.stat().st_mode & stat.S_IWOTH)

@@ -19,3 +19,9 @@ def avoid() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if importlib.metadata.version("jaxlib") in WITH_WRONG_YNNPACK and YNNPACK not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {YNNPACK}".strip()
+
+
+def avoided() -> bool:
+    """Whether this jaxlib has no such error, or XLA_FLAGS turn YNNPACK off."""
+    has_error = importlib.metadata.version("jaxlib") in WITH_WRONG_YNNPACK
+    return not has_error or YNNPACK in os.environ.get("XLA_FLAGS", "").split()

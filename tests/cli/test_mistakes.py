@@ -13,7 +13,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
-import train
+from maskrcnn_jax.cli import exits, train, training_loop
 from maskrcnn_jax.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -410,7 +410,7 @@ def test_training_that_runs_out_of_memory(error, folder, tmp_path, monkeypatch, 
     def run_out(config, workdir, announce):
         raise error
 
-    monkeypatch.setattr(train, "train", run_out)
+    monkeypatch.setattr(training_loop, "train", run_out)
     arguments = ["train.py", f"--config={folder}/good.py", f"--workdir={tmp_path}/run"]
     message = (
         "out of memory: Unable to allocate.*; use .* a smaller batch_size; .*rematerialise=true"
@@ -434,6 +434,12 @@ def assert_training_refuses(arguments, message, monkeypatch, capsys):
     assert re.search(message, said), printed
 
 
+@pytest.mark.parametrize("flag", ["--config={}", "-config={}", "--config {}"])
+def test_a_mistake_in_a_config_is_found_however_the_file_is_given(flag, folder):
+    arguments = ["train.py", "--force", *flag.format(folder / "syntax.py").split()]
+    assert "syntax.py, line 1" in str(exits.explain(KeyError("config"), arguments))
+
+
 @pytest.mark.parametrize(
     "command, message",
     [
@@ -442,7 +448,7 @@ def assert_training_refuses(arguments, message, monkeypatch, capsys):
             "match for nowhere.jpg",
         ),
         ("train.py --config=D/syntax.py --workdir=D/run", "syntax.py, line 1"),
-        ("train.py --config=D/good.py", "--workdir"),
+        ("-m maskrcnn_jax train --config D/good.py", "maskrcnn-jax train: flag --workdir=None"),
     ],
 )
 def test_a_mistake_in_a_process_of_its_own(command, message, folder):

@@ -16,7 +16,11 @@ from maskrcnn_jax.data.formats.conversion import Conversion
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the json file, warns of what was left out, and counts the rest; returns 0."""
+    """Writes the json file, warns of what was left out, and counts the rest.
+
+    Returns:
+        1 if images or files are left out, else 0.
+    """
     outputs.check_file(args.output)
     read = [args.source, args.categories, args.images]
     with outputs.claim("maskrcnn-jax data", [args.output], inputs=read, force=args.force) as add:
@@ -32,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         add(args.output)
         whole_files.write_text(args.output, json.dumps(converted.content))
     _print(converted, args)
-    return 0
+    return 0 if converted.is_whole else 1
 
 
 def _print(converted: Conversion, args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`maskrcnn-jax data`: converts, draws, counts, checks, splits and prepares what is annotated."""
+"""`maskrcnn-jax data`: the actions on images and their annotations."""
 
 import argparse
 import contextlib

@@ -35,6 +35,13 @@ def test_the_result_is_what_other_commands_take(command, tmp_path, capsys, caplo
     assert "1 of 1 images are drawn" in capsys.readouterr().out
 
 
+def test_a_missing_image_is_an_exit_code(command, tmp_path, capsys, caplog):
+    (tmp_path / "in" / "b.json").write_text(json.dumps({"shapes": [SHAPE], "imagePath": "b.png"}))
+    assert main(command) == 1
+    assert "1 images left out, whose file is not in" in caplog.text
+    assert "1 objects in 1 images" in capsys.readouterr().out and (tmp_path / "out.json").exists()
+
+
 def test_strict_writes_nothing(command, tmp_path, capsys):
     assert main([*command, "--strict"]) == 2
     assert "fewer than 3 points" in capsys.readouterr().err and not (tmp_path / "out.json").exists()

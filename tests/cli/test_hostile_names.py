@@ -35,15 +35,31 @@ def assert_plain(capfd):
     return out
 
 
-@pytest.mark.parametrize("action", ["split", "browse", "check"])
+@pytest.mark.parametrize("action", ["split", "browse", "check", "statistics"])
 def test_commands(folder, capfd, action):
     command = ["data", action, "--images", str(folder), "--annotations", str(folder / "a.json")]
-    code = main(command if action == "check" else [*command, "--output", str(folder / "out")])
+    writes = action in ("split", "browse")
+    code = main([*command, "--output", str(folder / "out")] if writes else command)
     assert code == 1
     out = assert_plain(capfd)
     assert "image id 3" in out
     if action != "check":
         assert "\u98df\u7269" in out  # Letters of any script stay.
+
+
+def test_conversions(folder, capfd):
+    shape = {"label": HOSTILE, "points": [[1, 1], [9, 1], [9, 9]]}
+    shapes = [shape, shape | {"shape_type": HOSTILE}, shape | {"label": HOSTILE.upper()}]
+    (folder / "in").mkdir()
+    for name in ("1.png", HOSTILE):
+        content = {"imagePath": name, "shapes": shapes}
+        (folder / "in" / f"{ord(name[0])}.json").write_text(json.dumps(content))
+    command = ["data", "convert", str(folder / "in"), str(folder / "b.json")]
+    assert main([*command, "--images", str(folder)]) == 1
+    out = assert_plain(capfd)
+    assert "gnp" in out and "2 objects in 1 images" in out
+    assert main([*command, "--images", str(folder), "--strict", "--force"]) == 2
+    assert "gnp" in assert_plain(capfd)
 
 
 def test_a_refusal(folder, capfd):

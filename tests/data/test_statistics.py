@@ -115,6 +115,13 @@ def test_odd_objects_are_named(box):
     assert odd([10, 20, 30, 40], box) == [[2]]
 
 
+def test_a_copy_is_found_behind_another_category():
+    three = content([10, 20, 30, 40], [10, 20, 30, 40], [10, 20, 30, 40])
+    three["annotations"][1]["category_id"] = 2
+    found = statistics.suspicious(statistics.objects(three), np.full((3, 2), 9.0))
+    assert [ids for ids in found.values() if ids] == [[3]]
+
+
 def test_copies_are_of_one_category_and_image():
     both = content([10, 20, 30, 40], [10, 20, 30, 40])
     for change in ({"category_id": 2}, {"image_id": 4, "bbox": [1, 1, 5, 5]}):

@@ -13,7 +13,15 @@ from maskrcnn_jax import evaluation
 from maskrcnn_jax.cli import data  # noqa: F401  (imported before memory is limited)
 from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.config import DataConfig
-from maskrcnn_jax.data import ground_truth, pipeline, rle, splitting, summary, transforms
+from maskrcnn_jax.data import (
+    ground_truth,
+    pipeline,
+    rle,
+    splitting,
+    statistics,
+    summary,
+    transforms,
+)
 from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.pack import pack
 from tests.fuzz import guard, mutations
@@ -127,6 +135,8 @@ def test_data_sets(folder, tmp_path, rng, caplog):
         found = look_at(dataset, rng, with_masks)
         assert len(dataset) or dataset.why_empty
         summary.summarize(found, 100)
+        objects = statistics.objects(found)
+        statistics.suspicious(objects, statistics.resized_sides(objects, FLIP))
         _split(found)
 
 

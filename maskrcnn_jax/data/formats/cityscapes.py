@@ -56,8 +56,7 @@ def read(source: Path, collection: Collection, split: str | None = None) -> None
         if content is None:
             continue
         if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
-            kind = "files left out, which are no polygons of Cityscapes"
-            collection.findings.add(kind, name, "file")
+            collection.leave_out("which are no polygons of Cityscapes", name, "file")
             continue
         size = whole(content.get("imgHeight")), whole(content.get("imgWidth"))
         stem = path.name.removesuffix(ENDING).rpartition("_")[0]  # Without gtFine.

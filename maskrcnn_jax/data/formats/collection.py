@@ -21,7 +21,9 @@ Entry = dict[str, Any]
 class Collection:
     """Images, objects and categories on their way to COCO json.
 
-    Every object and every image that is left out or repaired is in ``findings``.
+    Attributes:
+        findings: Every object, image and file that is left out or repaired.
+        is_whole: Whether no image and no file is left out.
     """
 
     def __init__(self, folder: Path, categories: Sequence[Entry] | None = None) -> None:
@@ -31,7 +33,7 @@ class Collection:
             folder: The images; names are relative to it.
             categories: The ids and names to use. By default names are numbered from 1.
         """
-        self.findings = Findings()
+        self.findings, self.is_whole = Findings(), True
         self._folder = ImageFolder(folder)
         self._given = categories
         self._listed: dict[str, None] = {}
@@ -58,7 +60,7 @@ class Collection:
             return annotation_files.parse(path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
             told = f"{name} ({short(str(error), 60)})"
-            return self.findings.add("files left out, which cannot be read", told, "file")
+            return self.leave_out("which cannot be read", told, "file")
 
     def image(self, name: Any, where: str, size: Sequence[Any] = (None, None)) -> Entry | None:
         """Adds an image, or finds it again.
@@ -73,18 +75,18 @@ class Collection:
             is left out, and counted.
         """
         if not isinstance(name, str) or not name:
-            return self.findings.add("images left out, which have no file name", where, "image")
+            return self.leave_out("which have no file name", where, "image")
         try:
             path = self._folder.path(name)
             found = images.check_image(path)
         except (OSError, ValueError) as error:
-            kind = "images left out, whose file cannot be read"
+            reason = "whose file cannot be read"
             if isinstance(error, FileNotFoundError) or "leads out" in str(error):
-                kind = f"images left out, whose file is not in {self.folder}"
-            return self.findings.add(kind, f"{name} ({where})", "image")
+                reason = f"whose file is not in {self.folder}"
+            return self.leave_out(reason, f"{name} ({where})", "image")
         if None not in size and tuple(size) != found:
-            kind = "images left out, whose annotations are for another size than that of the file"
-            return self.findings.add(kind, f"{name} ({where})", "image")
+            reason = "whose annotations are for another size than that of the file"
+            return self.leave_out(reason, f"{name} ({where})", "image")
         name = Path(os.path.relpath(path, self.folder)).as_posix()
         if name in self._images:
             kind = "images that are annotated in several places; all of their objects count"
@@ -112,8 +114,7 @@ class Collection:
         size = image["height"], image["width"]
         area = int(codec.area(rle.encode(mask, *size)))
         if area == 0:
-            kind = "objects left out, whose mask covers no pixel"
-            return self.findings.add(kind, where, "object")
+            return self.leave_out("whose mask covers no pixel", where)
         found = {"bbox": list(outlines.bounds(mask)), "area": area, "segmentation": mask}
         self._append(image, name, found | {"iscrowd": int(is_crowd)})
 
@@ -132,9 +133,16 @@ class Collection:
             found = {"bbox": box, "area": box[2] * box[3], "iscrowd": 0}
             self._append(image, name, found)
 
-    def leave_out(self, reason: Any, where: str) -> None:
-        """Counts an object that is left out; the reason goes on after "objects left out, "."""
-        self.findings.add(f"objects left out, {reason}", where, "object")
+    def leave_out(self, reason: Any, where: str, of: str = "object") -> None:
+        """Counts something that is left out.
+
+        Args:
+            reason: Goes on after "objects left out, ".
+            where: Its place, for messages.
+            of: Its kind: "object", "image" or "file".
+        """
+        self.is_whole &= of == "object"
+        self.findings.add(f"{of}s left out, {reason}", where, of)
 
     def _append(self, image: Entry, category: str, found: Entry) -> None:
         self._objects[image["file_name"]].append((category, found))

@@ -24,6 +24,7 @@ class Conversion(NamedTuple):
 
     content: dict[str, Any]
     findings: Findings  # What was left out or repaired.
+    is_whole: bool  # Whether no image and no file was left out.
     format: str
     images: Path  # The folder that ``file_name`` is relative to.
 
@@ -67,9 +68,10 @@ def convert(
     chosen = {key: value for key, value in choices.items() if value is not None}
     FORMATS[name].read(source, collection, **chosen)
     try:
-        return Conversion(collection.content(), collection.findings, name, folder)
+        content = collection.content()
     except ValueError as error:
         raise ValueError(f"{source}, read as {name}: {error}") from error
+    return Conversion(content, collection.findings, collection.is_whole, name, folder)
 
 
 def find(source: Path) -> str:

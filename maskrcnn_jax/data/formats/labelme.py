@@ -33,8 +33,7 @@ def read(source: Path, collection: Collection) -> None:
         if content is None:
             continue
         if not _is_labelme(content):
-            kind = "files left out, which are no annotations of LabelMe"
-            collection.findings.add(kind, name, "file")
+            collection.leave_out("which are no annotations of LabelMe", name, "file")
             continue
         image = _image(content, name, collection)
         if image is not None:
@@ -71,7 +70,7 @@ def _part(shape: Any, image: Entry) -> Any:
     if not isinstance(shape, dict):
         raise Unusable("which are no objects with fields")
     kind, points = shape.get("shape_type") or "polygon", shape.get("points")
-    if kind == "polygon":
+    if kind in ("polygon", "oriented_rectangle"):
         return [points]
     if kind == "rectangle":
         return geometry.rectangle(*geometry.corners(points))

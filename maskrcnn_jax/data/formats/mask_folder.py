@@ -43,7 +43,7 @@ def _read_ids(path: Path, pictures: dict[str, str], collection: Collection) -> N
         ids = id_masks.read(path)
         objects = id_masks.objects(ids)
     except Unusable as problem:
-        return collection.findings.add(f"images left out, {problem}", path.name, "image")
+        return collection.leave_out(problem, path.name, "image")
     image = collection.image(pictures.get(path.stem, path.stem), path.name, ids.shape)
     if image is None:
         return

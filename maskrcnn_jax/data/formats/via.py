@@ -54,7 +54,7 @@ def read(source: Path, collection: Collection, attribute: str | None = None) -> 
         if key.startswith("_via_"):
             continue
         if not isinstance(entry, dict):
-            collection.findings.add("images left out, which are no objects", key, "image")
+            collection.leave_out("which are no objects with fields", short(key), "image")
             continue
         image = collection.image(entry.get("filename"), short(key))
         for index, region in _regions(entry) if image is not None else ():

@@ -55,7 +55,7 @@ def read(source: Path, collection: Collection, split: str | None = None) -> None
                 raise Unusable("whose masks of objects and of classes differ in size")
             objects = id_masks.objects(ids, background=(0, _VOID))
         except Unusable as problem:
-            collection.findings.add(f"images left out, {problem}", name, "image")
+            collection.leave_out(problem, name, "image")
             continue
         image = collection.image(pictures.get(path.stem, f"{path.stem}.jpg"), name, ids.shape)
         for value, mask in objects.items() if image is not None else ():

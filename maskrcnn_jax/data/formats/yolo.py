@@ -136,8 +136,7 @@ def _read_labels(path: Path, names: dict[int, str], image: Entry, collection: Co
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeError):
-        kind = "files left out, which cannot be read"
-        return collection.findings.add(kind, path.name, "file")
+        return collection.leave_out("which cannot be read", path.name, "file")
     for index, line in enumerate(lines, start=1):
         if line.strip():
             where = f"line {index} of {path.name} ({image['file_name']})"

@@ -52,6 +52,7 @@ def test_all_shapes(tmp_path):
     shapes = [
         shape("polygon", SQUARE),
         shape("rectangle", [[30, 20], [10, 5]], label="b"),
+        shape("oriented_rectangle", SQUARE, label="o"),
         shape("circle", [[30, 20], [30, 32]], label="c"),
         shape("mask", [[50, 38], [52, 39]], label="d", mask=encoded(part)),
     ]
@@ -62,7 +63,12 @@ def test_all_shapes(tmp_path):
     assert lines == []
     (circle,) = found["a.png"].pop("c")
     assert agree(circle, disc(30, 20, 12, 12))
-    expected = {"nut": [box(10, 5, 30, 20)], "b": [box(10, 5, 30, 20)], "d": [pasted]}
+    expected = {
+        "nut": [box(10, 5, 30, 20)],
+        "b": [box(10, 5, 30, 20)],
+        "o": [box(10, 5, 30, 20)],
+        "d": [pasted],
+    }
     assert equal(found, {"a.png": expected})
 
 

@@ -104,7 +104,7 @@ def test_odd_entries(via, tmp_path):
     found, lines = convert(via(content), tmp_path)
     assert list(found) == ["a.png"] and len(found["a.png"]["object"]) == 1
     text = "\n".join(lines)
-    assert "image sub\\missing.png" in text and "which are no objects: image x" in text
+    assert "image sub\\missing.png" in text and "which are no objects with fields: image x" in text
     assert "all of their objects count: image a.png (y)" in text
     assert "which have no shape_attributes: object regions[0] of A.PNG" in text
     assert "which have no file name: image z" in text

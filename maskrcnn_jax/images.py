@@ -10,7 +10,7 @@ import struct
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Shaped, UInt8
+from jaxtyping import Float32, Int32, Shaped, UInt8
 from PIL import Image, ImageOps
 
 from maskrcnn_jax import image_headers
@@ -87,6 +87,29 @@ def _decode(content: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
         ) from error
     except Exception as error:  # Pillow's decoders raise errors of many kinds on broken files.
         raise OSError(str(error)) from error
+
+
+def read_ids(path: str | os.PathLike[str]) -> Int32[np.ndarray, "h w"]:
+    """Reads an image whose pixels are ids: palette indices, grey values, or colours.
+
+    The red, green and blue of a colour are the digits of its id, to the base 256; alpha is dropped.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        OSError: The file cannot be read as such an image. The message names the file.
+    """
+    try:
+        with _open_file(path) as file, _open(file) as opened:
+            if opened.mode in ("RGB", "RGBA"):
+                red, green, blue = np.moveaxis(np.asarray(opened.convert("RGB"), np.int32), 2, 0)
+                return (red << 16) | (green << 8) | blue
+            if opened.mode not in ("1", "L", "P") and not opened.mode.startswith("I"):
+                raise OSError(f"pixels of the mode {opened.mode} are no ids")
+            return np.asarray(opened).astype(np.int32)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # As in `decode_image`.
+        raise OSError(f"cannot read the image {os.fspath(path)}: {error}") from error
 
 
 def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:

@@ -233,6 +233,11 @@ def test_coco_results_by_hand():
 def coco_set(seed, num_images=4):
     """Objects of COCO's 80 categories, and detections by image as arrays with labels from 1."""
     annotations, results = random_set(seed, num_images=num_images)
+    # A false positive: by its box it is of medium size, by its mask it is small.
+    disc = {"image_id": 1, "category_id": CATEGORY_IDS[0], "bbox": [20.0, 20.0, 36.0, 36.0]}
+    disc["segmentation"] = ellipse((20, 20, 56, 56), (160, 200))
+    assert rle_codec.area(disc["segmentation"]) < 32**2 < 36**2
+    results.append(disc | {"score": 0.999})
     rng, categories = np.random.default_rng(seed), Categories.coco()
     labels = (rng.choice(80, 3, replace=False) + 1).tolist()
     label_of = dict(zip(CATEGORY_IDS, labels, strict=True))

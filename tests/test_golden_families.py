@@ -64,25 +64,27 @@ def check(golden, key, array):
         assert error < 2e-5, f"{key}: {error}"
 
 
-def stages(model, given, sizes, canvas):
+def stages(model, given, sizes, canvas, *, names):
     """The stages whose rules are those of the family, on recorded inputs."""
     pyramid = {level: given[f"pyramid{level}"] for level in range(2, 6)}
-    scores = AnchorScores(given["objectness"], given["deltas"])
-    every_level = pyramid | {6: pyramid[5][:, ::2, ::2]}
+    pyramid[6] = pyramid[5][:, ::2, ::2]
     box_weights, limit = model.config.roi.box_weights, model.config.limit_shrinking
     rules = {"config": model.detection, "box_weights": box_weights, "limit_shrinking": limit}
-    threshold = jnp.full(1, model.detection.score_threshold, jnp.float32)
     proposals = Proposals(given["proposals"], jnp.ones(given["proposals"].shape[:2], bool))
-    logits, deltas = given["class_logits"], given["class_deltas"]
-    return {
-        "proposals": model.propose(scores, every_level, sizes, canvas, model.detection),
-        "box_features": model.pool(every_level, proposals.boxes, canvas, 7),
-        "detections": model.each(detect, **rules)(logits, deltas, proposals, sizes, threshold),
-    }
+    found = {}
+    if "proposals" in names:
+        scores = AnchorScores(given["objectness"], given["deltas"])
+        found["proposals"] = model.propose(scores, pyramid, sizes, canvas, model.detection)
+    if "box_features" in names:
+        found["box_features"] = model.pool(pyramid, proposals.boxes, canvas, 7)
+    if "detections" in names:
+        inputs = given["class_logits"], given["class_deltas"], proposals, sizes
+        threshold = jnp.full(1, model.detection.score_threshold, jnp.float32)
+        found["detections"] = model.each(detect, **rules)(*inputs, threshold)
+    return found
 
 
-def test_rules_for_boxes(family):
-    """Anchors, proposals, RoIAlign, and detections, from recorded maps and scores."""
+def check_boxes(family, names):
     golden, batch, canvas = family.golden, family.batch, tuple(family.batch.canvas[0].tolist())
     np.testing.assert_array_equal(batch.sizes[0], golden["size"])
     by_level = {
@@ -94,15 +96,34 @@ def test_rules_for_boxes(family):
     given = {key: golden[key][None] for key in small.FAMILY_WHOLE if key[-1] > "9"}
     given |= {f"pyramid{level}": golden[f"pyramid{level}"][None] for level in range(2, 6)}
     model = MaskRCNN(family.config.model, family.config.detection)
-    run = quick_jit(partial(nn.apply(stages, model), {}))
+    run = quick_jit(partial(nn.apply(partial(stages, names=names), model), {}))
     found = jax.device_get(run(given | by_level, batch.sizes, batch.canvas))
-    proposals, detections = found["proposals"], found["detections"]
-    check(golden, "proposals", proposals.boxes[proposals.valid])
-    check(golden, "box_features", found["box_features"][0])
-    valid = detections.valid
-    assert valid.sum() >= 5
-    for key, array in zip(("boxes", "labels", "scores"), detections[:3], strict=True):
-        check(golden, key, array[valid])
+    if "proposals" in found:
+        check(golden, "proposals", found["proposals"].boxes[found["proposals"].valid])
+    if "box_features" in found:
+        check(golden, "box_features", found["box_features"][0])
+    if "detections" in found:
+        detections = found["detections"]
+        assert detections.valid.sum() >= 5
+        for key, array in zip(("boxes", "labels", "scores"), detections[:3], strict=True):
+            check(golden, key, array[detections.valid])
+
+
+# Each stage takes seconds to compile. The slow test has all of them.
+@pytest.mark.parametrize(
+    "family, name",
+    [*zip(small.FAMILIES, ("proposals", "detections"), strict=True)],
+    indirect=["family"],
+)
+def test_one_rule_for_boxes(family, name):
+    """The anchors and proposals of Detectron2, and the detections of MMDetection."""
+    check_boxes(family, [name])
+
+
+@pytest.mark.slow
+def test_rules_for_boxes(family):
+    """Anchors, proposals, RoIAlign and detections, from recorded maps and scores."""
+    check_boxes(family, ["proposals", "box_features", "detections"])
 
 
 def test_rules_for_images_and_masks(family):

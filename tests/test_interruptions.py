@@ -133,6 +133,7 @@ def test_no_space_left_for_a_checkpoint(whole, cache, tmp_path, seed):
     # Orbax's own message follows.
     message = f"train.py: cannot save a checkpoint in {workdir / 'checkpoints'}: "
     assert any(line.startswith(message) for line in result.stderr.splitlines()), result.stderr
+    assert "File too large" in result.stderr and "Traceback" not in result.stderr, result.stderr
     assert run_directory.load_run(workdir).step == saved
     result = finish(start(workdir, cache, **RUN))
     assert result.returncode == 0, result.stderr

@@ -11,7 +11,7 @@ import pytest
 from maskrcnn_jax import distributed
 from maskrcnn_jax.cli.session import Session, check_images, save_before_leaving
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.runs.checkpoints import Checkpoints
+from maskrcnn_jax.runs.checkpoints import Checkpoints, NotSaved
 from maskrcnn_jax.runs.metrics import MetricsLog
 from tests.runs.test_checkpoints import assert_equal, make_state
 
@@ -74,6 +74,12 @@ def test_a_run_that_must_stop_saves_its_last_step(session, tmp_path):
     assert steps(tmp_path) == [1, 2]
 
 
+def test_a_message_that_says_what_was_saved_says_it_once(session):
+    error = OSError("the images are gone: saved after step 2")
+    save_before_leaving(session, make_state(2.0), error)
+    assert not hasattr(error, "__notes__")
+
+
 def test_a_state_that_a_step_has_taken_over_is_not_saved(session):
     state, error = make_state(2.0), OSError("gone")
     state.params["a"].delete()
@@ -99,3 +105,15 @@ def test_a_run_whose_images_are_gone_saves_and_stops(session, share, stops):
     with pytest.raises(OSError, match="of the images cannot be read any more: saved after step 2"):
         check_images(session, make_state(2.0), means)
     assert_equal(session.checkpoints.restore(make_state(0.0)), make_state(2.0))
+
+
+@pytest.mark.parametrize("first", [OSError("the first reason"), None])
+def test_a_save_that_fails_at_the_end_hides_no_error(tmp_path, monkeypatch, first):
+    def fail():
+        raise NotSaved("the disk is full")
+
+    with pytest.raises(OSError, match=str(first) if first else "the disk is full"):
+        with Checkpoints(tmp_path, keep=1) as checkpoints:
+            monkeypatch.setattr(checkpoints, "wait", fail)
+            if first:
+                raise first

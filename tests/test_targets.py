@@ -200,6 +200,7 @@ def test_objects_take_their_closest_proposals():
     objects = np.float32([[0, 0, 40, 40], [0, 8, 40, 48], [60, 60, 70, 70]])
     given = Proposals(np.zeros((60, 4), "f"), np.arange(60) < 2)
     given.boxes[:2] = [[0, 5, 40, 45], [0, 8, 40, 47]]
+    given.boxes[2:4] = objects[:2]  # Empty slots are the closest of no object.
     iou = overlaps(objects[:2], given.boxes[:2])
     assert (iou.argmax(axis=0) == 1).all() and iou[0].argmax() == 0 and iou.min() > 0.5
 

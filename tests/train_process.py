@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+# Small programs compile for longer than they run.
+QUICK_COMPILE = " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 TIMEOUT = 900  # Seconds; four processes on two busy cores took 456.
 
 SMALL = {
@@ -57,6 +59,7 @@ def start(
     program=None,
     command=("train.py",),
     output=None,
+    optimised=False,
     **overrides,
 ):
     """Starts one process.
@@ -69,6 +72,7 @@ def start(
         program: Python code to run instead of the command.
         command: `train.py`, or the arguments of Python for `maskrcnn-jax train`.
         output: A file that gets the output and the errors; by default there are pipes.
+        optimised: Whether XLA optimises as for a user; otherwise it compiles faster.
         overrides: Fields of the config, with ``__`` for dots.
     """
     settings = SMALL | {name.replace("__", "."): value for name, value in overrides.items()}
@@ -86,7 +90,7 @@ def start(
     ]
     if largest_file is not None:
         command = ["bash", "-c", f'ulimit -f {largest_file}; exec "$@"', "bash", *command]
-    return open_process(command, cache, devices, output)
+    return open_process(command, cache, devices, output, optimised)
 
 
 def start_command(cache, *arguments):
@@ -96,11 +100,11 @@ def start_command(cache, *arguments):
     )
 
 
-def open_process(command, cache, devices, output=None):
+def open_process(command, cache, devices, output=None, optimised=False):
     """Starts a command with defaults as for a user; see `start`."""
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-        f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+        + ("" if optimised else QUICK_COMPILE),
         "MASKRCNN_JAX_CACHE": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
         num_failed = _draw(args, dataset, chosen, crowds, data_config, add)
     left_out = args.split == "train" and not data_config.keep_empty
     slots = data_config.max_instances
-    _print(summary.summarize(annotations, slots), slots, left_out)
+    counts = summary.summarize(annotations, slots, data_config.keep_rule)
+    _print(counts, slots, left_out)
     print(f"{len(chosen) - num_failed} of {len(dataset)} images are drawn in {args.output}")
     return 1 if num_failed else 0
 

@@ -1,4 +1,4 @@
-"""`maskrcnn-jax data`: draws, checks, splits and prepares images and their annotations."""
+"""`maskrcnn-jax data`: converts, draws, counts, checks, splits and prepares what is annotated."""
 
 import argparse
 import contextlib
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maskrcnn_jax import whole_files
-from maskrcnn_jax.cli import browse, in_use, outputs, progress
+from maskrcnn_jax.cli import browse, convert_data, in_use, outputs, progress, statistics
 from maskrcnn_jax.cli.console import Console
 from maskrcnn_jax.data import checks, coco_instances, prepared, splitting
 from maskrcnn_jax.data.coco import CocoDataset
@@ -19,7 +19,8 @@ from maskrcnn_jax.data.findings import plain
 
 def run(args: argparse.Namespace) -> int:
     """Runs the chosen action, and returns its exit code."""
-    actions = {"browse": browse.run, "check": check, "prepare": prepare, "split": split}
+    actions = {"convert": convert_data.run, "browse": browse.run, "split": split}
+    actions |= {"check": check, "prepare": prepare, "statistics": statistics.run}
     return actions[args.action](args)
 
 

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from maskrcnn_jax.cli.argument_types import fraction, path, positive, up_to
+from maskrcnn_jax.cli.argument_types import fraction, given, path, positive, up_to
 
+FORMATS = ("labelme", "via", "yolo", "voc", "cityscapes", "masks")
 _MAX_SIDE = 4096  # Pixels: a page of twelve such images takes over half a gigabyte.
 
 
@@ -13,10 +14,37 @@ def add_data(commands: Any) -> None:
         "data", help="look at images and annotations, and prepare them for training"
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_convert(actions)
     _add_browse(actions)
+    _add_statistics(actions)
     _add_split(actions)
     _add_check(actions)
     _add_prepare(actions)
+
+
+def _add_convert(actions: Any) -> None:
+    parser = actions.add_parser("convert", help="make COCO json of annotations of other tools")
+    parser.add_argument("source", type=path, metavar="FROM", help="their folder or file")
+    parser.add_argument("output", type=path, metavar="OUT.json", help="the file to write")
+    parser.add_argument("--format", choices=FORMATS, help="of FROM, if its content does not tell")
+    parser.add_argument(
+        "--images", type=path, metavar="DIR", help="of the images, if they lie elsewhere"
+    )
+    parser.add_argument(
+        "--split", type=given, metavar="NAME", help="take this part only, such as train"
+    )
+    parser.add_argument(
+        "--attribute", type=given, metavar="NAME", help="of VIA's regions: the one with the class"
+    )
+    parser.add_argument(
+        "--categories", type=path, metavar="JSON", help="take ids and names of this COCO json"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="write nothing if anything is left out or repaired"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace OUT.json, whoever has written it"
+    )
 
 
 def _add_browse(actions: Any) -> None:
@@ -71,6 +99,31 @@ def _add_browse(actions: Any) -> None:
         action="store_true",
         help="replace files in DIR that browse has not written, but never an input",
     )
+
+
+def _add_statistics(actions: Any) -> None:
+    parser = actions.add_parser(
+        "statistics", help="channels, sizes, objects, anchors, and what may be wrong"
+    )
+    parser.add_argument(
+        "--images", required=True, type=path, metavar="DIR", help="where the file names start"
+    )
+    parser.add_argument(
+        "--annotations", required=True, type=path, metavar="JSON", help="in COCO's format"
+    )
+    parser.add_argument(
+        "--config", type=path, metavar="FILE", help="experiment with the anchors and the sizes"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change it, as plan does"
+    )
+    parser.add_argument(
+        "--count", type=positive, metavar="N", help="of images whose pixels are read (all)"
+    )
+    parser.add_argument(
+        "--report", type=path, metavar="FILE", help="write a page with plots there (.html)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace FILE, whoever has written it")
 
 
 def _add_split(actions: Any) -> None:

@@ -47,7 +47,7 @@ def open_session(
     with (
         contextlib.closing(preemption),
         contextlib.closing(log),
-        contextlib.closing(checkpoints),
+        checkpoints,
         progress_bar() as progress,
     ):
         status = "compiling" if first < num_steps else ""
@@ -87,7 +87,8 @@ def save_before_leaving(session: Session, state: training.TrainState, error: Exc
     with contextlib.suppress(OSError):  # The reason for leaving may be a full disk.
         session.checkpoints.save(state)
         session.checkpoints.wait()
-        error.add_note(f"saved after step {step}")
+        if (note := f"saved after step {step}") not in str(error):
+            error.add_note(note)
 
 
 def evaluate(session: Session, state: training.TrainState) -> evaluation.Evaluation:

@@ -105,6 +105,7 @@ def main(arguments: list[str]) -> None:
     """
     program, *rest = arguments
     logging.set_verbosity(logging.WARNING)  # Orbax reports every thread it starts.
+    exits.hide_abandoned_writes()
     streams.be_lenient()
     cache.keep_compiled_programs()
     try:

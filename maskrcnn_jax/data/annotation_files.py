@@ -11,10 +11,11 @@ _KINDS = {
     b"\x1f\x8b": "compressed with gzip: unpack it",
     b"Rar!": "a RAR archive: unpack it",
     b"7z\xbc\xaf": "a 7z archive: unpack it",
-    b"<?xml": "XML, such as Pascal VOC's: convert it to COCO's format",
+    b"<?xml": "XML, such as the boxes of Pascal VOC: convert it to COCO's format",
     b"<": "XML or a web page: convert it to COCO's format, or download the file itself",
     b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself (git lfs pull)",
 }
+_CONVERT = "maskrcnn-jax data convert FROM OUT.json"
 _EXPECTED = "expected an object with images, annotations and categories"
 
 
@@ -25,8 +26,15 @@ def load(path: Path) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         ValueError: The file is not in COCO's format; the message says what it seems to be.
     """
+    content = read(path)
+    _check_shape(path, content)
+    return content
+
+
+def read(path: Path) -> Any:
+    """Reads a JSON file. Raises FileNotFoundError or ValueError; the message names the file."""
     try:
-        content = parse(path.read_bytes())
+        return parse(path.read_bytes())
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no annotation file {path}") from error
     except IsADirectoryError as error:
@@ -39,8 +47,6 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is nested too deeply to hold annotations") from error
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
-    _check_shape(path, content)
-    return content
 
 
 def parse(content: bytes) -> Any:
@@ -85,9 +91,9 @@ def _check_shape(path: Path, content: Any) -> None:
 def _other(content: dict[str, Any]) -> str:
     """Guesses the tool that wrote a file in another format, and says how to convert it."""
     if "shapes" in content and "imagePath" in content:
-        return "; this is labelme's format of one image: convert the folder with labelme2coco"
+        return f"; this is LabelMe's format of one image: convert the folder, {_CONVERT}"
     if any(str(key).startswith("_via") for key in content):
-        return "; this is a project of VIA: export its annotations in COCO format"
+        return f"; this is VIA's format: convert the file, {_CONVERT}"
     if content.get("type") == "FeatureCollection":
         return "; this is GeoJSON, in map coordinates: convert it to pixels, in COCO's format"
     keys = ", ".join(short(key, 20) for key in list(content)[:8])

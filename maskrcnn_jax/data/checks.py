@@ -40,14 +40,14 @@ def find_bad(
 
     image_ids, found = dataset.image_ids, {}
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for index, told in enumerate(_mapped(pool, reason, len(dataset))):
+        for index, told in enumerate(mapped(pool, reason, len(dataset))):
             if told is not None:
                 found[int(image_ids[index])] = told
             advance(1)
     return found
 
 
-def _mapped(pool: ThreadPoolExecutor, function: Callable[[int], Any], count: int) -> Any:
+def mapped(pool: ThreadPoolExecutor, function: Callable[[int], Any], count: int) -> Any:
     """Maps over indices in order; an interruption waits for one part only."""
     size = 64 * _NUM_THREADS
     parts = (range(i, min(i + size, count)) for i in range(0, count, size))

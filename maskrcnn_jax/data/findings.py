@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 _NUM_NAMED = 10  # A message about many entries names at most this many.
-_MAX_NAME = 40  # Characters of an id in a message.
+_MAX_NAME = 40  # Characters of a value in a message.
+_MAX_ID = 100  # Characters of an id, which may be the name of a file and a place in it.
+_MAX_NAMED = 500  # Characters of all ids in a message, but for the first one.
 _DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 _logger = logging.getLogger(__name__)
@@ -22,18 +24,18 @@ class Findings:
         self._ids: dict[str, dict[Any, None]] = {}
         self._known: set[tuple[str, Any]] = set()
 
-    def add(self, kind: str, entry_id: Any, of: str = "annotation") -> None:
+    def add(self, kind: str, entry_id: Any, of: str = "annotation id") -> None:
         """Notes an entry.
 
         Args:
             kind: What is wrong, and what follows from it.
-            entry_id: The id in the file.
-            of: The word before the id, "annotation" or "image".
+            entry_id: The id in the file, or the place of an entry without one.
+            of: The words before it, such as "image id".
         """
         if (of, entry_id) in self._known:
             return
         self._known.add((of, entry_id))
-        self._ids.setdefault(f"{kind}: {of} id", {})[entry_id] = None
+        self._ids.setdefault(f"{kind}: {of}", {})[entry_id] = None
 
     def __bool__(self) -> bool:
         return bool(self._ids)
@@ -58,8 +60,12 @@ class Findings:
 def named(ids: Iterable[Any]) -> str:
     """The first ids in one line."""
     ids = list(ids)
-    shown = [short(entry_id) for entry_id in ids[:_NUM_NAMED]]
-    return ", ".join(shown) + (", ..." if len(ids) > _NUM_NAMED else "")
+    shown: list[str] = []
+    for name in (short(entry_id, _MAX_ID) for entry_id in ids[:_NUM_NAMED]):
+        if shown and sum(map(len, shown)) + len(name) > _MAX_NAMED:
+            break
+        shown.append(name)
+    return ", ".join(shown) + (", ..." if len(ids) > len(shown) else "")
 
 
 def plain(text: str) -> str:

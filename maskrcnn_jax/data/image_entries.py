@@ -79,7 +79,7 @@ def read_images(
     """
     found = [entry for entry in entries if isinstance(entry, dict)]
     for position in (i for i, entry in enumerate(entries, 1) if not isinstance(entry, dict)):
-        findings.add("images left out, which are no objects with fields", position, "image")
+        findings.add("images left out, which are no objects with fields", position, "image id")
     found = _distinct([entry for entry in found if _has_id(entry, findings)], findings)
     read = [(entry, _read(entry, size_of, findings)) for entry in found]
     read = [(entry, fields) for entry, fields in read if fields is not None]
@@ -100,7 +100,7 @@ def _has_id(entry: dict[str, Any], findings: Findings) -> bool:
     findings.add(
         "images left out, whose id is neither a whole number nor text",
         short(entry.get("file_name", entry.get("id"))),
-        "image",
+        "image id",
     )
     return False
 
@@ -117,9 +117,9 @@ def _distinct(entries: list[dict[str, Any]], findings: Findings) -> list[dict[st
         elif files[own] != entry.get("file_name"):
             shared.add(own)
             kind = "images left out with their annotations, since several files share the id"
-            findings.add(kind, entry["id"], "image")
+            findings.add(kind, entry["id"], "image id")
         else:
-            findings.add("images that are listed twice; the first entry counts", own[1], "image")
+            findings.add("images that are listed twice; the first entry counts", own[1], "image id")
     return [entry for entry in kept if _exact(entry["id"]) not in shared]
 
 
@@ -134,7 +134,7 @@ def _read(
         address = entry.get("coco_url")
         name = PurePosixPath(urlsplit(address).path).name if isinstance(address, str) else ""
     if not name:
-        return findings.add("images left out, which have no file_name", entry["id"], "image")
+        return findings.add("images left out, which have no file_name", entry["id"], "image id")
     size = whole(entry.get("height")), whole(entry.get("width"))
     if None in size or min(size) < 1:
         try:
@@ -143,7 +143,9 @@ def _read(
             size = 0, 0
         if min(size) < 1:
             kind = "images left out, which have no width and height, nor a file that tells them"
-            return findings.add(kind, entry["id"], "image")
+            return findings.add(kind, entry["id"], "image id")
     if size[0] * size[1] >= _MAX_PIXELS or max(size) > _MAX_SIDE:
-        return findings.add("images left out, whose size no image can have", entry["id"], "image")
+        return findings.add(
+            "images left out, whose size no image can have", entry["id"], "image id"
+        )
     return {"file_name": name, "height": size[0], "width": size[1]}

@@ -23,7 +23,7 @@ class Summary(NamedTuple):
     num_instances: int  # Annotations with a non-empty box and a mask.
     num_crowds: int
     categories: list[CategoryCount]  # By descending frequency.
-    empty: list[int]  # Images without an object whose box has both sides above one pixel.
+    empty: list[int]  # Images without an object that is a reason to train on them.
     dropped: list[int]  # Annotations whose box, clamped to the image, is empty or not finite.
     unmasked: list[int]  # Annotations with a box but no mask; no other field counts them.
     apart: list[int]  # Annotations whose box and mask do not agree.
@@ -31,12 +31,15 @@ class Summary(NamedTuple):
     num_surplus: int  # Objects of these images that have no slot.
 
 
-def summarize(annotations: dict[str, Any], max_instances: int) -> Summary:
+def summarize(
+    annotations: dict[str, Any], max_instances: int, keep_rule: str = "torchvision"
+) -> Summary:
     """Counts the images and objects that `CocoDataset` makes of a file, for a model with masks.
 
     Args:
         annotations: The content of a file that `CocoDataset` accepts.
         max_instances: Number of slots for the objects of an image.
+        keep_rule: As in `CocoDataset`.
     """
     entries = {entry["id"]: entry for entry in annotations["images"]}
     crowds = [a for a in annotations["annotations"] if a.get("iscrowd", 0)]
@@ -45,7 +48,8 @@ def summarize(annotations: dict[str, Any], max_instances: int) -> Summary:
     with_extent = [a for a in objects if min(sides[a["id"]]) > 0]
     kept = [a for a in with_extent if a.get("segmentation")]
     per_image = Counter(a["image_id"] for a in kept)
-    with_objects = {a["image_id"] for a in kept if min(sides[a["id"]]) > 1}
+    shortest = 0 if keep_rule == "any" else 1
+    with_objects = {a["image_id"] for a in kept if min(sides[a["id"]]) > shortest}
     return Summary(
         num_images=len(entries),
         num_instances=len(kept),

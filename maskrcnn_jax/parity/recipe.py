@@ -127,7 +127,8 @@ def _background_logit(config: ModelConfig) -> float:
 def _norm_gain(name: str, depth: int) -> float:
     """The gain of a norm. The last norm of a block is small, to bound the sum over a stage."""
     last = ".bn3." if depth >= 50 else ".bn2."
-    return 0.5 if last in name else 1.0
+    small = 0.5 if depth <= 50 else 0.25
+    return small if last in name else 1.0
 
 
 def _weight(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:

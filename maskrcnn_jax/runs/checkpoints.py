@@ -9,10 +9,12 @@ import dataclasses
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
+from logging import Filter, LogRecord
 from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
+from absl import logging
 
 from maskrcnn_jax import distributed
 from maskrcnn_jax.runs import saved_states
@@ -56,6 +58,8 @@ class Checkpoints:
         self._plain = PlainPath(Path(directory))
         self._directory = self._plain.path / "checkpoints"
         self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._failures = _Failures()
+        logging.get_absl_logger().addFilter(self._failures)
         self._unchecked: tuple[int, TrainState] | None = None
         self._has_read_back = False
 
@@ -169,7 +173,9 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            text = f"{self._directory}: {saved_states.first_line(error)}"
+            errors = [error, *self._failures.found[:1]]
+            reasons = dict.fromkeys(map(saved_states.first_line, errors))
+            text = f"{self._directory}: {'; '.join(reasons)}"
             raise NotSaved(f"cannot save a checkpoint in {self._plain.named(text)}") from error
 
     def wait(self) -> None:
@@ -193,6 +199,14 @@ class Checkpoints:
             saved_states.read_back(path, state)
             self._has_read_back = True
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        """Closes. A save that fails does not replace the error that led here."""
+        with contextlib.suppress(*[NotSaved] if error is not None else []):
+            self.close()
+
     def close(self) -> None:
         """Finishes and checks the last save, and stops Orbax's threads.
 
@@ -203,7 +217,26 @@ class Checkpoints:
         finally:
             with self._failure_named():
                 self._manager.close()
+            logging.get_absl_logger().removeFilter(self._failures)
             self._plain.close()
+
+
+class _Failures(Filter):
+    """Takes the errors that Orbax's threads log with a traceback.
+
+    Of a save that fails, Orbax may raise a consequence only, such as a file that is missing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[BaseException] = []
+
+    def filter(self, record: LogRecord) -> bool:
+        """Keeps the error of a record, and drops the record; other records pass."""
+        if not (record.exc_info and record.exc_info[1]):
+            return True
+        self.found.append(record.exc_info[1])
+        return False
 
 
 # One process's verdict on a checkpoint.

@@ -103,7 +103,8 @@ def _read(path: Path, config: DataConfig) -> dict[str, Any] | None:
                 raise ValueError("expected reasons by image id")
         return content
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a list of left-out images: {error!r}") from error
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise ValueError(f"{path} is not a list of left-out images: {reason}") from error
 
 
 def _digests(config: DataConfig) -> dict[str, str]:

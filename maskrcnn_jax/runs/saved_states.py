@@ -1,7 +1,9 @@
 """Converts the training state to the items of a checkpoint, and back."""
 
 import contextlib
+import gc
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -79,9 +81,13 @@ def check(path: Path, state: TrainState) -> None:
             raise DoesNotFit(f"{path / name} is not what was saved: {differing}")
 
 
-def first_line(error: Exception) -> str:
-    """The start of an error's message; those of Orbax and tensorstore have many lines."""
-    return str(error).splitlines()[0][:300] if str(error) else repr(error)
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; those of Orbax and tensorstore have many lines.
+
+    Of a long line, the middle is left out: the reason is at the end.
+    """
+    line = str(error).partition("\n")[0].partition(" [tensorstore_spec")[0] or repr(error)
+    return line if len(line) <= 300 else f"{line[:100]} ... {line[-200:]}"
 
 
 def is_damage(error: Exception) -> bool:
@@ -110,13 +116,22 @@ def _read_item(path: Path, target: Any) -> Any:
 
 
 def _restored(handler: ocp.StandardCheckpointHandler, path: Path, places: Any) -> Any:
+    """Restores an item. Raises the errors of `read`, with nothing else on stderr.
+
+    Orbax puts an error of tensorstore into a plain Exception. Its other reads end in a closed event
+    loop, for which Python would print a traceback each when they are collected.
+    """
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
-        return handler.restore(path, args=ocp.args.StandardRestore(places))
-    except Exception as error:
-        # Orbax puts errors of tensorstore, a ValueError, into a plain Exception.
-        if type(error) is Exception and error.__cause__ is not None:
-            raise error.__cause__ from error
-        raise
+        try:
+            return handler.restore(path, args=ocp.args.StandardRestore(places))
+        except Exception as error:
+            is_wrapped = type(error) is Exception and error.__cause__ is not None
+            reason = (error.__cause__ if is_wrapped else error).with_traceback(None)
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+    raise reason
 
 
 def _leaves_by_name(tree: Any) -> dict[str, Any]:

@@ -119,15 +119,10 @@ def find(config: Config, target: str, is_bgr: bool) -> tuple[str, list[Differenc
         base = build()
         base = base if isinstance(base, Config) else Config(model=base)
         # The presets of the other libraries read BGR if they have the statistics of Caffe.
-        reads_bgr = target != "torchvision" and reads_caffe(base)
+        reads_bgr = target != "torchvision" and presets.is_of_caffe(base.model)
         found[name] = list(_rules(config, base, is_bgr, reads_bgr, SETTINGS[target]))
     nearest = min(found, key=lambda name: len(found[name]))
     return nearest, found[nearest]
-
-
-def reads_caffe(config: Config) -> bool:
-    """Whether a network subtracts the mean of pixels from 0 to 255 and does not divide them."""
-    return max(config.model.image_std) < presets.LARGEST_STD_OF_CAFFE
 
 
 def _rules(

@@ -8,6 +8,7 @@ caller's table and never imported, so a file cannot call, create or change anyth
 import codecs
 import io
 import pickletools
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, NamedTuple
@@ -46,6 +47,8 @@ SETS = {"EMPTY_SET", "ADDITEMS", "FROZENSET"}  # Their members are skipped.
 FOR_CHECKPOINTS = KNOWN | SETS | {"BINBYTES8", "BYTEARRAY8", "NEWOBJ", "NEWOBJ_EX"}
 # A detector takes some 50,000. Each may make an object of about a hundred bytes.
 MAX_OPCODES = 1 << 20
+# What Python writes after a backslash in text. Other escapes would be decoded with a warning.
+_ESCAPES = re.compile(rb"\\(?:[\\'\"nrtabfv\n]|x[0-9a-fA-F]{2}|[0-3][0-7]{2}|[0-7]{1,2}(?![0-7]))")
 OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 # Allowed types of keys. Hashing a deeply nested tuple would overflow the stack.
 KEYS = (str, int, float, bytes, type(None))
@@ -318,6 +321,8 @@ def _unescaped(line: bytes) -> bytes:
     quoted = line.strip()
     if len(quoted) < 2 or quoted[:1] not in (b"'", b'"') or quoted[-1:] != quoted[:1]:
         raise ValueError("the pickle has text without quotes")
+    if b"\\" in _ESCAPES.sub(b"", quoted[1:-1]):
+        raise ValueError("the pickle has text with an unknown escape")
     return codecs.escape_decode(quoted[1:-1])[0]
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import traverse_util
 
+from maskrcnn_jax import presets
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.modules import backbones
@@ -84,7 +85,7 @@ def translate(loaded: LoadedModel, target: str) -> Translation:
         for name in parts:
             getattr(source.model, name).norm_eps = DEFAULT
         notes.append(f"eps of the norms: folded into the variances of {', '.join(parts)}")
-    is_bgr = target != "torchvision" and differences.reads_caffe(source)
+    is_bgr = target != "torchvision" and presets.is_of_caffe(source.model)
     if is_own:
         is_bgr = origin.is_bgr
     base, found = differences.find(source, target, is_bgr)

@@ -50,7 +50,7 @@ def test_a_refusal(folder, capfd):
     command = ["data", "browse", "--images", str(folder), "--annotations", str(folder / "a.json")]
     assert main([*command, "--output", str(folder / "out"), "--category", "x"]) == 2
     assert "gnp" in assert_plain(capfd)
-    exits.refuse(ValueError(HOSTILE))
+    exits.refuse(ValueError(HOSTILE), "train.py")
     assert "gnp" in assert_plain(capfd)
 
 

@@ -54,6 +54,7 @@ def test_counts(content):
     )
     assert found.categories == [(7, "cat", 3, 1), (9, "dog", 2, 2), (2, "owl", 0, 0)]
     assert found.empty == [2, 3, 4]
+    assert summary.summarize(content, 100, "any").empty == [2, 4]
     assert found.dropped == found.apart == found.overfull == []
 
 

@@ -17,7 +17,7 @@ COMMON = {
     "deadline": None,  # `guard.limits` limits time, without that of the generator.
     "suppress_health_check": list(HealthCheck),
 }
-settings.register_profile("fixed", derandomize=True, database=None, max_examples=15, **COMMON)
+settings.register_profile("fixed", derandomize=True, database=None, max_examples=10, **COMMON)
 settings.register_profile(
     "long",
     database=DirectoryBasedExampleDatabase(Path(__file__).parents[2] / ".hypothesis"),

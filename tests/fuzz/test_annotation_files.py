@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -169,6 +169,7 @@ def _detections(rng, found):
     return results
 
 
+@settings(max_examples=max(settings().max_examples // 5, 6))
 @given(rng=randoms, action=st.sampled_from(("split", "browse", "check")))
 def test_commands(folder, tmp_path_factory, rng, action):
     place = tmp_path_factory.mktemp("out")

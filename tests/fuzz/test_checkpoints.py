@@ -21,7 +21,7 @@ def saved(tmp_path_factory):
     """A checkpoint, and the variables in it."""
     folder = tmp_path_factory.mktemp("run")
     kernel = jax.device_put(np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32))
-    variables = {"params": {"a": {"kernel": kernel, "bias": kernel[0]}, "b": kernel[:3]}}
+    variables = {"params": {"a": {"kernel": kernel, "bias": kernel[0]}, "b": -kernel}}
     state = TrainState(
         step=jax.device_put(np.int32(1)),
         params=variables["params"],
@@ -74,6 +74,20 @@ def test_damaged_files(saved, tmp_path_factory, rng):
             return
     # The list of arrays has checksums, the arrays have none: single bits may differ.
     jax.tree.map(lambda x, y: np.testing.assert_equal(x.shape, y.shape), found, variables)
+
+
+def test_broken_arrays_are_one_error(saved, tmp_path):
+    """Orbax raises an error for one array, and leaves the others behind in a closed event loop."""
+    path, variables = saved
+    shutil.copytree(path / "variables", tmp_path / "variables")
+    places = [x for _, x in stored_files._entries(tmp_path / "variables") if x is not None]
+    for place in places:
+        with (tmp_path / "variables" / stored_files._extent(place)[0]).open("r+b") as file:
+            file.seek(int(place.split(":")[3]))
+            file.write(bytes(8))  # In the place of the magic number of zstd.
+    with pytest.raises(ValueError, match="decompress") as error:
+        saved_states.read_variables(tmp_path, saved_states.abstract(variables))
+    assert len(places) == 2 and saved_states.is_damage(error.value)
 
 
 @pytest.mark.parametrize("place", ["..%2f..%2fother", "%2fetc%2fpasswd", "d%2f..%2f..%2fx"])

@@ -136,13 +136,13 @@ def load_changed(tmp_path, rng, family):
         assert str(loaded.report)
 
 
-@settings(max_examples=max(settings().max_examples // 5, 3))
+@settings(max_examples=max(settings().max_examples // 5, 2))
 @given(rng=randoms, family=st.sampled_from([name for name in sorted(DETECTORS) if name != "ours"]))
 def test_arrays_of_detectors(tmp_path, rng, family):
     load_changed(tmp_path, rng, family)
 
 
-@settings(max_examples=max(settings().max_examples // 50, 1))
+@settings(max_examples=max(settings().max_examples // 200, 1))
 @given(rng=randoms)
 def test_arrays_by_our_names(tmp_path, rng):
     """These examples are few: the shapes of our variables take two seconds."""

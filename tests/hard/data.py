@@ -29,7 +29,7 @@ def write_images(folder: Path, count: int = NUM_IMAGES) -> dict[str, Path | str]
 
 def files_that_go(own: Path, folder: Path) -> str:
     """One file vanishes and one changes; later so many vanish that the run saves and stops."""
-    fields = write_images(own / "images") | {"num_steps": 400, "log_every": 20, "save_every": 100}
+    fields = write_images(own / "images") | {"num_steps": 120, "log_every": 10, "save_every": 50}
     paths = sorted((own / "images").glob("*.png"))
     workdir, evaluate = own / "run", {"evaluate_every": 0}
     process = start(workdir, folder, **fields, **evaluate)

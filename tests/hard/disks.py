@@ -28,6 +28,8 @@ from tests.hard.runs import (
     whole,
 )
 
+CANNOT_SAVE = "train.py: cannot save a checkpoint in"
+
 
 @contextlib.contextmanager
 def disk(path: Path, megabytes: float) -> Iterator[Path]:
@@ -74,7 +76,7 @@ def full_while_saving(own: Path, folder: Path) -> str:
     with disk(own / "disk", 2.5 * one) as place:
         workdir = place / "run"
         result = finish(start(workdir, folder), 2)
-        seen.append(told(result, f"cannot save a checkpoint in {workdir / 'checkpoints'}"))
+        seen.append(told(result, f"{CANNOT_SAVE} {workdir / 'checkpoints'}", "No space left"))
         saved = newest(workdir)
         assert 0 < saved < RUN["num_steps"]
         assert run_directory.load_run(workdir).step == saved
@@ -86,7 +88,7 @@ def full_while_saving(own: Path, folder: Path) -> str:
 
 def full_while_logging(own: Path, folder: Path) -> str:
     """The disk is full between two saves, so that the log or TensorBoard's events fail first."""
-    options = {"num_steps": 400, "log_every": 1, "save_every": 395, "evaluate_every": 0}
+    options = {"num_steps": 120, "log_every": 1, "save_every": 115, "evaluate_every": 0}
     expected = own / "expected"
     finish(start(expected, folder, **options))
     with disk(own / "disk", 500) as place:
@@ -122,7 +124,7 @@ def file_size_limit(own: Path, folder: Path) -> str:
     """Larger files than 64 KiB cannot be written: no checkpoint, and later no report."""
     expected, workdir = whole(folder), own / "run"
     result = finish(start(workdir, folder, largest_file=64), 2)
-    seen = [told(result, f"cannot save a checkpoint in {workdir / 'checkpoints'}")]
+    seen = [told(result, f"{CANNOT_SAVE} {workdir / 'checkpoints'}", "File too large")]
     finish(start(workdir, folder))
     assert_same_end(workdir, expected)
     (workdir / "report.html").unlink()

@@ -45,7 +45,8 @@ def watched(own: Path, folder: Path) -> str:
     os.environ["JAX_LOG_COMPILES"] = "1"
     try:
         with output.open("w") as file:
-            process = train_process.start(workdir, folder / "cache", output=file, **RUN)
+            options = RUN | {"output": file, "optimised": True}
+            process = train_process.start(workdir, folder / "cache", **options)
             found = []
             while process.poll() is None:
                 try:

@@ -20,8 +20,6 @@ TINY = {
     "test_batch_size": 1,
     "data__shapes_num_val": 2,
     "data__num_threads": 2,
-    "model__backbone__stem_channels": 8,
-    "model__fpn__channels": 16,
     "model__box_head__features": 16,
     "model__mask_head__channels": 8,
     "model__rpn__num_candidates": 40,

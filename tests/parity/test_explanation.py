@@ -277,8 +277,8 @@ def test_masks_that_are_not_pasted_from_whole_pixels():
     settings = with_rules_of_detectron2()
     masks = np.zeros((1, 320, 320), np.float32)
     masks[0, 10:70, 10:70] = np.linspace(0, 1, 60)
-    theirs = simulate(settings, [[12 - 1e-5, 12, 70 - 1e-5, 70]], [0.9], masks=masks)
-    moved = simulate(settings, [[12, 12, 70, 70]], [0.9], masks=np.roll(masks, 1, axis=2))
+    theirs = simulate(settings, [[12 - 1e-5, 12, 40 - 1e-5, 40]], [0.9], masks=masks)
+    moved = simulate(settings, [[12, 12, 40, 40]], [0.9], masks=np.roll(masks, 1, axis=2))
     assert not any(left_over.explained for left_over in explain(settings, theirs, moved))
 
 

@@ -15,40 +15,33 @@ import yaml
 # torch's warnings differ between versions.
 pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("torch", reason="the live comparison needs torch")
-if not os.environ.get("MASKRCNN_JAX_SHARED"):
-    reason = "MASKRCNN_JAX_SHARED does not name the folder with the photographs"
-    pytest.skip(reason, allow_module_level=True)
 
 from maskrcnn_jax import images, presets  # noqa: E402
+from maskrcnn_jax.data.categories import Categories  # noqa: E402
 from maskrcnn_jax.detector import Detector  # noqa: E402
-from maskrcnn_jax.parity import reference  # noqa: E402
-from maskrcnn_jax.weights import (  # noqa: E402
-    detectron2,
-    loading,
-    mmdetection,
-    peer_settings,
-    translation,
-)
+from maskrcnn_jax.parity import recipe, reference  # noqa: E402
+from maskrcnn_jax.weights import translation  # noqa: E402
 from maskrcnn_jax.weights.loading import LoadedModel  # noqa: E402
 from tests.parity.test_live_families import (  # noqa: E402
-    MAX_LONG_SIDE,
     PHOTOGRAPH,
-    SHORT_SIDE,
-    check,
-    stand_in_for_mmcv,
-    write_weights,
+    import_detectron2,
+    import_mmdetection,
 )
 
+SHORT_SIDE, MAX_LONG_SIDE = 320, 533
 
-def translated(source, path, target):
-    """Writes a file for a library; returns the translation."""
-    found = translation.translate(loading.load(source), target)
+
+def written(name, path, target):
+    """Writes a file for a library with random weights of a model of another one."""
+    config = recipe.whole_config(name)
+    loaded = LoadedModel(config, recipe.variables(config.model), Categories.coco(), None)
+    found = translation.translate(loaded, target)
     translation.write(path, found)
     return found
 
 
 def ours(found, image):
-    """Our detections with the rules that the library has."""
+    """Our detections by the rules that the library has."""
     config = found.config
     config.data.test_short_side, config.data.test_max_long_side = SHORT_SIDE, MAX_LONG_SIDE
     loaded = LoadedModel(config, found.variables, found.categories, None)
@@ -56,16 +49,27 @@ def ours(found, image):
     return detections
 
 
-def test_detectron2s_weights_in_mmdetection(shared, tmp_path):
-    mmdet = pytest.importorskip("mmdet", reason="the comparison needs MMDetection")
-    stand_in_for_mmcv()
-    apis = importlib.import_module("mmdet.apis")
+def check(found, boxes, scores, labels, masks):
+    """Checks that all detections pair off, and that their masks differ in few pixels."""
+    assert len(boxes) >= 50 and len(found["boxes"]) == len(boxes)
+    box = np.abs(found["boxes"][:, None] - boxes[None]).max(-1)
+    score = np.abs(found["scores"][:, None] - scores[None])
+    same = (box < 0.05) & (score < 1e-4) & (found["labels"][:, None] == labels[None])
+    pairs = [(i, int(np.flatnonzero(row)[0])) for i, row in enumerate(same) if row.any()]
+    print(f"{len(pairs)} of {len(boxes)} detections pair")
+    assert len({j for _, j in pairs}) >= 0.99 * len(boxes)
+    differing = sum(np.count_nonzero((found["masks"][i, 0] > 0.5) != masks[j]) for i, j in pairs)
+    assert differing <= 1e-3 * sum(np.count_nonzero(masks[j]) for _, j in pairs)
+
+
+def test_detectron2s_weights_in_mmdetection(tmp_path):
+    import_mmdetection()
+    mmdet, apis = (importlib.import_module(x) for x in ("mmdet", "mmdet.apis"))
     mmengine_config = importlib.import_module("mmengine.config")
     checkpoint = importlib.import_module("mmengine.runner.checkpoint")
 
-    write_weights(tmp_path / "d2.pth", detectron2, presets.detectron2_r50_fpn(), is_bgr=True)
-    found = translated(tmp_path / "d2.pth", tmp_path / "mm.pth", "mmdet")
-    assert not any(each.setting for each in found.differences)
+    found = written("detectron2_r50_fpn", tmp_path / "mm.pth", "mmdet")
+    assert found.is_bgr and not any(each.setting for each in found.differences)
     folder = Path(mmdet.__file__).parent / ".mim" / "configs"
     config = mmengine_config.Config.fromfile(folder / found.base)
     config.model.backbone.init_cfg = None
@@ -75,55 +79,53 @@ def test_detectron2s_weights_in_mmdetection(shared, tmp_path):
     model = apis.init_detector(config, None, device="cpu")
     loaded = checkpoint.load_checkpoint(model, str(tmp_path / "mm.pth"), "cpu", strict=True)
     assert tuple(loaded["meta"]["dataset_meta"]["classes"]) == found.categories.names
-    theirs = apis.inference_detector(model, str(shared / PHOTOGRAPH)).pred_instances.numpy()
-    detections = ours(found, shared / PHOTOGRAPH)
-    check(detections, theirs.bboxes, theirs.scores, theirs.labels, theirs.masks)
+    theirs = apis.inference_detector(model, str(PHOTOGRAPH)).pred_instances.numpy()
+    detections = ours(found, PHOTOGRAPH)
+    check(detections, theirs.bboxes, theirs.scores, theirs.labels + 1, theirs.masks)
 
 
-def test_mmdetections_weights_in_detectron2(shared, tmp_path, monkeypatch):
+def test_mmdetections_weights_in_detectron2(tmp_path):
+    import_detectron2()
     checkout = os.environ.get("DETECTRON2")
     if not checkout:
-        pytest.skip("DETECTRON2 does not name a checkout")
-    monkeypatch.syspath_prepend(checkout)
+        pytest.skip("DETECTRON2 does not name a checkout, which has the configs")
     config_module = importlib.import_module("detectron2.config")
     engine = importlib.import_module("detectron2.engine.defaults")
     checkpoint = importlib.import_module("detectron2.checkpoint")
 
-    write_weights(tmp_path / "mm.pth", mmdetection, presets.mmdet_r50_fpn(), is_bgr=False)
-    found = translated(tmp_path / "mm.pth", tmp_path / "d2.pkl", "detectron2")
+    found = written("mmdet_r50_fpn", tmp_path / "d2.pkl", "detectron2")
     cfg = config_module.get_cfg()
     cfg.merge_from_file(str(Path(checkout) / "configs" / found.base))
     for each in found.differences:
         if each.setting:
             key, _, value = each.setting.partition(": ")
             cfg.merge_from_list([key, yaml.safe_load(value)])
+    assert cfg.INPUT.FORMAT == "RGB" and not cfg.MODEL.RESNETS.STRIDE_IN_1X1
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", str(tmp_path / "d2.pkl")
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = SHORT_SIDE, MAX_LONG_SIDE
-    assert cfg.INPUT.FORMAT == "RGB" and not cfg.MODEL.RESNETS.STRIDE_IN_1X1
     predictor = engine.DefaultPredictor(cfg)
     loader = checkpoint.DetectionCheckpointer(predictor.model)
     incompatible = loader._load_model(loader._load_file(str(tmp_path / "d2.pkl")))
     assert not incompatible.missing_keys and not incompatible.unexpected_keys
     assert not incompatible.incorrect_shapes
-    image = images.read_image(shared / PHOTOGRAPH)
+    image = images.read_image(PHOTOGRAPH)
     # The predictor takes BGR, whatever the format of the model.
     theirs = predictor(image[:, :, ::-1])["instances"]
     boxes, masks = theirs.pred_boxes.tensor.numpy(), theirs.pred_masks.numpy()
-    check(ours(found, image), boxes, theirs.scores.numpy(), theirs.pred_classes.numpy(), masks)
+    labels = theirs.pred_classes.numpy() + 1
+    check(ours(found, image), boxes, theirs.scores.numpy(), labels, masks)
 
 
-def test_detectron2s_weights_in_torchvision(shared, tmp_path):
+def test_detectron2s_weights_in_torchvision(tmp_path):
     torch = reference.torch
     from torchvision.models import detection
     from torchvision.ops import MultiScaleRoIAlign
 
-    write_weights(tmp_path / "d2.pth", detectron2, presets.detectron2_r50_fpn(), is_bgr=True)
-    found = translated(tmp_path / "d2.pth", tmp_path / "tv.pth", "torchvision")
-    settable = {each.rule for each in found.differences if each.setting}
-    assert settable == {
+    found = written("detectron2_r50_fpn", tmp_path / "tv.pth", "torchvision")
+    assert {each.rule for each in found.differences if each.setting} == {
         *("model.image_mean", "model.image_std", "model.roi.sampling_ratio"),
         "model.backbone.stride_in_1x1",
-    } and peer_settings.ORDER not in {each.rule for each in found.differences}
+    }
     model = detection.maskrcnn_resnet50_fpn(
         weights=None,
         weights_backbone=None,
@@ -138,14 +140,12 @@ def test_detectron2s_weights_in_torchvision(shared, tmp_path):
         block = model.backbone.body[stage][0]
         block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
     state = torch.load(tmp_path / "tv.pth", weights_only=True)
+    # Without weights torchvision builds trained norms, which count batches.
     counters = [x for x in model.state_dict() if x.endswith("num_batches_tracked")]
-    # Without weights torchvision builds trained norms, which count.
     model.load_state_dict(state | {x: torch.tensor(0) for x in counters}, strict=True)
-    image = images.read_image(shared / PHOTOGRAPH)
+    image = images.read_image(PHOTOGRAPH)
     with torch.no_grad():
         (theirs,) = model([torch.from_numpy(image / np.float32(255)).permute(2, 0, 1)])
-    boxes, scores, labels, masks = (
-        theirs[name].numpy() for name in ("boxes", "scores", "labels", "masks")
-    )
-    # `check` compares with labels from 0 on, and masks without channels.
-    check(ours(found, image), boxes, scores, labels - 1, masks[:, 0] > 0.5)
+    names = "boxes", "scores", "labels", "masks"
+    boxes, scores, labels, masks = (theirs[name].numpy() for name in names)
+    check(ours(found, image), boxes, scores, labels, masks[:, 0] > 0.5)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from absl import logging
 
 from maskrcnn_jax import distributed, execution, training
 from maskrcnn_jax.config import (
@@ -28,7 +29,7 @@ from maskrcnn_jax.config import (
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.model import MaskRCNN, example_inputs
 from maskrcnn_jax.runs import run_directory, saved_states
-from maskrcnn_jax.runs.checkpoints import Checkpoints
+from maskrcnn_jax.runs.checkpoints import Checkpoints, NotSaved
 
 CATEGORIES = Categories((3, 7), ("cat", "dog"))
 
@@ -543,3 +544,26 @@ def test_the_remains_of_a_killed_save_are_removed(tmp_path):
     with contextlib.closing(Checkpoints(tmp_path, keep=1)) as checkpoints:
         checkpoints.save(make_state(1.0))
     assert [path.name for path in remains.parent.iterdir() if path.is_dir()] == ["1"]
+
+
+def test_the_first_reason_of_a_failed_save_is_told(tmp_path, monkeypatch, caplog):
+    """Orbax logs it in a thread, and raises a consequence."""
+    with contextlib.closing(Checkpoints(tmp_path, keep=1)) as checkpoints:
+
+        def save(*args, **kwargs):
+            try:
+                raise ValueError("a" * 500 + ": No space left [tensorstore_spec={...}]")
+            except ValueError:
+                logging.exception("a thread")
+            raise ValueError("NOT_FOUND: Manifest not found\nand more lines")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints._manager, "save", save)
+            with pytest.raises(
+                NotSaved, match="checkpoints: NOT_FOUND: Manifest not found; aaa.* "
+            ):
+                checkpoints.save(make_state(1.0))
+            with pytest.raises(NotSaved, match="aaa: No space left$"):
+                checkpoints.save(make_state(1.0))
+        logging.warning("another record")
+    assert caplog.messages == ["another record"]

@@ -238,6 +238,8 @@ BROKEN = {
     "a deep tuple": (b"]" + b"\x85" * 5_000, "a pickle of a tuple"),
     "exponential tuples": (b"]q\x00" + b"(h\x00h\x00tq\x00" * 60, "ends inside a container"),
     "text without quotes": (b"Sx\n", "without quotes"),
+    "text with an unknown escape": (b"S'a\\q'\n", "unknown escape"),
+    "text with a large octal number": (b"S'\\777'\n", "unknown escape"),
     "a number too long": (b"L" + b"9" * 100_000 + b"L\n", "digits|integer"),
     "pop from nothing": (b"00", "than there is"),
     "no mark": (b"1", "than there is"),

@@ -39,7 +39,7 @@ def state_for(build, num_classes=81):
     """The arrays of a file as the library itself writes it, with its batch counters."""
     config = reduced(build(num_classes), 50)
     if target_of(build) == "mmdet":
-        scale = 58 if differences.reads_caffe(config) else 1
+        scale = 58 if presets.is_of_caffe(config.model) else 1
         return state_of(mmdetection, config, scale=scale, counters=("b", "n", "r"))
     trained = {
         "syncbn": (f"{BODY}res3", f"{BODY}res4", f"{BODY}res5", "backbone.fpn", "roi_heads"),

@@ -44,6 +44,8 @@ RUNS = [  # In order: a command, its arguments, and a file that it writes, if an
     ("data browse", f"{ANNOTATED} --output look", "look/page-001.png"),
     ("doctor", "", None),
     ("data check", ANNOTATED, None),
+    ("data statistics", f"{ANNOTATED} --report statistics.html", "statistics.html"),
+    ("data convert", "labelme converted.json --images photos", "converted.json"),
     ("data split", f"{ANNOTATED} --fraction 0.5 --output divided", "divided/val.json"),
     ("data prepare", f"{ANNOTATED} --split train --output prepared", "prepared"),
     ("plan", "--config tiny.py --devices 1 --output plan.json", "plan.json"),
@@ -162,6 +164,11 @@ def tiny_data(folder):
     categories = Categories.numbered(6)
     content = {"images": images, "annotations": objects, "categories": categories.to_json()}
     (folder / "annotations.json").write_text(json.dumps(content))
+    (folder / "labelme").mkdir()
+    points = [[5, 5], [25, 5], [25, 25], [5, 25]]
+    shape = {"label": "square", "points": points, "shape_type": "polygon"}
+    labelled = {"imagePath": "1.png", "imageHeight": 60, "imageWidth": 80, "shapes": [shape]}
+    (folder / "labelme" / "1.json").write_text(json.dumps(labelled))
     (folder / "tiny.py").write_text(CONFIG)
     names: dict = {}
     exec(CONFIG, names)

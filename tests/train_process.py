@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+# Small programs compile for longer than they run.
+QUICK_COMPILE = " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 TIMEOUT = 900  # Seconds; four processes on two busy cores took 456.
 
 SMALL = {
@@ -101,7 +103,7 @@ def open_process(command, cache, devices, output=None, optimised=False):
     """Starts a command with defaults as for a user; see `start`."""
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
-        + ("" if optimised else " --xla_backend_optimization_level=0"),
+        + ("" if optimised else QUICK_COMPILE),
         "MASKRCNN_JAX_CACHE": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

@@ -90,7 +90,7 @@ def start_command(cache, *arguments):
 
 def _open(command, cache, devices):
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
         f"--xla_force_host_platform_device_count={devices}",
         "MASKRCNN_JAX_CACHE": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

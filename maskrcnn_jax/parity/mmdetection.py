@@ -243,7 +243,7 @@ def _stages(outputs: dict[str, Any], final: Any, original_size: tuple[int, int],
     """The results for one image of a batch, of which ``final`` holds the detections."""
     batch, of_rois = outputs["input"]["inputs"], rows(outputs["proposals"], i)
     image = channels_last(batch[i]).numpy()
-    mask_features, mask_logits, masks = _masks(outputs, final, original_size, i)
+    mask_features, mask_logits, masks = _masks(outputs, final, i)
     class_scores = (x[of_rois].numpy() for x in outputs["box_head"])
     class_logits, class_deltas = recording.background_first(*class_scores)
     sample = outputs["input"]["data_samples"][i]
@@ -280,7 +280,7 @@ def _stages(outputs: dict[str, Any], final: Any, original_size: tuple[int, int],
 
 
 def _masks(
-    outputs: dict[str, Any], final: Any, original_size: tuple[int, int], i: int
+    outputs: dict[str, Any], final: Any, i: int
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """The features and logits of masks, and the probabilities behind the final masks.
 

@@ -20,7 +20,7 @@ FORMS = {
     "palette": palette,
     "16 bits": lambda ids: Image.fromarray(ids.astype(np.uint16) * 257),
     "colours": lambda ids: Image.fromarray(
-        np.stack([ids == 1, ids * 0, ids == 2], 2).astype(np.uint8)
+        np.stack([ids == 2, ids * 0, ids == 1], 2).astype(np.uint8)
     ),
 }
 

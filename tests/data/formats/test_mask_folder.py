@@ -19,7 +19,9 @@ FORMS = {
     "grey": lambda ids: Image.fromarray(ids),
     "palette": palette,
     "16 bits": lambda ids: Image.fromarray(ids.astype(np.uint16) * 257),
-    "colours": lambda ids: Image.fromarray(np.stack([ids * 0, ids, ids * 9], 2).astype(np.uint8)),
+    "colours": lambda ids: Image.fromarray(
+        np.stack([ids == 2, ids * 0, ids == 1], 2).astype(np.uint8)
+    ),
 }
 
 

@@ -84,36 +84,54 @@ def test_detectron2s_weights_in_mmdetection(tmp_path):
     check(detections, theirs.bboxes, theirs.scores, theirs.labels + 1, theirs.masks)
 
 
-def test_mmdetections_weights_in_detectron2(tmp_path):
+@pytest.fixture
+def checkout():
     import_detectron2()
-    checkout = os.environ.get("DETECTRON2")
-    if not checkout:
+    if not os.environ.get("DETECTRON2"):
         pytest.skip("DETECTRON2 does not name a checkout, which has the configs")
-    config_module = importlib.import_module("detectron2.config")
-    engine = importlib.import_module("detectron2.engine.defaults")
-    checkpoint = importlib.import_module("detectron2.checkpoint")
+    return Path(os.environ["DETECTRON2"])
 
-    found = written("mmdet_r50_fpn", tmp_path / "d2.pkl", "detectron2")
-    cfg = config_module.get_cfg()
-    cfg.merge_from_file(str(Path(checkout) / "configs" / found.base))
+
+def settings(found, checkout):
+    """The config that the report names, with the settings that it lists."""
+    cfg = importlib.import_module("detectron2.config").get_cfg()
+    cfg.merge_from_file(str(checkout / "configs" / found.base))
     for each in found.differences:
         if each.setting:
             key, _, value = each.setting.partition(": ")
             cfg.merge_from_list([key, yaml.safe_load(value)])
-    assert cfg.INPUT.FORMAT == "RGB" and not cfg.MODEL.RESNETS.STRIDE_IN_1X1
-    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", str(tmp_path / "d2.pkl")
+    cfg.MODEL.DEVICE = "cpu"
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = SHORT_SIDE, MAX_LONG_SIDE
+    return cfg
+
+
+def check_is_complete(model, path):
+    loader = importlib.import_module("detectron2.checkpoint").DetectionCheckpointer(model)
+    found = loader._load_model(loader._load_file(str(path)))
+    assert not found.missing_keys and not found.unexpected_keys and not found.incorrect_shapes
+
+
+def test_mmdetections_weights_in_detectron2(tmp_path, checkout):
+    engine = importlib.import_module("detectron2.engine.defaults")
+    found = written("mmdet_r50_fpn", tmp_path / "d2.pkl", "detectron2")
+    cfg = settings(found, checkout)
+    assert cfg.INPUT.FORMAT == "RGB" and not cfg.MODEL.RESNETS.STRIDE_IN_1X1
+    cfg.MODEL.WEIGHTS = str(tmp_path / "d2.pkl")
     predictor = engine.DefaultPredictor(cfg)
-    loader = checkpoint.DetectionCheckpointer(predictor.model)
-    incompatible = loader._load_model(loader._load_file(str(tmp_path / "d2.pkl")))
-    assert not incompatible.missing_keys and not incompatible.unexpected_keys
-    assert not incompatible.incorrect_shapes
+    check_is_complete(predictor.model, tmp_path / "d2.pkl")
     image = images.read_image(PHOTOGRAPH)
     # The predictor takes BGR, whatever the format of the model.
     theirs = predictor(image[:, :, ::-1])["instances"]
     boxes, masks = theirs.pred_boxes.tensor.numpy(), theirs.pred_masks.numpy()
     labels = theirs.pred_classes.numpy() + 1
     check(ours(found, image), boxes, theirs.scores.numpy(), labels, masks)
+
+
+def test_detectron2_finds_the_batch_counters_of_all_norms(tmp_path, checkout):
+    found = written("detectron2_r50_fpn_syncbn", tmp_path / "d2.pkl", "detectron2")
+    model = importlib.import_module("detectron2.modeling").build_model(settings(found, checkout))
+    assert sum(x.endswith("num_batches_tracked") for x in model.state_dict()) == 69
+    check_is_complete(model, tmp_path / "d2.pkl")
 
 
 def test_detectron2s_weights_in_torchvision(tmp_path):

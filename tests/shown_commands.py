@@ -126,7 +126,8 @@ def _check_python(arguments: Sequence[str], complete: bool) -> bool:
         program, *rest = rest
         if program in ("pip", "pytest", "venv"):
             return False
-        program = f"{program.replace('.', '/')}.py"
+        folder = program.replace(".", "/")
+        program = f"{folder}/__main__.py" if (ROOT / folder).is_dir() else f"{folder}.py"
     elif program.startswith("-"):
         return False
     if not (ROOT / program).is_file():

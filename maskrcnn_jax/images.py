@@ -137,7 +137,7 @@ def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
 def _open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Opens a file. Raises OSError for pipes and devices, which may wait or send for ever."""
     if os.path.exists(path) and not os.path.isfile(path):
-        raise OSError("it is a folder, pipe or device, not a file")
+        raise OSError("it is a directory, pipe or device, not a file")
     return open(path, "rb")
 
 

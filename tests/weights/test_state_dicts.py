@@ -96,6 +96,11 @@ def test_of_several_one_is_taken_and_named(tmp_path, others, taken, keys):
     assert not_taken == f"not taken: {len(others[rest])} tensors in {rest!r}"
 
 
+def test_an_average_under_a_usual_name_comes_last_too(tmp_path):
+    average = build.mapping({"state_dict": tensors("a", "b", "c")})
+    assert_found(read(tmp_path, {"ema": average, "net": tensors("a", "b")}), "a", "b")
+
+
 def test_one_dictionary_under_two_names_is_one(tmp_path):
     twice = build.mapping({"net": tensors("a") + b"q\x09", "same": b"h\x09"})
     weights = read(tmp_path, {"both": twice})

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-import train
-from maskrcnn_jax.cli import config_file, main
+from maskrcnn_jax.cli import config_file, main, train
 from maskrcnn_jax.config import Config
 from tests.markdown import ROOT
 
@@ -70,7 +69,9 @@ def _check_command(program: str, *arguments: str, complete: bool) -> bool:
         path = word.partition("=")[2] or word
         if path.startswith(FOLDERS) and not (ROOT / path).exists():
             raise WrongCommand(f"there is no {path}")
-    if program == "maskrcnn-jax":
+    if program == "maskrcnn-jax" and arguments[:1] == ("train",):
+        _check_train(arguments[1:], complete)
+    elif program == "maskrcnn-jax":
         _check_cli(arguments, complete)
     elif program == "python" and arguments:
         return _check_python(arguments, complete)
@@ -126,8 +127,8 @@ def _check_python(arguments: Sequence[str], complete: bool) -> bool:
         program, *rest = rest
         if program in ("build", "pip", "pytest", "venv"):
             return False
-        folder = program.replace(".", "/")
-        program = f"{folder}/__main__.py" if (ROOT / folder).is_dir() else f"{folder}.py"
+        program = program.replace(".", "/")
+        program += "/__main__.py" if (ROOT / program).is_dir() else ".py"
     elif program.startswith("-"):
         return False
     if not (ROOT / program).is_file():
@@ -155,10 +156,10 @@ def _parser_of(path: Path) -> argparse.ArgumentParser:
 
 
 def _check_train(arguments: Sequence[str], complete: bool) -> None:
-    """Parses the flags as train.py does, and resets them."""
+    """Parses the flags as training does, and resets them."""
     names = [argument.partition("=")[0] for argument in arguments]
     if complete and not {"--config", "--workdir"} <= set(names):
-        raise WrongCommand("train.py needs --config and --workdir")
+        raise WrongCommand("training needs --config and --workdir")
     arguments = [
         re.sub(r"=([A-Z])$", lambda match: f"={STAND_INS.get(match[1], match[1])}", x)
         for x in arguments
@@ -182,7 +183,7 @@ def _check_train(arguments: Sequence[str], complete: bool) -> None:
         for name in [name for name in flags.FLAGS if name.startswith("config.")]:
             delattr(flags.FLAGS, name)
     if rest:
-        raise WrongCommand(f"train.py takes no {' '.join(rest)}")
+        raise WrongCommand(f"training takes no {' '.join(rest)}")
 
 
 def _check_make(arguments: Sequence[str]) -> None:

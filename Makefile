@@ -38,7 +38,7 @@ MMDETECTION := mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7 addict==2.4.0 yapf
 	touch $@
 
 test-parity: .venv/parity
-	$(BIN)/python -m pytest -q -m 'parity and not slow'
+	$(BIN)/python -m pytest -q -m 'parity and not slow' -n 2 --dist loadfile
 
 # Tests the wheel in a new environment with the packages that the wheel requires and no others.
 test-wheel: .venv/installed

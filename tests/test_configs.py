@@ -16,9 +16,8 @@ from maskrcnn_jax.settings import differences, freeze, from_dict, to_dict
 NAMES = sorted(path.stem for path in Path("configs").glob("*.py") if path.stem != "__init__")
 
 # The other configs differ in their schedules, and would take as long to trace.
-QUICK = [
-    pytest.param(name, marks=pytest.mark.slow) if name.endswith("_3x") else name for name in NAMES
-]
+FEW = ("r50_fpn_1x", "nuclei", "shapes")
+QUICK = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
 def get_config(name) -> Config:

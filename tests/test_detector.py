@@ -398,7 +398,7 @@ def test_unreadable_paths_are_named(detector, tmp_path):
     for path, message in [
         ("text.png", "no format"),
         ("none.png", "No such file"),
-        (".", "folder"),
+        (".", "directory"),
     ]:
         with pytest.raises(OSError, match=message) as error:
             detector([COLOR, tmp_path / path])

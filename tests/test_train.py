@@ -95,17 +95,23 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(run, cache, tmp_path, mon
     assert shown["segm/AP"] == shown["validation/loss"] == shown["predictions/image 1"] == [2, 3]
 
 
+# Functions that find these mistakes have fast tests of their own.
+FOUND_LATER = [
+    pytest.param({"data__source": "voc"}, "'voc'", marks=pytest.mark.slow),
+    pytest.param({"data__source": "coco"}, "instances_train2017.json", marks=pytest.mark.slow),
+    pytest.param({"backbone_weights": "absent.npz"}, "absent.npz", marks=pytest.mark.slow),
+    pytest.param({"execution__num_devices": 2}, "but there are 1", marks=pytest.mark.slow),
+]
+
+
 @pytest.mark.parametrize(
     "overrides, message",
     [
         ({"model__num_classes": 7}, "num_classes must be 6"),
-        ({"data__source": "voc"}, "'voc'"),
-        ({"data__source": "coco"}, "instances_train2017.json"),
-        ({"backbone_weights": "absent.npz"}, "absent.npz"),
-        ({"execution__num_devices": 2}, "execution.num_devices=2, but there are 1"),
         ({"weights": "absent.pth"}, "absent.pth"),
         ({"model__dpeth": 18}, "dpeth"),
         ({"config": "configs/absent.py"}, "absent.py"),
+        *FOUND_LATER,
     ],
 )
 def test_a_mistake_ends_in_one_message_and_exit_code_2(run, tmp_path, overrides, message):

@@ -21,8 +21,6 @@ LOGIT_TOLERANCE = 2e-5  # Relative to the largest absolute logit of the level.
 SCORE_TOLERANCE = 1e-4
 IOU_TOLERANCE = 1e-4
 PIXEL_TOLERANCE = 0.01
-# Probabilities near 1, as float32 numbers, are this far apart.
-PROBABILITY_STEP = float(np.spacing(np.float32(0.5)))
 NO_CANDIDATE = "its box is none of the candidates"
 
 
@@ -107,24 +105,21 @@ def _why_no_detection(key: int, here: Side, there: Side, seen: Seen) -> Steps:
 def _why_no_proposal(key: int, here: Side, there: Side, seen: Seen) -> Steps:
     if key < 0:
         return (_unknown(NO_CANDIDATE),)
-    if key in there.proposals.position:
-        return _why_not_selected(key, here, there, "proposals", seen)
     logit, logits = _objectness(key, there)
     limit = min(there.config.detection.num_candidates, len(logits))
     last = float(np.sort(logits)[-limit])
+    by_probability = "probability" in (here.sorts_by, there.sorts_by)
+    rounding = selection.rounding_of_probability(last) if by_probability else 0.0
+    text = f"objectness {logit:.6f}, candidate {limit} of its level has {last:.6f}"
+    tolerance = LOGIT_TOLERANCE * float(np.abs(logits).max()) + rounding
+    beyond_last = (Step(text, max(last - logit, 0.0), tolerance),)
+    if key in there.proposals.position:
+        steps = _why_not_selected(key, here, there, "proposals", seen)
+        may_be_beyond = by_probability and logit <= last + rounding
+        return min(steps, beyond_last, key=_badness) if may_be_beyond else steps
     if logit <= last:
-        text = f"objectness {logit:.6f}, candidate {limit} of its level has {last:.6f}"
-        tolerance = LOGIT_TOLERANCE * float(np.abs(logits).max())
-        if "probability" in (here.sorts_by, there.sorts_by):
-            tolerance += _rounding_of_probability(last)
-        return (Step(text, last - logit, tolerance),)
+        return beyond_last
     return (_too_small(here.proposals, key, here.config.model.rpn.min_box_size),)
-
-
-def _rounding_of_probability(logit: float) -> float:
-    """How far apart logits near this one may be whose float32 probabilities are equal."""
-    slope = math.exp(-abs(logit)) / (1 + math.exp(-abs(logit))) ** 2
-    return PROBABILITY_STEP / max(slope, 1e-30)
 
 
 def _objectness(key: int, side: Side) -> tuple[float, Float[np.ndarray, " n"]]:

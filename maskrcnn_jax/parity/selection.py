@@ -7,6 +7,7 @@ the key of its proposal times the number of classes, plus the class.
 """
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ from maskrcnn_jax.parity.records import Outcome
 
 SAME_BOX = 0.05  # Pixels. A returned box this close to a candidate is the same box.
 SAME_SCORE = 1e-4
+# Probabilities near 1, as float32 numbers, are this far apart.
+PROBABILITY_STEP = float(np.spacing(np.float32(0.5)))
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Side:
         outcome, config, detection = self.outcome, self.config.model.rpn, self.config.detection
         parts, first = [], 0
         for level, logits in outcome.objectness.items():
-            best = np.argsort(-logits, kind="stable")[: detection.num_candidates]
+            best = np.argsort(-logits, kind="stable")[: self._num_candidates(logits)]
             deltas, anchors = outcome.deltas[level][best], outcome.anchors[level][best]
             boxes = decode(deltas, anchors, config.box_weights, self.config.model.limit_shrinking)
             boxes = clip(boxes, outcome.size)
@@ -105,6 +108,17 @@ class Side:
             limit=detection.num_proposals,
             max_boxes_with_offsets=self.max_boxes_with_offsets,
         )
+
+    def _num_candidates(self, logits: Float[np.ndarray, " n"]) -> int:
+        """How many anchors of a level may compete: more than the limit if the last ones are equal.
+
+        A program that sorts probabilities may take any of those that float32 cannot tell apart.
+        """
+        limit = min(self.config.detection.num_candidates, len(logits))
+        if self.sorts_by == "logit":
+            return limit
+        last = float(np.sort(logits)[-limit])
+        return int(np.count_nonzero(logits >= last - rounding_of_probability(last)))
 
     @functools.cached_property
     def detections(self) -> Selection:
@@ -180,6 +194,15 @@ def shorter_side(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, " n"]:
 def sigmoid(logits: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Probabilities in float64."""
     return 1 / (1 + np.exp(-logits.astype(np.float64)))
+
+
+def rounding_of_probability(logit: float) -> float:
+    """How far apart two logits near this one may be whose float32 probabilities are equal.
+
+    Numbers near 1 are one step apart, and a sigmoid in float32 may be wrong by another.
+    """
+    slope = math.exp(-abs(logit)) / (1 + math.exp(-abs(logit))) ** 2
+    return 2 * PROBABILITY_STEP / max(slope, 1e-30)
 
 
 def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:

@@ -291,3 +291,14 @@ def test_logits_with_the_same_probability():
         sides = Side("peer", theirs, settings, **rules), Side("ours", ours, settings)
         left_overs = explanation.explain_proposals(*sides)
         assert [left_over.explained for left_over in left_overs] == [explained] * 2
+
+
+def test_a_peer_takes_another_of_equal_probabilities():
+    settings = config(num_candidates=1)
+    ours = simulate(settings, FAR[:2], [0.9, 0.8], objectness=[15.1, 15.0])
+    other = simulate(settings, FAR[:2], [0.9, 0.8], objectness=[15.0, 15.1]).proposals
+    theirs = ours._replace(proposals=other)  # With the logits of ours.
+    for rules, explained in (({}, False), ({"sorts_by": "probability"}, True)):
+        sides = Side("peer", theirs, settings, **rules), Side("ours", ours, settings)
+        left_overs = explanation.explain_proposals(*sides)
+        assert [left_over.explained for left_over in left_overs] == [explained] * 2

@@ -1,5 +1,6 @@
 """Runs both sides on images: single stages, the whole model, and images in other batches."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -135,7 +136,8 @@ class Comparer:
         theirs, ours = self._side(self.peer.name, given), self._side("ours", proposed)
         error = _common(theirs.proposals, ours.proposals, given.proposals, proposed.proposals)
         self.stages["proposals"].add(error, explanation.explain_proposals(theirs, ours))
-        ours = self._side("ours", detected)
+        # These detections come from the peer's proposals, which the peer has sorted.
+        ours = dataclasses.replace(self._side("ours", detected), sorts_by=self.peer.sorts_by)
         selections = theirs.detections, ours.detections
         pairs = pairing.Pairing([], *_alone(*selections), 0.0, 0.0, None)
         error = _common(*selections, given.boxes, detected.boxes)

@@ -300,7 +300,7 @@ class OptimizerConfig:
     learning_rate: Annotated[float, at_least(0)] = 0.02  # For 16 images; scaled with the batch.
     momentum: Annotated[float, FRACTION_BELOW_1] = 0.9  # Of SGD, and AdamW's b1.
     weight_decay: Annotated[float, at_least(0)] = 1e-4
-    # What the weight decay applies to. "all": everything that trains, as in torchvision and
+    # The parameters that decay. "all": everything that trains, as in torchvision and
     # MMDetection. "not_norms": all but scale and bias of norms, as in Detectron2. "kernels": no
     # biases either.
     decay: Annotated[str, one_of("all", "not_norms", "kernels")] = "all"

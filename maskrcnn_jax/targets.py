@@ -116,7 +116,7 @@ def _match_rois(
     num_given = 0 if config.ground_truth == "last" else len(instances.boxes)
 
     def overlaps(objects: Float[Array, "s 4"]) -> Float[Array, "s n"]:
-        # What does not exist must not be the best of an object.
+        # An empty slot must not become the best match of an object.
         iou = boxes.pairwise_iou(objects, candidates[num_given:])
         return jnp.where(exists[num_given:].reshape(1, -1), iou, -1.0)
 

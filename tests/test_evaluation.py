@@ -259,7 +259,7 @@ def coco_set(seed, num_images=4):
 
 
 def results_of_others(detections):
-    """What Detectron2 and MMDetection give pycocotools: classes from 0 become COCO's ids."""
+    """The results that Detectron2 and MMDetection give pycocotools: classes become COCO's ids."""
     id_of_class = dict(enumerate(sorted(Categories.coco().ids)))
     results = []
     for image_id, found in detections.items():

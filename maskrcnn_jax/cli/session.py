@@ -1,4 +1,4 @@
-"""What serves a run while it trains: its log, evaluations, checkpoints and progress bar."""
+"""The log, evaluations, checkpoints and progress bar of a run that trains."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a weight file does not say, and how it is guessed: the scale of the input, the anchors.
+"""Guesses the facts that a weight file lacks: the scale of the input, the anchors.
 
 A state dict holds no pixel statistics, no order of channels and no strides. Each family has presets
 for its networks; the functions here find the evidence for one of them.

@@ -45,7 +45,7 @@ RELEASED = {"COCO_V1": "maskrcnn_resnet50_fpn", "V2_COCO_V1": "maskrcnn_resnet50
 
 
 class Origin(NamedTuple):
-    """What a file of another library holds beside the variables of the model."""
+    """The library of a file, and what the file holds beside the variables of our model."""
 
     family: ModuleType  # One of `FAMILIES`.
     is_bgr: bool  # The order of the channels that the stem of the file reads; ours is RGB.

@@ -47,7 +47,7 @@ SETS = {"EMPTY_SET", "ADDITEMS", "FROZENSET"}  # Their members are skipped.
 FOR_CHECKPOINTS = KNOWN | SETS | {"BINBYTES8", "BYTEARRAY8", "NEWOBJ", "NEWOBJ_EX"}
 # A detector takes some 50,000. Each may make an object of about a hundred bytes.
 MAX_OPCODES = 1 << 20
-# What Python writes after a backslash in text. Other escapes would be decoded with a warning.
+# The letters that Python writes after a backslash. Others would be decoded with a warning.
 _ESCAPES = re.compile(rb"\\(?:[\\'\"nrtabfv\n]|x[0-9a-fA-F]{2}|[0-3][0-7]{2}|[0-7]{1,2}(?![0-7]))")
 OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 # Allowed types of keys. Hashing a deeply nested tuple would overflow the stack.

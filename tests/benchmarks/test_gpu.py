@@ -16,7 +16,7 @@ from benchmarks.gpu import Measurement
 from benchmarks.gpu_checks import Check
 from tests.markdown import ROOT
 
-# What the package needs, but the benchmark must not: a machine with a card may have only jax.
+# The package needs these, the benchmark must not: a machine with a card may have only jax.
 ABSENT = ["PIL", "cv2", "grain", "matplotlib", "ml_collections", "pycocotools", "safetensors"]
 ABSENT += ["tensorboardX", "tensorflow_datasets", "torch", "torchvision"]
 

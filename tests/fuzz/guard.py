@@ -13,7 +13,7 @@ from typing import Any
 BASE, MULTIPLE = 64 << 20, 64
 SECONDS = 10  # Of CPU time.
 _STATM = Path("/proc/self/statm")  # Linux only; elsewhere memory has no limit.
-# What Python says before it starts a process, connects, or unpickles by name.
+# The audit events of Python before it starts a process, connects, or unpickles by name.
 _EVENTS = (
     *("os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "subprocess.Popen"),
     *("pickle.find_class", "socket.connect", "socket.getaddrinfo", "urllib.Request"),

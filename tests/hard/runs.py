@@ -1,4 +1,4 @@
-"""What the cases share: a small run, its end, and the comparison with a run that was never stopped.
+"""Starts a small run, waits for its end, and compares it with a run that was never stopped.
 
 Every command must end with a documented exit code and without a traceback.
 """

@@ -20,7 +20,7 @@ Draw = tuple[np.ndarray, np.ndarray, np.ndarray]  # Indices, positive, valid; ea
 
 
 class Drawn(NamedTuple):
-    """What was drawn for one image among its candidates."""
+    """The anchors and RoIs that the peer drew for one image."""
 
     labels: np.ndarray  # Of all candidates: 1 positive, 0 negative, -1 neither.
     positive: np.ndarray  # Indices of the drawn candidates.

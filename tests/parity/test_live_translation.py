@@ -49,8 +49,18 @@ def ours(found, image):
     return detections
 
 
-def check(found, boxes, scores, labels, masks):
-    """Checks that all detections pair off, and that their masks differ in few pixels."""
+def pasted_box(box):
+    """The box enlarged by 30 / 28, truncated to whole pixels: torchvision pastes into it."""
+    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * 30 / 28
+    return np.trunc([*(centre - half), *(centre + half)])
+
+
+def check(found, boxes, scores, labels, masks, *, truncated=False):
+    """Checks that all detections pair off, and that their masks differ in few pixels.
+
+    With ``truncated`` boxes, at most one mask in a hundred may be pasted one pixel further, because
+    a corner lies next to a whole pixel. Such a mask is not compared.
+    """
     assert len(boxes) >= 50 and len(found["boxes"]) == len(boxes)
     box = np.abs(found["boxes"][:, None] - boxes[None]).max(-1)
     score = np.abs(found["scores"][:, None] - scores[None])
@@ -58,6 +68,10 @@ def check(found, boxes, scores, labels, masks):
     pairs = [(i, int(np.flatnonzero(row)[0])) for i, row in enumerate(same) if row.any()]
     print(f"{len(pairs)} of {len(boxes)} detections pair")
     assert len({j for _, j in pairs}) >= 0.99 * len(boxes)
+    if truncated:
+        alike = [np.array_equal(*map(pasted_box, (found["boxes"][i], boxes[j]))) for i, j in pairs]
+        assert alike.count(False) <= 0.01 * len(pairs)
+        pairs = [pair for pair, is_alike in zip(pairs, alike, strict=True) if is_alike]
     differing = sum(np.count_nonzero((found["masks"][i, 0] > 0.5) != masks[j]) for i, j in pairs)
     assert differing <= 1e-3 * sum(np.count_nonzero(masks[j]) for _, j in pairs)
 
@@ -166,4 +180,4 @@ def test_detectron2s_weights_in_torchvision(tmp_path):
         (theirs,) = model([torch.from_numpy(image / np.float32(255)).permute(2, 0, 1)])
     names = "boxes", "scores", "labels", "masks"
     boxes, scores, labels, masks = (theirs[name].numpy() for name in names)
-    check(ours(found, image), boxes, scores, labels, masks[:, 0] > 0.5)
+    check(ours(found, image), boxes, scores, labels, masks[:, 0] > 0.5, truncated=True)

@@ -1,4 +1,4 @@
-"""What cannot be used when a run begins is left out, and stays out."""
+"""Images and annotations that are bad when a run begins are left out, and stay out."""
 
 import contextlib
 import json

@@ -130,53 +130,55 @@ def read_ids(path: str | os.PathLike[str]) -> Int32[np.ndarray, "h w"]:
         raise OSError(f"cannot read the image {os.fspath(path)}: {error}") from error
 
 
-def check_image(path: str | os.PathLike[str], num_channels: int | None = None) -> tuple[int, int]:
+def check_image(
+    path: str | os.PathLike[str], num_channels: int | None = None, dtype: str | None = None
+) -> tuple[int, int]:
     """Reads the header of an image, and checks that the file has an end.
 
-    A file without the end of its format is decoded, since few of them are whole.
+    A file without the end of its format is decoded, since few of them are whole. So is one with
+    floating-point pixels for the dtype "uint8", since few of them lie in [0, 1].
 
     Args:
         path: The file.
         num_channels: The number of channels that it has to have, as in `read_image`; None for any.
+        dtype: As in `read_image`.
 
     Returns:
         Height and width in pixels, after the EXIF rotation.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        OSError: The file is no image, is cut off, or has another number of channels. The message
-            names the file.
+        OSError: The file is no image, is cut off, or has other channels. The message names the
+            file.
     """
+    found, kind = _header(path, num_channels)
+    is_decoded = headers.is_cut(path, kind) or (dtype == "uint8" and found.dtype.startswith("f"))
+    if is_decoded:
+        return read_image(path, num_channels, dtype).shape[:2]
+    return found.height, found.width
+
+
+def header(path: str | os.PathLike[str]) -> bands.Header:
+    """Reads the size, the number of channels and the type of an image. Errors as `check_image`."""
+    return _header(path, None)[0]
+
+
+def _header(
+    path: str | os.PathLike[str], num_channels: int | None
+) -> tuple[bands.Header, str | None]:
+    """The header of an image, and Pillow's name of its format."""
     try:
         with _open_file(path) as file:
-            found, kind = _header(file)
+            found, kind = _opened_header(file)
         bands.check_count(found, num_channels)
     except FileNotFoundError:
         raise
     except Exception as error:  # As in `decode_image`.
         raise OSError(f"cannot read the image {os.fspath(path)}: {error}") from error
-    if headers.is_cut(path, kind):
-        return read_image(path, num_channels, None).shape[:2]
-    return found.height, found.width
+    return found, kind
 
 
-def count_channels(path: str | os.PathLike[str]) -> int:
-    """Reads the number of channels of an image from its header, without alpha.
-
-    Errors as in `check_image`.
-    """
-    try:
-        with _open_file(path) as file:
-            found, _ = _header(file)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # As in `decode_image`.
-        raise OSError(f"cannot read the image {os.fspath(path)}: {error}") from error
-    return found.num_channels - found.has_alpha
-
-
-def _header(file: io.BufferedReader) -> tuple[bands.Header, str | None]:
-    """The header of an image, and Pillow's name of its format."""
+def _opened_header(file: io.BufferedReader) -> tuple[bands.Header, str | None]:
     start = file.read(npy.LONGEST_HEADER)
     if start.startswith(npy.MAGIC):
         return npy.header(start, file.seek(0, os.SEEK_END)), None

@@ -23,6 +23,7 @@ class Header(NamedTuple):
     height: int  # After the rotation that the file asks for.
     width: int
     num_channels: int
+    dtype: str  # The name of the type of the pixels.
     has_alpha: bool = False
 
 
@@ -44,7 +45,7 @@ def fit(found: Bands, num_channels: int | None) -> Shaped[np.ndarray, "h w c"]:
     Raises:
         ValueError: The image has another number of channels. The message says both.
     """
-    header = Header(*found.pixels.shape, found.has_alpha)
+    header = Header(*found.pixels.shape, found.pixels.dtype.name, found.has_alpha)
     check_count(header, num_channels)
     if num_channels in (None, header.num_channels):
         return found.pixels

@@ -25,7 +25,8 @@ def header(start: bytes, num_bytes: int) -> Header:
     Raises:
         ValueError: It is no image, or its header and its size disagree.
     """
-    return Header(*_layout(start, num_bytes)[0])
+    shape, dtype, _, _ = _layout(start, num_bytes)
+    return Header(*shape, dtype.name)
 
 
 def read(content: bytes) -> Bands:

@@ -65,11 +65,12 @@ def warn_of_losses(opened: Image.Image, name: str) -> None:
 
 
 def header(opened: Image.Image) -> Header:
-    """The size of an image and the number of its channels, as `bands` gives them."""
+    """The size of an image, and the number and type of its channels, as `bands` gives them."""
     mode = _mode(opened)
+    dtype = {"F": "float32", "I": "uint16"}.get(mode[:1], "uint8")
     has_alpha = mode in ("LA", "RGBA")
     num_channels = {"LA": 2, "RGB": 3, "RGBA": 4}.get(mode, 1)
-    return Header(*headers.size(opened), num_channels, has_alpha)
+    return Header(*headers.size(opened), num_channels, dtype, has_alpha)
 
 
 def bands(content: bytes, name: str) -> Bands:

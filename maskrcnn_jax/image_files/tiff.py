@@ -50,7 +50,7 @@ def header(file: io.BytesIO | io.BufferedReader) -> Header:
         height, width = _size(pages[0])
         if _orientation(pages[0]) >= 5:
             height, width = width, height
-        return Header(height, width, num_channels, has_alpha)
+        return Header(height, width, num_channels, pages[0].dtype.name, has_alpha)
 
 
 def read(content: bytes, name: str) -> Bands:

@@ -26,7 +26,7 @@ def test_arrays_are_read(tmp_path, dtype, shape, order):
     np.testing.assert_array_equal(read, expected.astype(read.dtype))
     assert read.dtype == (np.float32 if dtype.kind == "f" else dtype.newbyteorder("="))
     assert images.check_image(path, expected.shape[2]) == (5, 7)
-    assert images.count_channels(path) == expected.shape[2]
+    assert images.header(path).num_channels == expected.shape[2]
 
 
 def test_objects_are_never_unpickled(tmp_path):

@@ -87,7 +87,7 @@ def prepare(config: Config, workdir: str | Path) -> Start:
     if config.backbone_weights is not None:
         with distributed.first_goes_first("backbone"):
             weights = os.path.expanduser(config.backbone_weights)
-            variables = backbones.load(weights, variables, config.model)
+            variables = backbones.load(weights, variables, config.model, print_once)
     return Start(config, train_data, val_data, annotations, variables)
 
 

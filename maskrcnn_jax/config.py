@@ -174,8 +174,8 @@ class ModelConfig:
     """The network and its training rules: everything a checkpoint depends on."""
 
     num_classes: Annotated[int, at_least(2)] = 81  # COCO's 80 categories and the background.
-    # Mean and standard deviation per channel, of pixels in [0, 1]. The length of the mean is the
-    # number of channels.
+    # Mean and standard deviation per channel, of pixels whose white is 1: whole numbers are divided
+    # by 255 or 65535, floating-point ones are not. The length is the number of channels.
     image_mean: Annotated[tuple[float, ...], NOT_EMPTY] = (0.485, 0.456, 0.406)
     image_std: Annotated[tuple[float, ...], above(0)] = (0.229, 0.224, 0.225)
     dtype: Annotated[str, one_of("float32", "bfloat16")] = "float32"  # Of activations only.
@@ -249,6 +249,13 @@ class DataConfig:
     min_side: Annotated[int, at_least(0)] = 0  # Smaller images, in pixels, are not trained on.
     # Annotations with iscrowd 1: "ignore", or "objects", for tools that mark all masks so.
     crowd: Annotated[str, one_of("ignore", "objects")] = "ignore"
+    # The type of all pixels on their way to the network. "uint8": 16 bits are rounded to 8, and
+    # floating-point pixels have to lie in [0, 1]. "float32": all bits are kept, at four times the
+    # memory; floating-point pixels may have any range.
+    image_dtype: Annotated[str, one_of("uint8", "float32")] = "uint8"
+    # The channels to draw as red, green and blue, from 0, or one channel to draw as grey. Empty:
+    # the first three, or the only one.
+    shown_channels: Annotated[tuple[int, ...], at_least(0)] = ()
     strict: bool = False  # Stop at odd annotations and bad images, instead of leaving them out.
     # Training resizes the short side of each image to one of these, drawn at random, unless the
     # long side would exceed its maximum.

@@ -3,6 +3,8 @@
 The range of a single field stands beside the field in `config`.
 """
 
+from collections.abc import Sequence
+
 from maskrcnn_jax import settings
 from maskrcnn_jax.config import Config, ModelConfig
 
@@ -13,9 +15,18 @@ def check(config: Config) -> None:
     """Raises ValueError with the field, its value and the allowed values if a field is wrong."""
     settings.check_fields(config)
     _check_network(config.model)
+    _check_shown(config.data.shown_channels, len(config.model.image_mean))
     jitter = tuple(config.data.jitter)
     if jitter and (len(jitter) != 2 or jitter[0] > jitter[1]):
         raise ValueError(f"data.jitter must be empty or two ascending numbers; got {jitter}")
+
+
+def _check_shown(shown: Sequence[int], num_channels: int) -> None:
+    if len(shown) not in (0, 1, 3) or max(shown, default=0) >= num_channels:
+        raise ValueError(
+            f"data.shown_channels must be empty, one or three channels from 0 to "
+            f"{num_channels - 1}, as model.image_mean has {num_channels} numbers; got {shown}"
+        )
 
 
 def _check_network(model: ModelConfig) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from maskrcnn_jax import detector_inputs, execution, pasting, resizing
+from maskrcnn_jax import detector_inputs, execution, images, pasting, resizing
 from maskrcnn_jax.config import Config, DataConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.images import AnyImage
@@ -30,8 +30,8 @@ class Detector:
         model: A `MaskRCNN`, or a stand-in such as `artifact.ExportedModel`.
         variables: The variables of the model.
         categories: The map from labels to categories.
-        data: Gives ``test_short_side``, ``test_max_long_side``, ``test_buckets``, ``size_rule`` and
-            ``resize``. The default is torchvision's rule for COCO.
+        data: Gives ``test_short_side``, ``test_max_long_side``, ``test_buckets``, ``size_rule``,
+            ``resize`` and ``image_dtype``. The default is torchvision's rule for COCO.
         batch_size: Number of images of one bucket that the model processes at once. A GPU needs
             several to be busy.
         dtype: The dtype of the model's input images: "float32", or "uint8", which rounds resized
@@ -40,7 +40,7 @@ class Detector:
             model exists for the sizes of the buckets only.
 
     Raises:
-        ValueError: The batch size is below 1.
+        ValueError: The batch size is below 1, or the dtype does not hold the pixels.
     """
 
     def __init__(
@@ -56,6 +56,10 @@ class Detector:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if dtype == "uint8" and data is not None and data.image_dtype != "uint8":
+            raise ValueError(
+                f"dtype has to be float32, since data.image_dtype is {data.image_dtype}"
+            )
         self.model, self.variables, self.categories = model, variables, categories
         self.data = data or DataConfig()
         self.batch_size, self.dtype, self.only_buckets = batch_size, np.dtype(dtype), only_buckets
@@ -169,7 +173,8 @@ class Detector:
             images: One image or several, of any sizes. An image is an RGB array (H, W, 3), uint8 or
                 float in [0, 1], or another array that `images.as_rgb` accepts; a path; or a Pillow
                 image. An array (N, H, W, 3) is N images. A model with another number of channels
-                takes only arrays (H, W, channels), uint8 or float in [0, 1].
+                takes arrays (H, W, channels). If its ``data.image_dtype`` is "float32",
+                floating-point pixels may have any range.
             score_threshold: Keep detections that score above this number; the default is that of
                 the model's config. It may be lower than the default.
             top_k: Keep at most this many detections, those of highest score; by default all slots
@@ -194,7 +199,7 @@ class Detector:
         """
         if masks not in typing.get_args(MaskForm):
             raise ValueError(f'masks must be "pasted", "cropped" or "rle", got {masks!r}')
-        loaded = detector_inputs.load_each(images, self.num_channels)
+        loaded = detector_inputs.load_each(images, self.num_channels, self.data.image_dtype)
         predictions = []
         for batch in detector_inputs.batches(loaded, self.batch_size):
             found = self._detect(batch, score_threshold, top_k)
@@ -212,9 +217,8 @@ class Detector:
 
         Arguments and errors as in `__call__`. Without a mask head, ``patches`` is None.
         """
-        return self._detect(
-            [detector_inputs.load(image, self.num_channels)], score_threshold, top_k
-        )[0]
+        loaded = images.load(image, self.num_channels, self.data.image_dtype)
+        return self._detect([loaded], score_threshold, top_k)[0]
 
     @property
     def num_channels(self) -> int:

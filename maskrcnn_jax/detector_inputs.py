@@ -9,35 +9,14 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_jax import images
-from maskrcnn_jax.images import AnyImage
 
 
-def load_each(several: Any, num_channels: int) -> Iterator[np.ndarray]:
+def load_each(several: Any, num_channels: int, dtype: str) -> Iterator[np.ndarray]:
     for position, image in enumerate(_as_several(several)):
         try:
-            yield load(image, num_channels)
+            yield images.load(image, num_channels, dtype)
         except ValueError as error:
             raise ValueError(f"image {position}: {error}") from error
-
-
-def load(image: AnyImage, num_channels: int) -> np.ndarray:
-    """Converts an image to an array (H, W, channels), uint8 or float32 in [0, 1].
-
-    Errors as in `Detector.__call__`.
-    """
-    if num_channels == 3:
-        return images.load(image)
-    array = np.asarray(image)
-    is_uint8 = array.dtype == np.uint8
-    if array.ndim != 3 or array.shape[2] != num_channels or 0 in array.shape:
-        expected = f"expected an image of shape (H, W, {num_channels}), as the model's image_mean"
-        raise ValueError(f"{expected} says, got {array.shape}")
-    if not is_uint8 and not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"expected an image of dtype uint8 or floating point, got {array.dtype}")
-    if not is_uint8 and not (array.min() >= 0 and array.max() <= 1):  # NaN fails this too.
-        bounds = f"{array.min()} to {array.max()}"
-        raise ValueError(f"expected floating-point pixels in [0, 1], got {bounds}")
-    return array if is_uint8 else array.astype(np.float32)
 
 
 def batches(several: Iterator[np.ndarray], count: int) -> Iterator[list[np.ndarray]]:

@@ -1,19 +1,17 @@
-"""Images on the host: reads them as RGB and resizes them by torchvision's rule.
+"""Images on the host: reads files, and converts arrays, to the channels of a model.
 
 All sizes are ``(height, width)`` in pixels.
 """
 
 import io
-import logging
 import os
-import struct
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32, Shaped, UInt8
+from jaxtyping import Float32, Int32, Shaped, UInt8, UInt16
 from PIL import Image, ImageOps
 
-from maskrcnn_jax import image_headers
+from maskrcnn_jax.image_files import bands, headers, npy, pillow, tiff
 
 try:
     import cv2
@@ -22,15 +20,10 @@ except ImportError:  # OpenCV is optional: it only makes decoding and resizing f
 
 # An image as users give it: an array of any library, see `as_rgb`; a path; or a Pillow image.
 AnyImage = Any
+Pixels = UInt8[np.ndarray, "h w c"] | UInt16[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]
 
 _ORIENTATION = 0x0112  # The EXIF tag of the orientation.
 _END_OF_JPEG = b"\xff\xd9"
-_WITH_PAGES = ("TIFF", "GIF", "PNG", "WEBP")
-_UNSAFE = ("EPS",)  # Pillow runs another program, Ghostscript, to draw these.
-_DARK = 8192  # Of 65535: brighter pixels show that an image uses its 16 bits.
-
-_logger = logging.getLogger(__name__)
-_warned: set[str] = set()  # Each warning is for the first file that it is about.
 
 
 def use_one_thread() -> None:
@@ -42,51 +35,76 @@ def use_one_thread() -> None:
         cv2.setNumThreads(1)
 
 
-def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an image as RGB and applies its EXIF orientation.
+def read_image(
+    path: str | os.PathLike[str], num_channels: int | None = 3, dtype: str | None = "uint8"
+) -> Pixels:
+    """Reads an image, and applies its EXIF orientation.
 
-    Grey and palette images become RGB. Alpha is dropped without blending. 16-bit grey values are
-    divided by 257; 16-bit colour is reduced to its high byte by Pillow, which differs by at most
-    one level.
+    By default it is RGB of 8 bits. Grey is repeated for three channels. Palettes and other spaces
+    of colour become RGB. Alpha is dropped without blending if it is one channel too many. The
+    channels of a TIFF are the bands of its first page, or one band of each page; those of an
+    ``.npy`` file are the last axis of its array (H, W, C) or (H, W).
+
+    Args:
+        path: The file.
+        num_channels: The number of channels; None for those of the file.
+        dtype: "uint8", "float32", or None for the type of the file; see `bands.convert`. As
+            "uint8", 16-bit colour that Pillow reads is reduced to its high byte, which differs by
+            at most one level.
+
+    Returns:
+        An array (H, W, C).
 
     Raises:
         FileNotFoundError: The file does not exist.
-        OSError: The file cannot be read as an image. The message names the file.
+        OSError: The file cannot be read as an image, or has another number of channels. The message
+            names the file.
     """
     if "://" in os.fspath(path)[:9]:
         raise FileNotFoundError(f"{os.fspath(path)} is an address: download the file first")
     try:
         with _open_file(path) as file:
-            return _decode(file.read(), os.fspath(path))
+            return _decode(file.read(), os.fspath(path), num_channels, dtype)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise OSError(f"cannot read the image {os.fspath(path)}: {error}") from error
 
 
-def decode_image(content: bytes) -> UInt8[np.ndarray, "h w 3"]:
+def decode_image(
+    content: bytes, num_channels: int | None = 3, dtype: str | None = "uint8"
+) -> Pixels:
     """Decodes the content of an image file, as `read_image` does.
 
-    Raises OSError if the content is broken or not an image.
+    Raises OSError if the content is broken or not an image, or has another number of channels.
     """
-    return _decode(content, "an image")
+    return _decode(content, "an image", num_channels, dtype)
 
 
-def _decode(content: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+def _decode(content: bytes, name: str, num_channels: int | None, dtype: str | None) -> Pixels:
     try:
-        with _open(io.BytesIO(content)) as opened:
-            if opened.format in _WITH_PAGES and getattr(opened, "n_frames", 1) > 1:
-                _warn(f"of {opened.format} files with several pages only the first is read", name)
-            if opened.mode.startswith("I;16") and np.max(opened.getextrema()) < _DARK:
-                _warn("16-bit images that use less than an eighth of the range look black", name)
-            pixels = _decode_jpeg(content, opened) if cv2 is not None else None
-            return _to_rgb(ImageOps.exif_transpose(opened)) if pixels is None else pixels
+        if content.startswith(npy.MAGIC):
+            found = npy.read(content)
+        elif tiff.is_needed(io.BytesIO(content)):
+            found = tiff.read(content, name)
+        elif num_channels == 3 and dtype == "uint8":
+            return _decode_rgb(content, name)
+        else:
+            found = pillow.bands(content, name)
+        return bands.convert(bands.fit(found, num_channels), dtype)
     except MemoryError as error:
         raise OSError(
             "there is not enough memory for its pixels: cut it into parts or make it smaller"
         ) from error
-    except Exception as error:  # Pillow's decoders raise errors of many kinds on broken files.
+    except Exception as error:  # The decoders raise errors of many kinds on broken files.
         raise OSError(str(error)) from error
+
+
+def _decode_rgb(content: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    with pillow.open_safely(io.BytesIO(content)) as opened:
+        pillow.warn_of_losses(opened, name)
+        pixels = _decode_jpeg(content, opened) if cv2 is not None else None
+        return _to_rgb(ImageOps.exif_transpose(opened)) if pixels is None else pixels
 
 
 def read_ids(path: str | os.PathLike[str]) -> Int32[np.ndarray, "h w"]:
@@ -99,7 +117,7 @@ def read_ids(path: str | os.PathLike[str]) -> Int32[np.ndarray, "h w"]:
         OSError: The file cannot be read as such an image. The message names the file.
     """
     try:
-        with _open_file(path) as file, _open(file) as opened:
+        with _open_file(path) as file, pillow.open_safely(file) as opened:
             if opened.mode in ("RGB", "RGBA"):
                 red, green, blue = np.moveaxis(np.asarray(opened.convert("RGB"), np.int32), 2, 0)
                 return (red << 16) | (green << 8) | blue
@@ -112,26 +130,63 @@ def read_ids(path: str | os.PathLike[str]) -> Int32[np.ndarray, "h w"]:
         raise OSError(f"cannot read the image {os.fspath(path)}: {error}") from error
 
 
-def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
+def check_image(
+    path: str | os.PathLike[str], num_channels: int | None = None, dtype: str | None = None
+) -> tuple[int, int]:
     """Reads the header of an image, and checks that the file has an end.
 
-    A file without the end of its format is decoded, since few of them are whole.
+    A file without the end of its format is decoded, since few of them are whole. So is one with
+    floating-point pixels for the dtype "uint8", since few of them lie in [0, 1].
+
+    Args:
+        path: The file.
+        num_channels: The number of channels that it has to have, as in `read_image`; None for any.
+        dtype: As in `read_image`.
 
     Returns:
         Height and width in pixels, after the EXIF rotation.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        OSError: The file is no image, or is cut off. The message names the file.
+        OSError: The file is no image, is cut off, or has other channels. The message names the
+            file.
     """
+    found, kind = _header(path, num_channels)
+    is_decoded = headers.is_cut(path, kind) or (dtype == "uint8" and found.dtype.startswith("f"))
+    if is_decoded:
+        return read_image(path, num_channels, dtype).shape[:2]
+    return found.height, found.width
+
+
+def header(path: str | os.PathLike[str]) -> bands.Header:
+    """Reads the size, the number of channels and the type of an image. Errors as `check_image`."""
+    return _header(path, None)[0]
+
+
+def _header(
+    path: str | os.PathLike[str], num_channels: int | None
+) -> tuple[bands.Header, str | None]:
+    """The header of an image, and Pillow's name of its format."""
     try:
-        with _open_file(path) as file, _open(file) as opened:
-            size, kind = image_headers.size(opened), opened.format
+        with _open_file(path) as file:
+            found, kind = _opened_header(file)
+        bands.check_count(found, num_channels)
     except FileNotFoundError:
         raise
     except Exception as error:  # As in `decode_image`.
         raise OSError(f"cannot read the image {os.fspath(path)}: {error}") from error
-    return read_image(path).shape[:2] if image_headers.is_cut(path, kind) else size
+    return found, kind
+
+
+def _opened_header(file: io.BufferedReader) -> tuple[bands.Header, str | None]:
+    start = file.read(npy.LONGEST_HEADER)
+    if start.startswith(npy.MAGIC):
+        return npy.header(start, file.seek(0, os.SEEK_END)), None
+    if tiff.is_needed(file):
+        return tiff.header(file), None
+    file.seek(0)
+    with pillow.open_safely(file) as opened:
+        return pillow.header(opened), opened.format
 
 
 def _open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
@@ -139,55 +194,6 @@ def _open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError("it is a directory, pipe or device, not a file")
     return open(path, "rb")
-
-
-def _warn(message: str, name: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        _logger.warning("%s; the first one is %s", message, name)
-
-
-def _open(file: io.BytesIO | io.BufferedReader) -> Image.Image:
-    """Opens an image as `Image.open` does, but without Pillow's warning about large images.
-
-    The warning could only be silenced for the whole process. Like Pillow, this refuses images of
-    more than twice `PIL.Image.MAX_IMAGE_PIXELS`.
-    """
-    tried: set[str] = set(_UNSAFE)
-    start = file.read(16)
-    for load_formats in (Image.preinit, Image.init):  # Try the common formats first, then all.
-        load_formats()
-        for name in [name for name in Image.ID if name not in tried]:
-            tried.add(name)
-            opened = _open_as(name, start, file)
-            if opened is not None:
-                _check_size(opened.width * opened.height)
-                return opened
-    file.seek(0)
-    raise OSError(image_headers.explain(file.read()))
-
-
-def _open_as(name: str, start: bytes, file: io.BytesIO | io.BufferedReader) -> Image.Image | None:
-    """Opens an image in one of Pillow's formats. Returns None for a file of another format."""
-    factory, accepts = Image.OPEN[name]
-    try:
-        answer = accepts is None or accepts(start)
-        if not answer or isinstance(answer, str):  # A string names a missing library.
-            return None
-        file.seek(0)
-        return factory(file, "")
-    except (SyntaxError, IndexError, TypeError, struct.error):  # Raised for another format.
-        return None
-
-
-def _check_size(num_pixels: int) -> None:
-    if Image.MAX_IMAGE_PIXELS is None or num_pixels <= 2 * Image.MAX_IMAGE_PIXELS:
-        return
-    raise OSError(
-        f"Image size ({num_pixels} pixels) exceeds limit of {2 * Image.MAX_IMAGE_PIXELS} pixels: "
-        "cut it into parts or make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if it is to be "
-        "trusted"
-    )
 
 
 def _decode_jpeg(content: bytes, image: Image.Image) -> UInt8[np.ndarray, "h w 3"] | None:
@@ -206,46 +212,73 @@ def _decode_jpeg(content: bytes, image: Image.Image) -> UInt8[np.ndarray, "h w 3
 
 
 def _to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    if 0 in image.size:
-        raise ValueError(
-            f"expected an image of at least 1x1 pixels, got {image.height}x{image.width}"
-        )
-    if image.mode.startswith("I"):  # "I;16", "I;16B" or "I": grey of more than 8 bits.
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"expected 16-bit values, got {values.min()} to {values.max()}")
-        return as_rgb(values.astype(np.uint16))
-    if image.mode == "F":
-        raise ValueError("expected integer pixels, got floating point")
+    if image.mode.startswith("I") or image.mode == "F" or 0 in image.size:
+        return bands.convert(bands.fit(pillow.of_image(image), 3), "uint8")
     if "transparency" in image.info:  # Pillow warns unless it becomes an alpha channel first.
         image = image.convert("RGBA")
     return np.asarray(image.convert("RGB"))
 
 
-def load(given: AnyImage) -> UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]:
-    """Converts a path, a Pillow image or an array to an RGB image.
+def load(
+    given: AnyImage, num_channels: int = 3, dtype: str = "uint8"
+) -> UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]:
+    """Converts a path, a Pillow image or an array to an image with the channels of a model.
 
-    Files are read by `read_image`, arrays are converted by `as_rgb`. The EXIF orientation of a
-    Pillow image is not applied.
+    Files are read by `read_image`. Arrays for three channels of "uint8" are converted by `as_rgb`,
+    others as files are; floating-point arrays stay floating point. The EXIF orientation of a Pillow
+    image is not applied.
+
+    Args:
+        given: The image.
+        num_channels: The number of channels.
+        dtype: "uint8" or "float32", ``data.image_dtype`` of the model.
 
     Raises:
         OSError: The file cannot be read as an image.
         ValueError: The argument is of another type, has no pixels, or is an array of another shape,
             dtype or range. The message says how to correct it.
     """
+    is_common = (num_channels, dtype) == (3, "uint8")
     if isinstance(given, str | os.PathLike):
-        return read_image(given)
+        return read_image(given, num_channels, dtype)
     if isinstance(given, Image.Image):
-        return _to_rgb(given)
+        if is_common:
+            return _to_rgb(given)
+        return bands.convert(bands.fit(pillow.of_image(given), num_channels), dtype)
     array = np.asarray(given)
     is_content = isinstance(given, bytes | bytearray)
     if array.dtype == object or is_content:
         advice = ": images.decode_image reads the content of a file" if is_content else ""
         raise ValueError(
-            "expected an array (H, W, 3), a path or a Pillow image, "
+            f"expected an array (H, W, {num_channels}), a path or a Pillow image, "
             f"got {type(given).__name__}{advice}"
         )
-    return as_rgb(array)
+    return as_rgb(array) if is_common else _with_channels(array, num_channels, dtype)
+
+
+def _with_channels(
+    array: np.ndarray, num_channels: int, dtype: str
+) -> UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]:
+    pixels = array[:, :, None] if array.ndim == 2 else array
+    if pixels.ndim != 3 or pixels.size == 0:
+        expected = f"expected an image of shape (H, W, {num_channels}), as image_mean has numbers"
+        raise ValueError(f"{expected}, got {array.shape}{_advice_on_shape(array.shape)}")
+    pixels = _checked_floats(pixels, dtype)
+    has_alpha = (num_channels, pixels.shape[2]) == (3, 4)
+    pixels = bands.fit(bands.Bands(pixels, has_alpha), num_channels)
+    return pixels if pixels.dtype == np.float32 else bands.convert(pixels, dtype)
+
+
+def _checked_floats(pixels: Shaped[np.ndarray, "h w c"], dtype: str) -> Shaped[np.ndarray, "h w c"]:
+    """Converts floating point to float32. With "uint8" it has to lie in [0, 1]."""
+    if pixels.dtype.name == "bfloat16":  # NumPy does not count it as floating point.
+        pixels = pixels.astype(np.float32)
+    if not np.issubdtype(pixels.dtype, np.floating):
+        return pixels
+    if dtype == "uint8" and not (pixels.min() >= 0 and pixels.max() <= 1):  # NaN fails this too.
+        message = f"expected floating-point pixels in [0, 1], got {pixels.min()} to {pixels.max()}"
+        raise ValueError(f"{message}: {_advice_on_range(pixels)}")
+    return bands.convert(pixels, None)
 
 
 def as_rgb(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]:
@@ -265,24 +298,18 @@ def as_rgb(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray
         advice = _advice_on_shape(image.shape)
         raise ValueError(f"expected an image of shape {expected}, got {image.shape}{advice}")
     color = np.repeat(grey, 3, axis=2) if grey.shape[2] == 1 else grey[:, :, :3]
-    if color.dtype.name == "bfloat16":  # NumPy does not count it as floating point.
-        color = color.astype(np.float32)
-    if color.dtype == np.uint8:
+    color = _checked_floats(color, "uint8")
+    if color.dtype in (np.uint8, np.float32):
         return color
     if color.dtype == np.uint16:
-        return ((color.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if not np.issubdtype(color.dtype, np.floating):
-        advice = "if its pixels are 0 to 255, convert it"
-        if color.dtype == bool:
-            advice = "multiply it by 255"
-        raise ValueError(
-            f"expected an image of dtype uint8, uint16 or floating point, got {color.dtype}: "
-            f"{advice}, as uint8"
-        )
-    if not (color.min() >= 0 and color.max() <= 1):  # NaN fails this too.
-        message = f"expected floating-point pixels in [0, 1], got {color.min()} to {color.max()}"
-        raise ValueError(f"{message}: {_advice_on_range(color)}")
-    return color.astype(np.float32)
+        return bands.convert(color, "uint8")
+    advice = "if its pixels are 0 to 255, convert it"
+    if color.dtype == bool:
+        advice = "multiply it by 255"
+    raise ValueError(
+        f"expected an image of dtype uint8, uint16 or floating point, got {color.dtype}: "
+        f"{advice}, as uint8"
+    )
 
 
 def _advice_on_shape(shape: tuple[int, ...]) -> str:

@@ -70,7 +70,7 @@ def resize(
     size: Size,
     how: str = "bilinear",
 ) -> Float32[np.ndarray, "{size[0]} {size[1]} c"]:
-    """Resizes an image to ``size`` (height, width), as float32 in [0, 1].
+    """Resizes an image to ``size`` (height, width), as float32.
 
     uint8 images are divided by 255. ``how`` is one of:
 
@@ -98,7 +98,9 @@ def resize(
         rows = np.take(rows, right, axis=1)
         rows *= across
         result += rows
-        np.minimum(result, 1, out=out[block])  # The weights may sum to one ulp more than 1.
+        if image.dtype == np.uint8:  # The weights may sum to one ulp more than 1.
+            np.minimum(result, 1, out=result)
+        out[block] = result
     return out
 
 
@@ -116,9 +118,11 @@ def _bilinear(
 
 
 def resize_uint8(
-    image: UInt8[np.ndarray, "h w c"], size: Size, how: str = "bilinear"
-) -> UInt8[np.ndarray, "{size[0]} {size[1]} c"]:
-    """Resizes an image as `resize` does, rounded to uint8, for training.
+    image: UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"],
+    size: Size,
+    how: str = "bilinear",
+) -> UInt8[np.ndarray, "{size[0]} {size[1]} c"] | Float32[np.ndarray, "{size[0]} {size[1]} c"]:
+    """Resizes an image for training as `resize` does, but rounds images of uint8 to uint8.
 
     For "bilinear" the result differs by at most one level. OpenCV, if installed, makes this faster.
     """
@@ -126,6 +130,8 @@ def resize_uint8(
     image = np.ascontiguousarray(image)
     if (height, width) == tuple(size):
         return image
+    if image.dtype != np.uint8:
+        return resize(image, size)
     if how == "pillow":
         return _resize_by_pillow(image, size)
     if cv2 is not None:

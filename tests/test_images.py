@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from maskrcnn_jax import images, resizing
+from maskrcnn_jax.image_files import once
 
 
 def save(path, array, **options):
@@ -232,9 +233,12 @@ def test_content_that_is_no_image():
         images.decode_image(b"no image")
 
 
-def test_floating_point_and_32_bit_files_are_refused(tmp_path):
-    with pytest.raises(OSError, match="f.tif.*floating point"):
-        images.read_image(save(tmp_path / "f.tif", np.ones((2, 2), np.float32)))
+def test_floating_point_beyond_1_and_32_bit_files_are_refused(tmp_path):
+    grey = np.array([[0, 0.5, 1]], np.float32)
+    white = images.read_image(save(tmp_path / "f.tif", grey))
+    assert white.dtype == np.uint8 and white[0, :, 0].tolist() == [0, 128, 255]
+    with pytest.raises(OSError, match="f.tif.*from 0 to 2: data.image_dtype=float32 takes them"):
+        images.read_image(save(tmp_path / "f.tif", 2 * grey))
     with pytest.raises(OSError, match="i.tif.*got 0 to 70000"):
         images.read_image(save(tmp_path / "i.tif", np.array([[0, 70000]], np.int32)))
 
@@ -414,15 +418,16 @@ OTHERS = {
     "a PDF: save its pages": b"%PDF-1.7 ...",
     "HEIC, as iPhones write: convert": b"\0\0\0\x24ftypheic\0\0",
     "JPEG XL: convert": b"\xff\x0a\0\0",
-    "a TIFF of 5 bands of 8-bit whole numbers": tiff(8, 5, 1),
-    "a TIFF of 3 bands of 16-bit signed numbers": tiff(16, 3, 2),
-    "a TIFF of 3 bands of 32-bit floating-point numbers: save": tiff(32, 3, 3),
+    "a TIFF of 5 bands of 8-bit whole numbers, which the package tifffile": tiff(8, 5, 1),
+    "a TIFF of 3 bands of 16-bit signed numbers, which .*: pip install": tiff(16, 3, 2),
+    "a TIFF of 3 bands of 32-bit floating-point numbers, which": tiff(32, 3, 3),
     "no format that Pillow knows": b"hello",
 }
 
 
 @pytest.mark.parametrize("message", OTHERS)
-def test_what_is_no_image_is_explained(tmp_path, message):
+def test_what_is_no_image_is_explained(tmp_path, monkeypatch, message):
+    monkeypatch.setitem(sys.modules, "tifffile", None)  # As if it were not installed.
     path = tmp_path / "a.jpg"
     path.write_bytes(OTHERS[message])
     for read in (images.read_image, images.check_image):
@@ -462,7 +467,7 @@ def test_a_header_is_read_without_the_pixels(tmp_path, monkeypatch):
     "brightest, warns", [(4095, True), (8191, True), (8192, False), (65535, False)]
 )
 def test_dark_16_bit_images_are_said_once(tmp_path, caplog, monkeypatch, brightest, warns):
-    monkeypatch.setattr(images, "_warned", set())
+    monkeypatch.setattr(once, "_warned", set())
     values = np.array([[0, brightest]], np.uint16)
     for name in ("a.png", "b.png"):
         images.read_image(save(tmp_path / name, values))
@@ -471,7 +476,7 @@ def test_dark_16_bit_images_are_said_once(tmp_path, caplog, monkeypatch, brighte
 
 @pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "png"])
 def test_further_pages_are_said_once(tmp_path, caplog, monkeypatch, suffix):
-    monkeypatch.setattr(images, "_warned", set())
+    monkeypatch.setattr(once, "_warned", set())
     pages = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     for name in ("a", "b"):
         pages[0].save(tmp_path / f"{name}.{suffix}", save_all=True, append_images=pages[1:])

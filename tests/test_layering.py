@@ -43,8 +43,8 @@ MAY_IMPORT = {
     "model": GROUND | STAGES | {"modules/", "ops/", "poolers", "execution", "sharding"},
     "presets": {"config"},
     # Images, ground truth and processes; none of it knows the network.
-    "images": {"image_headers"},
-    "image_headers": set(),
+    "images": {"image_files/"},
+    "image_files/": set(),
     "resizing": {"ops/"},
     "video": set(),
     "distributed": set(),

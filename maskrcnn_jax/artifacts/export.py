@@ -42,8 +42,8 @@ def export(
             buckets. Each size has a program of a few hundred kilobytes; the weights are stored
             once.
         batch_size: Number of images that a program takes.
-        dtype: The dtype of the images: "float32" in [0, 1], or "uint8", which takes a quarter of
-            the bytes but rounds resized images to 8 bits.
+        dtype: The dtype of the images: "float32", with white at 1, or "uint8", which takes a
+            quarter of the bytes but rounds resized images to 8 bits.
         score_threshold: The default threshold of the exported detector; by default that of the
             detector.
         platforms: JAX platforms, such as "cpu", "cuda", "rocm" and "tpu".
@@ -56,6 +56,10 @@ def export(
     sizes = sizes or detector.data.test_buckets
     sizes = sorted({(int(height), int(width)) for height, width in sizes})
     _check(path, sizes, batch_size, dtype)
+    if dtype == "uint8" and detector.data.image_dtype != "uint8":
+        raise ValueError(
+            f"dtype must be float32, since data.image_dtype is {detector.data.image_dtype}"
+        )
     model = detector.model.clone(run=execution.choose(portable=True))
     variables = traverse_util.flatten_dict(jax.device_get(detector.variables), sep="/")
     weights = {artifact.WEIGHTS + name: array for name, array in variables.items()}

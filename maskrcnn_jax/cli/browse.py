@@ -15,12 +15,12 @@ from maskrcnn_jax import config_check, resizing, visualize, whole_files
 from maskrcnn_jax.cli import config_file, outputs, progress
 from maskrcnn_jax.cli.console import Console
 from maskrcnn_jax.config import Config, DataConfig
-from maskrcnn_jax.data import pipeline, sources, summary, transforms
+from maskrcnn_jax.data import pipeline, sources, statistics, summary, transforms
 from maskrcnn_jax.data.dataset import AnnotatedDataset, Dataset
 from maskrcnn_jax.data.findings import plain
 from maskrcnn_jax.data.pack import pack
 from maskrcnn_jax.data.summary import Summary
-from maskrcnn_jax.drawing import gallery
+from maskrcnn_jax.drawing import channels, gallery
 from maskrcnn_jax.ops.rounding import ceil_div
 
 _COLUMNS = 4  # Drawings in a row of a page: with augmentation, an image and its three views.
@@ -34,8 +34,9 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         1 if an image cannot be read, else 0.
     """
-    data_config = _data_config(args)
-    dataset = _open(data_config, args.split)
+    config = _config(args)
+    dataset, data_config = _open(config, args), config.data
+    config_check.check(config)
     annotations = dataset.annotations()
     chosen = _choose(args, dataset, annotations)
     names = [f"page-{number + 1:03}.png" for number in range(_num_pages(args, chosen))]
@@ -61,7 +62,7 @@ def _num_pages(args: argparse.Namespace, chosen: list[int]) -> int:
     return ceil_div(len(chosen) * (_COLUMNS if args.augmented else 1), _DRAWINGS_PER_PAGE)
 
 
-def _data_config(args: argparse.Namespace) -> DataConfig:
+def _config(args: argparse.Namespace) -> Config:
     folder = args.images is not None or args.annotations is not None
     if (args.config is None) != folder or (folder and None in (args.images, args.annotations)):
         raise ValueError("give either --config FILE, or --images DIR and --annotations JSON")
@@ -75,12 +76,20 @@ def _data_config(args: argparse.Namespace) -> DataConfig:
         data.keep_empty = True
     for setting in args.set:
         config_file.override(config, setting)
-    config_check.check(config)
-    return config.data
+    return config
 
 
-def _open(data_config: DataConfig, split: str) -> AnnotatedDataset:
-    return sources.open_val(data_config)[0] if split == "val" else sources.open_train(data_config)
+def _open(config: Config, args: argparse.Namespace) -> AnnotatedDataset:
+    """Opens the images. Without --config, the images tell the number and the type of channels."""
+    num_channels = len(config.model.image_mean) if args.config else None
+    if args.split == "val":
+        return sources.open_val(config.data, num_channels=num_channels)[0]
+    dataset = sources.open_train(config.data, num_channels=num_channels)
+    if not args.config:
+        num_channels, config.data.image_dtype = statistics.kind(dataset)
+        config.model.image_mean = config.model.image_std = (0.5,) * num_channels
+        dataset.num_channels, dataset.image_dtype = num_channels, config.data.image_dtype
+    return dataset
 
 
 def _choose(args: argparse.Namespace, dataset: Dataset, annotations: dict[str, Any]) -> list[int]:
@@ -161,11 +170,13 @@ def _drawings(
     data_config: DataConfig,
 ) -> list[gallery.Drawing]:
     """Draws an image with its annotations and, on request, three augmented views of it."""
-    example = dataset[index]
-    drawings = [gallery.annotated(example, crowds, dataset.categories, args.side)]
+    example, shown = dataset[index], data_config.shown_channels
+    drawn = example._replace(image=channels.rgb(example.image, shown))
+    drawings = [gallery.annotated(drawn, crowds, dataset.categories, args.side)]
     for view in range(1, _COLUMNS) if args.augmented else ():
         seed = (view, example.image_id % 2**32)  # An id may be negative, a seed may not.
         sample = pipeline.train_sample(example, seed, data_config, transforms.standard(data_config))
+        sample = sample._replace(image=channels.rgb(sample.image, shown))
         row = pack(sample, resizing.ceil32(sample.image.shape[:2]), data_config)
         drawings.append(gallery.varied(row, dataset.categories, f"view {view}", args.side))
     return drawings

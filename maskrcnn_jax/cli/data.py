@@ -66,7 +66,7 @@ def _print_parts(parts: dict[str, dict], categories: list[dict]) -> None:
 
 def check(args: argparse.Namespace) -> int:
     """Looks at all images, and lists those that cannot be used; returns 1 if there are any."""
-    dataset = CocoDataset(args.images, args.annotations, keep_empty=True, masks=False)
+    dataset = _dataset(args)
     with progress.images("check", len(dataset)) as advance:
         bad = checks.find_bad(dataset, whole=not args.headers, advance=advance)
     looked = "headers" if args.headers else "pixels"
@@ -103,11 +103,17 @@ def _open(args: argparse.Namespace, whole: bool = False) -> tuple[CocoDataset, d
 
     Raises ValueError if more than half of them cannot be used.
     """
-    dataset = CocoDataset(args.images, args.annotations, keep_empty=True, masks=False)
+    dataset = _dataset(args)
     with progress.images("check", len(dataset)) as advance:
         bad = checks.find_bad(dataset, whole=whole, advance=advance)
     checks.check_few(bad, len(dataset), f"images of {args.annotations}")
     return dataset.without(bad), bad
+
+
+def _dataset(args: argparse.Namespace) -> CocoDataset:
+    """All images and objects, with any number of channels."""
+    any_pixels = {"num_channels": None, "image_dtype": None}
+    return CocoDataset(args.images, args.annotations, keep_empty=True, masks=False, **any_pixels)
 
 
 def _report(bad: dict[int, str], num_images: int) -> int:

@@ -121,6 +121,12 @@ def _add_statistics(actions: Any) -> None:
         "--count", type=positive, metavar="N", help="of images whose pixels are read (all)"
     )
     parser.add_argument(
+        "--channels",
+        type=positive,
+        metavar="N",
+        help="of the images (those of --config, or of the first images)",
+    )
+    parser.add_argument(
         "--report", type=path, metavar="FILE", help="write a page with plots there (.html)"
     )
     parser.add_argument("--force", action="store_true", help="replace FILE, whoever has written it")

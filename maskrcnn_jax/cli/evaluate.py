@@ -21,6 +21,7 @@ from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Dataset
 from maskrcnn_jax.data.findings import plain
 from maskrcnn_jax.detector import Detector
+from maskrcnn_jax.drawing import channels
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.report import page
 from maskrcnn_jax.test_time_augmentation import AugmentedDetector
@@ -69,7 +70,8 @@ def _run(
     outputs.make_directory(output)
     categories = loaded.categories or Categories.numbered(config.model.num_classes - 1)
     has_masks = config.model.mask_head is not None
-    dataset, annotations = sources.open_val(config.data, categories, masks=has_masks)
+    needs = {"masks": has_masks, "num_channels": len(config.model.image_mean)}
+    dataset, annotations = sources.open_val(config.data, categories, **needs)
     if not len(dataset):
         raise ValueError(f"data.val_annotations: {getattr(dataset, 'why_empty', 'no images')}")
     dataset, annotations, lost = _leave_out(dataset, annotations)
@@ -186,7 +188,7 @@ def _write_report(
     with progress.images("draw", min(page.MAX_DRAWN, len(dataset))) as advance:
         page.write(
             args.report,
-            dataset,
+            channels.Shown(dataset, config.data.shown_channels),
             annotations,
             result.detections,
             title=f"Evaluation of {args.weights}",

@@ -12,6 +12,7 @@ from maskrcnn_jax.cli import outputs
 # Images that Pillow does not read; `predict` names them instead of skipping them.
 _UNREADABLE = (".heic", ".heif", ".jxl", ".svg", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf")
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+_STARTS += (b"II+\0", b"MM\0+", b"\x93NUMPY")
 
 
 def expand(names: Sequence[str]) -> list[Path]:
@@ -59,6 +60,7 @@ def _folder(folder: Path) -> list[Path]:
 def _is_input(path: Path) -> bool:
     Image.init()  # Fills in the suffixes.
     readable = {end for end, name in Image.registered_extensions().items() if name in Image.OPEN}
+    readable |= {".npy"}
     if path.suffix.lower() in readable or path.suffix.lower() in _UNREADABLE + video.SUFFIXES:
         return True
     return not path.suffix and path.is_file() and _begins_like_an_image(path)

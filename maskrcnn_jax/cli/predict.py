@@ -16,6 +16,7 @@ from maskrcnn_jax.cli import inputs, memory, outputs, progress
 from maskrcnn_jax.data.findings import plain
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.detector_inputs import checked_top_k
+from maskrcnn_jax.drawing import channels
 from maskrcnn_jax.pasting import ImageDetections
 from maskrcnn_jax.xla import cache, compiler
 
@@ -76,7 +77,7 @@ def _predict(
                 add(*_outputs(task))
                 predict = _predict_video if inputs.is_video(task.path) else _predict_image
                 try:
-                    found = predict(task, find, detector.categories, advance)
+                    found = predict(task, find, detector, advance)
                     results += [result | {"image_id": image_ids[task]} for result in found]
                 except (OSError, ValueError, MemoryError, RuntimeError) as error:
                     failures[task] = _failure(task, error)
@@ -167,12 +168,14 @@ def _num_frames(path: Path) -> int:
 
 
 def _predict_image(
-    task: _Task, find: Find, categories: Any, advance: Callable[[int], None]
+    task: _Task, find: Find, detector: Detector, advance: Callable[[int], None]
 ) -> list[dict]:
+    categories = detector.categories
     try:
-        image = images.read_image(task.path)
+        image = images.read_image(task.path, detector.num_channels, detector.data.image_dtype)
         found = find(image)
-        drawing = Image.fromarray(_draw(image, found, categories.names))
+        shown = channels.rgb(image, detector.data.shown_channels)
+        drawing = Image.fromarray(_draw(shown, found, categories.names))
         with whole_files.replacing(task.output) as temporary:
             drawing.save(temporary)
     finally:
@@ -182,10 +185,10 @@ def _predict_image(
 
 
 def _predict_video(
-    task: _Task, find: Find, categories: Any, advance: Callable[[int], None]
+    task: _Task, find: Find, detector: Detector, advance: Callable[[int], None]
 ) -> list[dict]:
     """Writes the video, and a line for each frame; returns no results: frames have no image id."""
-    rate = video.properties(task.path).rate
+    rate, categories = video.properties(task.path).rate, detector.categories
     lines_path = task.output.with_suffix(".jsonl")
     with video.write(task.output, rate) as append, open(lines_path, "w", encoding="utf-8") as lines:
         for number, frame in enumerate(video.read(task.path)):

@@ -14,7 +14,7 @@ from maskrcnn_jax.cli.start import Start
 from maskrcnn_jax.cli.training_bar import progress_bar
 from maskrcnn_jax.data import checks
 from maskrcnn_jax.data.pipeline import eval_batches
-from maskrcnn_jax.drawing import gallery
+from maskrcnn_jax.drawing import channels, gallery
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.ops.rounding import ceil_div
 from maskrcnn_jax.report import run_page
@@ -100,7 +100,7 @@ def evaluate(session: Session, state: training.TrainState) -> evaluation.Evaluat
     start, step, console = session.start, int(state.step), session.progress.console
     result, lost = _run_evaluation(session, state)
     numbers = result.numbers | {"validation": result.losses}
-    shown = checks.without(start.val_data, result.missing)
+    shown = _shown(start, result)
     draw = partial(gallery.samples, shown, result.detections, start.train_data.categories)
     session.log.write_evaluation(step, numbers, draw)
     session.checkpoints.rate(step, result.ap)
@@ -110,6 +110,12 @@ def evaluate(session: Session, state: training.TrainState) -> evaluation.Evaluat
         told = f"{count} validation images are missing in this: {reasons}"
         console.print(told, markup=False)
     return result
+
+
+def _shown(start: Start, result: evaluation.Evaluation) -> channels.Shown:
+    """The validation images that could be read, with the channels to draw."""
+    readable = checks.without(start.val_data, result.missing)
+    return channels.Shown(readable, start.config.data.shown_channels)
 
 
 def _run_evaluation(
@@ -151,6 +157,6 @@ def _run_evaluation(
 def write_results(workdir: str | Path, start: Start, result: evaluation.Evaluation) -> None:
     """Writes the last evaluation of a run: numbers, detections, drawings and a page."""
     evaluation.write(workdir, result)
-    path, shown = Path(workdir) / "predictions.png", checks.without(start.val_data, result.missing)
+    path, shown = Path(workdir) / "predictions.png", _shown(start, result)
     gallery.write(path, shown, result.detections, start.train_data.categories)
     run_page.write(workdir, result, shown, start.annotations)

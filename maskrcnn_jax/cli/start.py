@@ -59,9 +59,10 @@ def prepare(config: Config, workdir: str | Path) -> Start:
     elif detector is not None:
         categories = detector.categories
     has_masks = config.model.mask_head is not None
-    train_data = open_train(config.data, categories, masks=has_masks)
-    known = {"known_by": "the training set", "masks": has_masks}
-    val_data, annotations = open_val(config.data, train_data.categories, **known)
+    needs = {"masks": has_masks, "num_channels": len(config.model.image_mean)}
+    train_data = open_train(config.data, categories, **needs)
+    known_by = "the training set"
+    val_data, annotations = open_val(config.data, train_data.categories, known_by=known_by, **needs)
     check_categories(config.model, train_data.categories, val_data.categories)
     bad = left_out.find(workdir, config.data, train_data, val_data, progress.images)
     train_data = checks.without(train_data, bad["train"])
@@ -86,7 +87,7 @@ def prepare(config: Config, workdir: str | Path) -> Start:
     if config.backbone_weights is not None:
         with distributed.first_goes_first("backbone"):
             weights = os.path.expanduser(config.backbone_weights)
-            variables = backbones.load(weights, variables, config.model)
+            variables = backbones.load(weights, variables, config.model, print_once)
     return Start(config, train_data, val_data, annotations, variables)
 
 

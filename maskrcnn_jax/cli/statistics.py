@@ -45,7 +45,11 @@ def run(args: argparse.Namespace) -> int:
     paths = [] if args.report is None else [args.report]
     read = [args.config, args.images, args.annotations]
     with outputs.claim("maskrcnn-jax data", paths, inputs=read, force=args.force) as add:
-        dataset = CocoDataset(args.images, args.annotations, keep_empty=True, masks=False)
+        dataset = CocoDataset(
+            args.images, args.annotations, keep_empty=True, masks=False, image_dtype=None
+        )
+        given = len(config.model.image_mean) if args.config else None
+        dataset.num_channels = args.channels or given or statistics.kind(dataset)[0]
         found, bad = _measure(dataset, config, args.count or len(dataset))
         _print(found, config)
         if args.report is not None:
@@ -97,13 +101,27 @@ def _print(found: Found, config: Config) -> None:
         for first, *cells in rows:
             table.add_row(Text(plain(first)), *cells)
         console.print(table)
-    mean, std = (_setting(values) for values in found.channels[:2])
-    print("to train from random weights (trained ones need the numbers of their training):")
-    print(f'  --config.model.image_mean="{mean}" --config.model.image_std="{std}"')
+    settings = _settings(found.channels)
+    print("a model that starts from random weights needs these settings (trained weights need the")
+    print("numbers of their training); in a config:")
+    for field, value in settings.items():
+        print(f"  config.{field} = {value}")
+    print("or on the command line:")
+    print(" ", " ".join(f"'--config.{field}={value}'" for field, value in settings.items()))
 
 
-def _setting(values: Float[np.ndarray, " c"]) -> str:
-    text = ",".join(f"{value:.4f}" for value in values)
+def _settings(channels: Channels) -> dict[str, str]:
+    """The fields of a config for these images, with their values as Python writes them."""
+    settings = {
+        "model.image_mean": _tuple(channels.mean),
+        "model.image_std": _tuple(np.where(channels.std > 0, channels.std, 1)),
+    }
+    dtype = {"data.image_dtype": "float32"} if channels.is_deep else {}
+    return settings | dtype
+
+
+def _tuple(values: Float[np.ndarray, " c"]) -> str:
+    text = ", ".join(f"{value:.4g}" for value in values)
     return f"({text},)" if len(values) == 1 else f"({text})"
 
 
@@ -124,9 +142,14 @@ def _tables(found: Found, config: Config) -> list[tuple[str, list[str], list[lis
     quantiles = ["least", "10 %", "median", "90 %", "most", "mean"]
     return [
         (
-            f"channels, over {channels.num_images} images, white is 1",
+            f"channels, over {channels.num_images} images, in the units of image_mean",
             ["channel", "mean", "std"],
-            [[str(i), f"{mean:.4f}", f"{std:.4f}"] for i, (mean, std) in enumerate(pairs)],
+            [[str(i), f"{mean:.4g}", f"{std:.4g}"] for i, (mean, std) in enumerate(pairs)],
+        ),
+        (
+            "settings of a model for these channels, from random weights",
+            ["field", "value"],
+            [[field, value] for field, value in _settings(channels).items()],
         ),
         (
             f"{len(sizes)} images, {len(sides)} objects, {counts.num_crowds} crowds, in pixels",

@@ -54,6 +54,8 @@ class CocoDataset:
             numbered by ascending id.
         crowd: "objects" makes objects of crowds; "ignore" leaves them out.
         strict: Whether an odd entry is an error.
+        num_channels: The number of channels of all images, as in `images.read_image`.
+        image_dtype: The type of their pixels, as in `images.read_image`.
 
     Raises:
         FileNotFoundError: There is no annotation file or no image folder.
@@ -73,8 +75,11 @@ class CocoDataset:
         categories: Categories | None = None,
         crowd: str = "ignore",
         strict: bool = False,
+        num_channels: int | None = 3,
+        image_dtype: str | None = "uint8",
     ):
         self.image_folder, self.annotation_file = Path(image_folder), Path(annotation_file)
+        self.num_channels, self.image_dtype = num_channels, image_dtype
         self._folder, self._crowd = ImageFolder(self.image_folder), crowd
         content, findings = self._read()
         try:
@@ -114,24 +119,25 @@ class CocoDataset:
             ValueError: The size of the image, after its EXIF rotation, is not the annotated one.
         """
         record = self._records[index]
-        image = self._look(record, images.read_image)
+        image = self._look(record, images.read_image, self.num_channels, self.image_dtype)
         self._check_size(record, image.shape[:2])
         return Example(image, record.image_id, record.boxes, record.classes, record.masks)
 
     def check(self, index: int | np.integer) -> None:
         """Looks at the header of an image, without decoding it. Raises the errors of reading it."""
         record = self._records[index]
-        if self._look(record, images.check_image) != record.size:
+        wanted = self.num_channels, self.image_dtype
+        if self._look(record, images.check_image, *wanted) != record.size:
             self[index]  # A header may lack the rotation.
 
     def path(self, index: int | np.integer) -> Path:
         """The file of an image."""
         return self._folder.path(self._records[index].file_name)
 
-    def _look(self, record: _Record, read: Any) -> Any:
+    def _look(self, record: _Record, read: Any, *wanted: Any) -> Any:
         try:
             path = self._folder.path(record.file_name)
-            found = read(path)
+            found = read(path, *wanted)
             self._compare_stamp(record, path)
             return found
         except FileNotFoundError as error:

@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32, UInt8
+from jaxtyping import Float32, Int, Int32
 
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.rle import Mask
+from maskrcnn_jax.images import Pixels
 
 
 class Example(NamedTuple):
     """One image with its objects. Do not modify the arrays: the data set may keep them."""
 
-    image: UInt8[np.ndarray, "h w c"]
+    image: Pixels
     image_id: int
     boxes: Float32[np.ndarray, "n 4"]  # x0 y0 x1 y1 in pixels of this image.
     classes: Int32[np.ndarray, " n"]  # Contiguous labels, from 1.

@@ -22,7 +22,8 @@ def batch_shapes(
         batch_size: Number of images.
         masks: Whether the batch has masks. A model without a mask head needs none.
     """
-    row = _row_shapes(config.data, bucket, len(config.model.image_mean), np.dtype(np.uint8), masks)
+    dtype = np.dtype(config.data.image_dtype)
+    row = _row_shapes(config.data, bucket, len(config.model.image_mean), dtype, masks)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape), x.dtype), row)
 
 
@@ -57,7 +58,7 @@ def nothing(
     config: DataConfig,
     *,
     num_channels: int = 3,
-    dtype: type = np.uint8,
+    dtype: str = "uint8",
     masks: bool = True,
 ) -> Batch:
     """An image of size 0, which takes no part in any loss: no anchor or proposal lies in it.

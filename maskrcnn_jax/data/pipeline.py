@@ -99,7 +99,8 @@ def train_batches(
         if example is None:
             image_id = int(dataset.image_ids[chosen])
             channels = getattr(dataset, "num_channels", 3)
-            settings = {"num_channels": channels, "masks": masks}
+            dtype = getattr(dataset, "image_dtype", "uint8")
+            settings = {"num_channels": channels, "dtype": dtype, "masks": masks}
             return nothing(image_id, buckets[bucket], data_config, **settings)
         repetition = int((before == chosen).sum())
         # An image id may be negative, but a seed may not.
@@ -182,7 +183,7 @@ def eval_batches(
             image_id = int(dataset.image_ids[index])
             lost[image_id] = str(error)
             channels = getattr(dataset, "num_channels", 3)
-            settings = {"num_channels": channels, "dtype": np.float32, "masks": masks}
+            settings = {"num_channels": channels, "dtype": "float32", "masks": masks}
             empty = nothing(image_id, bucket, data_config, **settings)
             return EvalBatch(empty, np.zeros(2, np.int32), np.bool_(real))
         batch = pack(eval_view(example, data_config), bucket, data_config, masks=masks)

@@ -41,6 +41,8 @@ class PreparedDataset:
             warning counts them.
         categories: The map from labels to categories. By default the categories of the data are
             numbered by ascending id.
+        num_channels: As in `CocoDataset`.
+        image_dtype: As in `CocoDataset`.
 
     Raises:
         FileNotFoundError: The split was not prepared.
@@ -57,7 +59,10 @@ class PreparedDataset:
         min_side: int = 0,
         masks: bool = True,
         categories: Categories | None = None,
+        num_channels: int | None = 3,
+        image_dtype: str | None = "uint8",
     ):
+        self.num_channels, self.image_dtype = num_channels, image_dtype
         self.folder = folder(Path(directory), split)
         if not self.folder.is_dir():
             raise FileNotFoundError(
@@ -102,12 +107,20 @@ class PreparedDataset:
             raise OSError(f"cannot read image id {image_id} from {self.folder}: {error}") from error
         objects, masks = self._objects[position], json.loads(record["masks"])
         return Example(
-            image=images.decode_image(record["image"]),
+            image=self._decode(record),
             image_id=int(record["image_id"]),
             boxes=record["boxes"].reshape(-1, 4)[objects],
             classes=self._classes(position),
             masks=[masks[i] for i in objects],
         )
+
+    def _decode(self, record: dict[str, Any]) -> images.Pixels:
+        try:
+            return images.decode_image(record["image"], self.num_channels, self.image_dtype)
+        except OSError as error:
+            raise OSError(
+                f"image id {int(record['image_id'])} in {self.folder}: {error}"
+            ) from error
 
     def without(self, image_ids: Iterable[int]) -> "PreparedDataset":
         """The data set without some images."""

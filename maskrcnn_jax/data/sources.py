@@ -19,7 +19,11 @@ TRAIN_SEED, VAL_SEED = 0, 1  # Fixed, so that all runs have the same synthetic i
 
 
 def open_train(
-    config: DataConfig, categories: Categories | None = None, *, masks: bool = True
+    config: DataConfig,
+    categories: Categories | None = None,
+    *,
+    masks: bool = True,
+    num_channels: int | None = 3,
 ) -> AnnotatedDataset:
     """Opens the training images.
 
@@ -27,6 +31,7 @@ def open_train(
         config: ``config.source`` is "coco", "tfds" or "shapes".
         categories: The map from labels to categories; the data set's own categories by default.
         masks: Whether every object needs a mask; see `CocoDataset`.
+        num_channels: The number of channels of the images; see `CocoDataset`.
 
     Raises:
         FileNotFoundError: Files of the data set are missing.
@@ -41,7 +46,8 @@ def open_train(
     else:
         return _shapes(config, config.shapes_num_train, TRAIN_SEED, categories)
     kept = {"keep_empty": config.keep_empty, "keep_rule": config.keep_rule}
-    opened = functools.partial(opened, **kept, min_side=config.min_side, masks=masks)
+    pixels = {"num_channels": num_channels, "image_dtype": config.image_dtype}
+    opened = functools.partial(opened, **kept, **pixels, min_side=config.min_side, masks=masks)
     return _labelled(opened, categories)
 
 
@@ -50,6 +56,7 @@ def open_val(
     categories: Categories | None = None,
     *,
     masks: bool = True,
+    num_channels: int | None = 3,
     known_by: str = "the model",
 ) -> tuple[AnnotatedDataset, dict[str, Any]]:
     """Opens all validation images, including those without objects, and their annotations.
@@ -66,7 +73,8 @@ def open_val(
     else:
         dataset = _shapes(config, config.shapes_num_val, VAL_SEED, categories)
         return dataset, dataset.annotations()
-    opened = functools.partial(opened, keep_empty=True, masks=masks)
+    pixels = {"num_channels": num_channels, "image_dtype": config.image_dtype}
+    opened = functools.partial(opened, keep_empty=True, masks=masks, **pixels)
     dataset = _labelled(opened, categories, known_by)
     return dataset, ground_truth.complete(dataset.annotations(), masks)
 

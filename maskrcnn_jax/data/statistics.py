@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from maskrcnn_jax import resizing
+from maskrcnn_jax import images, resizing
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import checks
+from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.dataset import Dataset
 
 _NUM_THREADS = 16
+_NUM_LOOKED_AT = 8  # Images whose headers say what the others have.
 _FULL = {"uint8": 255, "uint16": 65535}  # White; floating-point images are in [0, 1] already.
 _COPIES = 0.95  # Overlap of two boxes that may be one object, labelled twice.
 _WHOLE = 0.95  # Share of the image that few objects cover.
@@ -21,11 +23,34 @@ _SMALL = 2  # Pixels after resizing, of the short side of a box.
 
 
 class Channels(NamedTuple):
-    """Mean and standard deviation of each channel over all pixels, with white as 1."""
+    """Mean and standard deviation of each channel over all pixels.
+
+    White is 1 for whole numbers. Floating-point pixels count as they are.
+    """
 
     mean: Float[np.ndarray, " c"]
     std: Float[np.ndarray, " c"]
     num_images: int
+    is_deep: bool  # Whether an image has pixels of more than 8 bits.
+
+
+def kind(dataset: CocoDataset) -> tuple[int, str]:
+    """The number of channels of some images, and the ``image_dtype`` that keeps all their bits.
+
+    If they differ, the largest number counts: grey images among coloured ones become RGB. Alpha
+    does not count.
+    """
+    found = []
+    for index in range(len(dataset)):
+        try:
+            found.append(images.header(dataset.path(index)))
+        except OSError:
+            continue
+        if len(found) == _NUM_LOOKED_AT:
+            break
+    is_deep = any(x.dtype != "uint8" for x in found)
+    counts = [x.num_channels - x.has_alpha for x in found]
+    return max(counts, default=3), "float32" if is_deep else "uint8"
 
 
 def channels(
@@ -49,17 +74,18 @@ def channels(
         ValueError: No image can be read, or one has another number of channels than the first.
     """
 
-    def measure(position: int) -> tuple[int, np.ndarray] | str:
+    def measure(position: int) -> tuple[int, np.ndarray, bool] | str:
         try:
             image = dataset[indices[position]].image
         except (OSError, ValueError, MemoryError) as error:
             return str(error)
-        full = _FULL.get(image.dtype.name, 1)
+        full, is_deep = _FULL.get(image.dtype.name, 1), image.dtype != np.uint8
         squares = np.einsum("hwc,hwc->c", image, image, dtype=np.float64)
         sums = image.sum(axis=(0, 1), dtype=np.float64)
-        return image.shape[0] * image.shape[1], np.stack([sums / full, squares / full**2])
+        found = np.stack([sums / full, squares / full**2])
+        return image.shape[0] * image.shape[1], found, is_deep
 
-    num_pixels, total, bad = 0, None, {}
+    num_pixels, total, is_deep, bad = 0, None, False, {}
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         for position, found in enumerate(checks.mapped(pool, measure, len(indices))):
             image_id = int(dataset.image_ids[indices[position]])
@@ -67,7 +93,8 @@ def channels(
             if isinstance(found, str):
                 bad[image_id] = found
                 continue
-            count, sums = found
+            count, sums, own_is_deep = found
+            is_deep |= own_is_deep
             total = np.zeros_like(sums) if total is None else total
             if sums.shape != total.shape:
                 told = f"{sums.shape[1]} channels, and others {total.shape[1]}"
@@ -77,7 +104,7 @@ def channels(
         raise ValueError(f"no image can be read: {checks.summary(bad)}")
     mean, square = total / num_pixels
     std = np.sqrt(np.maximum(square - mean**2, 0))  # Rounding may make it negative.
-    return Channels(mean, std, len(indices) - len(bad)), bad
+    return Channels(mean, std, len(indices) - len(bad), is_deep), bad
 
 
 class Objects(NamedTuple):

@@ -1,6 +1,6 @@
 """Loads pretrained backbones: ResNets of torchvision, Detectron2, MMDetection, Caffe2, or ours."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,24 @@ from maskrcnn_jax.weights import (
     mmdetection,
     own,
     prefixes,
+    stem,
     torchvision,
     torchvision_resnet,
 )
+
+# Arrays by the paths of their variables, and lines about the first convolution.
+Loaded = tuple[dict[str, np.ndarray], tuple[str, ...]]
 
 DETECTORS = (torchvision, detectron2, mmdetection, detectron1)
 GROUP_NORM = "gn1.weight"  # The name that MMDetection gives the first norm then.
 
 
-def load(weights: str, variables: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
+def load(
+    weights: str,
+    variables: dict[str, Any],
+    config: ModelConfig,
+    tell: Callable[[str], object] = lambda line: None,
+) -> dict[str, Any]:
     """Replaces the variables of the backbone by the arrays of a file.
 
     Args:
@@ -37,6 +46,8 @@ def load(weights: str, variables: dict[str, Any], config: ModelConfig) -> dict[s
             backbones of Detectron2's model zoo (``R-50.pkl``) and of MMDetection are read too.
         variables: The initialised variables of the whole model.
         config: The config of the model.
+        tell: Called with lines of text if the model has another number of channels than three; see
+            `stem.adapt`.
 
     Returns:
         The variables of the whole model.
@@ -52,11 +63,13 @@ def load(weights: str, variables: dict[str, Any], config: ModelConfig) -> dict[s
     if any(family.recognises(found) for family in DETECTORS):
         raise ValueError(f"{path} holds a whole detector: give it as config.weights")
     if own.recognises(arrays):
-        loaded = _own(path, arrays, variables)
+        loaded, told = _own(path, arrays, variables, config)
     elif detectron1.is_backbone(arrays) or detectron2.is_backbone(arrays):
-        loaded = _from_detectron(path, arrays, config)
+        loaded, told = _from_detectron(path, arrays, config)
     else:
-        loaded = _from_torchvision(path, arrays, config)
+        loaded, told = _from_torchvision(path, arrays, config)
+    for line in told:
+        tell(line)
     flat = traverse_util.flatten_dict(variables, sep="/", keep_empty_nodes=True)
     return traverse_util.unflatten_dict(flat | loaded, sep="/")
 
@@ -79,20 +92,21 @@ def _path(weights: str, depth: int) -> Path:
 
 
 def _own(
-    path: Path, arrays: Mapping[str, np.ndarray], variables: dict[str, Any]
-) -> dict[str, np.ndarray]:
+    path: Path, arrays: Mapping[str, np.ndarray], variables: dict[str, Any], config: ModelConfig
+) -> Loaded:
     """Maps arrays with our names to variables, also between frozen and trained norms."""
     flat = traverse_util.flatten_dict(variables, sep="/")
     names = {name.partition("/")[2]: name for name in flat if name.split("/")[1] == "backbone"}
     short, _ = own.present(arrays)
+    axes = (0, 1, 2, 3)
+    kernel = layout.Entry("/".join(stem.PATH[1:]), stem.PATH, axes, axes, axes, axes)
+    told = stem.adapt(short, [kernel], config, config.image_std)
     expected = {name: flat[names[name]].shape for name in names if name in short}
     layout.check_fit(short, expected, f"{path} does not fit the backbone")
-    return {names[name]: array.astype(np.float32) for name, array in short.items()}
+    return {names[name]: array.astype(np.float32) for name, array in short.items()}, told
 
 
-def _from_torchvision(
-    path: Path, arrays: Mapping[str, np.ndarray], config: ModelConfig
-) -> dict[str, np.ndarray]:
+def _from_torchvision(path: Path, arrays: Mapping[str, np.ndarray], config: ModelConfig) -> Loaded:
     """Maps arrays with torchvision's names, or MMDetection's for group norm, to variables."""
     found = "group" if GROUP_NORM in arrays else "batch"
     norm = config.backbone.norm
@@ -109,9 +123,21 @@ def _from_torchvision(
         table = [detectron2.renamed(x, mmdetection.name(x.path[1:-1], config)) for x in table]
         table = [x._replace(name=x.name.removeprefix(mmdetection.BODY)) for x in table]
     arrays = torchvision_resnet.present(arrays)
+    std = _turn_to_rgb(path, arrays, "conv1.weight", "bn1.running_var", config)
+    return _arranged(path, arrays, table, config, std)
+
+
+def _arranged(
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    table: Sequence[layout.Entry],
+    config: ModelConfig,
+    std: Sequence[float],
+) -> Loaded:
+    """Adapts the first convolution to the channels of the model, and maps arrays to variables."""
+    told = stem.adapt(arrays, table, config, std)
     layout.check_fit(arrays, layout.shapes(table), f"{path} does not fit the backbone")
-    _turn_to_rgb(path, arrays, "conv1.weight", "bn1.running_var", config)
-    return traverse_util.flatten_dict(layout.arrange(arrays, table), sep="/")
+    return traverse_util.flatten_dict(layout.arrange(arrays, table), sep="/"), told
 
 
 def _is_known(names: Mapping[str, np.ndarray]) -> bool:
@@ -131,40 +157,41 @@ def _without_prefix(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray
 
 
 def _turn_to_rgb(
-    path: Path, arrays: dict[str, np.ndarray], stem: str, variance: str | None, config: ModelConfig
-) -> None:
+    path: Path, arrays: dict[str, np.ndarray], name: str, variance: str | None, config: ModelConfig
+) -> Sequence[float]:
     """Reverses the channels of a stem that learned from pixels of 0 to 255: Caffe's read BGR.
 
     ``variance`` names the statistics that tell such a stem. Without them it is taken for Caffe's,
-    and so is group norm, whose released backbones are. Raises ValueError if the config has other
-    pixels.
+    and so is group norm, whose released backbones are. Returns the ``image_std`` that it learned
+    with. Raises ValueError if a config of three channels has other pixels.
     """
-    ratio = guess.input_ratio(arrays[stem], arrays[variance]) if variance in arrays else np.inf
+    kernel = arrays.get(name)
+    if kernel is None or kernel.ndim != 4:
+        return config.image_std  # A misfit, which is named later.
+    ratio = guess.input_ratio(kernel, arrays[variance]) if variance in arrays else np.inf
     if ratio is None or ratio < guess.NORMALISED_BELOW:
-        return
-    if max(config.image_std) > presets.LARGEST_STD_OF_CAFFE:
+        return ModelConfig().image_std
+    if len(config.image_std) == 3 and max(config.image_std) > presets.LARGEST_STD_OF_CAFFE:
         raise ValueError(
             f"{path} learned from BGR pixels of 0 to 255 less their mean: set model.image_mean, "
             "model.image_std and model.backbone.stride_in_1x1 as presets.detectron2_r50_fpn does"
         )
-    arrays[stem] = arrays[stem][:, ::-1]
+    arrays[name] = kernel[:, ::-1]
+    return presets.CAFFE_STD
 
 
-def _from_detectron(
-    path: Path, arrays: Mapping[str, np.ndarray], config: ModelConfig
-) -> dict[str, np.ndarray]:
+def _from_detectron(path: Path, arrays: Mapping[str, np.ndarray], config: ModelConfig) -> Loaded:
     """Maps the arrays of a backbone of Caffe2, or with Detectron2's names, to variables."""
     table = list(torchvision_resnet.entries(config))
     if detectron1.is_backbone(arrays):
         named, _ = detectron1.present(arrays)
         table = [detectron1.renamed_entry(entry, config) for entry in table]
-        stem, variance = detectron1.STEM, None
+        kernel, variance = detectron1.STEM, None
     else:
         named, _ = detectron2.present(arrays)
         named = {x: array for x, array in named.items() if x.startswith(("stem.", "res"))}
         table = [detectron2.renamed(x, detectron2.name(x.path[1:-1], config)) for x in table]
         table = [x._replace(name=x.name.removeprefix(detectron2.BODY)) for x in table]
-        stem, variance = "stem.conv1.weight", "stem.conv1.norm.running_var"
-    layout.check_fit(named, layout.shapes(table), f"{path} does not fit the backbone")
-    _turn_to_rgb(path, named, stem, variance, config)
-    return traverse_util.flatten_dict(layout.arrange(named, table), sep="/")
+        kernel, variance = "stem.conv1.weight", "stem.conv1.norm.running_var"
+    std = _turn_to_rgb(path, named, kernel, variance, config)
+    return _arranged(path, named, table, config, std)

@@ -19,6 +19,7 @@ from maskrcnn_jax.weights import (
     layout,
     own,
     reading,
+    stem,
 )
 from maskrcnn_jax.weights.layout import Entry
 from maskrcnn_jax.weights.norm_eps import choose as choose_eps
@@ -90,6 +91,7 @@ def fit(
     """Makes a model from a source, whose arrays it takes; arguments and errors as in `load`.
 
     For another number of classes, the layers with one output per class are initialised at random.
+    For another number of channels than three, the first convolution changes; see `stem.mixture`.
     """
     wanted = _wanted(source, config, num_classes)
     carried = source.config.model if source.config and source.is_config_carried else None
@@ -97,7 +99,7 @@ def fit(
     model = replace_eps(wanted, eps)
 
     found = source.layout.num_classes(source.arrays) or model.num_classes
-    table = _matched(source, dataclasses.replace(model, num_classes=found))
+    table, told = _matched(source, dataclasses.replace(model, num_classes=found))
     _check_categories(source, found)
     fresh = [] if found == model.num_classes else _misshapen(table, source.layout.entries(model))
     kept = [entry for entry in table if entry.path not in fresh]
@@ -113,7 +115,7 @@ def fit(
         renamed=source.renamed,
         reinitialised=tuple(entry.name for entry in table if entry.path in fresh),
         num_classes_found=found,
-        reasons=source.reasons,
+        reasons=(*source.reasons, *told),
     )
     experiment = dataclasses.replace(source.config or Config(), model=model)
     categories = None if fresh else source.categories
@@ -141,17 +143,22 @@ def _wanted(source: Source, config: ModelConfig | None, num_classes: int | None)
     return model
 
 
-def _matched(source: Source, config: ModelConfig) -> list[Entry]:
-    """Returns the table of a config. Raises ValueError unless the source fits it exactly."""
+def _matched(source: Source, config: ModelConfig) -> tuple[list[Entry], tuple[str, ...]]:
+    """Returns the table of a config, and lines for the report if the first convolution changes.
+
+    Raises ValueError unless the source fits the table exactly.
+    """
     try:
         table = list(source.layout.entries(config))
     except ValueError as error:
         raise ValueError(f"{source.path} has {source.layout.WHOSE} names, but {error}") from error
+    trained = source.config.model if source.config else config
+    told = stem.adapt(source.arrays, table, config, trained.image_std)
     message = f"{source.path} does not fit {describe(config)}"
     if source.config is not None and describe(source.config.model) != describe(config):
         message += f"; it looks like {describe(source.config.model)}"
     layout.check_fit(source.arrays, layout.shapes(table), message)
-    return table
+    return table, told
 
 
 def _check_categories(source: Source, num_classes: int) -> None:

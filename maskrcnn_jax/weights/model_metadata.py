@@ -1,7 +1,7 @@
 """The description of a model in the metadata of our weight files: its config and its categories.
 
 Both are JSON. The config holds the model, the detection settings, and the fields of the data config
-that say how test images are resized. Files of other projects have no such metadata.
+that say how images are read, resized and drawn. Files of other projects have no such metadata.
 """
 
 import json
@@ -15,14 +15,15 @@ from maskrcnn_jax.settings import from_dict, to_dict
 
 CONFIG = "maskrcnn_jax.config"
 CATEGORIES = "maskrcnn_jax.categories"
-SIZES = ("test_short_side", "test_max_long_side", "test_buckets", "size_rule", "resize")
+IMAGES = ("test_short_side", "test_max_long_side", "test_buckets", "size_rule", "resize")
+IMAGES += ("image_dtype", "shown_channels")
 
 
 def encode(config: Config, categories: Categories | None) -> dict[str, str]:
     """Encodes a description as metadata for `files.write`."""
-    sizes = {name: getattr(config.data, name) for name in SIZES}
+    images = {name: getattr(config.data, name) for name in IMAGES}
     detection = to_dict(config.detection)
-    described = {"model": to_dict(config.model), "detection": detection, "data": sizes}
+    described = {"model": to_dict(config.model), "detection": detection, "data": images}
     metadata = {CONFIG: json.dumps(described)}
     if categories is not None:
         metadata[CATEGORIES] = json.dumps(categories.to_json())

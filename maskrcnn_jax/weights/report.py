@@ -68,5 +68,9 @@ def describe(config: ModelConfig) -> str:
         has_convs = config.box_head.num_convs > 0
         heads = "maskrcnn_resnet50_fpn_v2" if has_convs else "the paper"
         name = f"{kind} with ResNet-{config.backbone.depth}-FPN and the heads of {heads}"
+    count = len(config.image_mean)
+    channels = "" if count == 3 else f", {count} channel{'s' * (count > 1)}"
     rules = "" if rule == "torchvision" else f", rules of {RULES[rule]}"
-    return f"{name}, {NORM_WORDS[config.backbone.norm]}, {config.num_classes} classes{rules}"
+    return (
+        f"{name}, {NORM_WORDS[config.backbone.norm]}, {config.num_classes} classes{channels}{rules}"
+    )

@@ -5,6 +5,7 @@ their second versions, and the same models with other ResNet depths. Weights are
 name, so PyTorch is not needed.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -257,12 +258,13 @@ def _normed(
 def function_of(config: ModelConfig) -> str | None:
     """Returns the name of torchvision's function that builds a network, or None.
 
-    The number of classes and the kind of norm do not matter.
+    The number of classes, the number of channels and the kind of norm do not matter.
     """
     if config.backbone.stride_in_1x1:
         return None
     for name, build in presets.PRESETS.items():
-        if _shapes(build(config.num_classes)) == _shapes(config):
+        preset = build(config.num_classes)
+        if _shapes(dataclasses.replace(preset, image_mean=config.image_mean)) == _shapes(config):
             return name
     return None
 

@@ -39,7 +39,7 @@ def test_numbers_are_printed(command, capsys):
     assert main([*command, "--set", "data.test_short_side=120"]) == 0
     out = capsys.readouterr().out
     found = rows(out)
-    assert found["0"] == found["2"] == ["0.5000", "0.5000"]
+    assert found["0"] == found["2"] == ["0.5", "0.5"]
     assert found["height of images"] == ["60"] * 6
     assert found["objects per image"] == ["0", "0.2", "1", "1.8", "2", "1"]
     assert found["side of objects (root of area)"][2] == "24.5"
@@ -49,7 +49,8 @@ def test_numbers_are_printed(command, capsys):
     assert found["images without objects"] == ["1", "1"]
     copies = [cells for name, cells in found.items() if "another of the category" in name]
     assert copies == [["1", "6"]]
-    assert '--config.model.image_mean="(0.5000,0.5000,0.5000)"' in out
+    assert "\n  config.model.image_mean = (0.5, 0.5, 0.5)\n" in out
+    assert "'--config.model.image_std=(0.5, 0.5, 0.5)'" in out
 
 
 def test_some_images_are_enough(command, capsys):
@@ -71,7 +72,7 @@ def test_a_bad_image_is_named(command, tmp_path, capsys):
     (tmp_path / "1.png").write_text("no picture")
     assert main(command) == 1
     out = capsys.readouterr().out
-    assert "left out of the channels: image id 1" in out and rows(out)["0"][0] == "1.0000"
+    assert "left out of the channels: image id 1" in out and rows(out)["0"][0] == "1"
 
 
 def test_mistakes_are_one_message(command, tmp_path, capsys):

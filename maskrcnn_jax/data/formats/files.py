@@ -7,7 +7,7 @@ from typing import Any
 
 from maskrcnn_jax.data import annotation_files
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".npy")
 _NUM_TRIED = 20  # Json files that decide on the format of a folder.
 
 

@@ -1,5 +1,6 @@
 """The size and the kind of image files by their first bytes, without decoding pixels."""
 
+import io
 import os
 import struct
 
@@ -40,39 +41,48 @@ def explain(content: bytes) -> str:
         if start[offset:].startswith(magic):
             return f"it is {kind}"
     if start[:4] in (b"ii*\0", b"mm\0*"):
-        return f"it is {_tiff(content)}"
+        return f"it is {describe_tiff(io.BytesIO(content))}: save it again, as PNG"
     return "it is in no format that Pillow knows"
 
 
-def _tiff(content: bytes) -> str:
-    """Describes the pixels of a TIFF that Pillow does not read."""
+def describe_tiff(file: io.BytesIO | io.BufferedReader) -> str:
+    """Describes the pixels of a TIFF."""
     try:
-        tags = _tiff_tags(content)
+        tags, has_next = tiff_tags(file)
     except (struct.error, IndexError):
-        return "a TIFF whose header is broken: save it again, as PNG"
+        return "a TIFF whose header is broken"
     bits, bands = tags.get(258, 1), tags.get(277, 1)
     kind = {2: "signed", 3: "floating-point"}.get(tags.get(339, 1), "whole")
-    return (
-        f"a TIFF of {bands} bands of {bits}-bit {kind} numbers: save it with 3 bands or 1, "
-        "of 8 bits each"
-    )
+    pages = " in several pages" if has_next else ""
+    return f"a TIFF of {bands} bands of {bits}-bit {kind} numbers{pages}"
 
 
-def _tiff_tags(content: bytes) -> dict[int, int]:
-    """The first value of each tag of the first page of a TIFF, for whole numbers."""
-    order = "<" if content[:1] == b"I" else ">"
-    (offset,) = struct.unpack_from(f"{order}I", content, 4)
-    (count,) = struct.unpack_from(f"{order}H", content, offset)
+def tiff_tags(file: io.BytesIO | io.BufferedReader) -> tuple[dict[int, int], bool]:
+    """The first value of each tag of the first page of a TIFF, for whole numbers.
+
+    Also returns whether there is a second page. BigTIFF is not read.
+
+    Raises:
+        struct.error: The header is broken.
+    """
+
+    def unpack(layout: str, at: int) -> tuple[int, ...]:
+        file.seek(at)
+        return struct.unpack(order + layout, file.read(struct.calcsize(order + layout)))
+
+    file.seek(0)
+    order = "<" if file.read(1) == b"I" else ">"
+    (offset,) = unpack("I", 4)
+    (count,) = unpack("H", offset)
     tags = {}
     for i in range(count):
         at = offset + 2 + 12 * i
-        tag, kind, number = struct.unpack_from(f"{order}HHI", content, at)
+        tag, kind, number = unpack("HHI", at)
         if kind == 3 and number > 2:  # 16-bit numbers that do not fit into the entry.
-            (at,) = struct.unpack_from(f"{order}I", content, at + 8)
-            tags[tag] = struct.unpack_from(f"{order}H", content, at)[0]
+            tags[tag] = unpack("H", unpack("I", at + 8)[0])[0]
         elif kind in (3, 4):
-            tags[tag] = struct.unpack_from(order + "HI"[kind - 3], content, at + 8)[0]
-    return tags
+            tags[tag] = unpack("HI"[kind - 3], at + 8)[0]
+    return tags, unpack("I", offset + 2 + 12 * count) != (0,)
 
 
 def size(opened: Image.Image) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from maskrcnn_jax.pasting import MaskForm
 from maskrcnn_jax.structures import Detections
 
 if TYPE_CHECKING:
+    from maskrcnn_jax.tiling.detector import TiledDetector
     from maskrcnn_jax.weights.loading import LoadedModel
 
 
@@ -202,7 +203,7 @@ class Detector:
         loaded = detector_inputs.load_each(images, self.num_channels, self.data.image_dtype)
         predictions = []
         for batch in detector_inputs.batches(loaded, self.batch_size):
-            found = self._detect(batch, score_threshold, top_k)
+            found = self.detect_batch(batch, score_threshold, top_k)
             for image, (boxes, labels, scores, patches) in zip(batch, found, strict=True):
                 prediction = {"boxes": boxes, "labels": labels, "scores": scores}
                 if patches is not None:
@@ -218,17 +219,26 @@ class Detector:
         Arguments and errors as in `__call__`. Without a mask head, ``patches`` is None.
         """
         loaded = images.load(image, self.num_channels, self.data.image_dtype)
-        return self._detect([loaded], score_threshold, top_k)[0]
+        return self.detect_batch([loaded], score_threshold, top_k)[0]
+
+    def tiled(self, tile: int = 1024, overlap: float | int = 0.25) -> "TiledDetector":
+        """Returns a detector for images larger than the network; see `TiledDetector`."""
+        from maskrcnn_jax.tiling.detector import TiledDetector  # Most detectors need none.
+
+        return TiledDetector(self, tile, overlap)
 
     @property
     def num_channels(self) -> int:
         """Number of channels of the model's input images."""
         return len(self.model.config.image_mean)
 
-    def _detect(
-        self, batch: Sequence[np.ndarray], score_threshold: float | int | None, top_k: int | None
+    def detect_batch(
+        self,
+        batch: Sequence[np.ndarray],
+        score_threshold: float | int | None = None,
+        top_k: int | None = None,
     ) -> list[pasting.ImageDetections]:
-        """Detects the objects of at most ``batch_size`` images."""
+        """Detects the objects of at most ``batch_size`` images that `images.load` returned."""
         threshold, top_k = self._checked(score_threshold, top_k)
         placed = [self.place(image.shape[:2]) for image in batch]
         found = {}

@@ -63,7 +63,7 @@ def read_image(
     if "://" in os.fspath(path)[:9]:
         raise FileNotFoundError(f"{os.fspath(path)} is an address: download the file first")
     try:
-        with _open_file(path) as file:
+        with open_file(path) as file:
             return _decode(file.read(), os.fspath(path), num_channels, dtype)
     except FileNotFoundError:
         raise
@@ -117,7 +117,7 @@ def read_ids(path: str | os.PathLike[str]) -> Int32[np.ndarray, "h w"]:
         OSError: The file cannot be read as such an image. The message names the file.
     """
     try:
-        with _open_file(path) as file, pillow.open_safely(file) as opened:
+        with open_file(path) as file, pillow.open_safely(file) as opened:
             if opened.mode in ("RGB", "RGBA"):
                 red, green, blue = np.moveaxis(np.asarray(opened.convert("RGB"), np.int32), 2, 0)
                 return (red << 16) | (green << 8) | blue
@@ -168,7 +168,7 @@ def _header(
 ) -> tuple[bands.Header, str | None]:
     """The header of an image, and Pillow's name of its format."""
     try:
-        with _open_file(path) as file:
+        with open_file(path) as file:
             found, kind = _opened_header(file)
         bands.check_count(found, num_channels)
     except FileNotFoundError:
@@ -189,7 +189,7 @@ def _opened_header(file: io.BufferedReader) -> tuple[bands.Header, str | None]:
         return pillow.header(opened), opened.format
 
 
-def _open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
+def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Opens a file. Raises OSError for pipes and devices, which may wait or send for ever."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError("it is a directory, pipe or device, not a file")

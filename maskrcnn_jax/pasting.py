@@ -220,18 +220,17 @@ def paste(
 
 
 def encode(
-    patch: Float32[np.ndarray, "y x"],
+    patch: Float32[np.ndarray, "y x"] | Bool[np.ndarray, "y x"],
     offset: tuple[int, int],
     size: tuple[int, int],
     threshold: float = 0.5,
 ) -> dict:
     """Encodes the pixels of a patch above the threshold as COCO's compressed run lengths.
 
-    The result equals the encoding of the full-size mask, but only the columns of the patch are
-    read.
+    The result equals the encoding of the full-size mask, but only the patch is read.
 
     Args:
-        patch: Probabilities inside the box.
+        patch: Probabilities inside the box, or booleans.
         offset: (y, x) of the first pixel of the patch.
         size: Height and width of the image.
         threshold: Pixels above this probability are inside.
@@ -240,11 +239,14 @@ def encode(
         A dictionary with "size" and "counts"; the counts are a string, ready for JSON.
     """
     (top, left), (height, width) = offset, size
-    # COCO's runs are column-major.
-    columns = np.zeros((patch.shape[1], height), bool)
-    columns[:, top : top + patch.shape[0]] = patch.T > threshold
-    edges = np.flatnonzero(np.diff(columns.ravel(), prepend=False, append=False))
-    counts = np.diff(edges + left * height, prepend=0, append=height * width).tolist()
+    # COCO's runs are column-major. Runs begin and end where a column enters and leaves the mask.
+    inside = np.pad(patch.T > threshold, ((0, 0), (1, 1)))
+    columns, rows = np.nonzero(inside[:, 1:] != inside[:, :-1])
+    edges = (columns + left) * height + rows + top
+    # A run that ends at the bottom goes on in a column that starts at the top.
+    joins = np.flatnonzero(edges[1:] == edges[:-1])
+    edges = np.delete(edges, np.concatenate([joins, joins + 1]))
+    counts = np.diff(edges, prepend=0, append=height * width).tolist()
     if len(counts) > 1 and counts[-1] == 0:  # A mask that reaches the last pixel ends with a run.
         counts.pop()
     rle = rle_codec.frPyObjects({"counts": counts, "size": [height, width]}, height, width)

@@ -65,8 +65,11 @@ class AugmentedDetector(Detector):
         self._draw_masks = model.run.jit(partial(model.apply, method="draw_masks"))
         self._merge = model.run.jit(partial(detections.keep_best, config=model.detection))
 
-    def _detect(
-        self, batch: Sequence[np.ndarray], score_threshold: float | int | None, top_k: int | None
+    def detect_batch(
+        self,
+        batch: Sequence[np.ndarray],
+        score_threshold: float | int | None = None,
+        top_k: int | None = None,
     ) -> list[pasting.ImageDetections]:
         """Detects the objects of each image separately."""
         threshold, top_k = self._checked(score_threshold, top_k)

@@ -102,6 +102,21 @@ def test_encode_equals_encoding_the_full_image(box):
         }
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_encode_equals_encoding_random_masks(share):
+    """Small images, so that masks often reach their sides and runs go on in the next column."""
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        height, width = random.integers(1, 8, 2)
+        y0, y1 = np.sort(random.integers(0, height + 1, 2))
+        x0, x1 = np.sort(random.integers(0, width + 1, 2))
+        full = np.zeros((height, width), np.uint8)
+        full[y0:y1, x0:x1] = random.random((y1 - y0, x1 - x0)) < share
+        patch, size = full[y0:y1, x0:x1].astype(np.float32), (int(height), int(width))
+        found = pasting.encode(patch, (int(y0), int(x0)), size)["counts"]
+        assert found == rle_codec.encode(np.asfortranarray(full))["counts"].decode()
+
+
 def test_encode_excludes_the_threshold():
     patch = np.array([[0.5, 0.6], [0.5, 0.5]], np.float32)
     assert rle_codec.area(pasting.encode(patch, (1, 1), (4, 4))) == 1

@@ -15,6 +15,8 @@ from maskrcnn_jax.image_files import headers, once
 from maskrcnn_jax.image_files.bands import Bands, Header, check_size, check_type
 
 _SMALL, _BIG = (b"II*\0", b"MM\0*"), (b"II+\0", b"MM\0+")  # The others are BigTIFF.
+MAGIC = _SMALL + _BIG
+_WIDTH, _HEIGHT = 256, 257
 _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA, _FORMAT = 258, 262, 277, 284, 338, 339
 _GREY, _RGB = 1, 2  # Photometric interpretations.
 _ALPHA = (1, 2)  # Kinds of extra samples.
@@ -43,12 +45,25 @@ def is_needed(file: io.BytesIO | io.BufferedReader) -> bool:
     return bits != 8 or not is_plain or (tags.get(_PLANAR, 1) != 1 and samples != 3)
 
 
+def num_pixels(file: io.BytesIO | io.BufferedReader) -> int | None:
+    """The number of pixels of the first page; None if tifffile has to find it."""
+    file.seek(0)
+    if file.read(4) in _BIG:
+        return None
+    try:
+        tags, _ = headers.tiff_tags(file)
+    except struct.error:
+        return None
+    return tags.get(_WIDTH, 0) * tags.get(_HEIGHT, 0)
+
+
 def header(file: io.BytesIO | io.BufferedReader) -> Header:
     """Reads the size of an image. Raises the errors of `read`."""
-    with _opened(file) as opened:
-        pages, num_channels, has_alpha = _bands(opened)
+    with open_file(file) as opened:
+        pages, num_channels, has_alpha = find_bands(opened)
         height, width = _size(pages[0])
-        if _orientation(pages[0]) >= 5:
+        check_size(height, width, num_channels)
+        if orientation(pages[0]) >= 5:
             height, width = width, height
         return Header(height, width, num_channels, pages[0].dtype.name, has_alpha)
 
@@ -63,8 +78,9 @@ def read(content: bytes, name: str) -> Bands:
             that needs another package.
         ValueError: The file is broken, or its pixels are of a kind that is not read.
     """
-    with _opened(io.BytesIO(content)) as opened:
-        pages, _, has_alpha = _bands(opened)
+    with open_file(io.BytesIO(content)) as opened:
+        pages, num_channels, has_alpha = find_bands(opened)
+        check_size(*_size(pages[0]), num_channels)
         if len(opened.pages) > len(pages):
             once.warn("of TIFF files with several pages not all are read", name)
         try:
@@ -75,10 +91,11 @@ def read(content: bytes, name: str) -> Bands:
                 raise OSError(how) from error
             raise
         pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
-        return Bands(_turned(pixels, _orientation(pages[0])), has_alpha)
+        return Bands(_turned(pixels, orientation(pages[0])), has_alpha)
 
 
-def _opened(file: io.BytesIO | io.BufferedReader) -> Any:
+def open_file(file: io.BytesIO | io.BufferedReader) -> Any:
+    """Opens a file with tifffile. Raises OSError if that is not installed."""
     try:
         import tifffile  # Few data sets need it.
     except ImportError as error:
@@ -89,8 +106,11 @@ def _opened(file: io.BytesIO | io.BufferedReader) -> Any:
     return tifffile.TiffFile(file)
 
 
-def _bands(opened: Any) -> tuple[list[Any], int, bool]:
-    """The pages that have bands, the number of bands, and whether the last one is alpha."""
+def find_bands(opened: Any) -> tuple[list[Any], int, bool]:
+    """The pages that have bands, the number of bands, and whether the last one is alpha.
+
+    Raises OSError if a file is cut off, and ValueError for pixels that are not read.
+    """
     if len(opened.pages) > _MOST_PAGES:
         raise ValueError(f"it has {len(opened.pages)} pages, at most {_MOST_PAGES} are read")
     first = opened.pages[0]
@@ -105,7 +125,6 @@ def _bands(opened: Any) -> tuple[list[Any], int, bool]:
         has_alpha = any(int(kind) in _ALPHA for kind in first.extrasamples[-1:])
     if min(height, width) < 1:
         raise ValueError(f"expected an image of at least 1x1 pixels, got {height}x{width}")
-    check_size(height, width, num_channels)
     for page in pages:
         _check(page, opened.filehandle.size)
     return pages, num_channels, has_alpha
@@ -134,7 +153,8 @@ def _page(page: Any) -> Shaped[np.ndarray, "h w c"]:
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-def _orientation(page: Any) -> int:
+def orientation(page: Any) -> int:
+    """The orientation of a page, from 1 to 8; 1 is upright."""
     tag = page.tags.get("Orientation")
     return int(tag.value) if tag is not None and int(tag.value) in range(1, 9) else 1
 

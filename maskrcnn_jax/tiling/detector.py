@@ -1,11 +1,12 @@
 """Detects objects in images larger than the network, window by window."""
 
+import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maskrcnn_jax import detector_inputs, pasting
+from maskrcnn_jax import images, pasting
 from maskrcnn_jax.resizing import Size
 from maskrcnn_jax.tiling import seams
 from maskrcnn_jax.tiling.windows import Grid, Window, cover
@@ -45,6 +46,35 @@ class TiledDetector:
                 f"feature map need {SMALLEST_WINDOW}"
             )
         self.detector, self.tile, self.overlap = detector, tile, overlap
+
+    def __call__(
+        self,
+        image: Any,
+        score_threshold: float | int | None = None,
+        top_k: int | None = None,
+        *,
+        masks: pasting.MaskForm = "rle",
+    ) -> dict[str, Any]:
+        """Detects the objects of one image; returns a dictionary as `Detector.__call__` does.
+
+        Args:
+            image: As in `detect`.
+            score_threshold: As in `Detector.__call__`.
+            top_k: As in `detect`.
+            masks: As in `Detector.__call__`; "cropped" masks are boolean here. "pasted" ones of a
+                large image rarely fit into memory. `tracing.polygons` makes polygons of "cropped"
+                ones.
+
+        Raises:
+            ValueError, OSError: As `detect`.
+        """
+        if masks not in typing.get_args(pasting.MaskForm):
+            raise ValueError(f'masks must be "pasted", "cropped" or "rle", got {masks!r}')
+        found = self.detect(image, score_threshold, top_k)
+        prediction = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
+        if found.patches is not None:
+            prediction["masks"] = pasting.in_form(found.patches, tuple(image.shape[:2]), masks)
+        return prediction
 
     def grid(self, image: Any) -> Grid:
         """The windows of an image."""
@@ -111,7 +141,7 @@ class TiledDetector:
         """Reads and checks the pixels of a window."""
         pixels = np.asarray(image[window.top : window.bottom, window.left : window.right])
         try:
-            return detector_inputs.load(pixels, self.detector.num_channels)
+            return images.load(pixels, self.detector.num_channels, self.detector.data.image_dtype)
         except ValueError as error:
             rows, columns = (window.top, window.bottom), (window.left, window.right)
             raise ValueError(f"rows {rows}, columns {columns}: {error}") from error

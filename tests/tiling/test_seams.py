@@ -21,6 +21,7 @@ class Perfect:
 
     batch_size, num_channels = 3, 3
     model = SimpleNamespace(config=SimpleNamespace(mask_head=True))
+    data = SimpleNamespace(image_dtype="uint8")
 
     def place(self, size):
         return size, size

@@ -18,7 +18,7 @@ from tests.artifacts.test_export import red_detector, red_image
 ALLOWED = set(
     """
     artifacts artifacts.artifact config config_check detector distributed
-    drawing drawing.captions drawing.colors drawing.fonts evaluation execution
+    drawing drawing.captions drawing.colors drawing.fonts drawing.patches evaluation execution
     image_headers images ops ops.rounding resizing whole_files
     pasting settings sharding structures video visualize
     xla xla.cache xla.compiler xla.jaxlib_errors

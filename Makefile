@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-parity test-wheel fuzz bench lint format clean
+.PHONY: demo docs test test-slow test-parity test-docs test-wheel fuzz bench lint format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -16,7 +16,7 @@ demo: .venv/installed
 	$(BIN)/python train.py --config=configs/shapes.py --workdir=runs/demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q -m 'not slow and not parity and not wheel' -n 2 --dist loadfile \
+	$(BIN)/python -m pytest -q -m 'not slow and not parity and not docs and not wheel' -n 2 --dist loadfile \
 	  --no-loadscope-reorder
 
 test-slow: .venv/parity
@@ -39,6 +39,18 @@ MMDETECTION := mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7 addict==2.4.0 yapf
 
 test-parity: .venv/parity
 	$(BIN)/python -m pytest -q -m 'parity and not slow' -n 2 --dist loadfile
+
+# The site of documentation, in build/site. It needs no network to be read.
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: .venv/docs
+	$(BIN)/python -m mkdocs build --quiet
+
+# Opens the site in Chromium, if that is installed.
+test-docs: docs
+	$(BIN)/python -m pytest -q -m docs tests/site
 
 # Tests the wheel in a new environment with the packages that the wheel requires and no others.
 test-wheel: .venv/installed

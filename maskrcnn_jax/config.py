@@ -22,6 +22,7 @@ from maskrcnn_jax.settings import (
 # "frozen_batch": the statistics, scale and bias of batch norm are constants. "fixed_batch": the
 # statistics are, scale and bias train, as MMDetection does. "batch": all train.
 Norm = Annotated[str, one_of("frozen_batch", "fixed_batch", "batch", "group")]
+# As `Norm`, or "none".
 NormOrNone = Annotated[str, one_of("none", "frozen_batch", "fixed_batch", "batch", "group")]
 # Candidates with the largest overlap of all with some object, though it is below `positive_iou`.
 # "none": no rule. "label": they are positive, and keep the object that they overlap most, as in
@@ -39,12 +40,12 @@ SIDE = Constraint("pairs of multiples of 32", lambda x: x >= 32 and x % 32 == 0)
 class ResNetConfig:
     """The backbone (He et al., 2015)."""
 
-    depth: Annotated[int, one_of(18, 34, 50, 101, 152)] = 50
+    depth: Annotated[int, one_of(18, 34, 50, 101, 152)] = 50  # Number of layers.
     stem_channels: Annotated[int, at_least(1)] = 64  # The stages have multiples of this number.
     # True: a stage halves the resolution in its first 1x1 convolution. False: in the 3x3.
     stride_in_1x1: bool = False
     norm: Norm = "frozen_batch"
-    norm_eps: Annotated[float, at_least(0)] = 1e-5
+    norm_eps: Annotated[float, at_least(0)] = 1e-5  # Added to the variance.
     # Stages that do not train: 0 none, 1 the stem, 2 the stem and C2, up to 5 for all.
     frozen_stages: Annotated[int, between(0, 5)] = 2
 
@@ -53,9 +54,9 @@ class ResNetConfig:
 class FPNConfig:
     """The feature pyramid (Lin et al., 2017)."""
 
-    channels: Annotated[int, at_least(1)] = 256
+    channels: Annotated[int, at_least(1)] = 256  # Of each level.
     norm: NormOrNone = "none"  # With "none" the convolutions have biases.
-    norm_eps: Annotated[float, at_least(0)] = 1e-5
+    norm_eps: Annotated[float, at_least(0)] = 1e-5  # Added to the variance.
 
 
 @settings
@@ -73,9 +74,9 @@ class RPNConfig:
     anchor_stride: Annotated[str, one_of("canvas", "level")] = "canvas"
     # Height over width.
     aspect_ratios: Annotated[tuple[float, ...], NOT_EMPTY, above(0)] = (0.5, 1.0, 2.0)
-    # Anchors with at least the first overlap with an object are positive, anchors with less than
-    # the second are negative.
+    # Anchors with at least this overlap with an object are positive.
     positive_iou: Annotated[float, between(0, 1)] = 0.7
+    # Anchors with less overlap with every object are negative.
     negative_iou: Annotated[float, between(0, 1)] = 0.3
     low_quality: LowQuality = "label"
     min_low_quality_iou: Annotated[float, between(0, 1)] = 0.0  # Less overlap does not count.
@@ -89,9 +90,10 @@ class RPNConfig:
     # "fixed": num_samples for each image, as in Detectron2. "mmdetection": positives and negatives,
     # at least one of each for each image.
     loss_divisor: Annotated[str, one_of("drawn", "fixed", "mmdetection")] = "drawn"
-    # In training, the best-scored anchors per level that enter non-maximum suppression, and the
-    # proposals per image that leave it, over all levels. See `DetectionConfig` for detection.
+    # In training, the best-scored anchors per level that enter non-maximum suppression. See
+    # `DetectionConfig` for detection.
     num_candidates: Annotated[int, at_least(1)] = 2000
+    # In training, the proposals per image that leave it, over all levels.
     num_proposals: Annotated[int, at_least(1)] = 2000
     score_threshold: Annotated[float, between(0, 1)] = 0.0  # Less probable proposals are dropped.
     # Suppresses the worse of two proposals whose IoU is larger.
@@ -150,7 +152,7 @@ class BoxHeadConfig:
     num_convs: NumLayers = 0
     channels: Annotated[int, at_least(1)] = 256  # Of the convolutions.
     norm: NormOrNone = "none"
-    norm_eps: Annotated[float, at_least(0)] = 1e-5
+    norm_eps: Annotated[float, at_least(0)] = 1e-5  # Added to the variance.
     num_layers: NumLayers = 2  # Fully connected layers.
     features: Annotated[int, at_least(1)] = 1024  # Of the fully connected layers.
 
@@ -162,9 +164,9 @@ class MaskHeadConfig:
     # Side of the features pooled for each RoI; masks have twice this side.
     resolution: Annotated[int, at_least(1)] = 14
     num_convs: NumLayers = 4
-    channels: Annotated[int, at_least(1)] = 256
+    channels: Annotated[int, at_least(1)] = 256  # Of the convolutions.
     norm: NormOrNone = "none"
-    norm_eps: Annotated[float, at_least(0)] = 1e-5
+    norm_eps: Annotated[float, at_least(0)] = 1e-5  # Added to the variance.
     # At most this many of the positive RoIs of an image train the head; None for all.
     max_samples: Annotated[int | None, at_least(1)] = None
 
@@ -174,9 +176,10 @@ class ModelConfig:
     """The network and its training rules: everything a checkpoint depends on."""
 
     num_classes: Annotated[int, at_least(2)] = 81  # COCO's 80 categories and the background.
-    # Mean and standard deviation per channel, of pixels whose white is 1: whole numbers are divided
-    # by 255 or 65535, floating-point ones are not. The length is the number of channels.
+    # Mean per channel, of pixels whose white is 1: whole numbers are divided by 255 or 65535,
+    # floating-point ones are not. Its length is the number of channels.
     image_mean: Annotated[tuple[float, ...], NOT_EMPTY] = (0.485, 0.456, 0.406)
+    # Standard deviation per channel, of the same pixels.
     image_std: Annotated[tuple[float, ...], above(0)] = (0.229, 0.224, 0.225)
     dtype: Annotated[str, one_of("float32", "bfloat16")] = "float32"  # Of activations only.
     # Deltas make no box grow more than 62.5-fold. True: nor shrink, as in MMDetection.
@@ -194,7 +197,7 @@ class DetectionConfig:
     """Settings that only detection reads; they may change at any time."""
 
     num_candidates: Annotated[int, at_least(1)] = 1000  # As in `RPNConfig`.
-    num_proposals: Annotated[int, at_least(1)] = 1000
+    num_proposals: Annotated[int, at_least(1)] = 1000  # As in `RPNConfig`.
     score_threshold: Annotated[float, between(0, 1)] = 0.05  # Detections score above this.
     # Suppresses the worse of two detections of a class whose IoU is larger.
     nms_threshold: Annotated[float, between(0, 1)] = 0.5
@@ -238,9 +241,9 @@ class DataConfig:
     # "shapes": synthetic images, made on the fly.
     source: Annotated[str, one_of("coco", "tfds", "shapes")] = "coco"
     train_images: str = "data/coco/train2017"  # Folder.
-    train_annotations: str = "data/coco/annotations/instances_train2017.json"
-    val_images: str = "data/coco/val2017"
-    val_annotations: str = "data/coco/annotations/instances_val2017.json"
+    train_annotations: str = "data/coco/annotations/instances_train2017.json"  # File.
+    val_images: str = "data/coco/val2017"  # Folder.
+    val_annotations: str = "data/coco/annotations/instances_val2017.json"  # File.
     tfds_dir: str = "data/tfds"  # Directory written by `data prepare`.
     keep_empty: bool = False  # Train on images without objects too.
     # The objects that keep an image for training. "torchvision": those with both sides above one
@@ -260,15 +263,17 @@ class DataConfig:
     # Training resizes the short side of each image to one of these, drawn at random, unless the
     # long side would exceed its maximum.
     short_sides: Annotated[tuple[int, ...], NOT_EMPTY, at_least(1)] = (800,)
-    max_long_side: Annotated[int, at_least(1)] = 1333
+    max_long_side: Annotated[int, at_least(1)] = 1333  # Pixels.
     # The rule for the size of resized images; see `resizing.resized_size`.
     size_rule: Annotated[str, one_of("torchvision", "detectron2", "mmdetection")] = "torchvision"
     # How images are resized; see `resizing.resize`.
     resize: Annotated[str, one_of("bilinear", "pillow", "opencv")] = "bilinear"
+    # Short side of each image in detection, unless the long side would exceed its maximum.
     test_short_side: Annotated[int, at_least(1)] = 800
-    test_max_long_side: Annotated[int, at_least(1)] = 1333
+    test_max_long_side: Annotated[int, at_least(1)] = 1333  # Pixels.
     # Height and width of padded images, multiples of 32.
     buckets: Annotated[tuple[tuple[int, int], ...], NOT_EMPTY, SIDE] = ((800, 1344), (1344, 800))
+    # Height and width of padded images in detection.
     test_buckets: Annotated[tuple[tuple[int, int], ...], NOT_EMPTY, SIDE] = (
         (800, 1088),
         (800, 1216),
@@ -278,7 +283,7 @@ class DataConfig:
         (1344, 800),
     )
     horizontal_flip: Annotated[float, between(0, 1)] = 0.5  # Probability.
-    vertical_flip: Annotated[float, between(0, 1)] = 0.0
+    vertical_flip: Annotated[float, between(0, 1)] = 0.0  # Probability.
     # Training crops larger images to a square of this side, at random, before resizing.
     crop_size: Annotated[int | None, at_least(1)] = None
     # Large-scale jitter (Ghiasi et al., 2021) instead of short_sides and crop_size: training scales
@@ -295,30 +300,32 @@ class DataConfig:
     num_threads: Annotated[int, at_least(1)] = 4  # Threads that read and prepare images.
     # Largest side of the synthetic images, in pixels.
     shapes_image_size: Annotated[int, at_least(32)] = 128
-    shapes_num_train: Annotated[int, at_least(1)] = 2000
-    shapes_num_val: Annotated[int, at_least(1)] = 100
+    shapes_num_train: Annotated[int, at_least(1)] = 2000  # Number of synthetic images.
+    shapes_num_val: Annotated[int, at_least(1)] = 100  # Number of synthetic images.
 
 
 @settings
 class OptimizerConfig:
     """SGD with momentum, as in all reference detectors, or AdamW: fewer steps from scratch."""
 
-    name: Annotated[str, one_of("sgd", "adamw")] = "sgd"
+    name: Annotated[str, one_of("sgd", "adamw")] = "sgd"  # SGD with momentum, or AdamW.
     learning_rate: Annotated[float, at_least(0)] = 0.02  # For 16 images; scaled with the batch.
     momentum: Annotated[float, FRACTION_BELOW_1] = 0.9  # Of SGD, and AdamW's b1.
-    weight_decay: Annotated[float, at_least(0)] = 1e-4
+    weight_decay: Annotated[float, at_least(0)] = (
+        1e-4  # Its share joins the gradient; decoupled in AdamW.
+    )
     # The parameters that decay. "all": everything that trains, as in torchvision and
     # MMDetection. "not_norms": all but scale and bias of norms, as in Detectron2. "kernels": no
     # biases either.
     decay: Annotated[str, one_of("all", "not_norms", "kernels")] = "all"
-    warmup_steps: Annotated[int, at_least(0)] = 1000
-    # The rate starts at this fraction and grows linearly.
+    warmup_steps: Annotated[int, at_least(0)] = 1000  # In which the rate grows linearly.
+    # The rate starts at this fraction.
     warmup_factor: Annotated[float, between(0, 1)] = 1e-3
     # After the warm-up: "steps", or "cosine", which falls to zero at the last step.
     schedule: Annotated[str, one_of("steps", "cosine")] = "steps"
     # The rate is multiplied by decay_factor at each of these steps.
     decay_steps: Annotated[tuple[int, ...], at_least(0)] = (60_000, 80_000)
-    decay_factor: Annotated[float, at_least(0)] = 0.1
+    decay_factor: Annotated[float, at_least(0)] = 0.1  # Of the rate, at each of decay_steps.
     # Gradients with a larger global norm are scaled down to it.
     max_gradient_norm: Annotated[float | None, above(0)] = None
     # Decay of a moving average of the parameters, such as 0.9998; evaluation uses the average.
@@ -340,12 +347,14 @@ class Config:
     fresh_heads: bool = False
     # Path, "IMAGENET1K_V1" or "IMAGENET1K_V2": pretrained weights of the backbone alone.
     backbone_weights: str | None = None
-    seed: Annotated[int, at_least(0)] = 0
+    seed: Annotated[int, at_least(0)] = 0  # Of random weights, samples and views of images.
     batch_size: Annotated[int, at_least(1)] = 16  # Images per step, over all devices.
-    test_batch_size: Annotated[int, at_least(1)] = 8
-    num_steps: Annotated[int, at_least(0)] = 90_000
+    test_batch_size: Annotated[int, at_least(1)] = 8  # Images per batch in evaluation.
+    num_steps: Annotated[int, at_least(0)] = 90_000  # Of the training.
     log_every: Annotated[int, at_least(0)] = 20  # Steps.
     evaluate_every: Annotated[int, at_least(0)] = 5_000  # Steps; 0 evaluates at the end only.
-    save_every: Annotated[int, at_least(0)] = 5_000
+    save_every: Annotated[int, at_least(0)] = (
+        5_000  # Steps between checkpoints; 0 adds none to those of evaluations.
+    )
     keep_checkpoints: Annotated[int, at_least(1)] = 3  # Number of newest checkpoints kept.
     keep_best: Annotated[int, at_least(0)] = 1  # Number kept with the best AP.

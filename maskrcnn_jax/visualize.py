@@ -5,19 +5,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Num, Shaped, UInt8, UInt16
+from jaxtyping import Bool, Float, Int, Num, Shaped, UInt8, UInt16
 from PIL import Image, ImageDraw, ImageFilter
 
 from maskrcnn_jax import images
-from maskrcnn_jax.drawing import captions, colors, fonts
+from maskrcnn_jax.drawing import captions, colors, fonts, patches
+from maskrcnn_jax.drawing.patches import Patch
 
-Patch = tuple[np.ndarray, tuple[int, int]]  # Probabilities, and the (y, x) of their first pixel.
 Masks = Sequence[Patch | np.ndarray] | Shaped[np.ndarray, "n h w"] | Shaped[np.ndarray, "n 1 h w"]
 
 _OPACITY = 107  # Opacity of the masks, from 0 to 255.
 _LINE_SHARE = 1 / 400  # Width of mask outlines, as a fraction of the image's short side.
+_OBJECT_LINE = 1 / 40  # The same as a fraction of the root of the object's area, if that is less.
 _FRAME_SHARE = 0.75  # Width of box lines, as a fraction of the width of mask outlines.
 _ROWS_PER_BAND = 1024  # Rows blended at once: 12,000 by 12,000 pixels would take gigabytes.
+# A class fills the picture if there are more objects, all of that class.
+_MANY = 16
 _CROWD_COLOR = np.array([235, 235, 235], np.uint8)
 
 
@@ -31,14 +34,18 @@ def draw(
     *,
     crowd: Sequence[bool] | Bool[np.ndarray, " n"] | None = None,
     color_by_class: bool = False,
+    show_names: bool | None = None,
+    show_scores: bool = True,
     scale: float | int = 1,
 ) -> UInt8[np.ndarray, "sh sw 3"]:
     """Draws detections or ground truth over an image.
 
     Larger objects are drawn first, whatever their scores, so that they do not hide smaller ones. A
     pixel has the tint of only the smallest object that covers it, because mixed tints would belong
-    to no object. Line widths and letters scale with the image. If there is no space for all names,
-    objects of high score (without scores: large objects) get theirs first.
+    to no object. Line widths and letters follow the sizes of image and object. Objects of high
+    score (without scores: large objects) get their names first. A name is left out where it would
+    hide another object, or much of its own. If more than 16 objects are all of one class, masks are
+    drawn without boxes and names.
 
     Args:
         image: An array that `images.as_rgb` accepts: RGB, grey or with alpha; uint8, uint16 or
@@ -52,6 +59,8 @@ def draw(
         crowd: Whether each mask is a region of many objects. Such regions are hatched.
         color_by_class: Whether objects of a class share a colour, the same in all images. By
             default each object has its own colour.
+        show_names: Whether to write names; None leaves them out where one class fills the picture.
+        show_scores: Whether to write scores beside the names.
         scale: Factor by which the drawing is larger than the image. Small images need a large one
             for legible names.
 
@@ -72,13 +81,21 @@ def draw(
     palette = np.where(crowd[:, None], _CROWD_COLOR[None], palette)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     order = np.lexsort((-areas, ~crowd))  # Crowds first, then by descending area.
-    patches = None
+    filled = show_names is None and _is_filled(labels, crowd)
+    shapes = _shapes(masks, boxes, scale, canvas.size)
+    owner = _owner(canvas.size, shapes, crowd, order)
+    lines = _lines(areas, canvas.size)
     if masks is not None:
-        patches = [_pixels(mask, scale, canvas.size) for mask in masks]
-    _paint(canvas, patches, boxes, palette, crowd, order)
+        _fill(canvas, shapes, owner, palette, crowd)
+    if masks is None or not filled:
+        _frame(canvas, boxes, palette, lines, order)
+    if masks is not None:
+        _outline_all(canvas, shapes, palette, lines, order)
     importance = areas if scores is None else np.asarray(scores)
-    texts = _texts(labels, scores, names, crowd)
-    captions.write(canvas, texts, boxes, palette, np.argsort(-importance, kind="stable"))
+    named = labels if show_names is not False and not filled else None
+    scored = scores if show_scores and not filled else None
+    texts = _texts(named, scored, names, crowd)
+    captions.write(canvas, texts, boxes, palette, np.argsort(-importance, kind="stable"), owner)
     return np.array(canvas)
 
 
@@ -117,87 +134,79 @@ def _resized(image: Shaped[np.ndarray, "h w 3"], scale: float | int) -> Image.Im
     return Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
 
 
-def _pixels(mask: Patch | np.ndarray, scale: float | int, size: tuple[int, int]) -> Patch:
-    """Converts a mask to a patch of the drawing: 255 inside, 0 outside.
-
-    ``size`` is the width and height of the drawing.
-    """
-    patch, (top, left) = mask if isinstance(mask, tuple) else _cut(mask)
-    if not patch.size:
-        return np.zeros((0, 0), np.uint8), (0, 0)
-    if scale != 1:
-        patch, (top, left) = _resample(patch, (top, left), scale)
-    rows = slice(max(-top, 0), max(size[1] - top, 0))
-    columns = slice(max(-left, 0), max(size[0] - left, 0))
-    inside = patch[rows, columns] > 0.5
-    return inside * np.uint8(255), (max(top, 0), max(left, 0))
+def _is_filled(labels: np.ndarray, crowd: np.ndarray) -> bool:
+    """Whether one class fills the picture, so that its name says nothing."""
+    return bool((~crowd).sum() > _MANY and len(set(labels[~crowd].tolist())) == 1)
 
 
-def _cut(mask: Shaped[np.ndarray, "... h w"]) -> Patch:
-    """Crops a full-size mask to the bounding box of its inside."""
-    mask = mask.reshape(mask.shape[-2:]) > 0.5
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return mask[:0, :0], (0, 0)
-    patch = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return patch, (int(rows[0]), int(columns[0]))
+def _shapes(
+    masks: Masks | None, boxes: np.ndarray, scale: float | int, size: tuple[int, int]
+) -> list[Patch]:
+    """The pixels of each object in the drawing: of its mask, or without masks of its box."""
+    if masks is not None:
+        return [patches.pixels(mask, scale, size) for mask in masks]
+    corners = np.rint(boxes).astype(int).tolist()
+    return [(np.full((y1 - y0, x1 - x0), 255, np.uint8), (y0, x0)) for x0, y0, x1, y1 in corners]
 
 
-def _resample(patch: np.ndarray, offset: tuple[int, int], scale: float | int) -> Patch:
-    """Resamples a patch to the whole pixels of an image ``scale`` times as large."""
-    edge = math.ceil(1 / scale)  # Padding of at least one output pixel, in input pixels.
-    (y, x), (height, width) = offset, patch.shape
-    top, bottom = math.floor(y * scale), math.ceil((y + height) * scale)
-    left, right = math.floor(x * scale), math.ceil((x + width) * scale)
-    # The output rectangle in pixels of the padded patch.
-    x0, x1 = (end / scale - x + edge for end in (left, right))
-    y0, y1 = (end / scale - y + edge for end in (top, bottom))
-    padded = Image.fromarray(np.pad(patch.astype(np.float32), edge))
-    size = right - left, bottom - top
-    resized = padded.resize(size, Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
-    return np.asarray(resized), (top, left)
-
-
-def _paint(
-    canvas: Image.Image,
-    patches: Sequence[Patch] | None,
-    boxes: np.ndarray,
-    palette: UInt8[np.ndarray, "n 3"],
+def _owner(
+    size: tuple[int, int],
+    shapes: Sequence[Patch],
     crowd: Bool[np.ndarray, " n"],
     order: Int[np.ndarray, " n"],
-) -> None:
-    """Draws the boxes and masks of all objects in the given order."""
-    line = max(1.0, min(canvas.size) * _LINE_SHARE)
-    if patches is not None:
-        _fill(canvas, patches, palette, crowd, order, line)
-    pen = ImageDraw.Draw(canvas)
-    for i in order:
-        color = tuple(palette[i].tolist())
-        x0, y0, x1, y1 = np.rint(boxes[i]).astype(int).tolist()
-        width = max(1, round(_FRAME_SHARE * line))
-        pen.rectangle((x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)), outline=color, width=width)
-        if patches is not None:
-            inside, offset = patches[i]
-            _outline(canvas, inside, offset, color, line)
+) -> UInt16[np.ndarray, "h w"]:
+    """The object that is seen at each pixel, as its index plus one; 0 for none and for crowds."""
+    owner = np.zeros(size[::-1], np.uint16)
+    for i in order[~crowd[order]]:
+        inside, (y, x) = shapes[i]
+        np.putmask(owner[y : y + inside.shape[0], x : x + inside.shape[1]], inside, i + 1)
+    return owner
+
+
+def _lines(areas: np.ndarray, size: tuple[int, int]) -> Float[np.ndarray, " n"]:
+    """The width of the outline of each object, in pixels."""
+    return np.clip(np.sqrt(areas) * _OBJECT_LINE, 1.0, max(1.0, min(size) * _LINE_SHARE))
 
 
 def _fill(
     canvas: Image.Image,
-    patches: Sequence[Patch],
+    shapes: Sequence[Patch],
+    owner: UInt16[np.ndarray, "h w"],
     palette: UInt8[np.ndarray, "n 3"],
     crowd: Bool[np.ndarray, " n"],
-    order: Int[np.ndarray, " n"],
-    line: float,
 ) -> None:
-    """Tints the masks of objects and hatches the masks of crowds."""
-    owner = np.zeros(canvas.size[::-1], np.uint16)  # Number of the object that tints each pixel.
-    for i in order:
-        inside, (y, x) = patches[i]
-        if crowd[i]:
-            _hatch(canvas, inside, (y, x), line)
-        else:
-            np.putmask(owner[y : y + inside.shape[0], x : x + inside.shape[1]], inside, i + 1)
+    """Hatches the masks of crowds and tints those of objects."""
+    for i in np.flatnonzero(crowd):
+        _hatch(canvas, *shapes[i], max(1.0, min(canvas.size) * _LINE_SHARE))
     _tint(canvas, owner, palette)
+
+
+def _frame(
+    canvas: Image.Image,
+    boxes: np.ndarray,
+    palette: UInt8[np.ndarray, "n 3"],
+    lines: np.ndarray,
+    order: np.ndarray,
+) -> None:
+    """Draws the boxes of all objects in the given order."""
+    pen = ImageDraw.Draw(canvas)
+    for i in order:
+        x0, y0, x1, y1 = np.rint(boxes[i]).astype(int).tolist()
+        corners = x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)
+        width = max(1, round(_FRAME_SHARE * lines[i]))
+        pen.rectangle(corners, outline=tuple(palette[i].tolist()), width=width)
+
+
+def _outline_all(
+    canvas: Image.Image,
+    shapes: Sequence[Patch],
+    palette: UInt8[np.ndarray, "n 3"],
+    lines: np.ndarray,
+    order: np.ndarray,
+) -> None:
+    """Draws the outlines of all masks in the given order."""
+    for i in order:
+        _outline(canvas, *shapes[i], tuple(palette[i].tolist()), float(lines[i]))
 
 
 def _tint(
@@ -251,12 +260,18 @@ def _outline(
     canvas.paste(color, (offset[1] - reach, offset[0] - reach), Image.fromarray(opacity))
 
 
-def _texts(labels: np.ndarray, scores: Any, names: Sequence[str], crowd: np.ndarray) -> list[str]:
-    texts = [fonts.legible(names[label - 1], label) for label in labels.tolist()]
-    if scores is not None:
-        texts = [f"{text} {score:.2f}" for text, score in zip(texts, scores, strict=True)]
-    marks = [" (crowd)" if is_crowd else "" for is_crowd in crowd]
-    return [text + mark for text, mark in zip(texts, marks, strict=True)]
+def _texts(
+    labels: np.ndarray | None, scores: Any, names: Sequence[str], crowd: np.ndarray
+) -> list[str]:
+    """What is written beside each object: its name, its score, both or nothing."""
+    words: list[list[str]] = [[] for _ in crowd]
+    for i, label in enumerate([] if labels is None else labels.tolist()):
+        words[i].append(fonts.legible(names[label - 1], label))
+    for i, score in enumerate([] if scores is None else scores):
+        words[i].append(f"{score:.2f}")
+    for i in np.flatnonzero(crowd):
+        words[i].append("(crowd)")
+    return [" ".join(each) for each in words]
 
 
 def contact_sheet(

@@ -43,14 +43,17 @@ def test_commands_exist_with_their_options(page):
         shown_commands.check(span, complete=False)
 
 
-def test_the_readme_shows_commands():
+@pytest.mark.parametrize(
+    "page, count", [("README.md", 3), ("docs/detect.md", 7), ("docs/training.md", 6)]
+)
+def test_pages_show_commands(page, count):
     """Otherwise the test above could pass without finding commands."""
     shown = [
         c
-        for block in markdown.blocks((ROOT / "README.md").read_text())
+        for block in markdown.blocks((ROOT / page).read_text())
         for c in markdown.commands(block.code)
     ]
-    assert sum(shown_commands.check(command) for command in shown) >= 15
+    assert sum(shown_commands.check(command) for command in shown) >= count
 
 
 @every_page

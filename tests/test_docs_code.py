@@ -30,7 +30,7 @@ from tests.conftest import QUICK_COMPILE
 from tests.markdown import PAGES, ROOT
 from tests.weights.states import small
 
-README = ROOT / "README.md"
+README, DETECT = ROOT / "README.md", ROOT / "docs" / "detect.md"
 FUNCTION = "maskrcnn_resnet50_fpn"
 
 
@@ -94,7 +94,7 @@ def run_page(page, folder, monkeypatch):
     return names
 
 
-def check_readme(names, cache):
+def check_detections(names, cache):
     for prediction in names["prediction"], names["predictions"][0]:
         num_found = len(prediction["boxes"])
         assert num_found > 0 and prediction["masks"].shape == (num_found, 1, 60, 80)
@@ -131,8 +131,13 @@ def small_model(serve, monkeypatch):
     serve(random_state(make()))
 
 
-def test_the_readme_on_a_small_model(small_model, tmp_path, monkeypatch):
-    check_readme(run_page(README, tmp_path, monkeypatch), tmp_path / "cache")
+def test_the_readme_shows_the_first_lines_of_the_page_on_detection():
+    (block,) = python_blocks(README)
+    assert block.code == python_blocks(DETECT)[0].code
+
+
+def test_the_page_on_detection_on_a_small_model(small_model, tmp_path, monkeypatch):
+    check_detections(run_page(DETECT, tmp_path, monkeypatch), tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +145,8 @@ def test_the_readme_on_a_small_model(small_model, tmp_path, monkeypatch):
     [
         page
         for page in PAGES
-        if page != README and any(block.reason is None for block in python_blocks(page))
+        if page not in (README, DETECT)
+        and any(block.reason is None for block in python_blocks(page))
     ],
     ids=lambda page: page.stem,
 )
@@ -149,6 +155,6 @@ def test_other_pages_on_a_small_model(page, small_model, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_readme_as_it_is(serve, tmp_path, monkeypatch):
+def test_the_page_on_detection_as_it_is(serve, tmp_path, monkeypatch):
     serve(random_state(presets.maskrcnn_resnet50_fpn()))
-    check_readme(run_page(README, tmp_path, monkeypatch), tmp_path / "cache")
+    check_detections(run_page(DETECT, tmp_path, monkeypatch), tmp_path / "cache")

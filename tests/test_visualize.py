@@ -148,18 +148,6 @@ def test_scale_changes_the_size_of_the_image(unnamed):
         np.testing.assert_allclose(extent, np.array([40, 80, 10, 50]) * scale, atol=1)
 
 
-def test_a_mask_keeps_its_place_when_it_is_scaled():
-    inside, (top, left) = visualize._pixels((np.ones((7, 5)), (3, 2)), 2.5, (100, 100))
-    rows, columns = np.nonzero(inside)
-    extent = [
-        top + rows.min(),
-        top + rows.max() + 1,
-        left + columns.min(),
-        left + columns.max() + 1,
-    ]
-    np.testing.assert_allclose(extent, [7.5, 25, 5, 17.5], atol=0.5)
-
-
 @pytest.mark.parametrize("kind", ["grey", "one channel", "alpha", "float", "uint16"])
 def test_every_kind_of_image_becomes_rgb(kind):
     image = {
@@ -208,13 +196,49 @@ def test_texts(monkeypatch):
     monkeypatch.setattr(
         captions,
         "write",
-        lambda drawn, texts, *rest: seen.update(texts=texts, order=rest[-1].tolist()),
+        lambda drawn, texts, *rest: seen.update(texts=texts, order=rest[2].tolist()),
     )
     boxes, _, _, masks = detections([10, 40, 50, 80], [5, 5, 100, 90])
     visualize.draw(GREY, boxes, [2, 1], [0.25, 0.125], masks, NAMES)
     assert seen == {"texts": ["square 0.25", "circle 0.12"], "order": [0, 1]}
     visualize.draw(GREY, boxes, [2, 1], None, masks, NAMES, crowd=[False, True])
     assert seen == {"texts": ["square", "circle (crowd)"], "order": [1, 0]}
+    visualize.draw(GREY, boxes, [2, 1], [0.25, 0.125], masks, NAMES, show_scores=False)
+    assert seen["texts"] == ["square", "circle"] and seen["order"] == [0, 1]
+    visualize.draw(GREY, boxes, [2, 1], [0.25, 0.125], masks, NAMES, show_names=False)
+    assert seen["texts"] == ["0.25", "0.12"]
+
+
+def many(count):
+    return detections(
+        *([7 * (i % 16), 8 * (i // 16), 7 * (i % 16) + 6, 8 * (i // 16) + 6] for i in range(count))
+    )
+
+
+def test_one_class_that_fills_the_picture_has_neither_names_nor_boxes(monkeypatch):
+    seen = []
+    monkeypatch.setattr(captions, "write", lambda drawn, texts, *rest: seen.append(texts))
+    boxes, labels, scores, masks = many(17)
+    masks[0] = (np.ones((2, 2), np.float32), (2, 2))  # Smaller than its box, from (0, 0) to (6, 6).
+    assert not changed(visualize.draw(GREY, boxes, labels, scores, masks, NAMES))[0, 0]
+    drawn = visualize.draw(GREY, boxes, labels, scores, masks, NAMES, show_names=True)
+    assert changed(drawn)[0, 0]
+    assert changed(visualize.draw(GREY, boxes, labels, scores, None, NAMES))[0, 0]
+    labels[3] = 2
+    assert changed(visualize.draw(GREY, boxes, labels, scores, masks, NAMES))[0, 0]
+    visualize.draw(GREY, *many(16), NAMES)
+    named = [any(texts) for texts in seen]
+    assert named == [False, True, False, True, True] and seen[0] == [""] * 17
+
+
+def test_lines_are_thinner_around_small_objects(unnamed):
+    large = np.full((2000, 2400, 3), 128, np.uint8)
+    widths = []
+    for side in (40, 120, 1000):
+        drawn = visualize.draw(large, *detections([500, 500, 500 + side, 500 + side]), NAMES)
+        across = np.abs(drawn[500 + side // 2, : 500 + side // 2].astype(float) - first_color())
+        widths.append((across <= 2).all(-1).sum())
+    assert widths == [1, 3, 5]
 
 
 def test_crowds_are_hatched_below_the_rest(unnamed):

@@ -18,9 +18,10 @@ from tests.artifacts.test_export import red_detector, red_image
 ALLOWED = set(
     """
     artifacts artifacts.artifact config config_check detector distributed
-    drawing drawing.captions drawing.channels drawing.colors drawing.fonts evaluation execution
-    image_files image_files.bands image_files.headers image_files.npy image_files.once
-    image_files.pillow image_files.tiff images ops ops.rounding resizing whole_files
+    drawing drawing.captions drawing.channels drawing.colors drawing.fonts drawing.patches
+    evaluation execution image_files image_files.bands image_files.headers image_files.npy
+    image_files.once image_files.pillow image_files.tiff images ops ops.rounding resizing
+    whole_files
     pasting settings sharding structures video visualize
     xla xla.cache xla.compiler xla.jaxlib_errors
     cli cli.argument_types cli.arguments cli.console cli.data_arguments

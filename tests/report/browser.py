@@ -32,12 +32,17 @@ TIMEOUT = 60  # Seconds to wait for an answer; Chromium starts slowly on a busy 
 class Browser:
     """One page in one browser.
 
+    Args:
+        executable: The program.
+        profile: A directory for its settings.
+        local: Whether pages may come from servers of this machine; otherwise from files only.
+
     Attributes:
         problems: The errors in the console.
         requests: The addresses that the page requested.
     """
 
-    def __init__(self, executable: str, profile: Path):
+    def __init__(self, executable: str, profile: Path, *, local: bool = False):
         self.problems: list[str] = []
         self.requests: list[str] = []
         self._loaded, self._count, self._buffer, self._session = False, 0, b"", ""
@@ -53,7 +58,7 @@ class Browser:
         quiet = [
             "--no-first-run",
             "--disable-background-networking",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--host-resolver-rules=MAP * ~NOTFOUND" + (", EXCLUDE 127.0.0.1" if local else ""),
         ]
         # Chromium uses the file descriptors 3 and 4. Only bash redirects descriptors with several
         # digits.
@@ -90,10 +95,10 @@ class Browser:
             self.send(f"{domain}.enable")
         self.send(
             "Network.emulateNetworkConditions",
-            offline=True,
+            offline=not local,
             latency=0,
-            downloadThroughput=0,
-            uploadThroughput=0,
+            downloadThroughput=-1 if local else 0,
+            uploadThroughput=-1 if local else 0,
         )
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
@@ -148,6 +153,12 @@ class Browser:
         self.problems.clear()
         self.requests.clear()
         self._navigate(path.absolute().as_uri() + fragment)
+
+    def visit(self, address: str) -> None:
+        """Loads a page from an address, and waits until the page is complete."""
+        self.problems.clear()
+        self.requests.clear()
+        self._navigate(address)
 
     def _navigate(self, address: str) -> None:
         self._loaded = False

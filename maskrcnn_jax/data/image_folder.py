@@ -69,12 +69,13 @@ class ImageFolder:
 
     def _indexed(self) -> dict[str, list[str]]:
         if self._index is None:
-            self._index = {}
+            index: dict[str, list[str]] = {}
             for folder, _, names in os.walk(self.folder):
                 below = os.path.relpath(folder, self.folder)
                 for name in sorted(names):
                     path = name if below == "." else os.path.join(below, name)
-                    self._index.setdefault(_plain(name), []).append(path)
+                    index.setdefault(_plain(name), []).append(path)
+            self._index = index  # Whole, since other threads read it meanwhile.
         return self._index
 
 

@@ -392,3 +392,13 @@ def test_why_there_are_no_images(tmp_path):
     assert "1 annotations left out, which have no mask" in empty(tmp_path, content(*boxes))
     no_images = GOOD | {"images": []}
     assert "has 0 usable images and 0 usable annotations: 1 ann" in empty(tmp_path, no_images)
+
+
+def test_fractions_are_said_where_images_without_objects_stay(tmp_path, caplog):
+    boxes = [[0.2, 0.1, 0.3, 0.5], [0, 0, 1, 1]]
+    fractions = [annotation(i, bbox=box, segmentation=[SQUARE]) for i, box in enumerate(boxes)]
+    for last, expected in ([], True), ([annotation(5)], False):
+        caplog.clear()
+        (tmp_path / "instances.json").write_text(json.dumps(content(*fractions, *last)))
+        CocoDataset(tmp_path, tmp_path / "instances.json", keep_empty=True)
+        assert ("seem to be fractions of the image" in caplog.text) is expected

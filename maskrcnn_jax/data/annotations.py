@@ -26,6 +26,7 @@ _CORNERS = (
     "annotations whose box does not fit their mask; bbox has to be x, y, width and height, "
     "and here seems to be x0, y0, x1, y1"
 )
+_AREA = "annotations with an area that their objects cannot have; the area of the mask counts"
 
 
 class Annotations(NamedTuple):
@@ -109,6 +110,7 @@ class _Reader:
         self._findings = findings
         self._apart: list[tuple[Any, bool]] = []  # Id, and whether the box fits as two corners.
         self._num_compared = 0
+        self._odd_areas: list[Any] = []  # Ids.
 
     def read_all(self, entries: list[Any]) -> list[dict[str, Any]]:
         """Returns the annotations that can be used."""
@@ -125,7 +127,7 @@ class _Reader:
                 own = None if own in taken else own
                 taken.add(own)
                 found.append(_changed(read, {"id": own}))
-        self._report_apart()
+        self._report_contradictions()
         return _number(found)
 
     def _read(self, entry: dict[str, Any], name: Any) -> dict[str, Any] | None:
@@ -168,6 +170,8 @@ class _Reader:
             shape["bbox"] = []
         if entry.get("area") is not None:
             shape["area"] = number(entry["area"])
+        if not may_have_area(shape, image["height"], image["width"]):
+            self._odd_areas.append(name)
         if mask is not None and not is_crowd:
             self._compare(shape["bbox"], mask, image, name)
         return shape
@@ -207,11 +211,25 @@ class _Reader:
             x0, y0, x1, y1 = box
             self._apart.append((name, fits([x0, y0, x1 - x0, y1 - y0], mask)))
 
-    def _report_apart(self) -> None:
+    def _report_contradictions(self) -> None:
         are_corners = sum(as_corners for _, as_corners in self._apart)
         are_most = 2 * are_corners > self._num_compared
         for name, _ in self._apart:
             self._findings.add(_CORNERS if are_most else _APART, name)
+        for name in self._odd_areas:
+            self._findings.add(_AREA, name)
+
+
+def may_have_area(annotation: dict[str, Any], height: int, width: int) -> bool:
+    """Whether an area is missing, or positive and not larger than the box or the image."""
+    area, bbox = annotation.get("area"), annotation.get("bbox")
+    if area is None:
+        return True
+    around = height * width
+    if bbox and all(map(math.isfinite, bbox)):
+        # Masks may reach one pixel beyond their boxes on each side.
+        around = min(around, (bbox[2] + 2) * (bbox[3] + 2))
+    return 0 < area <= around
 
 
 def fits(box: list[float | int], mask: Mask) -> bool:

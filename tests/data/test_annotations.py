@@ -284,6 +284,21 @@ def test_whether_a_box_fits(mask, box, fits):
     assert annotations.fits(box, mask) is fits
 
 
+@pytest.mark.parametrize("area", [0, -1, "nan", 10**9, 485])
+def test_an_area_that_the_object_cannot_have_is_said(read, area):
+    found, (line,) = read(content(annotation(1), annotation(2, area=area), annotation(3, area=484)))
+    assert len(found) == 3
+    assert line == (
+        "1 annotations with an area that their objects cannot have; the area of the mask counts: "
+        "annotation id 2"
+    )
+
+
+def test_a_box_that_does_not_fit_is_said_before_its_area(read):
+    _, (line,) = read(content(annotation(1, bbox=[12, 7, 5, 5]), annotation(2)))
+    assert line == "1 annotations whose box does not fit their mask: annotation id 1"
+
+
 # Numbers that no image can have.
 
 

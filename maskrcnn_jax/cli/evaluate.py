@@ -19,7 +19,7 @@ from maskrcnn_jax.data import checks, pipeline, sources
 from maskrcnn_jax.data.annotations import without_images
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Dataset
-from maskrcnn_jax.data.findings import plain
+from maskrcnn_jax.data.findings import plain_line
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.report import page
@@ -237,5 +237,5 @@ def _table(title: str, columns: dict[str, dict[str, float] | None]) -> Table:
     for name in columns["box"]:
         values = [numbers[name] for numbers in columns.values()]
         shown = ("-" if value == -1 else f"{value:.3f}" for value in values)
-        table.add_row(Text(plain(name)), *shown)
+        table.add_row(Text(plain_line(name)), *shown)
     return table

@@ -15,7 +15,7 @@ from maskrcnn_jax.cli.console import Console
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data import statistics, summary
 from maskrcnn_jax.data.coco import CocoDataset
-from maskrcnn_jax.data.findings import named, plain
+from maskrcnn_jax.data.findings import named, plain, plain_line
 from maskrcnn_jax.data.statistics import AnchorFit, Channels, Objects
 from maskrcnn_jax.data.summary import Summary
 from maskrcnn_jax.drawing import gallery
@@ -95,7 +95,7 @@ def _print(found: Found, config: Config) -> None:
     for title, head, rows in _tables(found, config):
         table = Table(*head, title=title, title_justify="left")
         for first, *cells in rows:
-            table.add_row(Text(plain(first)), *cells)
+            table.add_row(Text(plain_line(first)), *cells)
         console.print(table)
     mean, std = (_setting(values) for values in found.channels[:2])
     print("to train from random weights (trained ones need the numbers of their training):")

@@ -66,7 +66,7 @@ def read(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     images, ids = read_images(content["images"], size_of, findings)
-    reader = _Reader(images, ids, {entry["id"] for entry in categories}, findings, crowd)
+    reader = _Reader(images, ids, categories, findings, crowd)
     objects = reader.read_all(content["annotations"])
     content = content | {"images": images, "annotations": objects, "categories": categories}
     return Annotations(content, findings)
@@ -101,13 +101,16 @@ class _Reader:
         self,
         images: list[dict[str, Any]],
         ids: ImageIds,
-        category_ids: set[int],
+        categories: list[dict[str, Any]],
         findings: Findings,
         crowd: str,
     ) -> None:
         self._images = {entry["id"]: entry for entry in images}
-        self._ids, self._category_ids, self._crowd = ids, category_ids, crowd
-        self._findings = findings
+        self._ids, self._findings, self._crowd = ids, findings, crowd
+        self._category_ids = {entry["id"] for entry in categories}
+        # Some tools name images and categories instead of giving their ids.
+        self._by_file = _unique((entry["file_name"], entry["id"]) for entry in images)
+        self._by_name = _unique((entry["name"], entry["id"]) for entry in categories)
         self._apart: list[tuple[Any, bool]] = []  # Id, and whether the box fits as two corners.
         self._num_compared = 0
         self._odd_areas: list[Any] = []  # Ids.
@@ -133,9 +136,13 @@ class _Reader:
     def _read(self, entry: dict[str, Any], name: Any) -> dict[str, Any] | None:
         image_id = self._ids.find(entry.get("image_id"))
         if image_id is None:
+            image_id = _named(entry.get("image_id"), self._by_file)
+        if image_id is None:
             kind = "annotations left out, whose image is not listed or was left out"
             return self._findings.add(kind, name)
         category_id = whole(entry.get("category_id"))
+        if category_id is None:
+            category_id = _named(entry.get("category_id"), self._by_name)
         if category_id not in self._category_ids:
             known = short(sorted(self._category_ids), 60)
             kind = f"annotations left out, whose category id is none of {known}"
@@ -192,6 +199,7 @@ class _Reader:
         given = entry.get("bbox")
         if not given:
             return None
+        given = _as_list(given)
         values = [number(value) for value in given] if isinstance(given, list) else []
         if len(values) != 4 or None in values:
             kind = "annotations whose bbox is not 4 numbers; taken from their masks, if they have"
@@ -218,6 +226,29 @@ class _Reader:
             self._findings.add(_CORNERS if are_most else _APART, name)
         for name in self._odd_areas:
             self._findings.add(_AREA, name)
+
+
+def _unique(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """The ids by name, without the names that several have."""
+    found: dict[str, list[int]] = {}
+    for name, own in pairs:
+        found.setdefault(name, []).append(own)
+    return {name: ids[0] for name, ids in found.items() if len(ids) == 1}
+
+
+def _named(value: Any, ids: dict[str, int]) -> int | None:
+    return ids.get(value) if isinstance(value, str) else None
+
+
+def _as_list(box: Any) -> Any:
+    """A box that is text, nested once, or has named sides, as a list of its four values."""
+    if isinstance(box, str):
+        return box.strip("[]() ").replace(",", " ").split()
+    if isinstance(box, list) and len(box) == 1:
+        return box[0]
+    if isinstance(box, dict):
+        return [box.get(side) for side in ("x", "y", "width", "height")]
+    return box
 
 
 def may_have_area(annotation: dict[str, Any], height: int, width: int) -> bool:

@@ -16,7 +16,7 @@ from maskrcnn_jax import images
 from maskrcnn_jax.data import annotations, rle
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Example
-from maskrcnn_jax.data.findings import Findings, named, plain
+from maskrcnn_jax.data.findings import Findings, named, plain, short
 from maskrcnn_jax.data.image_folder import ImageFolder
 from maskrcnn_jax.data.rle import Mask
 
@@ -141,7 +141,8 @@ class CocoDataset:
         except FileNotFoundError as error:
             meant = self._folder.suggestions(record.file_name)
             advice = f"; there is {', '.join(meant)}" if meant else ""
-            text = f"there is no file {record.file_name} in {self.image_folder}{advice}"
+            missing = short(record.file_name, 200)
+            text = f"there is no file {missing} in {self.image_folder}{advice}"
             raise FileNotFoundError(plain(f"image id {record.image_id}: {text}")) from error
         except (OSError, ValueError) as error:  # ValueError: no path can have such characters.
             raise OSError(plain(f"image id {record.image_id}: {error}")) from error

@@ -22,6 +22,9 @@ from maskrcnn_jax.data.image_folder import ImageFolder
         ("a.jpg", "sub/a.jpg"),
         ("sub\\a.jpg", "sub/a.jpg"),
         ("./a.jpg", "a.jpg"),
+        (" a.jpg\n", "a.jpg"),
+        ("https://host/photos/a.jpg?token=1#x", "a.jpg"),
+        ("s3://bucket/sub/a%20b.jpg", "a b.jpg"),
     ],
 )
 def test_a_name_in_another_notation_is_found(tmp_path, name, file):
@@ -55,6 +58,8 @@ def test_a_name_that_may_be_two_files_is_not_guessed(tmp_path):
     assert folder.path("Y\\a.jpg") == tmp_path / "y" / "a.jpg"
     (tmp_path / "tree.png").write_text("")
     assert ImageFolder(tmp_path).suggestions("treee.png") == ["tree.png"]
+    assert ImageFolder(tmp_path).suggestions("photos/Tree") == ["tree.png"]
+    assert ImageFolder(tmp_path).suggestions("tree.tif") == ["tree.png"]
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "sub/../../secret.png", "{}/secret.png"])

@@ -36,8 +36,10 @@ def split(args: argparse.Namespace) -> int:
     with outputs.claim("maskrcnn-jax data", paths, **claim) as add:
         dataset, bad = _open(args)
         annotations = dataset.annotations()
+        files = {int(own): dataset.path(i) for i, own in enumerate(dataset.image_ids)}
         try:
-            parts = splitting.split(annotations, args.fraction, args.seed)
+            same = splitting.photographs(files)
+            parts = splitting.split(annotations, args.fraction, args.seed, same)
         except ValueError as error:
             raise ValueError("; ".join([str(error), *bad.values()])) from error
         outputs.make_directory(args.output)

@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         outputs.make_directory(args.report.absolute().parent, "the folder of --report")
     output = args.output or _run_directory(Path(args.weights)) or Path(".")
+    outputs.check_directory(output)
     paths = [output / "evaluation.json", output / "detections.json"]
     paths += [args.report] if args.report is not None else []
     read = [args.weights, args.config] if Path(args.weights).is_file() else [args.config]

@@ -17,7 +17,7 @@ from maskrcnn_jax.cli.console import Console
 from maskrcnn_jax.config import Config, DataConfig
 from maskrcnn_jax.data import pipeline, sources, statistics, summary, transforms
 from maskrcnn_jax.data.dataset import AnnotatedDataset, Dataset
-from maskrcnn_jax.data.findings import plain
+from maskrcnn_jax.data.findings import plain_line
 from maskrcnn_jax.data.pack import pack
 from maskrcnn_jax.data.summary import Summary
 from maskrcnn_jax.drawing import channels, gallery
@@ -199,7 +199,7 @@ def _print(counts: Summary, slots: int, left_out: bool) -> None:
     table = Table("category", "id", "objects", "images")
     for count in counts.categories:
         numbers = count.category_id, count.num_instances, count.num_images
-        table.add_row(Text(plain(count.name)), *map(str, numbers))
+        table.add_row(Text(plain_line(count.name)), *map(str, numbers))
     console = Console()
     console.print(table)
     lines = {

@@ -10,7 +10,7 @@ from rich.text import Text
 from maskrcnn_jax import whole_files
 from maskrcnn_jax.cli import outputs
 from maskrcnn_jax.cli.console import Console
-from maskrcnn_jax.data.findings import plain
+from maskrcnn_jax.data.findings import plain, plain_line
 from maskrcnn_jax.data.formats import conversion
 from maskrcnn_jax.data.formats.conversion import Conversion
 
@@ -46,7 +46,7 @@ def _print(converted: Conversion, args: argparse.Namespace) -> None:
     counts = Counter(found["category_id"] for found in objects)
     table = Table("category", "id", "objects")
     for entry in content["categories"]:
-        table.add_row(Text(plain(entry["name"])), str(entry["id"]), str(counts[entry["id"]]))
+        table.add_row(Text(plain_line(entry["name"])), str(entry["id"]), str(counts[entry["id"]]))
     Console().print(table)
     num_crowds = len(content["annotations"]) - len(objects)
     crowds = f" and {num_crowds} crowds" if num_crowds else ""

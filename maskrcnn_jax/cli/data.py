@@ -14,7 +14,7 @@ from maskrcnn_jax.cli import browse, convert_data, in_use, outputs, progress, st
 from maskrcnn_jax.cli.console import Console
 from maskrcnn_jax.data import checks, coco_instances, prepared, splitting
 from maskrcnn_jax.data.coco import CocoDataset
-from maskrcnn_jax.data.findings import plain
+from maskrcnn_jax.data.findings import plain_line
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,8 +36,10 @@ def split(args: argparse.Namespace) -> int:
     with outputs.claim("maskrcnn-jax data", paths, **claim) as add:
         dataset, bad = _open(args)
         annotations = dataset.annotations()
+        files = {int(own): dataset.path(i) for i, own in enumerate(dataset.image_ids)}
         try:
-            parts = splitting.split(annotations, args.fraction, args.seed)
+            same = splitting.photographs(files)
+            parts = splitting.split(annotations, args.fraction, args.seed, same)
         except ValueError as error:
             raise ValueError("; ".join([str(error), *bad.values()])) from error
         outputs.make_directory(args.output)
@@ -57,7 +59,7 @@ def _print_parts(parts: dict[str, dict], categories: list[dict]) -> None:
     table.add_row("images", *(str(len(part["images"])) for part in parts.values()))
     for category in categories:
         counts = {name: splitting.count(part, category["id"]) for name, part in parts.items()}
-        shown = plain(category["name"])
+        shown = plain_line(category["name"])
         table.add_row(Text(shown), *map(str, counts.values()))
         for name in (name for name, number in counts.items() if not number):
             print(f"{name} has no {shown}: try another --seed, or label more images")

@@ -19,7 +19,7 @@ from maskrcnn_jax.data import checks, pipeline, sources
 from maskrcnn_jax.data.annotations import without_images
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Dataset
-from maskrcnn_jax.data.findings import plain
+from maskrcnn_jax.data.findings import plain_line
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.drawing import channels
 from maskrcnn_jax.model import MaskRCNN
@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         outputs.make_directory(args.report.absolute().parent, "the folder of --report")
     output = args.output or _run_directory(Path(args.weights)) or Path(".")
+    outputs.check_directory(output)
     paths = [output / "evaluation.json", output / "detections.json"]
     paths += [args.report] if args.report is not None else []
     read = [args.weights, args.config] if Path(args.weights).is_file() else [args.config]
@@ -239,5 +240,5 @@ def _table(title: str, columns: dict[str, dict[str, float] | None]) -> Table:
     for name in columns["box"]:
         values = [numbers[name] for numbers in columns.values()]
         shown = ("-" if value == -1 else f"{value:.3f}" for value in values)
-        table.add_row(Text(plain(name)), *shown)
+        table.add_row(Text(plain_line(name)), *shown)
     return table

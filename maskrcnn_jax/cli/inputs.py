@@ -38,7 +38,9 @@ def expand(names: Sequence[str]) -> list[Path]:
         else:
             missing.append(name)
     if missing:
-        raise FileNotFoundError(f"there is no file, folder or match for {', '.join(missing)}")
+        advice = ": download what has an address first" if "://" in "".join(missing) else ""
+        named = ", ".join(missing)
+        raise FileNotFoundError(f"there is no file, folder or match for {named}{advice}")
     return paths
 
 

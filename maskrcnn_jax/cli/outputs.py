@@ -80,21 +80,21 @@ def check(
     inputs = [path.resolve() for path in given if path.exists()]
     files = {_identity(given) for given in inputs if given.is_file()}
     folders = {given for given in inputs if given.is_dir()}
-    listed = {folder: _read(folder / NAME) for folder in {path.parent for path in paths}}
+    listed = {folder: _parse(folder / NAME) for folder in {path.parent for path in paths}}
     read, foreign = [], []
     for path in filter(os.path.lexists, paths):
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a directory: give another name or place")
         if path.exists() and not path.is_file():
             raise ValueError(f"{path} is a device or a pipe: give the name of a file")
-        entry = listed[path.parent].get(path.name)
+        entry = (listed[path.parent] or {}).get(path.name)
         is_below = entry is None and not folders.isdisjoint(path.resolve().parents)
         if (path.exists() and _identity(path) in files) or is_below:
             read.append(path)
         elif not _is_own(entry, command, path):
             foreign.append(path)
     for folder, entries in listed.items():
-        if entries == {} and os.path.lexists(folder / NAME):
+        if entries is None and os.path.lexists(folder / NAME):
             foreign.append(folder / NAME)  # It is not a list of ours.
     if read:
         raise ValueError(
@@ -150,12 +150,17 @@ def _write(folder: Path, entries: dict[str, dict[str, str | None]]) -> None:
 
 def _read(path: Path) -> dict[str, dict[str, str | None]]:
     """The entries of a list by file name; empty if the file is absent or is no such list."""
+    return _parse(path) or {}
+
+
+def _parse(path: Path) -> dict[str, dict[str, str | None]] | None:
+    """The entries of a list by file name; None if the file is absent or is no such list."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        files = content["files"] if content["about"] == _ABOUT else {}
+        files = content["files"] if content["about"] == _ABOUT else None
         return {name: entry for name, entry in files.items() if isinstance(entry, dict)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
+        return None
 
 
 def _digest(path: Path) -> str | None:
@@ -177,6 +182,14 @@ def _named(paths: list[Path]) -> str:
     return ", ".join(map(str, paths[:_NUM_NAMED])) + rest
 
 
+def check_directory(path: Path, option: str = "--output") -> None:
+    """Raises NotADirectoryError if the directory of an option cannot be, since a file is there."""
+    absolute = path.absolute()
+    nearest = next(x for x in (absolute, *absolute.parents) if os.path.lexists(x))
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"{option} {path} is a file, or is in one: give a directory")
+
+
 def make_directory(path: Path, option: str = "--output") -> None:
     """Makes the output directory that an option names, with its parents, unless it exists.
 
@@ -184,11 +197,9 @@ def make_directory(path: Path, option: str = "--output") -> None:
         OSError: A file has that name, or the directory is not writable. The message names the
             path and advises.
     """
+    check_directory(path, option)
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        message = f"{option} {path} is a file, or is in one: give a directory"
-        raise NotADirectoryError(message) from error
     except OSError as error:
         message = f"{option} {path} cannot be made: {error.strerror}; give another directory"
         raise OSError(message) from error

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     read = [task.path for task in tasks] + [weights, args.ids]
     drawn = [path for task in tasks for path in _outputs(task)]
     paths = [*drawn, args.output / "detections.json"]
+    outputs.check_directory(args.output)
     with outputs.claim("maskrcnn-jax predict", paths, inputs=read, force=args.force) as add:
         return _predict(args, tasks, image_ids, add)
 
@@ -116,7 +117,7 @@ def _outputs(task: _Task) -> list[Path]:
 def _image_ids(tasks: Sequence[_Task], listed: Path | None) -> dict[_Task, int | str]:
     """The id of each image in `detections.json`: unique, and all of one type.
 
-    Raises ValueError if ``listed`` is given and does not have an image of each name.
+    Raises ValueError if ``listed`` is given and does not have one image of its own for each.
     """
     names = {task: task.output.stem for task in tasks}
     if listed is None:
@@ -126,14 +127,25 @@ def _image_ids(tasks: Sequence[_Task], listed: Path | None) -> dict[_Task, int |
         return numbers if len(set(numbers.values())) == len(tasks) else names
     from maskrcnn_jax.data import annotations  # Without --ids it is not needed.
 
-    known: dict[str, int] = {}
+    known: dict[str, list[tuple[str, int]]] = {}
     for entry in annotations.read(listed).content["images"]:
-        known.setdefault(Path(entry["file_name"]).name, entry["id"])
-    missing = [task.path.name for task in tasks if task.path.name not in known]
+        path = PurePath(entry["file_name"].replace("\\", "/"))
+        known.setdefault(path.name, []).append((f"/{path}", entry["id"]))
+    found: dict[_Task, list[int]] = {}
+    for task in tasks:
+        ids = known.get(task.path.name, [])
+        if len(ids) > 1:  # The folders decide.
+            ids = [x for x in ids if task.path.absolute().as_posix().endswith(x[0])]
+        found[task] = [own for _, own in ids]
+    missing = [str(task.path) for task, ids in found.items() if len(ids) != 1]
     if missing:
         named = ", ".join(missing[:5])
-        raise ValueError(f"--ids {listed} lists {len(missing)} of the images not: {named}")
-    return {task: known[task.path.name] for task in tasks}
+        raise ValueError(
+            f"--ids {listed} has no id, or several, for {len(missing)} images: {named}"
+        )
+    if len({ids[0] for ids in found.values()}) < len(tasks):
+        raise ValueError(f"--ids {listed} gives several of the images the same id")
+    return {task: ids[0] for task, ids in found.items()}
 
 
 def _plan(paths: Sequence[Path], output: Path) -> list[_Task]:

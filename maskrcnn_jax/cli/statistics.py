@@ -15,7 +15,7 @@ from maskrcnn_jax.cli.console import Console
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data import statistics, summary
 from maskrcnn_jax.data.coco import CocoDataset
-from maskrcnn_jax.data.findings import named, plain
+from maskrcnn_jax.data.findings import named, plain, plain_line
 from maskrcnn_jax.data.statistics import AnchorFit, Channels, Objects
 from maskrcnn_jax.data.summary import Summary
 from maskrcnn_jax.drawing import gallery
@@ -99,7 +99,7 @@ def _print(found: Found, config: Config) -> None:
     for title, head, rows in _tables(found, config):
         table = Table(*head, title=title, title_justify="left")
         for first, *cells in rows:
-            table.add_row(Text(plain(first)), *cells)
+            table.add_row(Text(plain_line(first)), *cells)
         console.print(table)
     settings = _settings(found.channels)
     print("a model that starts from random weights needs these settings (trained weights need the")

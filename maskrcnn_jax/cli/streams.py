@@ -8,9 +8,11 @@ _LOST = (errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EFBIG, errno.EDQUOT)
 
 
 def be_lenient() -> None:
-    """Prints `?` for letters that a terminal lacks."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")
+    """Prints `?` for letters that a terminal lacks, and nothing to a stream that is closed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # As after `command >&-`.
+            setattr(sys, name, open(os.devnull, "w"))
+        getattr(sys, name).reconfigure(errors="replace")
 
 
 def flush() -> str:

@@ -85,7 +85,8 @@ def _check_shape(path: Path, content: Any) -> None:
         raise ValueError(f"{path}: {_EXPECTED}")
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
-            raise ValueError(f"{path}: expected a list under the key {key!r}{_other(content)}")
+            kind = f", got {short(content[key])}" if key in content else _other(content)
+            raise ValueError(f"{path}: expected a list under the key {key!r}{kind}")
 
 
 def _other(content: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ _CORNERS = (
     "annotations whose box does not fit their mask; bbox has to be x, y, width and height, "
     "and here seems to be x0, y0, x1, y1"
 )
+_AREA = "annotations with an area that their objects cannot have; the area of the mask counts"
 
 
 class Annotations(NamedTuple):
@@ -65,7 +66,7 @@ def read(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     images, ids = read_images(content["images"], size_of, findings)
-    reader = _Reader(images, ids, {entry["id"] for entry in categories}, findings, crowd)
+    reader = _Reader(images, ids, categories, findings, crowd)
     objects = reader.read_all(content["annotations"])
     content = content | {"images": images, "annotations": objects, "categories": categories}
     return Annotations(content, findings)
@@ -100,15 +101,19 @@ class _Reader:
         self,
         images: list[dict[str, Any]],
         ids: ImageIds,
-        category_ids: set[int],
+        categories: list[dict[str, Any]],
         findings: Findings,
         crowd: str,
     ) -> None:
         self._images = {entry["id"]: entry for entry in images}
-        self._ids, self._category_ids, self._crowd = ids, category_ids, crowd
-        self._findings = findings
+        self._ids, self._findings, self._crowd = ids, findings, crowd
+        self._category_ids = {entry["id"] for entry in categories}
+        # Some tools name images and categories instead of giving their ids.
+        self._by_file = _unique((entry["file_name"], entry["id"]) for entry in images)
+        self._by_name = _unique((entry["name"], entry["id"]) for entry in categories)
         self._apart: list[tuple[Any, bool]] = []  # Id, and whether the box fits as two corners.
         self._num_compared = 0
+        self._odd_areas: list[Any] = []  # Ids.
 
     def read_all(self, entries: list[Any]) -> list[dict[str, Any]]:
         """Returns the annotations that can be used."""
@@ -125,15 +130,19 @@ class _Reader:
                 own = None if own in taken else own
                 taken.add(own)
                 found.append(_changed(read, {"id": own}))
-        self._report_apart()
+        self._report_contradictions()
         return _number(found)
 
     def _read(self, entry: dict[str, Any], name: Any) -> dict[str, Any] | None:
         image_id = self._ids.find(entry.get("image_id"))
         if image_id is None:
+            image_id = _named(entry.get("image_id"), self._by_file)
+        if image_id is None:
             kind = "annotations left out, whose image is not listed or was left out"
             return self._findings.add(kind, name)
         category_id = whole(entry.get("category_id"))
+        if category_id is None:
+            category_id = _named(entry.get("category_id"), self._by_name)
         if category_id not in self._category_ids:
             known = short(sorted(self._category_ids), 60)
             kind = f"annotations left out, whose category id is none of {known}"
@@ -168,6 +177,8 @@ class _Reader:
             shape["bbox"] = []
         if entry.get("area") is not None:
             shape["area"] = number(entry["area"])
+        if not may_have_area(shape, image["height"], image["width"]):
+            self._odd_areas.append(name)
         if mask is not None and not is_crowd:
             self._compare(shape["bbox"], mask, image, name)
         return shape
@@ -188,6 +199,7 @@ class _Reader:
         given = entry.get("bbox")
         if not given:
             return None
+        given = _as_list(given)
         values = [number(value) for value in given] if isinstance(given, list) else []
         if len(values) != 4 or None in values:
             kind = "annotations whose bbox is not 4 numbers; taken from their masks, if they have"
@@ -207,11 +219,48 @@ class _Reader:
             x0, y0, x1, y1 = box
             self._apart.append((name, fits([x0, y0, x1 - x0, y1 - y0], mask)))
 
-    def _report_apart(self) -> None:
+    def _report_contradictions(self) -> None:
         are_corners = sum(as_corners for _, as_corners in self._apart)
         are_most = 2 * are_corners > self._num_compared
         for name, _ in self._apart:
             self._findings.add(_CORNERS if are_most else _APART, name)
+        for name in self._odd_areas:
+            self._findings.add(_AREA, name)
+
+
+def _unique(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """The ids by name, without the names that several have."""
+    found: dict[str, list[int]] = {}
+    for name, own in pairs:
+        found.setdefault(name, []).append(own)
+    return {name: ids[0] for name, ids in found.items() if len(ids) == 1}
+
+
+def _named(value: Any, ids: dict[str, int]) -> int | None:
+    return ids.get(value) if isinstance(value, str) else None
+
+
+def _as_list(box: Any) -> Any:
+    """A box that is text, nested once, or has named sides, as a list of its four values."""
+    if isinstance(box, str):
+        return box.strip("[]() ").replace(",", " ").split()
+    if isinstance(box, list) and len(box) == 1:
+        return box[0]
+    if isinstance(box, dict):
+        return [box.get(side) for side in ("x", "y", "width", "height")]
+    return box
+
+
+def may_have_area(annotation: dict[str, Any], height: int, width: int) -> bool:
+    """Whether an area is missing, or positive and not larger than the box or the image."""
+    area, bbox = annotation.get("area"), annotation.get("bbox")
+    if area is None:
+        return True
+    around = height * width
+    if bbox and all(map(math.isfinite, bbox)):
+        # Masks may reach one pixel beyond their boxes on each side.
+        around = min(around, (bbox[2] + 2) * (bbox[3] + 2))
+    return 0 < area <= around
 
 
 def fits(box: list[float | int], mask: Mask) -> bool:

@@ -16,11 +16,13 @@ from maskrcnn_jax import images
 from maskrcnn_jax.data import annotations, rle
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Example
-from maskrcnn_jax.data.findings import Findings, named, plain
+from maskrcnn_jax.data.findings import Findings, named, plain, short
 from maskrcnn_jax.data.image_folder import ImageFolder
 from maskrcnn_jax.data.rle import Mask
 
 _logger = logging.getLogger(__name__)
+
+_FRACTIONS = "coordinates seem to be fractions of the image, but pixels are meant"
 
 
 class _Record(NamedTuple):
@@ -99,6 +101,8 @@ class CocoDataset:
         _warn_of_crowds(self.annotation_file, content)
         if not self._records:
             self._why_empty = _why_empty(content, records, findings, min_side)
+        elif _are_fractions(records):
+            _logger.warning("%s: %s", self.annotation_file, _FRACTIONS)
         self._left_out: frozenset[int] = frozenset()
         self._stamps: dict[int, int] = {}  # Of the files that were looked at, by image id.
 
@@ -143,7 +147,8 @@ class CocoDataset:
         except FileNotFoundError as error:
             meant = self._folder.suggestions(record.file_name)
             advice = f"; there is {', '.join(meant)}" if meant else ""
-            text = f"there is no file {record.file_name} in {self.image_folder}{advice}"
+            missing = short(record.file_name, 200)
+            text = f"there is no file {missing} in {self.image_folder}{advice}"
             raise FileNotFoundError(plain(f"image id {record.image_id}: {text}")) from error
         except (OSError, ValueError) as error:  # ValueError: no path can have such characters.
             raise OSError(plain(f"image id {record.image_id}: {error}")) from error
@@ -288,13 +293,18 @@ def _why_empty(
         reasons.append(f"{num_crowds} are crowds (data.crowd=objects makes objects of them)")
     if num_small := sum(min(record.size) < min_side for record in records):
         reasons.append(f"{num_small} images have a side below {min_side} pixels (data.min_side)")
-    boxes = np.concatenate([np.zeros((0, 4)), *(record.boxes for record in records)])
-    if len(boxes):
-        reasons.append(f"{len(boxes)} objects have a side of at most one pixel")
-        if boxes.max() <= 1.5:
-            reasons.append("coordinates seem to be fractions of the image, but pixels are meant")
+    if num_tiny := sum(len(record.boxes) for record in records):
+        reasons.append(f"{num_tiny} objects have a side of at most one pixel")
+    if _are_fractions(records):
+        reasons.append(_FRACTIONS)
     told += ", but no object to learn from" if records else ""
     return f"{told}: {'; '.join(reasons)}" if reasons else told
+
+
+def _are_fractions(records: list[_Record]) -> bool:
+    """Whether there are boxes, and all lie in the first pixel of their image."""
+    ends = [float(record.boxes.max()) for record in records if len(record.boxes)]
+    return bool(ends) and max(ends) <= 1.5
 
 
 def _warn_of_crowds(path: Path, content: dict[str, Any]) -> None:

@@ -7,11 +7,13 @@ records. The files are ArrayRecords, which allow random access and do not need T
 """
 
 import contextlib
+import errno
 import functools
 import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -134,6 +136,9 @@ def prepare(dataset: CocoDataset, split: str, output: Path, advance: Callable[[i
     if len(dataset) == 0:
         raise ValueError(f"{dataset.annotation_file} has no images")
     target = prepared.folder(output, split)
+    place = next(folder for folder in target.absolute().parents if folder.exists())
+    if not shutil.disk_usage(place).free:  # The error of TFDS names no folder.
+        raise OSError(f"cannot write {target}: {os.strerror(errno.ENOSPC)}")
     for leftover in target.parent.glob(f"incomplete.*_{target.name}"):
         shutil.rmtree(leftover)
     builder = CocoInstances(dataset=dataset, split=split, output=output, advance=advance)

@@ -77,6 +77,11 @@ def plain(text: str) -> str:
     return "".join("?" if _steers(letter) else letter for letter in text)
 
 
+def plain_line(text: str) -> str:
+    """`plain` text in one line, for a cell of a table: line breaks and tabs are question marks."""
+    return plain(text).replace("\n", "?").replace("\t", "?")
+
+
 def _steers(letter: str) -> bool:
     is_control = unicodedata.category(letter) == "Cc" and letter not in "\n\t"
     return is_control or letter in _DIRECTIONS

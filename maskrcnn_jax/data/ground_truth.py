@@ -1,6 +1,5 @@
 """Completes annotations for evaluation: COCO files may lack fields that training does not read."""
 
-import logging
 import math
 from collections import Counter
 from typing import Any
@@ -8,9 +7,7 @@ from typing import Any
 from pycocotools import mask as codec
 
 from maskrcnn_jax.data import coco, rle
-from maskrcnn_jax.data.findings import named
-
-_logger = logging.getLogger(__name__)
+from maskrcnn_jax.data.annotations import may_have_area
 
 
 def complete(annotations: dict[str, Any], masks: bool = True) -> dict[str, Any]:
@@ -19,8 +16,8 @@ def complete(annotations: dict[str, Any], masks: bool = True) -> dict[str, Any]:
     A missing `iscrowd` becomes 0. A missing `area` becomes the area of the mask, or of the box if
     there is no mask, in square pixels. So does an area that the object cannot have: it would put
     the object among the small or large ones. A `bbox` that is missing or not finite becomes the
-    smallest box around the mask. One warning counts the replaced areas; another one counts the
-    dropped crowds and names their images.
+    smallest box around the mask. One warning counts the dropped crowds and names their images;
+    `annotations.read` has warned of the areas.
 
     Args:
         annotations: The content of a file that `CocoDataset` accepts; it is not modified.
@@ -43,25 +40,7 @@ def complete(annotations: dict[str, Any], masks: bool = True) -> dict[str, Any]:
     coco.warn_of_dropped(
         f"crowds without {needed}, which an evaluation cannot read", dropped_crowds
     )
-    wrong = [a for a in readable if not _may_have_area(a, sizes[a["image_id"]])]
-    if wrong:
-        _logger.warning(
-            "%d annotations have an area that their objects cannot have; it is taken from their "
-            "masks: annotation id %s",
-            len(wrong),
-            named(a["id"] for a in wrong),
-        )
     return annotations | {"annotations": [_complete(a, sizes[a["image_id"]]) for a in readable]}
-
-
-def _may_have_area(annotation: dict[str, Any], size: tuple[int, int]) -> bool:
-    """Whether an area is missing, or positive and not larger than the box or the image."""
-    area, bbox = annotation.get("area"), annotation.get("bbox")
-    if area is None:
-        return True
-    # Masks may reach one pixel beyond their boxes on each side.
-    around = (bbox[2] + 2) * (bbox[3] + 2) if _has_box(annotation) else math.inf
-    return 0 < area <= min(around, size[0] * size[1])
 
 
 def _has_box(annotation: dict[str, Any]) -> bool:
@@ -74,7 +53,7 @@ def _complete(annotation: dict[str, Any], size: tuple[int, int]) -> dict[str, An
     area = annotation.get("area")
     if not _has_box(annotation):
         bbox = codec.toBbox(rle.encode(mask, *size)).tolist()
-    if area is None or not _may_have_area(annotation, size):
+    if area is None or not may_have_area(annotation, *size):
         area = int(codec.area(rle.encode(mask, *size))) if mask else bbox[2] * bbox[3]
     return annotation | {
         "iscrowd": int(bool(annotation.get("iscrowd"))),

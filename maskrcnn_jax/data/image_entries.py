@@ -123,16 +123,22 @@ def _distinct(entries: list[dict[str, Any]], findings: Findings) -> list[dict[st
     return [entry for entry in kept if _exact(entry["id"]) not in shared]
 
 
+def _file_name(entry: dict[str, Any]) -> str:
+    """The name of the file, under the keys that tools use; empty if there is none."""
+    for key in ("file_name", "filename", "path"):
+        if isinstance(entry.get(key), str) and entry[key]:
+            return entry[key]
+    address = entry.get("coco_url")
+    return PurePosixPath(urlsplit(address).path).name if isinstance(address, str) else ""
+
+
 def _read(
     entry: dict[str, Any],
     size_of: Callable[[str], tuple[int, int]] | None,
     findings: Findings,
 ) -> dict[str, Any] | None:
     """The name and size of an image, or None if one of them cannot be known."""
-    name = entry.get("file_name")
-    if not (isinstance(name, str) and name):
-        address = entry.get("coco_url")
-        name = PurePosixPath(urlsplit(address).path).name if isinstance(address, str) else ""
+    name = _file_name(entry)
     if not name:
         return findings.add("images left out, which have no file_name", entry["id"], "image id")
     size = whole(entry.get("height")), whole(entry.get("width"))

@@ -4,7 +4,7 @@ import difflib
 import os
 import unicodedata
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from maskrcnn_jax.data.findings import short
 
@@ -15,9 +15,10 @@ class ImageFolder:
     """The files of a folder by name.
 
     A name that no file has is compared without regard to notation: backslashes, percent signs, the
-    composition of Unicode letters, upper and lower case, the form of the suffix, and leading
-    folders. It stands for a file if only one fits. Names come from annotation files of others: none
-    leads out of the folder, but symbolic links in the folder are followed.
+    composition of Unicode letters, upper and lower case, the form of the suffix, spaces around it,
+    and leading folders. Of an address, its path counts. A name stands for a file if only one fits.
+    Names come from annotation files of others: none leads out of the folder, but symbolic links in
+    the folder are followed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,6 +46,9 @@ class ImageFolder:
         if same:
             return same[:_NUM_SUGGESTED]
         known = list(index)[:2000]
+        stem = os.path.splitext(_plain(name))[0]
+        if same := [plain for plain in known if os.path.splitext(plain)[0] == stem]:
+            return [index[plain][0] for plain in same[:_NUM_SUGGESTED]]
         close = difflib.get_close_matches(_plain(name), known, _NUM_SUGGESTED, cutoff=0.8)
         return [index[plain][0] for plain in close]
 
@@ -69,12 +73,13 @@ class ImageFolder:
 
     def _indexed(self) -> dict[str, list[str]]:
         if self._index is None:
-            self._index = {}
+            index: dict[str, list[str]] = {}
             for folder, _, names in os.walk(self.folder):
                 below = os.path.relpath(folder, self.folder)
                 for name in sorted(names):
                     path = name if below == "." else os.path.join(below, name)
-                    self._index.setdefault(_plain(name), []).append(path)
+                    index.setdefault(_plain(name), []).append(path)
+            self._index = index  # Whole, since other threads read it meanwhile.
         return self._index
 
 
@@ -87,7 +92,9 @@ def _is_file(path: Path) -> bool:
 
 def _steps(name: str) -> list[str]:
     """The folders and the file name of a path, in one notation."""
-    name = unicodedata.normalize("NFC", unquote(name)).replace("\\", "/").casefold()
+    if "://" in name:  # The address of a file, which may end in a question.
+        name = urlsplit(name).path
+    name = unicodedata.normalize("NFC", unquote(name)).strip().replace("\\", "/").casefold()
     return [step for step in name.split("/") if step not in ("", ".")]
 
 

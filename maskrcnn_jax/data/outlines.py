@@ -54,6 +54,8 @@ def read(value: Any, height: int, width: int) -> tuple[Mask | None, list[str]]:
         value = _from_text(value)
     if not value:
         return None, []
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        value = value[0]
     if isinstance(value, dict):
         return _run_lengths(value, height, width), []
     if not isinstance(value, list):
@@ -111,6 +113,7 @@ def _polygons(value: list, height: int, width: int) -> tuple[Mask, list[str]]:
 
 def _parts(value: list, depth: int = 0) -> list[list]:
     """The flat lists of numbers in a nested list."""
+    value = [[x.get("x"), x.get("y")] if isinstance(x, dict) else x for x in value]
     if not any(isinstance(x, list) for x in value):
         return [value]
     lists = [x for x in value if isinstance(x, list)]
@@ -166,6 +169,10 @@ def _run_lengths(mask: dict, height: int, width: int) -> Mask:
         raise Unusable(OTHER_SIZE)
     if isinstance(counts, str) and counts[:2] in ("b'", 'b"'):
         counts = _from_bytes(counts)
+    elif isinstance(counts, str) and counts[:1] == "[" and "," in counts:  # Never compressed.
+        counts = _from_text(counts)
+    if isinstance(counts, list) and not set(map(type, counts)) <= {int}:
+        counts = [whole(count) for count in counts]
     lengths, num_pixels = _lengths(counts), height * width
     # If run lengths are too short, pycocotools returns uninitialised memory.
     in_range = ((lengths >= 0) & (lengths <= num_pixels)).all()

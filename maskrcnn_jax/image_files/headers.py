@@ -29,6 +29,8 @@ _KINDS = (
     (4, b"ftyp", "a video or an image that Pillow does not know: convert it to JPEG"),
 )
 
+_READ = {b"\x89png\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"gif8": "GIF", b"8bps": "PSD"}
+
 
 def explain(content: bytes) -> str:
     """Guesses the format of a file that Pillow cannot read, and says what to do."""
@@ -42,7 +44,17 @@ def explain(content: bytes) -> str:
             return f"it is {kind}"
     if start[:4] in (b"ii*\0", b"mm\0*"):
         return f"it is {describe_tiff(io.BytesIO(content))}: save it again, as PNG"
+    for magic, kind in _READ.items():
+        if start.startswith(magic):
+            return f"it begins as a {kind} file, but is damaged: copy or download it again"
+    if _is_text(content):
+        return f"it is text, which begins with {content[:40].decode()!r}: download the image itself"
     return "it is in no format that Pillow knows"
+
+
+def _is_text(content: bytes) -> bool:
+    return content.isascii() and all(letter >= 32 or letter in b"	
+" for letter in content)
 
 
 def describe_tiff(file: io.BytesIO | io.BufferedReader) -> str:

@@ -21,6 +21,10 @@ from maskrcnn_jax.runs import saved_states
 from maskrcnn_jax.runs.plain_path import PlainPath
 from maskrcnn_jax.training import TrainState
 
+# Seconds. Orbax asks the clock, which jumps by hours when a laptop wakes up, and by decades when a
+# machine without a battery learns the time.
+_LONGEST_SAVE = 2**31
+
 
 class NotSaved(OSError):
     """A checkpoint could not be written, or cannot be read back."""
@@ -53,6 +57,7 @@ class Checkpoints:
             ),
             save_decision_policy=policies.AnySavePolicy([policies.FixedIntervalPolicy(1)]),
             cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(timeout_secs=_LONGEST_SAVE),
         )
         Path(directory).mkdir(parents=True, exist_ok=True)  # A link needs it.
         self._plain = PlainPath(Path(directory))

@@ -103,6 +103,8 @@ def read(
         path = Path(weights)
     if path.exists():
         return _read_run(path) if path.is_dir() else _read_file(path, preset, channel_order)
+    if "://" in str(weights):
+        raise FileNotFoundError(f"{weights} is an address: download the weight file first")
     names = " or ".join(f'"{name}"' for name in released)
     if released:
         accepted = f"expected such a path or {names}"

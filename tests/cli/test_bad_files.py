@@ -127,7 +127,8 @@ def test_prepare_leaves_bad_files_out(folder, capsys):
 
 def test_one_photograph_stays_on_one_side(folder):
     content = json.loads((folder / "instances.json").read_text())
-    names = ["1.png", "./1.png", "2.png", "2.png", "3.png"]
+    names = ["1.png", "./1.png", "2.png", "copy.PNG", "3.png"]
+    (folder / "copy.png").write_bytes((folder / "2.png").read_bytes())
     for entry, name in zip(content["images"], names, strict=True):
         entry["file_name"] = name
     (folder / "instances.json").write_text(json.dumps(content))
@@ -135,8 +136,10 @@ def test_one_photograph_stays_on_one_side(folder):
         arguments = ["--seed", str(seed), "--output", str(folder / "out"), "--fraction", "0.4"]
         assert data("split", folder, *arguments) == 0
         parts = [json.loads((folder / "out" / f"{x}.json").read_text()) for x in ("train", "val")]
-        sides = [{x["file_name"].removeprefix("./") for x in part["images"]} for part in parts]
-        assert not sides[0] & sides[1] and sides[0] | sides[1] == {"1.png", "2.png", "3.png"}
+        sides = [{x["file_name"] for x in part["images"]} for part in parts]
+        assert sides[0] | sides[1] == set(names) and not sides[0] & sides[1]
+        for pair in ({"1.png", "./1.png"}, {"2.png", "copy.PNG"}):
+            assert pair <= sides[0] or pair <= sides[1]
 
 
 @pytest.mark.parametrize("name", ["screw [M6]", "nut [/]", "bolt [bold]x[/bold] :apple:"])

@@ -107,6 +107,23 @@ def test_what_was_written_before_an_error_is_listed(tmp_path):
     write(tmp_path, "a", "b")
 
 
+def test_a_command_that_wrote_nothing_may_be_repeated(tmp_path):
+    with contextlib.suppress(KeyboardInterrupt):
+        with outputs.claim("some command", [tmp_path / "a"]) as add:
+            add(tmp_path / "a")
+            raise KeyboardInterrupt
+    write(tmp_path, "a")
+    assert (tmp_path / "a").read_text() == "new"
+
+
+def test_predict_looks_at_its_directory_before_it_loads_weights(tmp_path, capsys):
+    photograph = save(tmp_path / "a.png")
+    for place in (photograph, photograph / "below"):
+        command = ["predict", str(photograph), "--weights", str(tmp_path), "--output", str(place)]
+        assert main(command) == 2
+        assert f"--output {place} is a file, or is in one" in capsys.readouterr().err
+
+
 def test_a_killed_command_may_be_repeated(tmp_path):
     """A file that was being written has no digest; one that was not begun has no entry."""
     with pytest.raises(SystemExit), outputs.claim("some command", [tmp_path / "a"]) as add:

@@ -324,7 +324,21 @@ def test_image_ids_may_come_from_a_file(predict, tmp_path, capsys):
     assert image_ids(tmp_path) == [41, 40]
     other = save(tmp_path / "in" / "d.png")
     assert predict(other, "--ids", tmp_path / "ids.json") == 2
-    assert "lists 1 of the images not: d.png" in capsys.readouterr().err
+    assert re.search("has no id, or several, for 1 images: .*d.png", capsys.readouterr().err)
+
+
+def test_the_folders_of_equal_names_decide_their_ids(predict, tmp_path, capsys):
+    paths = [save(tmp_path / "in" / name / "1.png") for name in ("x", "y")]
+    names = {7: "x\\1.png", 8: "in/y/1.png"}
+    entries = [{"id": i, "file_name": x, "height": 40, "width": 60} for i, x in names.items()]
+    content = {"images": entries, "annotations": [], "categories": [{"id": 1, "name": "disc"}]}
+    ids = tmp_path / "ids.json"
+    ids.write_text(json.dumps(content))
+    assert predict(*paths, "--ids", ids) == 0
+    assert image_ids(tmp_path) == [7, 8]
+    ids.write_text(json.dumps(content | {"images": entries[:1]}))
+    assert predict(*paths, "--ids", ids) == 2
+    assert "gives several of the images the same id" in capsys.readouterr().err
 
 
 def test_no_file_of_a_folder_is_skipped_without_a_word(predict, tmp_path, capsys):

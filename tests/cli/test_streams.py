@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from maskrcnn_jax.cli import exits, progress, training_bar
+from maskrcnn_jax.cli import exits, progress, streams, training_bar
 from maskrcnn_jax.cli.console import Console
 
 MAIN = """
@@ -54,6 +54,14 @@ def test_a_command_whose_output_is_lost_says_so(way, reason):
     assert result.returncode == 2
     message = rf"maskrcnn-jax convert: cannot write to standard output[a-z ]*: {reason}\n"
     assert re.fullmatch(message, result.stderr)
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_closed_stream_is_no_error(monkeypatch, name):
+    monkeypatch.setattr(sys, name, None)  # As Python starts after `command >&-`.
+    streams.be_lenient()
+    print("a line", file=getattr(sys, name))
+    assert streams.flush() == ""
 
 
 SAVE = """

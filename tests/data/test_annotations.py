@@ -59,6 +59,7 @@ def test_a_good_file_stays_as_it_is(read):
     assert read(GOOD) == (GOOD["annotations"], [])
 
 
+LENGTHS = rle.run_lengths(RUNS["counts"]).tolist()
 POINTS = [[10, 5], [30, 5], [30, 25], [10, 25]]
 ONE_MEANING = {
     "a flat list": {"segmentation": SQUARE},
@@ -73,7 +74,18 @@ ONE_MEANING = {
     "the size as text": {"segmentation": RUNS | {"size": ["40", 60.0]}},
     "the text of bytes": {"segmentation": RUNS | {"counts": str(RUNS["counts"].encode())}},
     "run lengths in text": {"segmentation": json.dumps(RUNS)},
+    "a list of points with names": {"segmentation": [[{"x": x, "y": y} for x, y in POINTS]]},
+    "run lengths in a list": {"segmentation": [RUNS]},
+    "run lengths as text": {"segmentation": RUNS | {"counts": [str(x) for x in LENGTHS]}},
+    "run lengths as floats": {"segmentation": RUNS | {"counts": [float(x) for x in LENGTHS]}},
+    "run lengths as JSON": {"segmentation": RUNS | {"counts": json.dumps(LENGTHS)}},
     "box as text": {"bbox": [str(x) for x in BOX]},
+    "box in text": {"bbox": str(BOX)},
+    "box as text with commas": {"bbox": "10,5,20,20"},
+    "box in a list": {"bbox": [BOX]},
+    "box with names": {"bbox": {"x": 10, "y": 5, "width": 20, "height": 20}},
+    "the name of the image": {"image_id": "a.png"},
+    "the name of the category": {"category_id": "cat"},
     "no box": {"bbox": None},
     "an empty box": {"bbox": []},
     "ids as text": {"id": "1", "image_id": "1", "category_id": "7"},
@@ -132,6 +144,9 @@ COSTS_ITSELF = {
     "not 4 numbers": {"bbox": [1, 2, 3]},
     "bbox is not 4 numbers": {"bbox": [10**400, 5, 20, 20]},
     "in pixels|not 4 numbers": {"bbox": {"x": 1}},
+    "decimal commas|not 4 numbers": {"bbox": "10,5 5,5 20,5 20,5"},
+    "fit the size of the mask": {"segmentation": RUNS | {"counts": [1.5, 2398.5]}},
+    "a name of nothing|category id is none of [7, 9]": {"category_id": "bird"},
 }
 
 
@@ -256,6 +271,21 @@ def test_sizes_and_names_come_from_elsewhere(tmp_path):
     assert (read["file_name"], read["height"], read["width"]) == ("a.png", 40, 60)
 
 
+@pytest.mark.parametrize("key", ["filename", "path"])
+def test_names_may_stand_under_other_keys(tmp_path, key):
+    path = tmp_path / "instances.json"
+    image = without(IMAGE, "file_name") | {"id": 1, key: "/photos/a.png"}
+    path.write_text(json.dumps(content(images=[image])))
+    (read,) = annotations.read(path).content["images"]
+    assert read["file_name"] == "/photos/a.png"
+
+
+def test_a_name_of_two_categories_is_not_guessed(read):
+    categories = [{"id": 7, "name": "cat"}, {"id": 9, "name": "cat"}]
+    found, (line,) = read(content(annotation(1, category_id="cat"), categories=categories))
+    assert found == [] and "category id is none of [7, 9]" in line
+
+
 def test_crowds_may_be_objects(read):
     crowd = annotation(1, iscrowd=1, segmentation=RUNS)
     assert read(content(crowd))[0] == [crowd]
@@ -282,6 +312,21 @@ def test_boxes_by_their_corners_are_said(read):
 )
 def test_whether_a_box_fits(mask, box, fits):
     assert annotations.fits(box, mask) is fits
+
+
+@pytest.mark.parametrize("area", [0, -1, "nan", 10**9, 485])
+def test_an_area_that_the_object_cannot_have_is_said(read, area):
+    found, (line,) = read(content(annotation(1), annotation(2, area=area), annotation(3, area=484)))
+    assert len(found) == 3
+    assert line == (
+        "1 annotations with an area that their objects cannot have; the area of the mask counts: "
+        "annotation id 2"
+    )
+
+
+def test_a_box_that_does_not_fit_is_said_before_its_area(read):
+    _, (line,) = read(content(annotation(1, bbox=[12, 7, 5, 5]), annotation(2)))
+    assert line == "1 annotations whose box does not fit their mask: annotation id 1"
 
 
 # Numbers that no image can have.
@@ -392,3 +437,13 @@ def test_why_there_are_no_images(tmp_path):
     assert "1 annotations left out, which have no mask" in empty(tmp_path, content(*boxes))
     no_images = GOOD | {"images": []}
     assert "has 0 usable images and 0 usable annotations: 1 ann" in empty(tmp_path, no_images)
+
+
+def test_fractions_are_said_where_images_without_objects_stay(tmp_path, caplog):
+    boxes = [[0.2, 0.1, 0.3, 0.5], [0, 0, 1, 1]]
+    fractions = [annotation(i, bbox=box, segmentation=[SQUARE]) for i, box in enumerate(boxes)]
+    for last, expected in ([], True), ([annotation(5)], False):
+        caplog.clear()
+        (tmp_path / "instances.json").write_text(json.dumps(content(*fractions, *last)))
+        CocoDataset(tmp_path, tmp_path / "instances.json", keep_empty=True)
+        assert ("seem to be fractions of the image" in caplog.text) is expected

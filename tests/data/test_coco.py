@@ -289,7 +289,7 @@ def _without(entries, key):
             r"\[2\] needs a whole.*got b",
         ),
         (lambda c: c["categories"].append("fox"), r"categories\[2\]: expected an object.*got fox"),
-        (lambda c: c.update(annotations={}), "expected a list under the key 'annotations'"),
+        (lambda c: c.update(annotations={}), "expected a list under the key 'annotations', got {}"),
         (lambda c: _without(c, "categories"), "expected a list under the key 'categories'"),
     ],
 )

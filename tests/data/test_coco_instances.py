@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -281,6 +282,12 @@ def test_a_full_disk_is_an_error_of_the_system(small, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
     assert not coco_instances.is_prepared(small[1], "train", tmp_path / "out")
+
+
+def test_a_disk_that_is_full_before_the_work_is_named(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match=r"cannot write .*out/train/.*: No space left on device"):
+        prepare(small, tmp_path / "out")
 
 
 def test_an_empty_set_is_refused(small, tmp_path):

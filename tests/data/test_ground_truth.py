@@ -136,20 +136,15 @@ def test_boxes_without_masks_are_evaluated(monkeypatch, evaluator):
 
 
 @pytest.mark.parametrize("area", [0, -1, float("nan"), 10**9, 145])
-def test_an_area_that_the_object_cannot_have_comes_from_the_mask(caplog, area):
+def test_an_area_that_the_object_cannot_have_comes_from_the_mask(area):
     content = sparse()
     content["annotations"] = [content["annotations"][0] | {"area": area, "iscrowd": 0}]
     (found,) = ground_truth.complete(content)["annotations"]
     assert found["area"] == 100
-    (record,) = caplog.records
-    message = "1 annotations have an area that their objects cannot have"
-    assert record.getMessage().startswith(message)
-    assert record.getMessage().endswith("annotation id 1")
 
 
 @pytest.mark.parametrize("area", [1, 99.5, 144])
-def test_other_areas_stay(caplog, area):
+def test_other_areas_stay(area):
     content = sparse()
     content["annotations"] = [content["annotations"][0] | {"area": area, "iscrowd": 0}]
     assert ground_truth.complete(content)["annotations"][0]["area"] == area
-    assert not caplog.records

@@ -1,5 +1,7 @@
 """Names of image files in other notations than those of the files."""
 
+import os
+
 import pytest
 
 from maskrcnn_jax.data.image_folder import ImageFolder
@@ -20,12 +22,30 @@ from maskrcnn_jax.data.image_folder import ImageFolder
         ("a.jpg", "sub/a.jpg"),
         ("sub\\a.jpg", "sub/a.jpg"),
         ("./a.jpg", "a.jpg"),
+        (" a.jpg\n", "a.jpg"),
+        ("https://host/photos/a.jpg?token=1#x", "a.jpg"),
+        ("s3://bucket/sub/a%20b.jpg", "a b.jpg"),
     ],
 )
 def test_a_name_in_another_notation_is_found(tmp_path, name, file):
     (tmp_path / "sub").mkdir()
     (tmp_path / file).write_text("")
     assert ImageFolder(tmp_path).path(name).samefile(tmp_path / file)
+
+
+def test_threads_look_in_a_whole_index(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").write_text("")
+    (tmp_path / "b.jpg").write_text("")
+    folder, walk, found = ImageFolder(tmp_path), os.walk, []
+
+    def walk_while_another_looks(top):
+        monkeypatch.setattr(os, "walk", walk)
+        found.append(folder.path("images\\b.jpg"))
+        return walk(top)
+
+    monkeypatch.setattr(os, "walk", walk_while_another_looks)
+    assert folder.path("images\\a.jpg") == tmp_path / "a.jpg"
+    assert found == [tmp_path / "b.jpg"]
 
 
 def test_a_name_that_may_be_two_files_is_not_guessed(tmp_path):
@@ -38,6 +58,8 @@ def test_a_name_that_may_be_two_files_is_not_guessed(tmp_path):
     assert folder.path("Y\\a.jpg") == tmp_path / "y" / "a.jpg"
     (tmp_path / "tree.png").write_text("")
     assert ImageFolder(tmp_path).suggestions("treee.png") == ["tree.png"]
+    assert ImageFolder(tmp_path).suggestions("photos/Tree") == ["tree.png"]
+    assert ImageFolder(tmp_path).suggestions("tree.tif") == ["tree.png"]
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "sub/../../secret.png", "{}/secret.png"])

@@ -58,3 +58,15 @@ def test_crowds_are_not_counted():
     whole = annotations(4)  # Images with 0, 1, 2 and 3 objects.
     whole["annotations"][0]["iscrowd"] = 1
     assert [splitting.count(whole, category_id) for category_id in (0, 1, 2)] == [2, 3, 0]
+
+
+def test_copies_and_links_are_one_photograph(tmp_path):
+    for i, content in enumerate((b"one", b"two", b"one", b"other")):
+        (tmp_path / f"{i}.jpg").write_bytes(content)
+    (tmp_path / "4.jpg").symlink_to("3.jpg")
+    same = splitting.photographs({10 * i: tmp_path / f"{i}.jpg" for i in range(5)})
+    assert same == {0: 0, 10: 10, 20: 0, 30: 30, 40: 30}
+    for seed in range(8):
+        train, val = splitting.split(annotations(5), 0.4, seed, same)
+        for pair in ({0, 20}, {30, 40}):
+            assert pair <= ids(train) or pair <= ids(val)

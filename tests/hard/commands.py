@@ -105,7 +105,7 @@ def export(own: Path, folder: Path) -> str:
     output = own / "out"
     output.mkdir()
     final = output / "model.npz"
-    command = ["export", whole(folder), final, "--size", "64x64"]
+    command = ["export", "--weights", whole(folder), final, "--size", "64x64"]
 
     def check() -> None:
         if final.exists():

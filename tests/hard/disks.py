@@ -184,15 +184,15 @@ def lost_output(own: Path, folder: Path) -> str:
 
 
 JUMPS = """
-import itertools, runpy, time
-now, calls = time.time, itertools.count()
-time.time = lambda: now() + (0, -86_400, 3e8)[next(calls) // 50 % 3]
+import runpy, time
+now = time.time
+time.time = lambda: now() + (0, -86_400, 3e8)[int(time.monotonic()) % 3]
 runpy.run_path("train.py", run_name="__main__")
 """
 
 
 def jumping_clock(own: Path, folder: Path) -> str:
-    """The clock jumps by a day back and by ten years ahead, again and again."""
+    """The clock jumps by a day back and by ten years ahead, every second."""
     workdir = own / "run"
     process = start(workdir, folder, program=JUMPS)
     wait_for(lambda: newest(workdir) >= 8, process)
@@ -235,7 +235,7 @@ def commands_without_space(own: Path, folder: Path) -> str:
         fill(place)
         for command in (
             *(["convert", run, place / f"a{end}"] for end in (".npz", ".pth", ".safetensors")),
-            ["export", run, place / "a.npz", "--size", "64x64"],
+            ["export", *weights, place / "a.npz", "--size", "64x64"],
             ["evaluate", *weights, "--output", place],
             ["evaluate", *weights, "--output", own, "--report", place / "a.html", "--force"],
             ["predict", photograph, *weights, "--output", place],

@@ -3,11 +3,13 @@
 import contextlib
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import re
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -325,6 +327,21 @@ def test_a_save_that_fails_is_reported(tmp_path, monkeypatch):
         saved.wait()
     monkeypatch.undo()
     saved.close()
+
+
+def test_a_clock_that_jumps_stops_no_save(tmp_path, monkeypatch):
+    now, checkpoints, hours = time.time, tmp_path / "checkpoints", itertools.count()
+
+    def jumping_once_arrays_are_written():
+        is_writing = any(checkpoints.glob("*tmp/*/**/d/*"))
+        return now() + 3600 * (next(hours) if is_writing else 0)
+
+    monkeypatch.setattr(time, "time", jumping_once_arrays_are_written)
+    with Checkpoints(tmp_path, keep=2) as saved:
+        for value in (1.0, 2.0):
+            saved.save(make_state(value))
+        assert_equal(saved.restore(make_state(0.0)), make_state(2.0))
+    assert next(hours) > 10
 
 
 def test_nothing_saved_restores_nothing(tmp_path):

@@ -14,11 +14,11 @@ SIZE = (480, 640)
 
 def ours() -> Run:
     """Computes the numbers as `maskrcnn-jax evaluate` does, from data in memory."""
-    from maskrcnn_jax import evaluation
+    from maskrcnn_jax import coco_metrics
 
     annotations, results = _data()
     return lambda: [
-        evaluation.coco_summary(annotations, results, kind) for kind in ("bbox", "segm")
+        coco_metrics.coco_summary(annotations, results, kind) for kind in ("bbox", "segm")
     ]
 
 

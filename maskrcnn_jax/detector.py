@@ -1,26 +1,22 @@
 """Detects objects in images of any size; boxes and masks are in pixels of the original image."""
 
-import itertools
-import os
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from PIL import Image
 
-from maskrcnn_jax import execution, images, pasting, resizing
+from maskrcnn_jax import detector_inputs, execution, pasting, resizing
 from maskrcnn_jax.config import Config, DataConfig
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.images import AnyImage
+from maskrcnn_jax.pasting import MaskForm
 from maskrcnn_jax.structures import Detections
 
 if TYPE_CHECKING:
     from maskrcnn_jax.weights.loading import LoadedModel
-
-MaskForm = Literal["pasted", "cropped", "rle"]
-AnyImage = images.AnyImage
 
 
 class Detector:
@@ -198,13 +194,14 @@ class Detector:
         """
         if masks not in typing.get_args(MaskForm):
             raise ValueError(f'masks must be "pasted", "cropped" or "rle", got {masks!r}')
+        loaded = detector_inputs.load_each(images, self.num_channels)
         predictions = []
-        for batch in _batches(_loaded(images, self.num_channels), self.batch_size):
+        for batch in detector_inputs.batches(loaded, self.batch_size):
             found = self._detect(batch, score_threshold, top_k)
             for image, (boxes, labels, scores, patches) in zip(batch, found, strict=True):
                 prediction = {"boxes": boxes, "labels": labels, "scores": scores}
                 if patches is not None:
-                    prediction["masks"] = _masks(patches, image.shape[:2], masks)
+                    prediction["masks"] = pasting.in_form(patches, image.shape[:2], masks)
                 predictions.append(prediction)
         return predictions
 
@@ -215,7 +212,9 @@ class Detector:
 
         Arguments and errors as in `__call__`. Without a mask head, ``patches`` is None.
         """
-        return self._detect([_load(image, self.num_channels)], score_threshold, top_k)[0]
+        return self._detect(
+            [detector_inputs.load(image, self.num_channels)], score_threshold, top_k
+        )[0]
 
     @property
     def num_channels(self) -> int:
@@ -248,7 +247,9 @@ class Detector:
         detection = self.model.detection
         if score_threshold is None:
             score_threshold = detection.score_threshold
-        return checked_threshold(score_threshold), checked_top_k(top_k, detection.num_detections)
+        slots = detection.num_detections
+        threshold = detector_inputs.checked_threshold(score_threshold)
+        return threshold, detector_inputs.checked_top_k(top_k, slots)
 
     def place(self, size: resizing.Size) -> tuple[resizing.Size, resizing.Size]:
         """Returns the size that an image is resized to, and the bucket that it is padded to.
@@ -311,101 +312,3 @@ def _move_to_device(variables: dict[str, Any]) -> dict[str, Any]:
         else:
             moved[name] = jax.device_put(value).block_until_ready()
     return moved
-
-
-def _loaded(several: Any, num_channels: int) -> Iterator[np.ndarray]:
-    for position, image in enumerate(_as_several(several)):
-        try:
-            yield _load(image, num_channels)
-        except ValueError as error:
-            raise ValueError(f"image {position}: {error}") from error
-
-
-def _load(image: AnyImage, num_channels: int) -> np.ndarray:
-    """Converts an image to an array (H, W, channels), uint8 or float32 in [0, 1].
-
-    Errors as in `Detector.__call__`.
-    """
-    if num_channels == 3:
-        return images.load(image)
-    array = np.asarray(image)
-    is_uint8 = array.dtype == np.uint8
-    if array.ndim != 3 or array.shape[2] != num_channels or 0 in array.shape:
-        expected = f"expected an image of shape (H, W, {num_channels}), as the model's image_mean"
-        raise ValueError(f"{expected} says, got {array.shape}")
-    if not is_uint8 and not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"expected an image of dtype uint8 or floating point, got {array.dtype}")
-    if not is_uint8 and not (array.min() >= 0 and array.max() <= 1):  # NaN fails this too.
-        bounds = f"{array.min()} to {array.max()}"
-        raise ValueError(f"expected floating-point pixels in [0, 1], got {bounds}")
-    return array if is_uint8 else array.astype(np.float32)
-
-
-def _batches(several: Iterator[np.ndarray], count: int) -> Iterator[list[np.ndarray]]:
-    while batch := list(itertools.islice(several, count)):
-        yield batch
-
-
-def _as_several(several: Any) -> Iterable[Any]:
-    # Some of these types raise an error later, when they are loaded.
-    kinds = str | os.PathLike | Image.Image | bytes | bytearray | Mapping
-    if isinstance(several, kinds) or getattr(several, "ndim", 4) < 4:
-        return [several]
-    if not hasattr(several, "__iter__"):
-        raise ValueError(
-            "expected an array, a path, a Pillow image, or a list of these, "
-            f"got {type(several).__name__}"
-        )
-    return several
-
-
-def checked_threshold(threshold: float | int) -> np.float32:
-    """Converts a threshold to the dtype that the model takes. Raises ValueError if not a number."""
-    if not _is_scalar(threshold, "iuf"):
-        raise ValueError(f"score_threshold must be a number, got {threshold!r}")
-    if not threshold == threshold:
-        raise ValueError("score_threshold is NaN: give a number, 0 for all detections")
-    with np.errstate(over="ignore"):  # Infinity is a threshold too: nothing scores above it.
-        return np.float32(threshold)
-
-
-def checked_top_k(top_k: int | None, slots: int) -> int:
-    """Returns the number of detections to keep, by default all slots.
-
-    Raises ValueError unless ``top_k`` is a whole number from 1 to ``slots``.
-    """
-    if top_k is not None and not _is_scalar(top_k, "iu"):
-        raise ValueError(f"top_k must be a whole number, got {top_k!r}")
-    if top_k is not None and not 1 <= top_k <= slots:
-        raise ValueError(
-            f"top_k must be from 1 to {slots}, the model's detection.num_detections, got {top_k}; "
-            "for more, build the model with more of them"
-        )
-    return slots if top_k is None else top_k
-
-
-def _is_scalar(value: Any, kinds: str) -> bool:
-    """Tells whether a value is a single number of Python, NumPy or JAX, with a NumPy dtype kind."""
-    array = np.asarray(value)
-    return array.ndim == 0 and array.dtype.kind in kinds
-
-
-def _masks(
-    patches: list[tuple[np.ndarray, tuple[int, int]]], size: tuple[int, int], form: MaskForm
-) -> Any:
-    """Converts the patches of an image of ``size`` (height, width) to the given mask form."""
-    if form == "cropped":
-        return patches
-    if form == "rle":
-        return [pasting.encode(patch, offset, size) for patch, offset in patches]
-    try:
-        pasted = np.zeros((len(patches), 1, *size), np.float32)
-    except MemoryError as error:
-        gigabytes = len(patches) * size[0] * size[1] * 4 / 1e9
-        raise MemoryError(
-            f"{len(patches)} masks of {size[0]}x{size[1]} take {gigabytes:.0f} GB: "
-            'ask for masks="rle" or fewer'
-        ) from error
-    for mask, (patch, (y, x)) in zip(pasted, patches, strict=True):
-        mask[0, y : y + patch.shape[0], x : x + patch.shape[1]] = patch
-    return pasted

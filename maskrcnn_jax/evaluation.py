@@ -1,16 +1,12 @@
 """COCO box and mask average precision, and the losses on held-out images.
 
-Detections become COCO results: category ids instead of labels, boxes as (x, y, width, height), and
-masks as run lengths, all in pixels of the original images. Undefined numbers are -1, such as the AP
-of small objects in a set without any. A model without a mask head is evaluated by its boxes.
+`coco_metrics` turns detections into COCO results and these into numbers. A model without a mask
+head is evaluated by its boxes.
 """
 
-import contextlib
 import functools
-import io
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,16 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-try:
-    import faster_coco_eval
-except ImportError:
-    faster_coco_eval = None
-
-from maskrcnn_jax import distributed, execution, pasting, sharding, whole_files
+from maskrcnn_jax import coco_metrics, distributed, execution, pasting, sharding, whole_files
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.annotations import without_images
 from maskrcnn_jax.data.categories import Categories
@@ -42,10 +30,11 @@ Record = tuple[int, list[dict[str, Any]] | None, dict[str, tuple[float, float]]]
 class Evaluation(NamedTuple):
     """The results of one pass over a validation set."""
 
-    bbox: dict[str, float]  # The twelve COCO numbers of boxes, as fractions; see `coco_summary`.
+    # The twelve COCO numbers of boxes, as fractions; see `coco_metrics.coco_summary`.
+    bbox: dict[str, float]
     segm: dict[str, float] | None  # Those of masks; None without a mask head.
     losses: dict[str, float]  # Means over the whole set, and their sum as "loss"; may be empty.
-    bbox_per_class: dict[str, float]  # AP by the name in `class_names`.
+    bbox_per_class: dict[str, float]  # AP by the name in `coco_metrics.class_names`.
     segm_per_class: dict[str, float] | None
     detections: list[dict]  # COCO results with "bbox" and, with a mask head, "segmentation".
     missing: tuple[int, ...] = ()  # Ids of images that could not be read; nothing counts them.
@@ -113,7 +102,7 @@ def evaluate(
                 _slice(detections, i), size, original_size, config.detection
             )
             image_id = int(batch.image_id[i])
-            results = coco_results(found, original_size, image_id, categories.ids)
+            results = coco_metrics.coco_results(found, original_size, image_id, categories.ids)
             pairs = {name: (float(total[i]), float(n[i])) for name, (total, n) in losses.items()}
             records.append((image_id, results, pairs))
         advance(int(np.sum(real)))
@@ -159,7 +148,7 @@ def evaluate_images(
             advance(1)
             continue
         found, size = detect(example.image), example.image.shape[:2]
-        results = coco_results(found, size, example.image_id, categories.ids)
+        results = coco_metrics.coco_results(found, size, example.image_id, categories.ids)
         records.append((example.image_id, results, {}))
         advance(1)
     return _summarise(records, annotations, max_detections, masks=masks)
@@ -206,14 +195,14 @@ def _summarise(
     annotations = without_images(annotations, missing)
     results = [result for _, results, _ in records for result in results or ()]
     losses = _mean_losses([pairs for _, _, pairs in records])
-    bbox = run_coco(annotations, results, "bbox", max_detections)
-    segm = run_coco(annotations, results, "segm", max_detections) if masks else None
+    bbox = coco_metrics.run_coco(annotations, results, "bbox", max_detections)
+    segm = coco_metrics.run_coco(annotations, results, "segm", max_detections) if masks else None
     return Evaluation(
-        bbox=twelve_numbers(bbox, max_detections),
-        segm=None if segm is None else twelve_numbers(segm, max_detections),
+        bbox=coco_metrics.twelve_numbers(bbox, max_detections),
+        segm=None if segm is None else coco_metrics.twelve_numbers(segm, max_detections),
         losses=losses,
-        bbox_per_class=_per_class(bbox, max_detections),
-        segm_per_class=None if segm is None else _per_class(segm, max_detections),
+        bbox_per_class=coco_metrics.class_aps(bbox, max_detections),
+        segm_per_class=None if segm is None else coco_metrics.class_aps(segm, max_detections),
         detections=results,
         missing=missing,
     )
@@ -229,162 +218,6 @@ def _mean_losses(pairs_of_images: Sequence[dict[str, Any]]) -> dict[str, float]:
     if not losses:
         return {}
     return losses | {"loss": sum(losses.values())}
-
-
-def coco_results(
-    found: pasting.ImageDetections,
-    size: tuple[int, int],
-    image_id: int | str,
-    category_ids: Sequence[int],
-) -> list[dict]:
-    """One image's detections as COCO results.
-
-    Boxes are rounded to 0.001 pixels; masks, if there are any, are thresholded at 0.5.
-
-    Args:
-        found: The detections in original pixels.
-        size: Height and width of the original image.
-        image_id: The id of the image in the ground truth.
-        category_ids: The category ids of the labels 1, 2, ...
-    """
-    results = []
-    for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True):
-        x0, y0, x1, y1 = box.tolist()
-        results.append(
-            {
-                "image_id": image_id,
-                "category_id": category_ids[label - 1],
-                "bbox": [round(x, 3) for x in (x0, y0, x1 - x0, y1 - y0)],
-                "score": round(score.item(), 6),
-            }
-        )
-    if found.patches is not None:
-        for result, (patch, offset) in zip(results, found.patches, strict=True):
-            result["segmentation"] = pasting.encode(patch, offset, size)
-    return results
-
-
-def coco_summary(
-    annotations: dict, results: Sequence[dict], iou_type: str, max_detections: int = 100
-) -> dict[str, float]:
-    """The twelve COCO numbers by name, as fractions; -1 if undefined.
-
-    `AP*` and the AR of object sizes (`ARs`, `ARm`, `ARl`) take the best `max_detections` of each
-    image; `AR1`, `AR10` and `AR100` take the number in their name. With `max_detections` of 100 all
-    numbers equal pycocotools'. The size of a detected mask is its area, as in the COCO papers;
-    pycocotools would use the area of "bbox" where a result has one.
-
-    Args:
-        annotations: Ground truth in COCO's format.
-        results: Detections in COCO's results format; may be empty.
-        iou_type: "bbox" or "segm".
-        max_detections: The number of best detections that count in each image.
-    """
-    return twelve_numbers(run_coco(annotations, results, iou_type, max_detections), max_detections)
-
-
-def per_class_ap(
-    annotations: dict, results: Sequence[dict], iou_type: str, max_detections: int = 100
-) -> dict[str, float]:
-    """AP by category, named as in `class_names`; -1 for a category without objects.
-
-    The arguments are those of `coco_summary`.
-    """
-    return _per_class(run_coco(annotations, results, iou_type, max_detections), max_detections)
-
-
-def run_coco(
-    annotations: dict,
-    results: Sequence[dict],
-    iou_type: str,
-    max_detections: int,
-    *,
-    keep_matches: bool = False,
-) -> Any:
-    """Matches detections with the ground truth of each image.
-
-    Uses faster-coco-eval if it is installed (extra ``fast``), and pycocotools otherwise, for
-    `keep_matches`, and for negative image ids. The numbers of the two differ by at most the last
-    bit. The arguments are those of `coco_summary`.
-
-    Returns:
-        The evaluator with its fields ``eval`` and ``params``, and ``evalImgs`` if `keep_matches`.
-    """
-    negative = any(image["id"] < 0 for image in annotations["images"])
-    fast = faster_coco_eval is not None and not keep_matches and not negative
-    api = faster_coco_eval.COCO if fast else COCO
-    evaluator_of = faster_coco_eval.COCOeval_faster if fast else COCOeval
-    with contextlib.redirect_stdout(io.StringIO()):  # Both libraries print their progress.
-        truth = _index(api, annotations, annotations["annotations"])
-        # pycocotools would take the size of a mask from its "bbox".
-        dropped = "bbox" if iou_type == "segm" else "segmentation"
-        results = [{k: v for k, v in result.items() if k != dropped} for result in results]
-        detected = truth.loadRes(results) if results else _index(api, annotations, [])
-        evaluator = evaluator_of(truth, detected, iou_type)
-        evaluator.params.maxDets = sorted({1, 10, 100, max_detections})
-        evaluator.evaluate()
-        evaluator.accumulate()
-    return evaluator
-
-
-def _index(api: Callable[[], Any], annotations: dict, objects: Sequence[dict]) -> Any:
-    """Indexes objects by image and category. Ids start at 1, because 0 means "not matched"."""
-    coco = api()
-    # The evaluator writes into the objects, so it gets copies.
-    numbered = [entry | {"id": i} for i, entry in enumerate(objects, start=1)]
-    coco.dataset = annotations | {"annotations": numbered}
-    coco.createIndex()
-    return coco
-
-
-def twelve_numbers(evaluator: Any, max_detections: int) -> dict[str, float]:
-    """The numbers of `coco_summary` from an evaluator of `run_coco`."""
-
-    def mean(values: np.ndarray, area: str, limit: int) -> float:
-        params = evaluator.params
-        values = values[..., params.areaRngLbl.index(area), params.maxDets.index(limit)]
-        return _mean(values)
-
-    precision = evaluator.eval["precision"]  # [IoU, recall, category, area, limit]
-    recall = evaluator.eval["recall"]  # [IoU, category, area, limit]
-    thresholds = evaluator.params.iouThrs
-    return {
-        "AP": mean(precision, "all", max_detections),
-        "AP50": mean(precision[thresholds == 0.5], "all", max_detections),
-        "AP75": mean(precision[thresholds == 0.75], "all", max_detections),
-        "APs": mean(precision, "small", max_detections),
-        "APm": mean(precision, "medium", max_detections),
-        "APl": mean(precision, "large", max_detections),
-        "AR1": mean(recall, "all", 1),
-        "AR10": mean(recall, "all", 10),
-        "AR100": mean(recall, "all", 100),
-        "ARs": mean(recall, "small", max_detections),
-        "ARm": mean(recall, "medium", max_detections),
-        "ARl": mean(recall, "large", max_detections),
-    }
-
-
-def _per_class(evaluator: Any, max_detections: int) -> dict[str, float]:
-    limit = evaluator.params.maxDets.index(max_detections)
-    precision = evaluator.eval["precision"][:, :, :, 0, limit]
-    names = class_names(evaluator.cocoGt.dataset)
-    ids = evaluator.params.catIds
-    return {names[category_id]: _mean(precision[:, :, i]) for i, category_id in enumerate(ids)}
-
-
-def class_names(annotations: dict) -> dict[int, str]:
-    """The unique name of each category, by category id.
-
-    Categories that share a name get their id added: "mouse (id 74)".
-    """
-    names = {category["id"]: category["name"] for category in annotations["categories"]}
-    shared = {name for name, number in Counter(names.values()).items() if number > 1}
-    return {i: f"{name} (id {i})" if name in shared else name for i, name in names.items()}
-
-
-def _mean(values: Float[np.ndarray, "..."]) -> float:
-    defined = values[values > -1]
-    return float(np.mean(defined)) if defined.size else -1.0
 
 
 def headline(evaluation: Evaluation) -> str:

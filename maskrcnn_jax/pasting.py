@@ -7,7 +7,7 @@ full-size masks.
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Num
@@ -16,6 +16,7 @@ from pycocotools import mask as rle_codec
 from maskrcnn_jax.config import DetectionConfig
 from maskrcnn_jax.structures import Detections
 
+MaskForm = Literal["pasted", "cropped", "rle"]
 ONE_THREAD = 2**18  # OpenBLAS uses one thread for a product of at most this many multiplications.
 
 
@@ -248,3 +249,33 @@ def encode(
         counts.pop()
     rle = rle_codec.frPyObjects({"counts": counts, "size": [height, width]}, height, width)
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+
+
+def in_form(
+    patches: list[tuple[np.ndarray, tuple[int, int]]], size: tuple[int, int], form: MaskForm
+) -> Any:
+    """Converts the patches of one image to one of the forms of `Detector.__call__`.
+
+    Args:
+        patches: As in `ImageDetections`.
+        size: Height and width of the image.
+        form: The form.
+
+    Raises:
+        MemoryError: Memory does not suffice for pasted masks.
+    """
+    if form == "cropped":
+        return patches
+    if form == "rle":
+        return [encode(patch, offset, size) for patch, offset in patches]
+    try:
+        pasted = np.zeros((len(patches), 1, *size), np.float32)
+    except MemoryError as error:
+        gigabytes = len(patches) * size[0] * size[1] * 4 / 1e9
+        raise MemoryError(
+            f"{len(patches)} masks of {size[0]}x{size[1]} take {gigabytes:.0f} GB: "
+            'ask for masks="rle" or fewer'
+        ) from error
+    for mask, (patch, (y, x)) in zip(pasted, patches, strict=True):
+        mask[0, y : y + patch.shape[0], x : x + patch.shape[1]] = patch
+    return pasted

@@ -8,7 +8,7 @@ from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.model import MaskRCNN
-from maskrcnn_jax.weights import loading, torchvision
+from maskrcnn_jax.weights import loading, reading, torchvision
 from maskrcnn_jax.weights.norm_eps import choose as choose_eps
 from maskrcnn_jax.weights.norm_eps import replace as replace_eps
 from maskrcnn_jax.weights.report import describe
@@ -97,7 +97,7 @@ def _detector(
 ) -> Detector:
     if weights is None:
         return _random(function, num_classes, norm_eps, seed)
-    source = loading.read(weights, {"COCO_V1": function, "DEFAULT": function})
+    source = reading.read(weights, {"COCO_V1": function, "DEFAULT": function})
     if source.config is not None:
         _check_architecture(function, source.path, source.config.model)
     loaded = loading.fit(source, num_classes=num_classes, norm_eps=norm_eps, seed=seed)

@@ -223,7 +223,7 @@ def test_run_lengths_of_a_huge_image_need_no_huge_masks(detector, monkeypatch):
         assert np.prod(shape) < image.size, f"an array of {shape} was made"
         return np.zeros(shape, *arguments)
 
-    monkeypatch.setattr("maskrcnn_jax.detector.np", SimpleNamespace(**vars(np) | {"zeros": zeros}))
+    monkeypatch.setattr("maskrcnn_jax.pasting.np", SimpleNamespace(**vars(np) | {"zeros": zeros}))
     (prediction,) = detector(image, masks="rle")
     assert rle_codec.area(prediction["masks"][0]) == pytest.approx(700 * 6000, rel=0.1)
 
@@ -236,7 +236,7 @@ def test_no_memory_for_pasted_masks_says_what_to_do(detector, monkeypatch):
             raise MemoryError
         return np.zeros(shape, *arguments)
 
-    monkeypatch.setattr("maskrcnn_jax.detector.np", SimpleNamespace(**vars(np) | {"zeros": zeros}))
+    monkeypatch.setattr("maskrcnn_jax.pasting.np", SimpleNamespace(**vars(np) | {"zeros": zeros}))
     with pytest.raises(MemoryError, match='2 masks of 128x160 .* masks="rle"'):
         detector(image)
 

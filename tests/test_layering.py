@@ -16,9 +16,10 @@ GROUND = {"config", "settings", "structures"}
 STAGES = {"proposals", "detections", "targets", "losses", "diagnostics"}
 NETWORK = GROUND | STAGES | {"model", "modules/", "ops/", "poolers"}
 COMPUTED = NETWORK | {"execution", "sharding", "xla/"}
-INPUTS = {"data/", "images", "resizing", "pasting", "distributed", "config_check", "whole_files"}
+INPUTS = {"data/", "images", "resizing", "distributed", "config_check", "whole_files"}
+INPUTS |= {"pasting", "coco_metrics"}
 # These need each other: a detector reads weights and artifacts, and is exported to an artifact.
-DETECTOR = {"artifacts/", "detector", "weights/", "presets"}
+DETECTOR = {"artifacts/", "detector", "detector_inputs", "weights/", "presets"}
 DRAWING = {"drawing/", "visualize"}
 TOOLS = {"parity/", "planning/", "report/", "test_time_augmentation", "torchvision_models", "video"}
 
@@ -49,6 +50,7 @@ MAY_IMPORT = {
     "distributed": set(),
     "whole_files": set(),
     "pasting": {"config", "structures"},
+    "coco_metrics": {"pasting"},
     "config_check": {"config", "settings"},
     "data/": GROUND | {"images", "resizing", "whole_files"},
     "drawing/": GROUND | INPUTS | {"visualize"},
@@ -58,6 +60,7 @@ MAY_IMPORT = {
     "evaluation": COMPUTED | INPUTS,
     "runs/": COMPUTED | INPUTS | {"training", "evaluation"},
     "artifacts/": COMPUTED | INPUTS | DETECTOR,
+    "detector_inputs": {"images"},
     "detector": COMPUTED | INPUTS | DETECTOR | {"runs/"},
     "weights/": COMPUTED | INPUTS | DETECTOR | {"runs/"},
     "planning/": COMPUTED | INPUTS | {"training"},

@@ -161,7 +161,7 @@ def noise():
 
 def assert_equal(found, expected, atol):
     assert found.labels.tolist() == expected.labels.tolist()
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=atol)
     for (mask, place), (expected_mask, expected_place) in zip(
         found.patches, expected.patches, strict=True

@@ -27,8 +27,8 @@ from maskrcnn_jax.runs import events, run_directory
 from maskrcnn_jax.weights import (
     download,
     files,
-    loading,
     model_metadata,
+    reading,
     torchvision,
     torchvision_resnet,
 )
@@ -272,7 +272,7 @@ def test_the_weights_that_torchvision_released_are_downloaded(start, tmp_path, m
     config, name, asked = experiment(), "maskrcnn_resnet50_fpn", []
     files.write(tmp_path / "w.pth", state_of(config.model))
     # The released name then stands for this small model.
-    monkeypatch.setattr(loading, "released_for", lambda config: {"COCO_V1": name})
+    monkeypatch.setattr(reading, "released_for", lambda config: {"COCO_V1": name})
     monkeypatch.setattr(download, "fetch", lambda file: asked.append(file) or tmp_path / "w.pth")
     config.weights = "COCO_V1"
     params, written = start(config)

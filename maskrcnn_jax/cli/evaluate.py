@@ -24,7 +24,7 @@ from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.report import page
 from maskrcnn_jax.test_time_augmentation import AugmentedDetector
-from maskrcnn_jax.weights import loading
+from maskrcnn_jax.weights import loading, reading
 from maskrcnn_jax.xla import cache, compiler
 
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     _check_report(args.report)
     chosen = config_file.read(args.config) if args.config else None
     cache.keep_compiled_programs()
-    has_no_data = loading.is_released(args.weights) or Path(args.weights).is_file()
+    has_no_data = reading.is_released(args.weights) or Path(args.weights).is_file()
     if args.config is None and has_no_data:
         raise ValueError(
             f"{args.weights} does not say on which data: give --config FILE, or a run directory"

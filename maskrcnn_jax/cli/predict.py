@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from maskrcnn_jax import evaluation, images, video, visualize, whole_files
+from maskrcnn_jax import coco_metrics, images, video, visualize, whole_files
 from maskrcnn_jax.cli import inputs, memory, outputs, progress
 from maskrcnn_jax.data.findings import plain
-from maskrcnn_jax.detector import Detector, checked_top_k
+from maskrcnn_jax.detector import Detector
+from maskrcnn_jax.detector_inputs import checked_top_k
 from maskrcnn_jax.pasting import ImageDetections
 from maskrcnn_jax.xla import cache, compiler
 
@@ -223,7 +224,7 @@ def _failure(task: _Task, error: Exception) -> str:
 def _results(
     found: ImageDetections, image: np.ndarray, image_id: int | str, categories: Any
 ) -> list[dict]:
-    results = evaluation.coco_results(found, image.shape[:2], image_id, categories.ids)
+    results = coco_metrics.coco_results(found, image.shape[:2], image_id, categories.ids)
     names = [categories.name(label) for label in found.labels.tolist()]
     pairs = zip(results, names, strict=True)
     return [result | {"category_name": name} for result, name in pairs]

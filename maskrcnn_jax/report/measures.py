@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from pycocotools.cocoeval import COCOeval
 
-from maskrcnn_jax import evaluation
+from maskrcnn_jax import coco_metrics
 
 IOU_TYPES = ("segm", "bbox")
 NUM_BINS = 20  # Bins of the scores from 0 to 1. Thresholds on the page are bin edges.
@@ -44,7 +44,7 @@ def measure(
     """
     kinds = IOU_TYPES if masks else ("bbox",)
     evaluators = {
-        kind: evaluation.run_coco(annotations, results, kind, max_detections, keep_matches=True)
+        kind: coco_metrics.run_coco(annotations, results, kind, max_detections, keep_matches=True)
         for kind in kinds
     }
     matches = {kind: match(evaluator, max_detections) for kind, evaluator in evaluators.items()}
@@ -56,7 +56,7 @@ def measure(
     overall, classes = _classes(evaluators, images, class_names, max_detections)
     numbers = {}
     for kind, evaluator in evaluators.items():
-        twelve = evaluation.twelve_numbers(evaluator, max_detections)
+        twelve = coco_metrics.twelve_numbers(evaluator, max_detections)
         numbers[kind] = {name: _defined(x) for name, x in twelve.items()}
     return {
         "kinds": list(kinds),

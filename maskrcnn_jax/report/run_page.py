@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_jax import evaluation, whole_files
+from maskrcnn_jax import coco_metrics, whole_files
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Dataset
 from maskrcnn_jax.drawing import gallery
@@ -51,7 +51,7 @@ def write(
         "threshold": gallery.SCORE_THRESHOLD,
         "kinds": list(kinds),
         "numbers": {kind: _defined(result.numbers[kind]) for kind in kinds},
-        "classes": _classes(categories, evaluation.class_names(annotations), objects, result),
+        "classes": _classes(categories, coco_metrics.class_names(annotations), objects, result),
         "evaluations": [
             {"step": entry["step"]} | {key: _defined(entry[key]) for key in (*kinds, "validation")}
             for entry in entries
@@ -96,7 +96,7 @@ def _classes(
 
     Args:
         categories: The classes.
-        measured: The name of each category id in the results, see `evaluation.class_names`.
+        measured: The name of each category id in the results, see `coco_metrics.class_names`.
         objects: The annotated objects.
         result: The evaluation with AP by these names.
     """

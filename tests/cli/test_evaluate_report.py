@@ -2,7 +2,7 @@
 
 import pytest
 
-from maskrcnn_jax import evaluation
+from maskrcnn_jax import coco_metrics, evaluation
 from maskrcnn_jax.cli import evaluate
 from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.config import Config
@@ -26,7 +26,7 @@ def run_directory(tmp_path, monkeypatch):
 
     def find(model, variables, batches, annotations, *_, **__):
         found = [object | {"score": 0.9} for object in annotations["annotations"][::2]]
-        twelve = [evaluation.coco_summary(annotations, found, kind) for kind in ("bbox", "segm")]
+        twelve = [coco_metrics.coco_summary(annotations, found, kind) for kind in ("bbox", "segm")]
         return evaluation.Evaluation(*twelve, {"loss": 0.0}, {}, {}, found)
 
     monkeypatch.setattr(loading, "load", lambda weights: loaded)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn_jax import evaluation
+from maskrcnn_jax import coco_metrics
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import ground_truth, rle, sources
 
@@ -56,15 +56,15 @@ def detections():
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_a_sparse_file_is_evaluated(tmp_path, monkeypatch, caplog, evaluator, iou_type):
     if evaluator == "pycocotools":
-        monkeypatch.setattr(evaluation, "faster_coco_eval", None)
+        monkeypatch.setattr(coco_metrics, "faster_coco_eval", None)
     else:
-        assert evaluation.faster_coco_eval is not None
+        assert coco_metrics.faster_coco_eval is not None
     Image.new("RGB", SIZE[::-1]).save(tmp_path / "1.png")
     (tmp_path / "val.json").write_text(json.dumps(sparse()))
     config = DataConfig(val_images=str(tmp_path), val_annotations=str(tmp_path / "val.json"))
     with caplog.at_level(logging.WARNING):
         _, annotations = sources.open_val(config)
-    numbers = evaluation.coco_summary(annotations, detections(), iou_type)
+    numbers = coco_metrics.coco_summary(annotations, detections(), iou_type)
     assert [numbers[name] for name in ("AP", "APs", "APm")] == pytest.approx([1, 1, -1])
     assert caplog.records[-1].getMessage() == (
         "dropped 2 crowds without a mask, which an evaluation cannot read, in 1 images: 1"
@@ -127,12 +127,12 @@ def test_for_boxes_alone_a_box_is_enough(caplog):
 @pytest.mark.parametrize("evaluator", ["faster-coco-eval", "pycocotools"])
 def test_boxes_without_masks_are_evaluated(monkeypatch, evaluator):
     if evaluator == "pycocotools":
-        monkeypatch.setattr(evaluation, "faster_coco_eval", None)
+        monkeypatch.setattr(coco_metrics, "faster_coco_eval", None)
     content = sparse()
     content["annotations"] = [{**content["annotations"][0], "segmentation": []}]
     annotations = ground_truth.complete(content, masks=False)
     found = [{key: value for key, value in detections()[0].items() if key != "segmentation"}]
-    assert evaluation.coco_summary(annotations, found, "bbox")["AP"] == pytest.approx(1)
+    assert coco_metrics.coco_summary(annotations, found, "bbox")["AP"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("area", [0, -1, float("nan"), 10**9, 145])

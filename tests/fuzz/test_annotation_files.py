@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskrcnn_jax import evaluation
+from maskrcnn_jax import coco_metrics
 from maskrcnn_jax.cli import data  # noqa: F401  (imported before memory is limited)
 from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.config import DataConfig
@@ -161,10 +161,10 @@ def test_evaluations(folder, tmp_path, rng):
         for kind in ("bbox", "segm"):
             if kind == "segm" and any(not x.get("segmentation") for x in found["annotations"]):
                 continue
-            numbers = evaluation.coco_summary(found, results, kind, 100)
+            numbers = coco_metrics.coco_summary(found, results, kind, 100)
             assert all(math.isfinite(x) and -1 <= x <= 1 for x in numbers.values())
             assert json.dumps(numbers, allow_nan=False)
-            evaluation.per_class_ap(found, results, kind)
+            coco_metrics.per_class_ap(found, results, kind)
 
 
 def _detections(rng, found):

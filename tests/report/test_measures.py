@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from maskrcnn_jax import evaluation
+from maskrcnn_jax import coco_metrics
 from maskrcnn_jax.report import measures
 from tests.report import samples
 
@@ -93,7 +93,7 @@ def test_average_precision_is_that_of_the_evaluation(seed):
     annotations, results = samples.random(seed)
     data = json.loads(json.dumps(measures.measure(annotations, results, 100), allow_nan=False))
     for kind in ("bbox", "segm"):
-        numbers = evaluation.coco_summary(annotations, results, kind)
+        numbers = coco_metrics.coco_summary(annotations, results, kind)
         assert data["numbers"][kind] == {
             name: None if x == -1 else pytest.approx(x) for name, x in numbers.items()
         }
@@ -101,7 +101,7 @@ def test_average_precision_is_that_of_the_evaluation(seed):
         assert [overall[name] for name in ("IoU 0.5:0.95", "IoU 0.5", "IoU 0.75")] == pytest.approx(
             [numbers[name] for name in ("AP", "AP50", "AP75")]
         )
-        per_class = evaluation.per_class_ap(annotations, results, kind)
+        per_class = coco_metrics.per_class_ap(annotations, results, kind)
         found = {entry["name"]: entry[kind]["ap"]["IoU 0.5:0.95"] for entry in data["classes"]}
         assert found == {
             name: None if x == -1 else pytest.approx(x) for name, x in per_class.items()

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from maskrcnn_jax import evaluation
+from maskrcnn_jax import coco_metrics
 from maskrcnn_jax.report import page
 from tests.report import samples
 from tests.report.browser import CONTRAST
@@ -160,7 +160,7 @@ def test_the_numbers_are_those_of_the_evaluation(browser):
         "[...document.querySelectorAll('#numbers tbody tr')]"
         ".map(r => [...r.cells].map(c => c.textContent))"
     )
-    mask, box = (evaluation.coco_summary(*samples.by_hand(), kind) for kind in ("segm", "bbox"))
+    mask, box = (coco_metrics.coco_summary(*samples.by_hand(), kind) for kind in ("segm", "bbox"))
     shown = [
         [name, *("\u2013" if x[name] == -1 else f"{x[name]:.3f}" for x in (mask, box))]
         for name in mask

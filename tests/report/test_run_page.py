@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from maskrcnn_jax import evaluation
+from maskrcnn_jax import coco_metrics, evaluation
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.report import run_page
@@ -45,8 +45,8 @@ def entry(step, **values):
 
 
 def result_of(annotations, results):
-    twelve = [evaluation.coco_summary(annotations, results, kind) for kind in ("bbox", "segm")]
-    per_class = [evaluation.per_class_ap(annotations, results, kind) for kind in ("bbox", "segm")]
+    twelve = [coco_metrics.coco_summary(annotations, results, kind) for kind in ("bbox", "segm")]
+    per_class = [coco_metrics.per_class_ap(annotations, results, kind) for kind in ("bbox", "segm")]
     return evaluation.Evaluation(*twelve, {"loss": 0.5}, *per_class, results)
 
 

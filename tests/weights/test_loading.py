@@ -18,6 +18,7 @@ from maskrcnn_jax.weights import (
     files,
     loading,
     model_metadata,
+    reading,
     saving,
     torchvision,
     torchvision_resnet,
@@ -459,8 +460,8 @@ def test_a_run_directory_is_loaded_with_its_experiment(tmp_path, monkeypatch):
 
 
 def test_released_files_follow_the_architecture():
-    assert loading.released_for(v1(5)) == {"COCO_V1": "maskrcnn_resnet50_fpn"}
-    assert loading.released_for(v2(5)) == {"COCO_V1": "maskrcnn_resnet50_fpn_v2"}
+    assert reading.released_for(v1(5)) == {"COCO_V1": "maskrcnn_resnet50_fpn"}
+    assert reading.released_for(v2(5)) == {"COCO_V1": "maskrcnn_resnet50_fpn_v2"}
     faster = presets.fasterrcnn_resnet50_fpn(5)
-    assert loading.released_for(faster) == {"COCO_V1": "fasterrcnn_resnet50_fpn"}
-    assert loading.released_for(ModelConfig(backbone=ResNetConfig(depth=101))) == {}
+    assert reading.released_for(faster) == {"COCO_V1": "fasterrcnn_resnet50_fpn"}
+    assert reading.released_for(ModelConfig(backbone=ResNetConfig(depth=101))) == {}

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.weights import detectron2, download, loading, zoo
+from maskrcnn_jax.weights import detectron2, download, loading, reading, zoo
 from maskrcnn_jax.xla import cache
 from tests.weights.families import reduced, state_of
 from tests.weights.test_download import server  # noqa: F401  (a fixture)
@@ -99,6 +99,6 @@ def test_mmdetections_files_are_checked_by_sha256(server, monkeypatch):  # noqa:
 
 
 def test_names_without_a_family_are_paths():
-    assert not loading.is_released("mask_rcnn_R_50_FPN_3x") and loading.is_released("COCO_V1")
+    assert not reading.is_released("mask_rcnn_R_50_FPN_3x") and reading.is_released("COCO_V1")
     with pytest.raises(FileNotFoundError, match="there is no weight file"):
         loading.load("detectron:mask_rcnn_R_50_FPN_3x")

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-CORE = 0
+CORE = min(os.sched_getaffinity(0))
 os.sched_setaffinity(0, {CORE})  # Set before any library counts the cores to start threads.
 
 import cv2  # noqa: E402
@@ -33,6 +33,7 @@ from PIL import __version__ as pillow_version  # noqa: E402
 from pycocotools import mask as rle_masks  # noqa: E402
 
 from maskrcnn_jax import images as image_files  # noqa: E402
+from maskrcnn_jax import resizing  # noqa: E402
 from maskrcnn_jax.config import DataConfig  # noqa: E402
 from maskrcnn_jax.data import coco_instances, pipeline, schedule  # noqa: E402
 from maskrcnn_jax.data.coco import CocoDataset  # noqa: E402
@@ -46,7 +47,7 @@ Batches = Iterator[Any]
 
 def ours(dataset: Any, config: DataConfig, batch_size: int, fast: bool) -> Batches:
     """Opens our batches. Without ``fast`` they are made as if OpenCV were not installed."""
-    image_files.cv2 = cv2 if fast else None
+    image_files.cv2 = resizing.cv2 = cv2 if fast else None
     return pipeline.train_batches(dataset, config, batch_size=batch_size, seed=0)
 
 
@@ -77,8 +78,7 @@ def load(
     path: Path, objects: list[dict], flip: bool, config: DataConfig
 ) -> tuple[torch.Tensor, dict]:
     """Loads one image: decodes, converts polygons to masks, flips, normalises and resizes."""
-    with Image.open(path) as file:
-        image = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
+    image = read(path)
     height, width = image.shape[1:]
     boxes = torch.tensor([found["bbox"] for found in objects], dtype=torch.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
@@ -100,6 +100,12 @@ def load(
     ratio = torch.tensor([image.shape[2] / width, image.shape[1] / height]).repeat(2)
     labels = torch.tensor([found["category_id"] for found in objects], dtype=torch.int64)
     return image, {"boxes": boxes * ratio, "labels": labels, "masks": masks}
+
+
+def read(path: Path) -> torch.Tensor:
+    """Reads an image as uint8 (3, h, w)."""
+    with Image.open(path) as file:
+        return torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
 
 
 def bitmap(segmentation: list | dict, height: int, width: int) -> torch.Tensor:

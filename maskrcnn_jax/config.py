@@ -282,15 +282,38 @@ class DataConfig:
         (1216, 800),
         (1344, 800),
     )
-    horizontal_flip: Annotated[float, between(0, 1)] = 0.5  # Probability.
-    vertical_flip: Annotated[float, between(0, 1)] = 0.0  # Probability.
     # Training crops larger images to a square of this side, at random, before resizing.
     crop_size: Annotated[int | None, at_least(1)] = None
     # Large-scale jitter (Ghiasi et al., 2021) instead of short_sides and crop_size: training scales
     # each image to fit a square, times a random factor between these two numbers, and then crops a
-    # random part of the square's size, or fills up the square with grey. Empty: no jitter.
+    # random part of the square's size, or fills up the square. Empty: no jitter.
     jitter: Annotated[tuple[float, ...], above(0)] = ()
     jitter_side: Annotated[int, at_least(1)] = 1024  # Pixels; a bucket must hold the square.
+    # Sizes and offsets that are no whole pixels: "detectron2" rounds them, "torchvision" truncates.
+    jitter_rule: Annotated[str, one_of("detectron2", "torchvision")] = "detectron2"
+    # Fills up the square: one number, or one for each channel, where 1 is the largest value of the
+    # pixels. Detectron2 takes this grey, torchvision the mean of the pixels.
+    jitter_fill: Annotated[tuple[float, ...], NOT_EMPTY, at_least(0)] = (128 / 255,)
+    # Transforms after resizing, in this order; `data/transforms.py` describes them. A random crop
+    # takes a part of each side between these two fractions, with the centre of a random object.
+    # Empty: no crop.
+    crop_fraction: Annotated[tuple[float, ...], above(0), between(0, 1)] = ()
+    horizontal_flip: Annotated[float, between(0, 1)] = 0.5  # Probability.
+    vertical_flip: Annotated[float, between(0, 1)] = 0.0  # Probability.
+    # Probability of a turn by 90, 180 or 270 degrees, for images without up and down. It needs
+    # square buckets, or jitter.
+    quarter_turn: Annotated[float, between(0, 1)] = 0.0
+    # Probability that objects of another training image, drawn at random, are pasted over an image
+    # (Ghiasi et al., 2021). They have no effect without masks.
+    copy_paste: Annotated[float, between(0, 1)] = 0.0
+    # Probability of each change of colours below. 0.5 is torchvision's RandomPhotometricDistort.
+    distortion: Annotated[float, between(0, 1)] = 0.0
+    # Factors, each between two numbers, and a part of the circle of hues. Images without three
+    # channels have no saturation and no hue.
+    brightness: Annotated[tuple[float, ...], at_least(0)] = (0.875, 1.125)
+    contrast: Annotated[tuple[float, ...], at_least(0)] = (0.5, 1.5)
+    saturation: Annotated[tuple[float, ...], at_least(0)] = (0.5, 1.5)
+    hue: Annotated[tuple[float, ...], between(-0.5, 0.5)] = (-0.05, 0.05)
     # Ground-truth slots per image; objects beyond them are counted and reported.
     max_instances: Annotated[int, at_least(1)] = 100
     # Storage of ground-truth masks. "crop": each resampled to its own box. "full": bitmaps of the

@@ -6,7 +6,7 @@ The range of a single field stands beside the field in `config`.
 from collections.abc import Sequence
 
 from maskrcnn_jax import settings
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config, DataConfig, ModelConfig
 
 _NUM_GROUPS = 32  # Group norm has a fixed number of groups.
 
@@ -15,10 +15,28 @@ def check(config: Config) -> None:
     """Raises ValueError with the field, its value and the allowed values if a field is wrong."""
     settings.check_fields(config)
     _check_network(config.model)
-    _check_shown(config.data.shown_channels, len(config.model.image_mean))
-    jitter = tuple(config.data.jitter)
-    if jitter and (len(jitter) != 2 or jitter[0] > jitter[1]):
-        raise ValueError(f"data.jitter must be empty or two ascending numbers; got {jitter}")
+    num_channels = len(config.model.image_mean)
+    _check_shown(config.data.shown_channels, num_channels)
+    _check_augmentation(config.data, num_channels)
+
+
+def _check_augmentation(data: DataConfig, num_channels: int) -> None:
+    for name in ("jitter", "crop_fraction", "brightness", "contrast", "saturation", "hue"):
+        given, may_be_empty = tuple(getattr(data, name)), name in ("jitter", "crop_fraction")
+        is_range = len(given) == 2 and given[0] <= given[1]
+        if not is_range and (given or not may_be_empty):
+            expected = f"{'empty or ' * may_be_empty}two ascending numbers"
+            raise ValueError(f"data.{name} must be {expected}; got {given}")
+    if len(data.jitter_fill) not in (1, num_channels):
+        raise ValueError(
+            f"data.jitter_fill must be one number, or {num_channels}, one for each channel; "
+            f"got {tuple(data.jitter_fill)}"
+        )
+    if data.quarter_turn and not data.jitter and any(h != w for h, w in data.buckets):
+        raise ValueError(
+            "data.buckets must be squares, which hold a turned image too, since data.quarter_turn "
+            f"is {data.quarter_turn} and data.jitter is empty; got {tuple(data.buckets)}"
+        )
 
 
 def _check_shown(shown: Sequence[int], num_channels: int) -> None:

@@ -16,6 +16,7 @@ except ImportError:  # OpenCV is optional: it only makes resizing faster.
 Size = tuple[int, int]
 
 _ROWS_PER_BLOCK = 64  # Output rows computed at once: their intermediates fit into the cache.
+_CHANNELS_OF_OPENCV = 4  # Some of its functions take no more.
 
 
 def resized_size(
@@ -157,11 +158,21 @@ def _resize_by_pillow(
 
 def mirror(image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "h w c"]:
     """Mirrors an image left to right and returns a contiguous copy."""
+    if cv2 is not None and image.shape[2] <= _CHANNELS_OF_OPENCV:
+        return cv2.flip(image, 1).reshape(image.shape)
     mirrored = np.empty_like(image)
     # NumPy reverses single channels seven times faster than all channels at once.
     for channel in range(image.shape[2]):
         mirrored[:, :, channel] = image[:, ::-1, channel]
     return mirrored
+
+
+def transpose(image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "w h c"]:
+    """Swaps rows and columns of an image and returns a contiguous copy."""
+    height, width, num_channels = image.shape
+    if cv2 is not None and num_channels <= _CHANNELS_OF_OPENCV:
+        return cv2.transpose(image).reshape(width, height, num_channels)
+    return np.ascontiguousarray(image.transpose(1, 0, 2))
 
 
 def ceil32(size: Sequence[int] | Int[np.ndarray, " 2"]) -> Size:

@@ -419,21 +419,14 @@ OTHERS = {
     "a PDF: save its pages": b"%PDF-1.7 ...",
     "HEIC, as iPhones write: convert": b"\0\0\0\x24ftypheic\0\0",
     "JPEG XL: convert": b"\xff\x0a\0\0",
-<<<<<<< HEAD
     "a TIFF of 5 bands of 8-bit whole numbers, which the package tifffile": tiff(8, 5, 1),
     "a TIFF of 3 bands of 16-bit signed numbers, which .*: pip install": tiff(16, 3, 2),
     "a TIFF of 3 bands of 32-bit floating-point numbers, which": tiff(32, 3, 3),
-    "no format that Pillow knows": b"hello",
-=======
-    "a TIFF of 5 bands of 8-bit whole numbers": tiff(8, 5, 1),
-    "a TIFF of 3 bands of 16-bit signed numbers": tiff(16, 3, 2),
-    "a TIFF of 3 bands of 32-bit floating-point numbers: save": tiff(32, 3, 3),
     "no format that Pillow knows": b"hello\xff\x01",
     "text, which begins with 'Not Found'": b"Not Found",
     """text, which begins with '{"error": 404}'""": b'{"error": 404}',
     "begins as a PNG file, but is damaged": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + b"x" * 99,
     "begins as a JPEG file, but is damaged": b"\xff\xd8\xff\xff\xff",
->>>>>>> hard
 }
 
 

@@ -15,7 +15,7 @@ from maskrcnn_jax import config_check, resizing, visualize, whole_files
 from maskrcnn_jax.cli import config_file, outputs, progress
 from maskrcnn_jax.cli.console import Console
 from maskrcnn_jax.config import Config, DataConfig
-from maskrcnn_jax.data import pipeline, sources, statistics, summary, transforms
+from maskrcnn_jax.data import sources, statistics, summary, transforms
 from maskrcnn_jax.data.dataset import AnnotatedDataset, Dataset
 from maskrcnn_jax.data.findings import plain_line
 from maskrcnn_jax.data.pack import pack
@@ -175,10 +175,12 @@ def _drawings(
     drawings = [gallery.annotated(drawn, crowds, dataset.categories, args.side)]
     for view in range(1, _COLUMNS) if args.augmented else ():
         seed = (view, example.image_id % 2**32)  # An id may be negative, a seed may not.
-        sample = pipeline.train_sample(example, seed, data_config, transforms.standard(data_config))
+        stages = transforms.standard(data_config, dataset)
+        sample = transforms.train_sample(example, seed, data_config, stages)
         sample = sample._replace(image=channels.rgb(sample.image, shown))
         row = pack(sample, resizing.ceil32(sample.image.shape[:2]), data_config)
-        drawings.append(gallery.varied(row, dataset.categories, f"view {view}", args.side))
+        title, removed = f"view {view}", sample.num_removed
+        drawings.append(gallery.varied(row, dataset.categories, title, args.side, removed))
     return drawings
 
 

@@ -15,6 +15,8 @@ from pycocotools import mask as codec
 from maskrcnn_jax.data import rle
 from maskrcnn_jax.data.rle import Mask
 
+Points = float | Float[np.ndarray, " n"]
+
 
 class Span(NamedTuple):
     """A range of pixels of the annotated image along one axis, and its interval in the sample."""
@@ -49,15 +51,24 @@ class Span(NamedTuple):
     def to_source(self, near: float, far: float) -> tuple[float, float]:
         """Maps the interval from ``near`` to ``far`` of the sample to the annotated image."""
         if self.mirrored:
-            near, far = (2 * self.offset + self.size - x for x in (far, near))
-        return tuple((x - self.offset) / self.scale + self.start for x in (near, far))
+            near, far = far, near
+        return self.point_to_source(near), self.point_to_source(far)
+
+    def point_to_source(self, x: Points) -> Points:
+        """Maps points of the sample to the annotated image."""
+        if self.mirrored:
+            x = 2 * self.offset + self.size - x
+        return (x - self.offset) / self.scale + self.start
 
     def from_source(self, near: float, far: float) -> tuple[float, float]:
         """Maps an interval of the annotated image to the sample: the inverse of `to_source`."""
-        near, far = ((x - self.start) * self.scale + self.offset for x in (near, far))
-        if self.mirrored:
-            near, far = (2 * self.offset + self.size - x for x in (far, near))
-        return near, far
+        near, far = self.point_from_source(near), self.point_from_source(far)
+        return (far, near) if self.mirrored else (near, far)
+
+    def point_from_source(self, x: Points) -> Points:
+        """Maps points of the annotated image to the sample: the inverse of `point_to_source`."""
+        x = (x - self.start) * self.scale + self.offset
+        return 2 * self.offset + self.size - x if self.mirrored else x
 
     def nearest(
         self, length: int
@@ -95,9 +106,24 @@ def place(annotation: Mask, image_size: tuple[int, int]) -> PlacedMask:
     return PlacedMask(annotation, image_size, rows, columns)
 
 
-def from_bitmap(bitmap: np.ndarray) -> PlacedMask:
-    """Makes a mask of the non-zero pixels of a bitmap (height, width) of a sample."""
-    return place(rle.encode_bitmap(bitmap), bitmap.shape)
+def from_bitmap(bitmap: np.ndarray, top: int = 0, left: int = 0) -> PlacedMask:
+    """Makes a mask of the non-zero pixels of a bitmap (height, width) of a part of a sample.
+
+    ``top`` and ``left`` are the place of the bitmap in the sample, in pixels.
+    """
+    placed = place(rle.encode_bitmap(bitmap), bitmap.shape)
+    rows, columns = placed.rows._replace(offset=top), placed.columns._replace(offset=left)
+    return placed._replace(rows=rows, columns=columns)
+
+
+def transpose(mask: PlacedMask) -> PlacedMask:
+    """Swaps the rows and the columns of a mask, in the sample and in the annotation."""
+    annotation = mask.annotation
+    if isinstance(annotation, list):
+        swapped = [np.reshape(x, (-1, 2))[:, ::-1].ravel().tolist() for x in annotation]
+    else:
+        swapped = rle.encode_bitmap(rle.decode(annotation, *mask.image_size).T)
+    return PlacedMask(swapped, mask.image_size[::-1], rows=mask.columns, columns=mask.rows)
 
 
 def to_bitmap(mask: PlacedMask, size: tuple[int, int]) -> UInt8[np.ndarray, "{size[0]} {size[1]}"]:
@@ -111,6 +137,44 @@ def to_bitmap(mask: PlacedMask, size: tuple[int, int]) -> UInt8[np.ndarray, "{si
     bitmap = annotated[rows.reshape(-1, 1), columns] * np.uint8(255)
     bitmap[~has_row], bitmap[:, ~has_column] = 0, 0
     return bitmap
+
+
+def to_window(
+    mask: PlacedMask, top: int, left: int, height: int, width: int
+) -> Bool[np.ndarray, "{height} {width}"]:
+    """Draws the part of a mask that lies in a window of a sample, in pixels of the sample.
+
+    Polygons are rasterised in these pixels, and so keep the detail that an enlarged image shows. A
+    pixel takes the annotated pixel at its centre from a bitmap.
+    """
+    y, x = top + np.arange(height) + 0.5, left + np.arange(width) + 0.5
+    rows, columns = mask.rows, mask.columns
+    if isinstance(mask.annotation, dict):
+        shown = _nearest_pixels(mask, y, x)
+    else:
+        on_window = []
+        for polygon in mask.annotation:
+            points = np.reshape(polygon, (-1, 2)).astype(np.float64)
+            points[:, 0] = columns.point_from_source(points[:, 0]) - left
+            points[:, 1] = rows.point_from_source(points[:, 1]) - top
+            on_window.append(points.ravel().tolist())
+        shown = codec.decode(rle.encode(on_window, height, width)).astype(bool)
+    shown[(y < rows.offset) | (y >= rows.offset + rows.size)] = False
+    shown[:, (x < columns.offset) | (x >= columns.offset + columns.size)] = False
+    return shown
+
+
+def _nearest_pixels(
+    mask: PlacedMask, y: Float[np.ndarray, " h"], x: Float[np.ndarray, " w"]
+) -> Bool[np.ndarray, "h w"]:
+    """Looks up the annotated pixels of an encoded bitmap at points of the sample."""
+    height, width = mask.image_size
+    rows = np.clip(np.floor(mask.rows.point_to_source(y)), 0, height - 1).astype(int)
+    columns = np.clip(np.floor(mask.columns.point_to_source(x)), 0, width - 1).astype(int)
+    top, left = rows.min(), columns.min()
+    encoded = rle.encode(mask.annotation, height, width)
+    part = _decode_part(encoded, slice(top, rows.max() + 1), slice(left, columns.max() + 1))
+    return part[(rows - top)[:, None], columns - left] > 0
 
 
 def to_crop(

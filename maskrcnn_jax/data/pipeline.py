@@ -22,10 +22,9 @@ from maskrcnn_jax.data import transforms as stages
 from maskrcnn_jax.data.dataset import Dataset, Example
 from maskrcnn_jax.data.lost_images import LostImages
 from maskrcnn_jax.data.pack import nothing, pack
-from maskrcnn_jax.data.sample import Sample
 from maskrcnn_jax.data.schedule import eval_members, schedule, train_members
 from maskrcnn_jax.data.transforms import Transform
-from maskrcnn_jax.data.view import eval_view, train_view
+from maskrcnn_jax.data.view import eval_view
 from maskrcnn_jax.structures import Batch
 
 
@@ -82,7 +81,6 @@ def train_batches(
     """
     _check_masks(data_config)
     members, buckets = train_members(dataset, data_config), data_config.buckets
-    transforms = stages.standard(data_config) if transforms is None else transforms
 
     # Several threads load the rows of a step separately and share its schedule.
     @functools.lru_cache(maxsize=16)
@@ -95,7 +93,8 @@ def train_batches(
         step, position = divmod(index, len(rows))
         bucket, indices = scheduled(step)
         chosen, before = indices[rows[position]], indices[: rows[position]]
-        example = _read_unless_lost(dataset, int(chosen), step + 1, lost)
+        readable = _Readable(dataset, step + 1, lost)
+        example = readable[int(chosen)]
         if example is None:
             image_id = int(dataset.image_ids[chosen])
             channels = getattr(dataset, "num_channels", 3)
@@ -105,34 +104,35 @@ def train_batches(
         repetition = int((before == chosen).sum())
         # An image id may be negative, but a seed may not.
         image_seed = (seed, 2, step, example.image_id % 2**32, repetition)
-        sample = train_sample(example, image_seed, data_config, transforms)
+        own = stages.standard(data_config, readable) if transforms is None else transforms
+        sample = stages.train_sample(example, image_seed, data_config, own)
         return pack(sample, buckets[bucket], data_config, masks=masks)
 
     loaded = grain.MapDataset.range(start_step * len(rows), sys.maxsize).map(load)
     return _read(loaded, len(rows), data_config)
 
 
-def _read_unless_lost(
-    dataset: Dataset, index: int, step: int, lost: LostImages | None
-) -> Example | None:
-    """Reads an image, or returns None and records why it cannot be read.
+class _Readable:
+    """The images of a data set at one step; those that cannot be read are None and on record."""
 
-    Args:
-        dataset: The images.
-        index: The position of the image.
-        step: The step as the log counts it, from 1.
-        lost: The record; without one, errors are raised.
-    """
-    if lost is None:
-        return dataset[index]
-    image_id = int(dataset.image_ids[index])
-    if lost.reason(step, image_id) is not None:
-        return None
-    try:
-        return dataset[index]
-    except (OSError, ValueError, MemoryError) as error:
-        lost.add(step, image_id, str(error))
-        return None
+    def __init__(self, dataset: Dataset, step: int, lost: LostImages | None):
+        """Stores the step as the log counts it, from 1. Without a record, errors are raised."""
+        self._dataset, self._step, self._lost = dataset, step, lost
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Example | None:
+        if self._lost is None:
+            return self._dataset[index]
+        image_id = int(self._dataset.image_ids[index])
+        if self._lost.reason(self._step, image_id) is not None:
+            return None
+        try:
+            return self._dataset[index]
+        except (OSError, ValueError, MemoryError) as error:
+            self._lost.add(self._step, image_id, str(error))
+            return None
 
 
 def eval_batches(
@@ -190,24 +190,6 @@ def eval_batches(
         return EvalBatch(batch, np.array(example.image.shape[:2], np.int32), np.bool_(real))
 
     return _read(grain.MapDataset.source(rows).map(load), batch_size, data_config)
-
-
-def train_sample(
-    example: Example,
-    seed: Sequence[int],
-    data_config: DataConfig,
-    transforms: Mapping[str, Transform],
-) -> Sample:
-    """Applies the view and the transforms of training to one image.
-
-    Args:
-        example: The image and its objects.
-        seed: Determines all random draws.
-        data_config: Gives short sides and the crop size.
-        transforms: Transforms by name, in order of application.
-    """
-    viewed = train_view(stages.generator(seed, "view"), example, data_config)
-    return stages.apply(transforms, seed, viewed)
 
 
 def _check_masks(data_config: DataConfig) -> None:

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Float, Float32, Int, UInt8, UInt16
 
 from maskrcnn_jax import resizing
 from maskrcnn_jax.data import masks
 from maskrcnn_jax.data.dataset import Example
 from maskrcnn_jax.data.masks import PlacedMask
 
-Pixels = UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]
+Pixels = UInt8[np.ndarray, "h w c"] | UInt16[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]
 
 
 class Sample(NamedTuple):
@@ -29,6 +29,7 @@ class Sample(NamedTuple):
     classes: Int[np.ndarray, " n"]
     masks: list[PlacedMask | None]  # One for each box; None if the object has no mask.
     image_id: int
+    num_removed: int = 0  # Objects of the image that were cut off or hidden.
 
 
 class Window(NamedTuple):
@@ -63,7 +64,7 @@ def crop(sample: Sample, window: Window) -> Sample:
 
     A box inside the window keeps its size. A box that the window cuts is tightened to the visible
     pixels of its mask. A cut object is dropped if no pixel of it is visible, or if a side of its
-    box is below one pixel.
+    box is below one pixel; ``num_removed`` counts it.
     """
     top, left, height, width = window
     boxes = sample.boxes - np.array([left, top, left, top])
@@ -78,7 +79,9 @@ def crop(sample: Sample, window: Window) -> Sample:
             shown[i, 2:] = np.minimum(shown[i, 2:], bounds[2:])
     visible &= ~is_cut | (shown[:, 2:] - shown[:, :2] >= 1).all(1)
     image = sample.image[top : top + height, left : left + width]
-    return select(sample._replace(image=image, boxes=shown, masks=placed), np.flatnonzero(visible))
+    num_removed = sample.num_removed + int((~visible).sum())
+    cut = sample._replace(image=image, boxes=shown, masks=placed, num_removed=num_removed)
+    return select(cut, np.flatnonzero(visible))
 
 
 def _cropped(mask: PlacedMask, window: Window) -> PlacedMask:
@@ -107,10 +110,19 @@ def _resized(mask: PlacedMask, old: tuple[int, int], new: tuple[int, int]) -> Pl
     return mask._replace(rows=rows, columns=columns)
 
 
-def pad(sample: Sample, size: tuple[int, int], value: int) -> Sample:
-    """Fills up the image below and to the right to ``size`` (height, width)."""
-    image = np.full((*size, sample.image.shape[2]), value, sample.image.dtype)
-    image[: sample.image.shape[0], : sample.image.shape[1]] = sample.image
+def pad(sample: Sample, size: tuple[int, int], value: float | Float[np.ndarray, " c"]) -> Sample:
+    """Fills up the image below and to the right to ``size`` (height, width).
+
+    ``value`` is one for all channels, or one for each.
+    """
+    height, width, num_channels = sample.image.shape
+    image = np.empty((*size, num_channels), sample.image.dtype)
+    image[:height, :width] = sample.image
+    # NumPy copies whole rows much faster than single pixels.
+    row = np.full((size[1], num_channels), value, sample.image.dtype).reshape(-1)
+    rows = image.reshape(size[0], -1)
+    rows[height:] = row
+    rows[:height, width * num_channels :] = row[width * num_channels :]
     return sample._replace(image=image)
 
 
@@ -130,3 +142,22 @@ def flip_vertically(sample: Sample) -> Sample:
     boxes = np.stack([x0, height - y1, x1, height - y0], axis=1)
     placed = [mask and mask._replace(rows=mask.rows.flip(height)) for mask in sample.masks]
     return sample._replace(image=sample.image[::-1], boxes=boxes, masks=placed)
+
+
+def transpose(sample: Sample) -> Sample:
+    """Swaps the rows and the columns of the image, the boxes and the masks."""
+    x0, y0, x1, y1 = sample.boxes.T
+    boxes = np.stack([y0, x0, y1, x1], axis=1)
+    placed = [mask and masks.transpose(mask) for mask in sample.masks]
+    image = resizing.transpose(sample.image)
+    return sample._replace(image=image, boxes=boxes, masks=placed)
+
+
+def turn(sample: Sample, num_quarters: int) -> Sample:
+    """Turns a sample counterclockwise by quarters, as `numpy.rot90` does."""
+    quarters = num_quarters % 4
+    if quarters == 1:
+        return flip_vertically(transpose(sample))
+    if quarters == 2:
+        return flip_vertically(flip_horizontally(sample))
+    return flip_horizontally(transpose(sample)) if quarters == 3 else sample

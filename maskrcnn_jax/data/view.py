@@ -1,16 +1,16 @@
 """The first stage of the pipeline: resizes an image, and crops it to a window in training."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+from jaxtyping import Float
 
 from maskrcnn_jax import resizing
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import sample as samples
 from maskrcnn_jax.data.dataset import Example
 from maskrcnn_jax.data.sample import Sample, Window
-
-GREY = 128  # Of 255; fills up jittered images, as in Detectron2.
 
 
 def train_view(rng: np.random.Generator, example: Example, config: DataConfig) -> Sample:
@@ -40,19 +40,30 @@ def eval_view(example: Example, config: DataConfig) -> Sample:
 def jittered_view(rng: np.random.Generator, example: Example, config: DataConfig) -> Sample:
     """Resizes an image by a random factor, and makes a square of it by cropping and padding.
 
-    The rule is that of Detectron2's ``ResizeScale`` and ``FixedSizeCrop``: the factor 1 fits the
-    image into the square; what exceeds it is cropped, with one random number for both offsets; the
-    rest is grey, below and to the right.
+    The factor 1 fits the image into the square. What exceeds the square is cropped, with one random
+    number for both offsets; what is missing is filled up below and to the right. The rule is that
+    of Detectron2's ``ResizeScale`` and ``FixedSizeCrop``, or of torchvision's ``ScaleJitter`` and
+    ``FixedSizeCrop``: Detectron2 rounds sizes and offsets, torchvision truncates them.
     """
     factor, place = rng.uniform(*config.jitter), rng.random()
     side, original = config.jitter_side, np.array(example.image.shape[:2])
-    scale = factor * side / original.max()
-    height, width = np.maximum(np.round(original * scale).astype(int), 1).tolist()
+    to_whole = np.trunc if config.jitter_rule == "torchvision" else np.round
+    sides = to_whole(original * (factor * side / original.max())).astype(int)
+    height, width = np.maximum(sides, 1).tolist()
     resize_image = partial(resizing.resize_uint8, how=config.resize)
     resized = samples.resize(samples.whole(example), (height, width), resize_image)
-    top, left = (round(max(length - side, 0) * place) for length in (height, width))
+    top, left = (int(to_whole(max(length - side, 0) * place)) for length in (height, width))
     window = Window(top, left, min(height, side), min(width, side))
-    return samples.pad(samples.crop(resized, window), (side, side), GREY)
+    fill = _fill(config.jitter_fill, example.image.dtype)
+    return samples.pad(samples.crop(resized, window), (side, side), fill)
+
+
+def _fill(fractions: Sequence[float | int], dtype: np.dtype) -> Float[np.ndarray, " _"]:
+    """Returns fractions of the full range as values of pixels; floating-point pixels end at 1."""
+    if np.issubdtype(dtype, np.integer):
+        largest = np.iinfo(dtype).max
+        return np.rint(np.minimum(fractions, 1) * largest)
+    return np.array(fractions, float)
 
 
 def draw(rng: np.random.Generator, size: tuple[int, int], config: DataConfig) -> tuple[Window, int]:

@@ -53,8 +53,7 @@ def explain(content: bytes) -> str:
 
 
 def _is_text(content: bytes) -> bool:
-    return content.isascii() and all(letter >= 32 or letter in b"	
-" for letter in content)
+    return content.isascii() and all(letter >= 32 or letter in b"\t\n\r" for letter in content)
 
 
 def describe_tiff(file: io.BytesIO | io.BufferedReader) -> str:

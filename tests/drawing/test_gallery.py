@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from maskrcnn_jax.config import DataConfig
-from maskrcnn_jax.data import pipeline, rle, transforms
+from maskrcnn_jax.data import rle, transforms
 from maskrcnn_jax.data.pack import pack
 from maskrcnn_jax.data.shapes import ShapesDataset
 from maskrcnn_jax.drawing import gallery
@@ -87,7 +87,7 @@ def test_both_kinds_of_masks_look_alike():
     example = max(dataset, key=lambda example: len(example.boxes))
     for mask_store in ("crop", "full"):
         config = DataConfig(short_sides=(90,), max_long_side=100, mask_store=mask_store)
-        sample = pipeline.train_sample(example, (0,), config, transforms.standard(config))
+        sample = transforms.train_sample(example, (0,), config, transforms.standard(config))
         row = pack(sample, (96, 128), config)
         drawings.append(gallery.varied(row, dataset.categories, "view", 200).astype(int))
     assert len(sample.boxes) > 1

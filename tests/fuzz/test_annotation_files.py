@@ -15,7 +15,6 @@ from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import (
     ground_truth,
-    pipeline,
     rle,
     splitting,
     statistics,
@@ -107,7 +106,7 @@ def look_at(dataset, rng, with_masks):
         assert np.isfinite(example.boxes).all()
         assert (example.boxes >= 0).all() and (example.boxes[:, 2:] <= [width, height]).all()
         seed = (rng.randrange(100), 0)
-        sample = pipeline.train_sample(example, seed, FLIP, transforms.standard(FLIP))
+        sample = transforms.train_sample(example, seed, FLIP, transforms.standard(FLIP))
         for store in ("crop", "full"):
             config = DataConfig(max_instances=8, mask_size=28, mask_store=store)
             row = pack(sample, (96, 96), config, masks=with_masks)

@@ -7,7 +7,7 @@ must be hashable and must not change once it is compiled.
 """
 
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from maskrcnn_jax.settings import (
     NOT_EMPTY,
@@ -233,6 +233,20 @@ class ExecutionConfig:
     rpn_gradient: Annotated[str, one_of("windows", "maps")] = "windows"
 
 
+class TrainSet(NamedTuple):
+    """One of several training sets."""
+
+    images: str  # Folder, or a directory written by `maskrcnn-jax data prepare`.
+    annotations: str = ""  # JSON in COCO's format; empty for prepared images.
+    weight: float = 1.0  # The set's share of the training images, over the sum of all weights.
+
+
+WEIGHTED = Constraint(
+    "sets (images, annotations, weight) with weights above 0",
+    lambda x: isinstance(x, str) or x > 0,
+)
+
+
 @settings
 class DataConfig:
     """The source of the images, and how they are resized, augmented and padded."""
@@ -242,6 +256,8 @@ class DataConfig:
     source: Annotated[str, one_of("coco", "tfds", "shapes")] = "coco"
     train_images: str = "data/coco/train2017"  # Folder.
     train_annotations: str = "data/coco/annotations/instances_train2017.json"  # File.
+    # Several training sets instead of these, as `TrainSet`. Their categories are joined by name.
+    train: Annotated[tuple[tuple[str, str, float], ...], WEIGHTED] = ()
     val_images: str = "data/coco/val2017"  # Folder.
     val_annotations: str = "data/coco/annotations/instances_val2017.json"  # File.
     tfds_dir: str = "data/tfds"  # Directory written by `data prepare`.

@@ -15,6 +15,8 @@ def check(config: Config) -> None:
     """Raises ValueError with the field, its value and the allowed values if a field is wrong."""
     settings.check_fields(config)
     _check_network(config.model)
+    if config.data.train and config.data.source == "shapes":
+        raise ValueError('data.train needs data.source "coco" or "tfds" for the validation set')
     num_channels = len(config.model.image_mean)
     _check_shown(config.data.shown_channels, num_channels)
     _check_augmentation(config.data, num_channels)

@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     paths = [args.output / name for name in names]
     train, val = data_config.train_images, data_config.val_images
     read = [args.config, train, val, data_config.train_annotations, data_config.val_annotations]
+    read += [path for entry in data_config.train for path in entry[:2] if path]
     with outputs.claim("maskrcnn-jax data", paths, inputs=read, force=args.force) as add:
         outputs.make_directory(args.output)
         crowds = _crowds(annotations)

@@ -6,13 +6,16 @@ Images are grouped by the bucket that holds them. Each group is an endless strea
 import bisect
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from maskrcnn_jax import resizing
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data.dataset import Dataset
+
+_SHORTEST_EPOCH = 10_000  # Images, of several sets: shorter ones would round their shares.
 
 
 def check_sizes(train: Dataset, val: Dataset, data_config: DataConfig) -> None:
@@ -101,8 +104,52 @@ def _members(
     return [np.flatnonzero(bucket_of_image == index) for index in range(len(buckets))]
 
 
+class Mixture(NamedTuple):
+    """The images of several training sets in each bucket: a row for each bucket, one number a set.
+
+    In each bucket the images of the first set come first.
+    """
+
+    counts: tuple[tuple[int, ...], ...]  # Images of each set.
+    quotas: tuple[tuple[int, ...], ...]  # Images that an epoch takes of each set.
+
+
+def mixture(
+    members: Sequence[Int[np.ndarray, " _"]],
+    set_of_image: Int[np.ndarray, " n"],
+    weights: Float[np.ndarray, " s"],
+) -> Mixture:
+    """How often images of each set are seen, by the weights of the sets.
+
+    A set with the share p of all weights gives the share p of the images of an epoch, divided over
+    the buckets as its images are. Rounding changes a share by less than a thousandth.
+
+    Args:
+        members: The images of each bucket, from `train_members`.
+        set_of_image: The position of the set of every image, ascending.
+        weights: The weight of each set.
+
+    Raises:
+        ValueError: No image of a set is left.
+    """
+    own = [np.bincount(set_of_image[x], minlength=len(weights)) for x in members]
+    counts = np.array(own).reshape(-1, len(weights))
+    totals = counts.sum(axis=0)
+    if not totals.all():
+        raise ValueError(f"data.train: no image is left of set {int(totals.argmin()) + 1}")
+    length = max(int(totals.sum()), _SHORTEST_EPOCH)
+    quotas = np.rint(length * weights / weights.sum() / totals * counts).astype(int)
+    quotas = np.where(counts > 0, np.maximum(quotas, 1), 0)
+    return Mixture(*(tuple(map(tuple, x.tolist())) for x in (counts, quotas)))
+
+
 def schedule(
-    step: int, members: Sequence[Int[np.ndarray, " _"]], *, batch_size: int, seed: int
+    step: int,
+    members: Sequence[Int[np.ndarray, " _"]],
+    *,
+    batch_size: int,
+    seed: int,
+    mixture: Mixture | None = None,
 ) -> tuple[int, Int[np.ndarray, " {batch_size}"]]:
     """Returns the bucket and the images of a training step.
 
@@ -117,11 +164,13 @@ def schedule(
         members: Indices of the images of each bucket. At least one bucket is not empty.
         batch_size: Images per step.
         seed: Seed of the permutations and of the order of buckets.
+        mixture: The numbers of several sets. Each set is an endless stream of permutations of its
+            own then. An epoch takes its quota of each stream, the sets in random order.
 
     Returns:
         The position of the bucket in ``members``, and the indices of ``batch_size`` images.
     """
-    counts = tuple(map(len, members))
+    counts = tuple(map(sum, mixture.quotas)) if mixture else tuple(map(len, members))
     epoch = _epoch(step, counts, batch_size)
     before = _batches_before(epoch, counts, batch_size)
     after = _batches_before(epoch + 1, counts, batch_size)
@@ -133,8 +182,21 @@ def schedule(
     drawn = []
     for i in range(batch * batch_size, (batch + 1) * batch_size):
         repetition, place = divmod(i, counts[bucket])
-        drawn.append(_permutation(counts[bucket], seed, bucket, repetition)[place])
+        if mixture is None:
+            drawn.append(_permutation(counts[bucket], (seed, 1, bucket, repetition))[place])
+        else:
+            drawn.append(_drawn(place, repetition, bucket, seed, mixture))
     return bucket, members[bucket][drawn]
+
+
+def _drawn(place: int, repetition: int, bucket: int, seed: int, mixture: Mixture) -> int:
+    """The position in a bucket of the image at a place of an epoch of several sets."""
+    counts, quotas = mixture.counts[bucket], mixture.quotas[bucket]
+    sets, ranks = _set_order(quotas, seed, bucket, repetition)
+    which = int(sets[place])
+    cycle, rest = divmod(repetition * quotas[which] + int(ranks[place]), counts[which])
+    permutation = _permutation(counts[which], (seed, 3, bucket, which, cycle))
+    return sum(counts[:which]) + int(permutation[rest])
 
 
 def _batches_before(epoch: int, counts: tuple[int, ...], batch_size: int) -> list[int]:
@@ -152,7 +214,7 @@ def _epoch(step: int, counts: tuple[int, ...], batch_size: int) -> int:
 
 
 # The second number of a seed separates the kinds of random draws: 0 for the order of buckets,
-# 1 for permutations, 2 for the transforms of an image.
+# 1 for permutations, 2 for the transforms of an image, 3 for permutations of one of several sets.
 @functools.lru_cache(maxsize=4)
 def _bucket_order(batches: tuple[int, ...], seed: int, epoch: int) -> Int[np.ndarray, " steps"]:
     return np.random.default_rng((seed, 0, epoch)).permutation(
@@ -160,6 +222,22 @@ def _bucket_order(batches: tuple[int, ...], seed: int, epoch: int) -> Int[np.nda
     )
 
 
+@functools.lru_cache(maxsize=16)
+def _set_order(
+    quotas: tuple[int, ...], seed: int, bucket: int, repetition: int
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """The set of each place of an epoch, and how many earlier places have the same set.
+
+    The places of a set are spread evenly, each at random in its own part of the epoch, so the
+    shares hold in any part of an epoch.
+    """
+    random = np.random.default_rng((seed, 1, bucket, repetition))
+    ranks = np.concatenate([np.arange(quota) for quota in quotas])
+    lengths = np.repeat(quotas, quotas)
+    order = np.argsort((ranks + random.random(len(ranks))) / lengths, kind="stable")
+    return np.repeat(np.arange(len(quotas)), quotas)[order], ranks[order]
+
+
 @functools.lru_cache(maxsize=64)
-def _permutation(count: int, seed: int, bucket: int, repetition: int) -> Int[np.ndarray, " n"]:
-    return np.random.default_rng((seed, 1, bucket, repetition)).permutation(count)
+def _permutation(count: int, seed: tuple[int, ...]) -> Int[np.ndarray, " n"]:
+    return np.random.default_rng(seed).permutation(count)

@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from maskrcnn_jax.config import DataConfig, ModelConfig
+from maskrcnn_jax.config import DataConfig, ModelConfig, TrainSet
 from maskrcnn_jax.data import ground_truth
+from maskrcnn_jax.data import joint as joint_sets
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.dataset import AnnotatedDataset
 from maskrcnn_jax.data.findings import short
+from maskrcnn_jax.data.joint import JointDataset
 from maskrcnn_jax.data.prepared import PreparedDataset
 from maskrcnn_jax.data.shapes import ShapesDataset
 
@@ -28,7 +30,8 @@ def open_train(
     """Opens the training images.
 
     Args:
-        config: ``config.source`` is "coco", "tfds" or "shapes".
+        config: ``config.source`` is "coco", "tfds" or "shapes". With ``config.train`` the result is
+            a `JointDataset` of these sets.
         categories: The map from labels to categories; the data set's own categories by default.
         masks: Whether every object needs a mask; see `CocoDataset`.
         num_channels: The number of channels of the images; see `CocoDataset`.
@@ -38,17 +41,48 @@ def open_train(
         ValueError: The source is unknown, a category of the data is not in the map, or the
             annotations are broken.
     """
-    if config.source == "coco":
-        files = _home(config.train_images, config.train_annotations)
-        opened = functools.partial(CocoDataset, *files, crowd=config.crowd, strict=config.strict)
-    elif config.source == "tfds":
-        opened = functools.partial(PreparedDataset, *_home(config.tfds_dir), "train")
-    else:
-        return _shapes(config, config.shapes_num_train, TRAIN_SEED, categories)
     kept = {"keep_empty": config.keep_empty, "keep_rule": config.keep_rule}
-    pixels = {"num_channels": num_channels, "image_dtype": config.image_dtype}
-    opened = functools.partial(opened, **kept, **pixels, min_side=config.min_side, masks=masks)
-    return _labelled(opened, categories)
+    kept |= {"num_channels": num_channels, "image_dtype": config.image_dtype}
+    kept |= {"min_side": config.min_side, "masks": masks}
+    if config.train:
+        return _open_several(config, categories, kept)
+    if config.source not in ("coco", "tfds"):
+        return _shapes(config, config.shapes_num_train, TRAIN_SEED, categories)
+    files = config.train_images, config.train_annotations
+    files = (config.tfds_dir, "") if config.source == "tfds" else files
+    return _labelled(_opener(config, *files, kept), categories)
+
+
+def _opener(
+    config: DataConfig, images: str, annotations: str, kept: dict[str, Any]
+) -> Callable[..., AnnotatedDataset]:
+    """A function that opens a training set: COCO json, or prepared images without annotations."""
+    if not annotations:
+        return functools.partial(PreparedDataset, *_home(images), "train", **kept)
+    rules = {"crowd": config.crowd, "strict": config.strict}
+    return functools.partial(CocoDataset, *_home(images, annotations), **rules, **kept)
+
+
+def _open_several(
+    config: DataConfig, categories: Categories | None, kept: dict[str, Any]
+) -> JointDataset:
+    """Opens the sets of ``config.train``; arguments and errors as in `open_train`."""
+    entries = [TrainSet(*entry) for entry in config.train]
+    names = [entry.annotations or entry.images for entry in entries]
+    openers = [_opener(config, entry.images, entry.annotations, kept) for entry in entries]
+    sets = [open_set() for open_set in openers]
+    for name, dataset in zip(names, sets, strict=True):
+        if not len(dataset):
+            why = getattr(dataset, "why_empty", f"{name} has none")
+            raise ValueError(f"data.train: a set has no images: {why}")
+    joint = joint_sets.join([(x, y.categories) for x, y in zip(names, sets, strict=True)])
+    joint = joint if categories is None else matched(categories, joint)
+    for position, dataset in enumerate(sets):
+        if dataset.categories != joint:
+            own = matched(joint, dataset.categories, "the list of data.train")
+            sets[position] = openers[position](categories=own)
+    weights = [entry.weight for entry in entries]
+    return JointDataset(list(zip(names, sets, strict=True)), weights, joint)
 
 
 def open_val(
@@ -135,7 +169,8 @@ def matched(model: Categories, data: Categories, known_by: str = "the model") ->
     labels = {name: model.names.index(own) for own in model.names for name in [_plain(own)]}
     found = {labels[_plain(name)]: (i, name) for i, name in _pairs(data) if _plain(name) in labels}
     if is_nameless or len(found) < len(data) or len(labels) < len(model):
-        category_id, name = strangers[0]
+        unknown = [pair for pair in strangers if _plain(pair[1]) not in labels] or strangers
+        category_id, name = unknown[0]
         own = "" if category_id not in model.ids else f", which is {_name(model, category_id)!r}"
         advice = "rename categories in one of them"
         if known_by == "the model":

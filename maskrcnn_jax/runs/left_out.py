@@ -64,7 +64,8 @@ def _look(sets: dict[str, Dataset], config: DataConfig, progress: Progress) -> L
         if not (len(dataset) and hasattr(dataset, "check")):  # There are no files to look at.
             found[name] = {}
             continue
-        what = f"images of data.{name}_annotations"
+        several = name == "train" and config.train
+        what = "images of data.train" if several else f"images of data.{name}_annotations"
         with progress(f"check {name}", len(dataset)) as advance:
             found[name] = checks.find_bad(dataset, advance=advance)
         checks.check_few(found[name], len(dataset), what)
@@ -109,7 +110,9 @@ def _read(path: Path, config: DataConfig) -> dict[str, Any] | None:
 
 def _digests(config: DataConfig) -> dict[str, str]:
     """The SHA-256 of the annotation files, in hexadecimal."""
-    paths = {config.train_annotations, config.val_annotations} if config.source == "coco" else set()
+    paths = {entry[1] for entry in config.train} - {""}
+    if config.source == "coco":
+        paths |= {config.val_annotations} | (set() if config.train else {config.train_annotations})
     digests = {}
     for path in sorted(paths):
         with Path(path).expanduser().open("rb") as file:
@@ -119,4 +122,5 @@ def _digests(config: DataConfig) -> dict[str, str]:
 
 def _files(config: DataConfig) -> list[str]:
     train, val = config.train_images, config.val_images
-    return [config.source, train, config.train_annotations, val, config.val_annotations]
+    several = [path for entry in config.train for path in entry[:2]]
+    return [config.source, train, config.train_annotations, val, config.val_annotations, *several]

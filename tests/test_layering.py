@@ -18,8 +18,9 @@ NETWORK = GROUND | STAGES | {"model", "modules/", "ops/", "poolers"}
 COMPUTED = NETWORK | {"execution", "sharding", "xla/"}
 INPUTS = {"data/", "images", "resizing", "distributed", "config_check", "whole_files"}
 INPUTS |= {"pasting", "coco_metrics"}
-# These need each other: a detector reads weights and artifacts, and is exported to an artifact.
-DETECTOR = {"artifacts/", "detector", "detector_inputs", "weights/", "presets"}
+# These need each other: a detector reads weights and artifacts, is exported to an artifact, and
+# detects window by window.
+DETECTOR = {"artifacts/", "detector", "detector_inputs", "tiling/", "weights/", "presets"}
 DRAWING = {"drawing/", "visualize"}
 TOOLS = {"parity/", "planning/", "report/", "test_time_augmentation", "torchvision_models", "video"}
 
@@ -62,6 +63,7 @@ MAY_IMPORT = {
     "artifacts/": COMPUTED | INPUTS | DETECTOR,
     "detector_inputs": {"images"},
     "detector": COMPUTED | INPUTS | DETECTOR | {"runs/"},
+    "tiling/": {"detector", "image_files/", "images", "ops/", "pasting", "resizing"},
     "weights/": COMPUTED | INPUTS | DETECTOR | {"runs/"},
     "planning/": COMPUTED | INPUTS | {"training"},
     "report/": COMPUTED | INPUTS | DRAWING | {"evaluation", "runs/"},

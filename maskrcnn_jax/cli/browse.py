@@ -11,7 +11,7 @@ from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
-from maskrcnn_jax import config_check, resizing, visualize, whole_files
+from maskrcnn_jax import config_check, resizing, settings, visualize, whole_files
 from maskrcnn_jax.cli import config_file, outputs, progress
 from maskrcnn_jax.cli.console import Console
 from maskrcnn_jax.config import Config, DataConfig
@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
         1 if an image cannot be read, else 0.
     """
     config = _config(args)
+    settings.check_fields(config)
     dataset, data_config = _open(config, args), config.data
     config_check.check(config)
     annotations = dataset.annotations()

@@ -19,7 +19,7 @@ def folder(tmp_path):
     images = [{"id": i, "file_name": f"{i}.png", "height": 20, "width": 30} for i in (1, 2)]
     images.append({"id": 3, "file_name": f"{HOSTILE}.png", "height": 20, "width": 30})
     for i in (1, 2):
-        Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(np.full((20, 30, 3), 99 * i, np.uint8)).save(tmp_path / f"{i}.png")
     found = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9]}
     found["segmentation"] = [[1, 1, 10, 1, 10, 10, 1, 10]]
     content = {"images": images, "annotations": [found]}

@@ -17,14 +17,13 @@ from tests.artifacts.test_export import red_detector, red_image
 # the network.
 ALLOWED = set(
     """
-    artifacts artifacts.artifact config config_check detector distributed
-    drawing drawing.captions drawing.channels drawing.colors drawing.fonts drawing.patches
-    evaluation execution image_files image_files.bands image_files.headers image_files.npy
-    image_files.once image_files.pillow image_files.tiff images ops ops.rounding resizing
-    whole_files
-    pasting settings sharding structures video visualize
+    artifacts artifacts.artifact coco_metrics config config_check detector detector_inputs
+    distributed drawing drawing.captions drawing.channels drawing.colors drawing.fonts
+    drawing.patches evaluation execution image_files image_files.bands image_files.headers
+    image_files.npy image_files.once image_files.pillow image_files.tiff images ops ops.rounding
+    pasting resizing settings sharding structures video visualize whole_files
     xla xla.cache xla.compiler xla.jaxlib_errors
-    cli cli.argument_types cli.arguments cli.console cli.data_arguments
+    cli cli.argument_types cli.arguments cli.interrupts cli.console cli.data_arguments
     cli.inputs cli.main cli.memory cli.outputs cli.predict cli.progress cli.streams
     data data.annotation_files data.annotations data.categories data.clipping data.dataset
     data.findings data.image_entries data.outlines data.rle data.values

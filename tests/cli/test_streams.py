@@ -60,8 +60,9 @@ def test_a_command_whose_output_is_lost_says_so(way, reason):
 def test_a_closed_stream_is_no_error(monkeypatch, name):
     monkeypatch.setattr(sys, name, None)  # As Python starts after `command >&-`.
     streams.be_lenient()
-    print("a line", file=getattr(sys, name))
-    assert streams.flush() == ""
+    with getattr(sys, name) as opened:
+        print("a line", file=opened)
+        assert streams.flush() == ""
 
 
 SAVE = """

@@ -1,5 +1,6 @@
 """Models of 1, 4 and 13 channels from the command line: training to prediction and export."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -65,14 +66,9 @@ def settings_of(folder, annotations, capsys):
     """The settings that `data statistics` prints, evaluated."""
     assert main(["data", "statistics", "--images", folder, "--annotations", annotations]) == 0
     lines = capsys.readouterr().out.splitlines()
-    pairs = [x.strip().split(" = ") for x in lines if x.startswith("  config.")]
-    found = {"data.image_dtype": "uint8"}
-    for field, value in pairs:
-        field = field.removeprefix("config.")
-        found[field] = (
-            value if field == "data.image_dtype" else tuple(map(float, value[1:-1].split(",")))
-        )
-    return found
+    pairs = [line.removeprefix("  config.").split(" = ") for line in lines if " = " in line]
+    found = {field: ast.literal_eval(value) for field, value in pairs}
+    return {"data.image_dtype": "uint8"} | found
 
 
 def run(*arguments):

@@ -107,7 +107,8 @@ def _print(found: Found, config: Config) -> None:
     for field, value in settings.items():
         print(f"  config.{field} = {value}")
     print("or on the command line:")
-    print(" ", " ".join(f"'--config.{field}={value}'" for field, value in settings.items()))
+    flags = [f"'--config.{field}={value.strip(chr(34))}'" for field, value in settings.items()]
+    print(" ", " ".join(flags))
 
 
 def _settings(channels: Channels) -> dict[str, str]:
@@ -116,7 +117,7 @@ def _settings(channels: Channels) -> dict[str, str]:
         "model.image_mean": _tuple(channels.mean),
         "model.image_std": _tuple(np.where(channels.std > 0, channels.std, 1)),
     }
-    dtype = {"data.image_dtype": "float32"} if channels.is_deep else {}
+    dtype = {"data.image_dtype": '"float32"'} if channels.is_deep else {}
     return settings | dtype
 
 

@@ -298,7 +298,7 @@ class Detector:
         """Resizes and pads images to one bucket, and fills the batch with black images.
 
         Args:
-            batch: Images (H, W, channels), uint8 or float32 in [0, 1].
+            batch: Images (H, W, channels), uint8, or float32 whose white is 1.
             sizes: The height and width to resize each image to.
             bucket: The height and width to pad to.
 

@@ -125,7 +125,7 @@ def evaluate_images(
     """Evaluates any detection function on single images in this process, without losses.
 
     Args:
-        detect: Maps an image, uint8 [h, w, 3], to its detections, labelled by the categories.
+        detect: Maps an image, [h, w, c], to its detections, labelled by the categories.
         dataset: The validation images.
         annotations: As in `evaluate`.
         categories: As in `evaluate`.

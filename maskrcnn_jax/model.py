@@ -91,7 +91,7 @@ class MaskRCNN(nn.Module):
         """Detects objects: boxes first, then a mask inside each detected box.
 
         Args:
-            images: uint8, or float32 in [0, 1]; resized, at the top left of the bucket.
+            images: uint8, or float32 whose white is 1; resized, at the top left of the bucket.
             sizes: Height and width of each image in pixels.
             canvas: Height and width in pixels of each image with the padding that the network
                 sees.

@@ -44,7 +44,7 @@ class Instances(NamedTuple):
 class Batch(NamedTuple):
     """Images of one bucket with their ground truth, as the data pipeline delivers them."""
 
-    images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"]  # uint8, or float32 in [0, 1].
+    images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"]  # uint8, or float32; white is 1.
     sizes: Int[Array, "b 2"]  # Height and width of the image; the rest of the bucket is padding.
     canvas: Int[Array, "b 2"]  # Height and width of the padded image; see `MaskRCNN`.
     image_id: Int[Array, " b"]  # Random draws depend on no other field.

@@ -438,7 +438,7 @@ def test_without_a_mask_head_there_are_no_masks():
 
 
 class TestFourChannels:
-    """A model with another number of channels takes plain arrays."""
+    """A model with another number of channels takes arrays and files that have them."""
 
     @pytest.fixture
     def detector(self):
@@ -456,9 +456,9 @@ class TestFourChannels:
     @pytest.mark.parametrize(
         "image, message",
         [
-            (np.zeros((9, 9, 3), np.uint8), r"image 0: .*\(H, W, 4\).* got \(9, 9, 3\)"),
-            (np.zeros((0, 9, 4), np.uint8), r"got \(0, 9, 4\)"),
-            (np.zeros((9, 9, 4), np.int32), "got int32"),
+            (np.zeros((9, 9, 3), np.uint8), "image 0: it has 3 channels; expected 4"),
+            (np.zeros((0, 9, 4), np.uint8), r"shape \(H, W, 4\), .*got \(0, 9, 4\)"),
+            (np.zeros((9, 9, 4), np.int32), "pixels of type int32: save it as uint8"),
             (np.full((9, 9, 4), 2.0), r"in \[0, 1\], got 2.0 to 2.0"),
             (np.full((9, 9, 4), np.nan), "got nan to nan"),
         ],
@@ -466,6 +466,28 @@ class TestFourChannels:
     def test_others_are_refused(self, detector, image, message):
         with pytest.raises(ValueError, match=message):
             detector(image)
+
+    def test_files_are_read_with_them(self, detector, tmp_path):
+        image = np.dstack([red_image(128, 160, (20, 40, 100, 80)), np.zeros((128, 160), np.uint8)])
+        for name in ("a.png", "a.npy"):
+            path = tmp_path / name
+            Image.fromarray(image).save(path) if name == "a.png" else np.save(path, image)
+            np.testing.assert_allclose(detector(path)[0]["boxes"][0], [20, 40, 100, 80])
+        np.save(tmp_path / "b.npy", image[:, :, :2])
+        with pytest.raises(OSError, match="b.npy: it has 2 channels; expected 4"):
+            detector(tmp_path / "b.npy")
+
+    def test_floating_point_has_any_range_if_the_data_had(self, detector):
+        detector.data.image_dtype = "float32"
+        image = np.zeros((128, 160, 4), np.float32)
+        image[40:80, 20:100, 0] = 5000
+        image[:, :, 3] = -3
+        assert len(detector.detect(image).boxes)
+        image[0, 0, 0] = np.inf
+        with pytest.raises(ValueError, match="1 of 81920 values are NaN, infinite"):
+            detector(image)
+        with pytest.raises(ValueError, match="dtype has to be float32, since data.image_dtype"):
+            Detector(detector.model, {}, detector.categories, detector.data, dtype="uint8")
 
 
 def test_loaded_variables_are_freed_on_the_way_to_the_device():

@@ -71,7 +71,9 @@ def test_the_version_is_the_one_to_be_cited():
 def test_packages_that_are_imported_are_declared_and_no_others():
     """Packages that others install today may be missing tomorrow."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = (project["optional-dependencies"][name] for name in ("fast", "parity", "video"))
+    extras = (
+        project["optional-dependencies"][name] for name in ("fast", "parity", "tiff", "video")
+    )
     needed, optional = names(project["dependencies"]), names(sum(extras, []))
     files = [ROOT / "train.py", *(ROOT / "maskrcnn_jax").rglob("*.py")]
     modules = {name.partition(".")[0] for path in files for name in imported_names(path)}

@@ -107,16 +107,18 @@ def _print(found: Found, config: Config) -> None:
     for field, value in settings.items():
         print(f"  config.{field} = {value}")
     print("or on the command line:")
-    print(" ", " ".join(f"'--config.{field}={value}'" for field, value in settings.items()))
+    plain_values = {field: value.strip('"') for field, value in settings.items()}
+    print(" ", " ".join(f"'--config.{field}={value}'" for field, value in plain_values.items()))
 
 
 def _settings(channels: Channels) -> dict[str, str]:
     """The fields of a config for these images, with their values as Python writes them."""
+    varies = channels.std > 1e-6 * np.abs(channels.mean)  # Others have rounding errors.
     settings = {
         "model.image_mean": _tuple(channels.mean),
-        "model.image_std": _tuple(np.where(channels.std > 0, channels.std, 1)),
+        "model.image_std": _tuple(np.where(varies, channels.std, 1)),
     }
-    dtype = {"data.image_dtype": "float32"} if channels.is_deep else {}
+    dtype = {"data.image_dtype": '"float32"'} if channels.is_deep else {}
     return settings | dtype
 
 
@@ -145,11 +147,6 @@ def _tables(found: Found, config: Config) -> list[tuple[str, list[str], list[lis
             f"channels, over {channels.num_images} images, in the units of image_mean",
             ["channel", "mean", "std"],
             [[str(i), f"{mean:.4g}", f"{std:.4g}"] for i, (mean, std) in enumerate(pairs)],
-        ),
-        (
-            "settings of a model for these channels, from random weights",
-            ["field", "value"],
-            [[field, value] for field, value in _settings(channels).items()],
         ),
         (
             f"{len(sizes)} images, {len(sides)} objects, {counts.num_crowds} crowds, in pixels",
@@ -206,10 +203,14 @@ def _write(path: Path, found: Found, config: Config, annotations: Path) -> None:
     ratios = found.sides[:, 0] / found.sides[:, 1]
     per_image = np.bincount(found.objects.image, minlength=len(found.objects.sizes))
     rpn = config.model.rpn
+    tables, settings = _tables(found, config), _settings(found.channels)
+    rows = [[f"config.{field}", value] for field, value in settings.items()]
+    title = "settings of a model for these channels, from random weights"
+    tables.insert(1, (title, ["field", "value"], rows))
     statistics_page.write(
         path,
         title=f"Statistics of {annotations.name}",
-        tables=_tables(found, config),
+        tables=tables,
         charts=[
             statistics_page.counts("objects per image", per_image),
             statistics_page.octaves("side of objects in resized images", sides, rpn.anchor_sizes),

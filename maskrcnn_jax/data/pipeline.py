@@ -148,7 +148,7 @@ def eval_batches(
     masks: bool = True,
     lost: dict[int, str] | None = None,
 ) -> Iterator[EvalBatch]:
-    """Yields every image once, bucket by bucket, as float32 in [0, 1], with its ground truth.
+    """Yields every image once, bucket by bucket, as float32, with its ground truth.
 
     The last image of a bucket is repeated to fill the last batch. OpenCV, if installed, is limited
     to one thread in the whole process.

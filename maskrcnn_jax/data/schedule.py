@@ -15,7 +15,7 @@ from maskrcnn_jax import resizing
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data.dataset import Dataset
 
-_SHORTEST_EPOCH = 10_000  # Images, of several sets: shorter ones would round their shares.
+_SHORTEST_EPOCH = 1000  # Images, of several sets: shorter ones would round their shares.
 
 
 def check_sizes(train: Dataset, val: Dataset, data_config: DataConfig) -> None:
@@ -122,7 +122,7 @@ def mixture(
     """How often images of each set are seen, by the weights of the sets.
 
     A set with the share p of all weights gives the share p of the images of an epoch, divided over
-    the buckets as its images are. Rounding changes a share by less than a thousandth.
+    the buckets as its images are. Rounding changes a share by less than a hundredth.
 
     Args:
         members: The images of each bucket, from `train_members`.

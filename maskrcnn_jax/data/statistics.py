@@ -15,7 +15,7 @@ from maskrcnn_jax.data.dataset import Dataset
 
 _NUM_THREADS = 16
 _NUM_LOOKED_AT = 8  # Images whose headers say what the others have.
-_FULL = {"uint8": 255, "uint16": 65535}  # White; floating-point images are in [0, 1] already.
+_FULL = {"uint8": 255, "uint16": 65535}  # White; floating-point pixels stay.
 _COPIES = 0.95  # Overlap of two boxes that may be one object, labelled twice.
 _WHOLE = 0.95  # Share of the image that few objects cover.
 _LONG = 20  # Ratio of the sides of few objects.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from maskrcnn_jax.data.dataset import Dataset, Example
+from maskrcnn_jax.data.dataset import Example
 
 _BOUNDS = (1, 99)  # Percentiles of the values that become black and white.
 
@@ -45,7 +45,7 @@ def rgb(
 class Shown:
     """A data set whose images have only the channels to draw, as `rgb` makes them."""
 
-    def __init__(self, dataset: Dataset, shown: Sequence[int]) -> None:
+    def __init__(self, dataset: Any, shown: Sequence[int]) -> None:
         """Chooses the channels of all images; see `rgb`."""
         self._dataset, self._shown = dataset, tuple(shown)
 

@@ -230,3 +230,22 @@ def test_mistakes_in_the_call(folder, capsys, arguments, message):
 def test_neither_a_config_nor_images(folder, capsys):
     assert main(["data", "browse", "--output", str(folder / "out")]) == 2
     assert "give either --config FILE" in capsys.readouterr().err
+
+
+def test_three_channels_are_chosen(folder, capsys):
+    """Channel 4 is bright in the right half; the object hides little of it."""
+    content = json.loads((folder / "instances.json").read_text())
+    content["images"] = content["images"][2:3]
+    content["annotations"] = []
+    pixels = np.zeros((40, 50, 5), np.float32)
+    pixels[:, 25:, 4] = 7000
+    np.save(folder / "3.npy", pixels)
+    content["images"][0]["file_name"] = "3.npy"
+    write(folder, content)
+    for shown, color in (("(4, 0, 1)", [255, 0, 0]), ("(4,)", [255] * 3), ("()", [0] * 3)):
+        options = ["--separate", "--force", "--set", f"data.shown_channels={shown}"]
+        assert browse(folder, *options, "--augmented") == 0
+        drawn = np.asarray(Image.open(folder / "out" / "3.png"))
+        assert np.abs(drawn[-20, 90].astype(int) - color).max() < 8, shown
+    assert browse(folder, "--force", "--set", "data.shown_channels=(5,)") == 2
+    assert "data.shown_channels must be empty, one or three channels" in capsys.readouterr().err

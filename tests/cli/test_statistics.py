@@ -85,3 +85,37 @@ def test_mistakes_are_one_message(command, tmp_path, capsys):
     ):
         assert main([*command, *extra]) == 2
         assert message in capsys.readouterr().err
+
+
+def write_arrays(folder, *arrays):
+    """Replaces the images of `command` by arrays."""
+    content = json.loads((folder / "a.json").read_text())
+    for entry, array in zip(content["images"], arrays, strict=True):
+        entry["file_name"] = f"{entry['id']}.npy"
+        np.save(folder / entry["file_name"], array)
+    (folder / "a.json").write_text(json.dumps(content))
+
+
+def test_settings_for_other_channels_and_types(command, tmp_path, capsys):
+    levels = np.array([0, 13107, 65535, 6553], np.uint16)
+    write_arrays(tmp_path, *(np.broadcast_to(levels * i, (60, 80, 4)) for i in (0, 1)))
+    page = tmp_path / "page.html"
+    assert main([*command, "--report", str(page)]) == 0
+    out = capsys.readouterr().out
+    mean, std = "(0, 0.1, 0.5, 0.05)", "(1, 0.1, 0.5, 0.05)"  # The first channel does not vary.
+    assert f"\n  config.model.image_mean = {mean}\n" in out
+    assert f"\n  config.model.image_std = {std}\n" in out
+    assert '\n  config.data.image_dtype = "float32"\n' in out
+    assert f"'--config.model.image_std={std}' '--config.data.image_dtype=float32'" in out
+    assert "config.data.image_dtype" in page.read_text() and std in page.read_text()
+
+
+def test_the_number_of_channels_is_that_of_the_first_images_or_given(command, tmp_path, capsys):
+    write_arrays(tmp_path, np.zeros((60, 80), np.uint8), np.full((60, 80, 3), 255, np.uint8))
+    assert main(command) == 0  # Grey images among coloured ones become RGB.
+    assert rows(capsys.readouterr().out)["2"][0] == "0.5"
+    assert main([*command, "--channels", "1"]) == 1
+    message = "2.npy: it has 3 channels; expected 1, as image_mean has"
+    assert message in capsys.readouterr().out
+    assert main([*command, "--channels", "13"]) == 2
+    assert "it has 1 channel; expected 13" in capsys.readouterr().err

@@ -173,7 +173,7 @@ def test_sets_are_seen_by_their_weights_and_images_of_a_set_equally():
     counts, weights = (30, 10), (1, 3)
     members = [np.arange(20, 40), np.arange(20)]
     mixed = mixture(members, counts, weights)
-    assert mixed.counts == ((10, 10), (20, 0)) and mixed.quotas == ((833, 7500), (1667, 0))
+    assert mixed.counts == ((10, 10), (20, 0)) and mixed.quotas == ((83, 750), (167, 0))
     found = drawn(members, mixed, 150, batch_size=16)
     images = np.concatenate([indices for _, indices in found])
     seen = np.bincount(images, minlength=40)

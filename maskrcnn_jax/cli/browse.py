@@ -50,12 +50,16 @@ def run(args: argparse.Namespace) -> int:
     with outputs.claim("maskrcnn-jax data", paths, inputs=read, force=args.force) as add:
         outputs.make_directory(args.output)
         crowds = _crowds(annotations)
-        num_failed = _draw(args, dataset, chosen, crowds, data_config, add)
+        num_failed, num_removed = _draw(args, dataset, chosen, crowds, data_config, add)
     left_out = args.split == "train" and not data_config.keep_empty
     slots = data_config.max_instances
     counts = summary.summarize(annotations, slots, data_config.keep_rule)
     _print(counts, slots, left_out)
-    print(f"{len(chosen) - num_failed} of {len(dataset)} images are drawn in {args.output}")
+    num_drawn = len(chosen) - num_failed
+    if args.augmented:
+        num_views = num_drawn * (_COLUMNS - 1)
+        print(f"{num_removed} objects were cut off or hidden in {num_views} views of training")
+    print(f"{num_drawn} of {len(dataset)} images are drawn in {args.output}")
     return 1 if num_failed else 0
 
 
@@ -138,15 +142,20 @@ def _draw(
     crowds: dict[int, list[dict[str, Any]]],
     data_config: DataConfig,
     add: Callable[..., None],
-) -> int:
-    """Writes the drawings, and tells ``add``; returns the number of images that failed."""
-    page, num_pages, num_failed = [], 0, 0
+) -> tuple[int, int]:
+    """Writes the drawings, and tells ``add``.
+
+    Returns:
+        The number of images that failed, and the number of objects that augmentation removed.
+    """
+    page, num_pages, num_failed, num_removed = [], 0, 0, 0
     with progress.images("browse", len(chosen)) as advance:
         for index in chosen:
             image_id = int(dataset.image_ids[index])
             try:
                 own = crowds.get(image_id, [])
-                drawings = _drawings(dataset, index, own, args, data_config)
+                drawings, removed = _drawings(dataset, index, own, args, data_config)
+                num_removed += removed
             except (OSError, ValueError) as error:
                 print(f"maskrcnn-jax data: {error}", file=sys.stderr)
                 drawings, num_failed = [], num_failed + 1
@@ -161,7 +170,7 @@ def _draw(
                 _save(args.output / f"page-{num_pages:03}.png", page)
                 page = []
             advance(1)
-    return num_failed
+    return num_failed, num_removed
 
 
 def _drawings(
@@ -170,20 +179,25 @@ def _drawings(
     crowds: list[dict[str, Any]],
     args: argparse.Namespace,
     data_config: DataConfig,
-) -> list[gallery.Drawing]:
-    """Draws an image with its annotations and, on request, three augmented views of it."""
+) -> tuple[list[gallery.Drawing], int]:
+    """Draws an image with its annotations and, on request, three augmented views of it.
+
+    Returns:
+        The drawings, and the number of objects that the views have lost.
+    """
     example, shown = dataset[index], data_config.shown_channels
     drawn = example._replace(image=channels.rgb(example.image, shown))
     drawings = [gallery.annotated(drawn, crowds, dataset.categories, args.side)]
+    num_removed, stages = 0, transforms.standard(data_config, dataset)
     for view in range(1, _COLUMNS) if args.augmented else ():
         seed = (view, example.image_id % 2**32)  # An id may be negative, a seed may not.
-        stages = transforms.standard(data_config, dataset)
         sample = transforms.train_sample(example, seed, data_config, stages)
         sample = sample._replace(image=channels.rgb(sample.image, shown))
         row = pack(sample, resizing.ceil32(sample.image.shape[:2]), data_config)
         title, removed = f"view {view}", sample.num_removed
         drawings.append(gallery.varied(row, dataset.categories, title, args.side, removed))
-    return drawings
+        num_removed += removed
+    return drawings, num_removed
 
 
 def _save(path: Path, drawings: list[gallery.Drawing]) -> None:

@@ -19,7 +19,7 @@ _GREY = np.array([0.2989, 0.587, 0.114], np.float32)  # Of red, green and blue, 
 
 def adjust_brightness(image: Image, factor: float) -> Image:
     """Multiplies all pixels by a factor."""
-    return _scaled(image, factor, 0)
+    return _scaled(image, factor, 0.0)
 
 
 def adjust_contrast(image: Image, factor: float) -> Image:
@@ -46,11 +46,14 @@ def adjust_saturation(image: Shaped[np.ndarray, "h w 3"], factor: float) -> Imag
 def adjust_hue(image: Shaped[np.ndarray, "h w 3"], shift: float) -> Image:
     """Turns the hues by a part of their circle, in the model HSV.
 
-    OpenCV rounds the hues of uint8 images to 256, so the result may differ by a few levels.
+    OpenCV rounds hues and shifts of uint8 images to 256, which changes up to 8 levels.
     """
     if image.dtype == np.uint8 and cv2 is not None:
+        steps = round(shift * 256) % 256
+        if steps == 0:
+            return image
         hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-        hsv[..., 0] += np.uint8(round(shift * 256) % 256)
+        hsv[..., 0] += np.uint8(steps)
         return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
     red, green, blue = np.moveaxis(image.astype(np.float32), 2, 0)
     largest = np.maximum(np.maximum(red, green), blue)
@@ -65,7 +68,7 @@ def adjust_hue(image: Shaped[np.ndarray, "h w 3"], shift: float) -> Image:
     for channel, start in enumerate((5, 3, 1)):
         place = (start + sixths + np.float32(6 * shift)) % 6
         turned[..., channel] = largest - range_ * np.clip(np.minimum(place, 4 - place), 0, 1)
-    return _as_pixels(turned, image.dtype)
+    return _as_pixels(turned if image.dtype == np.float32 else np.rint(turned), image.dtype)
 
 
 CHANGES = {

@@ -13,15 +13,12 @@ from jaxtyping import Bool, Float
 from maskrcnn_jax.data import masks
 from maskrcnn_jax.data import sample as samples
 from maskrcnn_jax.data.dataset import Example
-from maskrcnn_jax.data.masks import PlacedMask
 from maskrcnn_jax.data.sample import Pixels, Sample, Window
 
 try:
     import cv2
 except ImportError:  # OpenCV is optional: it only copies pixels faster.
     cv2 = None
-
-_Window = tuple[slice, slice]  # Rows and columns.
 
 
 @runtime_checkable
@@ -77,10 +74,11 @@ def copy_paste(
 def paste(sample: Sample, other: Sample, top: int = 0, left: int = 0) -> Sample:
     """Pastes all objects of another sample over a sample, one after the other.
 
-    An object hides what lies below it, objects pasted before it too. The box of an object of which
-    something is hidden is tightened to what is visible; without a mask an object counts as its box.
-    It is removed if nothing is visible, or if a side of its box becomes shorter than one pixel;
-    ``num_removed`` counts those of ``sample``.
+    An object hides what lies below it, objects pasted before it too. All pasted masks, and those
+    near them, become bitmaps in pixels of ``sample``, and their boxes are tightened to what is
+    visible; without a mask an object counts as its box. An object is removed if nothing of it is
+    visible, or if a side of its box becomes shorter than one pixel. ``num_removed`` counts those of
+    ``sample``.
 
     Args:
         sample: The image below.
@@ -137,20 +135,19 @@ def _pile(
     height, width = other.image.shape[:2]
     area = slice(top, top + height), slice(left, left + width)
     image, covered = image[area], covered[area]
-    boxes, bitmaps = other.boxes.copy(), list(other.masks)
+    boxes, bitmaps, kept = other.boxes.copy(), list(other.masks), []
     for i in reversed(range(len(boxes))):
-        window = _around(boxes[i], other.masks[i], covered.shape)
-        drawn = _draw(other.masks[i], boxes[i], window)
-        visible = drawn & ~covered[window]
-        if not np.array_equal(visible, drawn) or not drawn.any():
-            boxes[i] = _tighten(boxes[i], visible, window)
-        rows, columns = window
-        bitmaps[i] = masks.from_bitmap(visible, rows.start + top, columns.start + left)
-        covered[window] |= visible
-        _copy(other.image[window], visible, image[window])
-    kept = np.flatnonzero(boxes.any(1))
+        window = Window(*masks.around(boxes[i], (height, width)))
+        part = _part(window)
+        visible = masks.to_window(other.masks[i], *window) & ~covered[part]
+        boxes[i] = samples.tighten(boxes[i], visible, window)
+        if _is_a_pixel_long(boxes[i]):
+            kept.append(i)
+            bitmaps[i] = masks.from_bitmap(visible, window.top + top, window.left + left)
+            covered[part] |= visible
+            _copy(other.image[part], visible, image[part])
     shifted = other._replace(boxes=boxes + np.array([left, top, left, top]), masks=bitmaps)
-    return samples.select(shifted, kept)
+    return samples.select(shifted, sorted(kept))
 
 
 def _hide(sample: Sample, covered: Bool[np.ndarray, "h w"]) -> Sample:
@@ -158,22 +155,40 @@ def _hide(sample: Sample, covered: Bool[np.ndarray, "h w"]) -> Sample:
 
     The mask of an object near covered pixels becomes a bitmap, which no pasted mask overlaps.
     """
-    boxes, remaining = sample.boxes.copy(), list(sample.masks)
+    boxes, remaining, kept = sample.boxes.copy(), list(sample.masks), []
     for i, mask in enumerate(sample.masks):
-        window = _around(boxes[i], mask, covered.shape)
-        if not covered[window].any():
+        reach = 0 if mask is None else math.ceil(max(mask.rows.scale, mask.columns.scale))
+        near = Window(*masks.around(boxes[i], covered.shape, reach))  # One annotated pixel more.
+        if not covered[_part(near)].any():
+            kept.append(i)
             continue
-        drawn = _draw(mask, boxes[i], window)
-        visible = drawn & ~covered[window]
-        if not np.array_equal(visible, drawn):
-            boxes[i] = _tighten(boxes[i], visible, window)
-        if mask is not None and drawn.any():
-            rows, columns = window
-            remaining[i] = masks.from_bitmap(visible, rows.start, columns.start)
-    kept = np.flatnonzero(boxes.any(1))
+        window = Window(*masks.around(boxes[i], covered.shape))
+        drawn = _filled(boxes[i], window) if mask is None else masks.to_window(mask, *window)
+        visible = drawn & ~covered[_part(window)]
+        if drawn.any():
+            boxes[i] = samples.tighten(boxes[i], visible, window)
+            remaining[i] = mask and masks.from_bitmap(visible, window.top, window.left)
+        if np.array_equal(drawn, visible) or _is_a_pixel_long(boxes[i]):
+            kept.append(i)
     num_removed = sample.num_removed + len(boxes) - len(kept)
     cut = sample._replace(boxes=boxes, masks=remaining, num_removed=num_removed)
     return samples.select(cut, kept)
+
+
+def _part(window: Window) -> tuple[slice, slice]:
+    top, left, height, width = window
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _is_a_pixel_long(box: Float[np.ndarray, "4"]) -> bool:
+    return bool((box[2:] - box[:2] >= 1).all())
+
+
+def _filled(box: Float[np.ndarray, "4"], window: Window) -> Bool[np.ndarray, "h w"]:
+    """Draws the pixels of a box, which stands for the mask of an object without one."""
+    rows, columns = _part(window)
+    y, x = np.ogrid[rows, columns]
+    return (x + 1 > box[0]) & (x < box[2]) & (y + 1 > box[1]) & (y < box[3])
 
 
 def _copy(source: Pixels, where: Bool[np.ndarray, "h w"], target: Pixels) -> None:
@@ -182,42 +197,3 @@ def _copy(source: Pixels, where: Bool[np.ndarray, "h w"], target: Pixels) -> Non
         cv2.copyTo(source, where.view(np.uint8), target)
     else:
         np.copyto(target, source, where=where[..., None])
-
-
-def _around(box: Float[np.ndarray, "4"], mask: PlacedMask | None, size: tuple[int, int]) -> _Window:
-    """Returns the pixels of a box and around it, where its mask may be: one annotated pixel more.
-
-    ``size`` is height and width of the image that has them.
-    """
-    margin = 1 if mask is None else math.ceil(max(mask.rows.scale, mask.columns.scale, 1))
-    x0, y0 = np.maximum(np.floor(box[:2]).astype(int) - margin, 0).tolist()
-    x1, y1 = np.minimum(np.ceil(box[2:]).astype(int) + margin, size[::-1]).tolist()
-    return slice(y0, y1), slice(x0, x1)
-
-
-def _draw(
-    mask: PlacedMask | None, box: Float[np.ndarray, "4"], window: _Window
-) -> Bool[np.ndarray, "h w"]:
-    """Draws a mask, or the box of an object without one, in a window."""
-    rows, columns = window
-    if mask is not None:
-        size = rows.stop - rows.start, columns.stop - columns.start
-        return masks.to_window(mask, rows.start, columns.start, *size)
-    y, x = np.ogrid[rows, columns]
-    return (x + 1 > box[0]) & (x < box[2]) & (y + 1 > box[1]) & (y < box[3])
-
-
-def _tighten(
-    box: Float[np.ndarray, "4"], visible: Bool[np.ndarray, "h w"], window: _Window
-) -> Float[np.ndarray, "4"]:
-    """Cuts a box to the visible pixels of a window; to nothing if a side is shorter than a pixel.
-
-    Returns zeros for nothing.
-    """
-    rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
-    if not len(rows):
-        return np.zeros(4)
-    top, left = window[0].start, window[1].start
-    near = np.maximum(box[:2], [left + columns[0], top + rows[0]])
-    far = np.minimum(box[2:], [left + columns[-1] + 1, top + rows[-1] + 1])
-    return np.concatenate([near, far]) if (far - near >= 1).all() else np.zeros(4)

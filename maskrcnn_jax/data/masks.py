@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
-from pycocotools import mask as codec
 
 from maskrcnn_jax.data import rle
 from maskrcnn_jax.data.rle import Mask
@@ -144,12 +143,14 @@ def to_window(
 ) -> Bool[np.ndarray, "{height} {width}"]:
     """Draws the part of a mask that lies in a window of a sample, in pixels of the sample.
 
-    Polygons are rasterised in these pixels, and so keep the detail that an enlarged image shows. A
-    pixel takes the annotated pixel at its centre from a bitmap.
+    A pixel takes the annotated pixel at its centre. If the sample is resized, polygons are
+    rasterised in its own pixels, and so keep the detail that an enlarged image shows.
     """
+    if not height or not width:
+        return np.zeros((height, width), bool)
     y, x = top + np.arange(height) + 0.5, left + np.arange(width) + 0.5
     rows, columns = mask.rows, mask.columns
-    if isinstance(mask.annotation, dict):
+    if isinstance(mask.annotation, dict) or rows.scale == columns.scale == 1:
         shown = _nearest_pixels(mask, y, x)
     else:
         on_window = []
@@ -158,7 +159,7 @@ def to_window(
             points[:, 0] = columns.point_from_source(points[:, 0]) - left
             points[:, 1] = rows.point_from_source(points[:, 1]) - top
             on_window.append(points.ravel().tolist())
-        shown = codec.decode(rle.encode(on_window, height, width)).astype(bool)
+        shown = rle.decode(on_window, height, width).astype(bool)
     shown[(y < rows.offset) | (y >= rows.offset + rows.size)] = False
     shown[:, (x < columns.offset) | (x >= columns.offset + columns.size)] = False
     return shown
@@ -167,7 +168,7 @@ def to_window(
 def _nearest_pixels(
     mask: PlacedMask, y: Float[np.ndarray, " h"], x: Float[np.ndarray, " w"]
 ) -> Bool[np.ndarray, "h w"]:
-    """Looks up the annotated pixels of an encoded bitmap at points of the sample."""
+    """Looks up the annotated pixels of a mask at points of the sample."""
     height, width = mask.image_size
     rows = np.clip(np.floor(mask.rows.point_to_source(y)), 0, height - 1).astype(int)
     columns = np.clip(np.floor(mask.columns.point_to_source(x)), 0, width - 1).astype(int)
@@ -253,21 +254,28 @@ def _decode_part(
     return np.ascontiguousarray(pixels.reshape(-1, height)[:, rows].T)
 
 
-def visible_bounds(mask: PlacedMask, size: tuple[int, int]) -> Float[np.ndarray, "4"]:
-    """Returns the smallest box around the part of a mask that is visible in a sample.
-
-    The box is x0 y0 x1 y1 in pixels of the sample and covers whole pixels of the annotated image.
-    Its area is 0 if no pixel is visible.
+def around(
+    box: Float[np.ndarray, "4"], size: tuple[int, int], margin: int = 0
+) -> tuple[int, int, int, int]:
+    """Returns the window of the pixels that a box touches: top, left, height and width.
 
     Args:
-        mask: The mask in the sample.
-        size: Height and width of the sample.
+        box: x0 y0 x1 y1 in pixels of a sample.
+        size: Height and width of the sample, to which the window is cut.
+        margin: Pixels to add on each side.
     """
-    x0, x1 = mask.columns.to_source(0.0, float(size[1]))
-    y0, y1 = mask.rows.to_source(0.0, float(size[0]))
-    window = codec.frPyObjects(np.array([[x0, y0, x1 - x0, y1 - y0]]), *mask.image_size)[0]
-    visible = codec.merge([rle.encode(mask.annotation, *mask.image_size), window], intersect=True)
-    left, top, width, height = codec.toBbox(visible).tolist()
-    x0, x1 = mask.columns.from_source(left, left + width)
-    y0, y1 = mask.rows.from_source(top, top + height)
-    return np.array([x0, y0, x1, y1])
+    left, top = np.maximum(np.floor(box[:2]).astype(int) - margin, 0).tolist()
+    right, bottom = np.minimum(np.ceil(box[2:]).astype(int) + margin, size[::-1]).tolist()
+    return top, left, max(bottom - top, 0), max(right - left, 0)
+
+
+def bounds(bitmap: Bool[np.ndarray, "h w"], top: int, left: int) -> Float[np.ndarray, "4"]:
+    """Returns the smallest box around the pixels of a bitmap, whose first one is at top, left.
+
+    The box is x0 y0 x1 y1, and only zeros if there are no pixels.
+    """
+    rows, columns = np.flatnonzero(bitmap.any(1)), np.flatnonzero(bitmap.any(0))
+    if not len(rows):
+        return np.zeros(4)
+    ends = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return np.add(ends, [left, top, left, top], dtype=np.float64)

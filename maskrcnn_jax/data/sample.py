@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt8, UInt16
+from jaxtyping import Bool, Float, Float32, Int, UInt8, UInt16
 
 from maskrcnn_jax import resizing
 from maskrcnn_jax.data import masks
@@ -74,14 +74,24 @@ def crop(sample: Sample, window: Window) -> Sample:
     visible = (shown[:, 2:] > shown[:, :2]).all(1)
     for i in np.flatnonzero(is_cut & visible):
         if placed[i] is not None:
-            bounds = masks.visible_bounds(placed[i], (height, width))
-            shown[i, :2] = np.maximum(shown[i, :2], bounds[:2])
-            shown[i, 2:] = np.minimum(shown[i, 2:], bounds[2:])
+            part = masks.around(shown[i], (height, width))
+            shown[i] = tighten(shown[i], masks.to_window(placed[i], *part), part)
     visible &= ~is_cut | (shown[:, 2:] - shown[:, :2] >= 1).all(1)
     image = sample.image[top : top + height, left : left + width]
     num_removed = sample.num_removed + int((~visible).sum())
     cut = sample._replace(image=image, boxes=shown, masks=placed, num_removed=num_removed)
     return select(cut, np.flatnonzero(visible))
+
+
+def tighten(
+    box: Float[np.ndarray, "4"], visible: Bool[np.ndarray, "h w"], window: Sequence[int]
+) -> Float[np.ndarray, "4"]:
+    """Cuts a box to the visible pixels of an object in a window; its area is 0 if there are none.
+
+    ``window`` is a `Window`, or its four numbers.
+    """
+    bounds = masks.bounds(visible, *window[:2])
+    return np.concatenate([np.maximum(box[:2], bounds[:2]), np.minimum(box[2:], bounds[2:])])
 
 
 def _cropped(mask: PlacedMask, window: Window) -> PlacedMask:
@@ -110,7 +120,9 @@ def _resized(mask: PlacedMask, old: tuple[int, int], new: tuple[int, int]) -> Pl
     return mask._replace(rows=rows, columns=columns)
 
 
-def pad(sample: Sample, size: tuple[int, int], value: float | Float[np.ndarray, " c"]) -> Sample:
+def pad(
+    sample: Sample, size: tuple[int, int], value: float | int | Float[np.ndarray, " c"]
+) -> Sample:
     """Fills up the image below and to the right to ``size`` (height, width).
 
     ``value`` is one for all channels, or one for each.

@@ -143,6 +143,13 @@ def test_views_of_training_are_beside_the_image(folder):
         assert view[:, 60:90].mean() > 0.8 and view[:, 10:40].mean() == 0
 
 
+def test_objects_that_views_lose_are_counted(folder, capsys):
+    # All objects are at the same place: a pasted one hides the one below it.
+    paste = ["--set", "data.copy_paste=1.0"]
+    assert main([*config(folder), "--augmented", "--image-id", "4", *paste]) == 0
+    assert "3 objects were cut off or hidden in 3 views" in capsys.readouterr().out
+
+
 def test_training_leaves_out_images_without_objects(folder, capsys):
     assert main([*config(folder), "--count", "2"]) == 0
     out = capsys.readouterr().out

@@ -196,13 +196,13 @@ def test_visible_bounds_are_those_of_the_pixels_in_the_sample(as_polygon, mirror
     shown = bitmap[15:35, 33:58]
     if mirror:
         mask, shown = mask._replace(columns=mask.columns.flip(25)), shown[:, ::-1]
-    np.testing.assert_array_equal(masks.visible_bounds(mask, (20, 25)), objects.tight(shown))
+    visible = masks.to_window(mask, 0, 0, 20, 25)
+    np.testing.assert_array_equal(masks.bounds(visible, 0, 0), objects.tight(shown))
 
 
-def test_visible_bounds_of_nothing_have_no_extent():
+def test_bounds_of_nothing_have_no_extent():
     mask = window_of(objects.polygon_of_disc(20, 30, 5), (40, 60), 0, 0, 10, 10)
-    x0, y0, x1, y1 = masks.visible_bounds(mask, (10, 10))
-    assert x1 <= x0 and y1 <= y0
+    assert masks.bounds(masks.to_window(mask, 0, 0, 10, 10), 0, 0).tolist() == [0, 0, 0, 0]
 
 
 def test_a_bitmap_comes_back_as_it_went_in():

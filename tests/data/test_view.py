@@ -81,6 +81,37 @@ def test_jitter_resizes_crops_and_pads_as_detectron2(seed):
     assert (sample.image[height:] == 128).all() and (sample.image[:, width:] == 128).all()
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_jitter_truncates_sizes_and_offsets_as_torchvision(seed):
+    sample, example, factor, place = jittered(
+        seed, jitter_rule="torchvision", jitter_fill=(0.2, 0.4, 0.6)
+    )
+    # ScaleJitter.
+    scale = min(32 / 30, 32 / 40) * factor
+    resized = int(30 * scale), int(40 * scale)
+    expected = resizing.resize_uint8(example.image, resized)
+    # FixedSizeCrop.
+    top, left = (int(max(side - 32, 0) * place) for side in resized)
+    expected = expected[top : top + 32, left : left + 32]
+    height, width = expected.shape[:2]
+    np.testing.assert_array_equal(sample.image[:height, :width], expected)
+    for padding in (sample.image[height:], sample.image[:, width:]):
+        assert (padding == [51, 102, 153]).all()
+
+
+def test_jitter_of_an_image_of_one_pixel_leaves_one_pixel():
+    for rule in ("detectron2", "torchvision"):
+        sample, *_ = jittered(0, (2, 200), jitter=(0.1, 0.1), jitter_rule=rule)
+        assert (sample.image[0, :3] != 128).any() and (sample.image[1:] == 128).all()
+
+
+def test_a_range_of_short_sides_is_a_tuple_of_all_of_them():
+    example = objects.make_example([objects.disc(60, 80, 30, 40, 25)])
+    config = DataConfig(short_sides=tuple(range(30, 41)), max_long_side=100)
+    views = [view.train_view(np.random.default_rng(seed), example, config) for seed in range(150)]
+    assert {sample.image.shape[0] for sample in views} == set(range(30, 41))
+
+
 def test_jitter_shows_large_parts_and_small_wholes():
     samples = [jittered(seed) for seed in range(60)]
     is_padded = [(x[0].image[-1] == 128).all() for x in samples]

@@ -125,6 +125,14 @@ def test_objects_without_a_slot_are_in_the_title():
     np.testing.assert_array_equal(plain[-320:], titled[-320:])
 
 
+def test_objects_that_were_removed_are_in_the_title():
+    row = packed(Crops(np.zeros((0, 28, 28), np.uint8)), (40, 50))
+    plain, titled = (
+        gallery.varied(row, ShapesDataset.categories, "view", 400, number) for number in (0, 3)
+    )
+    assert (plain[:-320] < 128).sum() < (titled[:-320] < 128).sum()
+
+
 def test_an_object_without_a_mask_shows_its_box():
     example = ShapesDataset(1, 100, seed=0)[0]
     without = example._replace(masks=[None] * len(example.masks))

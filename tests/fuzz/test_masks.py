@@ -83,7 +83,8 @@ def test_transforms(rng, parts, is_bitmap):
         size = sample.image.shape[:2]
         for placed, box in zip(sample.masks, sample.boxes, strict=True):
             assert np.isfinite(box).all()
-            assert np.isfinite(masks.visible_bounds(placed, size)).all()
+            shown = masks.to_window(placed, 0, 0, *size)
+            assert np.isfinite(masks.bounds(shown, 0, 0)).all()
             bitmap = masks.to_bitmap(placed, size)
             assert bitmap.shape == size and set(np.unique(bitmap)) <= {0, 255}
             if (np.float32(box[2:]) > np.float32(box[:2])).all():

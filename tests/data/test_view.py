@@ -56,7 +56,7 @@ def test_a_view_of_an_evaluation_is_the_whole_image_by_the_exact_rule():
 
 def jittered(seed, size=(30, 40), **settings):
     """The sample of an image with a disc, and what a generator of this seed draws for it."""
-    example = objects.make_example([objects.disc(*size, 14, 22, 9)])
+    example = objects.make_example([objects.disc(*size, min(14, size[0] - 1), 22, 9)])
     config = DataConfig(jitter_side=32, **({"jitter": (0.1, 2.0)} | settings))
     sample = view.train_view(np.random.default_rng(seed), example, config)
     random = np.random.default_rng(seed)

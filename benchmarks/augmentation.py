@@ -37,6 +37,7 @@ from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import colours, copy_paste, pack, pipeline, schedule, transforms, view
 from maskrcnn_jax.data import sample as samples
 from maskrcnn_jax.data.coco import CocoDataset
+from maskrcnn_jax.data.streams import streams
 
 SIDE, JITTER = 1024, (0.1, 2.0)
 JITTERED = {"jitter": JITTER, "jitter_side": SIDE, "buckets": ((SIDE, SIDE),), "num_threads": 1}
@@ -78,7 +79,7 @@ class Reference:
         """Yields lists of images with targets: jittered, flipped and, if asked for, pasted."""
         members, rng = schedule.train_members(self.dataset, config), np.random.default_rng(0)
         for step in itertools.count():
-            _, indices = schedule.schedule(step, members, batch_size=batch_size, seed=0)
+            _, indices = schedule.schedule(step, streams(members, 0), batch_size)
             batch = []
             for image_id in self.dataset.image_ids[indices].tolist():
                 image, target = jitter(*self.load(image_id), rng)

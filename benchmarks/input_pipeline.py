@@ -38,6 +38,7 @@ from maskrcnn_jax.config import DataConfig  # noqa: E402
 from maskrcnn_jax.data import coco_instances, pipeline, schedule  # noqa: E402
 from maskrcnn_jax.data.coco import CocoDataset  # noqa: E402
 from maskrcnn_jax.data.prepared import PreparedDataset  # noqa: E402
+from maskrcnn_jax.data.streams import streams  # noqa: E402
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
@@ -64,7 +65,7 @@ def reference(
     members = schedule.train_members(dataset, config)
     rng, step = np.random.default_rng(0), 0
     while True:
-        _, indices = schedule.schedule(step, members, batch_size=batch_size, seed=0)
+        _, indices = schedule.schedule(step, streams(members, 0), batch_size)
         image_ids = dataset.image_ids[indices].tolist()
         loaded = []
         for i in image_ids:

@@ -18,12 +18,14 @@ from jaxtyping import Bool, Int
 
 from maskrcnn_jax import images
 from maskrcnn_jax.config import DataConfig
+from maskrcnn_jax.data import sampling
 from maskrcnn_jax.data import transforms as stages
 from maskrcnn_jax.data.dataset import Dataset, Example
 from maskrcnn_jax.data.joint import JointDataset
 from maskrcnn_jax.data.lost_images import LostImages
 from maskrcnn_jax.data.pack import nothing, pack
-from maskrcnn_jax.data.schedule import eval_members, mixture, schedule, train_members
+from maskrcnn_jax.data.schedule import eval_members, schedule, train_members
+from maskrcnn_jax.data.streams import mixture, streams
 from maskrcnn_jax.data.transforms import Transform
 from maskrcnn_jax.data.view import eval_view
 from maskrcnn_jax.structures import Batch
@@ -86,10 +88,13 @@ def train_batches(
     if isinstance(dataset, JointDataset):
         mixed = mixture(members, dataset.set_of_image, dataset.weights)
 
+    repeats = sampling.expected(dataset.labels, data_config)
+    images_of = streams(members, seed, mixture=mixed, repeats=repeats)
+
     # Several threads load the rows of a step separately and share its schedule.
     @functools.lru_cache(maxsize=16)
     def scheduled(step: int) -> tuple[int, np.ndarray]:
-        return schedule(step, members, batch_size=batch_size, seed=seed, mixture=mixed)
+        return schedule(step, images_of, batch_size)
 
     rows = range(batch_size) if rows is None else rows
 

@@ -9,7 +9,7 @@ from PIL import Image
 from maskrcnn_jax import config_check, settings
 from maskrcnn_jax.cli import config_file
 from maskrcnn_jax.config import Config, DataConfig, TrainSet
-from maskrcnn_jax.data import coco_instances, joint, pipeline, schedule, sources
+from maskrcnn_jax.data import coco_instances, joint, pipeline, schedule, sources, streams
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.prepared import PreparedDataset
@@ -160,12 +160,12 @@ def test_a_bad_image_is_named_with_its_set(two, tmp_path):
 
 def mixture(members, counts, weights):
     sets = np.repeat(np.arange(len(counts)), counts)
-    return schedule.mixture(members, sets, np.array(weights, float))
+    return streams.mixture(members, sets, np.array(weights, float))
 
 
 def drawn(members, mixed, steps, batch_size=4, seed=0):
-    arguments = {"batch_size": batch_size, "seed": seed, "mixture": mixed}
-    return [schedule.schedule(step, members, **arguments) for step in range(steps)]
+    images = streams.streams(members, seed, mixture=mixed)
+    return [schedule.schedule(step, images, batch_size) for step in range(steps)]
 
 
 def test_sets_are_seen_by_their_weights_and_images_of_a_set_equally():
@@ -188,7 +188,7 @@ def test_the_schedule_of_sets_is_a_function_of_seed_and_step():
     mixed = mixture(members, (20, 5), (1, 1))
     first = drawn(members, mixed, 50)
     for step in (49, 0, 17):
-        again = schedule.schedule(step, members, batch_size=4, seed=0, mixture=mixed)
+        again = schedule.schedule(step, streams.streams(members, 0, mixture=mixed), 4)
         assert again[0] == first[step][0] and again[1].tolist() == first[step][1].tolist()
     other = drawn(members, mixed, 50, seed=1)
     assert [x.tolist() for _, x in first] != [x.tolist() for _, x in other]

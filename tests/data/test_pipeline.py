@@ -15,6 +15,7 @@ from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import pipeline, rle, schedule
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Example
+from maskrcnn_jax.data.streams import streams
 from tests.data import objects
 
 BUCKETS = ((64, 96), (96, 64), (96, 96))
@@ -140,7 +141,7 @@ def test_every_epoch_shows_every_image(counts, batch_size):
     members, seen, step = _members(*counts), Counter(), 0
     for epoch in range(1, 6):
         while sum(-(-epoch * count // batch_size) for count in counts) > step:
-            bucket, indices = schedule.schedule(step, members, batch_size=batch_size, seed=3)
+            bucket, indices = schedule.schedule(step, streams(members, 3), batch_size)
             assert len(indices) == batch_size and set(indices) <= set(members[bucket])
             seen.update(indices.tolist())
             step += 1
@@ -162,7 +163,7 @@ def test_the_order_is_a_function_of_seed_and_step():
         ]
 
     def _at(step, seed):
-        return schedule.schedule(step, members, batch_size=4, seed=seed)
+        return schedule.schedule(step, streams(members, seed), 4)
 
     forwards = order(range(40), seed=0)
     assert order(reversed(range(40)), seed=0) == forwards[::-1]
@@ -173,8 +174,7 @@ def test_the_order_is_a_function_of_seed_and_step():
 
 def test_each_epoch_has_its_own_permutation():
     epochs = [
-        schedule.schedule(epoch, _members(20), batch_size=20, seed=0)[1].tolist()
-        for epoch in range(4)
+        schedule.schedule(epoch, streams(_members(20), 0), 20)[1].tolist() for epoch in range(4)
     ]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
     assert len(set(map(tuple, epochs))) == 4
@@ -182,13 +182,13 @@ def test_each_epoch_has_its_own_permutation():
 
 def test_buckets_are_mixed_within_an_epoch():
     members = _members(40, 40)
-    order = [schedule.schedule(step, members, batch_size=4, seed=0)[0] for step in range(20)]
+    order = [schedule.schedule(step, streams(members, 0), 4)[0] for step in range(20)]
     assert sum(order) == 10 and order != sorted(order) and order != sorted(order, reverse=True)
 
 
 def test_a_late_step_is_as_cheap_as_the_first():
     members = _members(3, 1)
-    bucket, indices = schedule.schedule(10_000_000, members, batch_size=16, seed=0)
+    bucket, indices = schedule.schedule(10_000_000, streams(members, 0), 16)
     assert set(indices) <= set(members[bucket])
 
 

@@ -179,8 +179,9 @@ def _header(
 
 
 def _opened_header(file: io.BufferedReader) -> tuple[bands.Header, str | None]:
-    start = file.read(npy.LONGEST_HEADER)
-    if start.startswith(npy.MAGIC):
+    start = file.read(len(npy.MAGIC))
+    if start == npy.MAGIC:
+        start += file.read(npy.LONGEST_HEADER)
         return npy.header(start, file.seek(0, os.SEEK_END)), None
     if tiff.is_needed(file):
         return tiff.header(file), None
@@ -320,7 +321,7 @@ def _advice_on_shape(shape: tuple[int, ...]) -> str:
     return ": give one image after the other" if len(shape) == 4 else ""
 
 
-def _advice_on_range(image: Shaped[np.ndarray, "h w 3"]) -> str:
+def _advice_on_range(image: Shaped[np.ndarray, "h w c"]) -> str:
     num_broken = np.count_nonzero(~np.isfinite(image))
     if num_broken:
         return f"{num_broken} values are NaN or infinite, look where they come from"

@@ -204,7 +204,7 @@ def _write(path: Path, found: Found, config: Config, annotations: Path) -> None:
     per_image = np.bincount(found.objects.image, minlength=len(found.objects.sizes))
     rpn = config.model.rpn
     tables, settings = _tables(found, config), _settings(found.channels)
-    rows = [[f"config.{field}", value] for field, value in settings.items()]
+    rows = [[field.partition(".")[2], value] for field, value in settings.items()]
     title = "settings of a model for these channels, from random weights"
     tables.insert(1, (title, ["field", "value"], rows))
     statistics_page.write(

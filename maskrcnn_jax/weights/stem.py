@@ -68,7 +68,7 @@ def adapt(
 
 def _scale(config: ModelConfig, trained_std: Sequence[float]) -> tuple[float, str]:
     """The factor of the filters, and the end of the line that tells it."""
-    is_raw = max(trained_std) <= presets.LARGEST_STD_OF_CAFFE
+    is_raw = np.allclose(trained_std, presets.CAFFE_STD[0], rtol=0.01)
     if not is_raw or set(config.image_std) <= set(trained_std):
         return 1.0, ""
     scale = _TYPICAL_STD / float(np.mean(trained_std))

@@ -107,7 +107,7 @@ def test_settings_for_other_channels_and_types(command, tmp_path, capsys):
     assert f"\n  config.model.image_std = {std}\n" in out
     assert '\n  config.data.image_dtype = "float32"\n' in out
     assert f"'--config.model.image_std={std}' '--config.data.image_dtype=float32'" in out
-    assert "config.data.image_dtype" in page.read_text() and std in page.read_text()
+    assert "image_dtype" in page.read_text() and std in page.read_text()
 
 
 def test_the_number_of_channels_is_that_of_the_first_images_or_given(command, tmp_path, capsys):

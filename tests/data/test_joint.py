@@ -194,6 +194,15 @@ def test_the_schedule_of_sets_is_a_function_of_seed_and_step():
     assert [x.tolist() for _, x in first] != [x.tolist() for _, x in other]
 
 
+def test_each_pass_through_a_set_has_another_order():
+    members = [np.arange(30)]
+    mixed = mixture(members, (20, 10), (1, 1))
+    images = np.concatenate([indices for _, indices in drawn(members, mixed, 30)])
+    own = images[images >= 20]
+    first, second = own[:10].tolist(), own[10:20].tolist()
+    assert sorted(first) == sorted(second) == list(range(20, 30)) and first != second
+
+
 def test_an_epoch_mixes_the_sets():
     members = [np.arange(60)]
     mixed = mixture(members, (40, 20), (1, 1))

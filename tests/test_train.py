@@ -52,15 +52,10 @@ def run(cache):
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(run, cache, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_LOG_COMPILES", "true")
-    whole = run(tmp_path / "whole")
+    whole = run(tmp_path / "whole")  # 3 steps and 2 evaluations.
     assert whole.returncode == 0, whole.stderr
     compiled = Counter(re.findall(r"Compiling (?:jit\()?(\w+)", whole.stderr))
-    # 3 steps and 2 evaluations.
-    assert [compiled[name] for name in ("train_step", "apply", "losses_of")] == [
-        1,
-        1,
-        1,
-    ]
+    assert [compiled[name] for name in ("train_step", "apply", "losses_of")] == [1, 1, 1]
     assert any((cache / "compiled").glob("jit_train_step-*"))
     monkeypatch.delenv("JAX_LOG_COMPILES")
     assert run(tmp_path / "parts", num_steps=2).returncode == 0

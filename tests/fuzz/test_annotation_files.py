@@ -57,8 +57,8 @@ def good():
     found = [
         annotation(1, 1, 1),
         annotation(2, 1, 2, segmentation=holes, bbox=[20, 10, 50, 30]),
-        annotation(3, 2, 1, segmentation=runs, bbox=[10, 0, 2, 30]),
-        annotation(4, 2, 2, segmentation=text, bbox=[12, 9, 25, 20]),
+        annotation(3, 2, 1, segmentation=runs, bbox=[10, 0, 2, 30], area=60),
+        annotation(4, 2, 2, segmentation=text, bbox=[12, 9, 25, 20], area=500),
         annotation(5, 2, 1, iscrowd=1, segmentation=runs),
         annotation(6, 3, 1),
     ]

@@ -127,11 +127,16 @@ class Collection:
             box: x, y, width and height, in pixels.
             where: The place of the object, for messages.
         """
-        if (name := self._category(category, where)) is not None:
-            kind = "objects with a box only, which a model with masks cannot learn from"
-            self.findings.add(kind, where, "object")
-            found = {"bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-            self._append(image, name, found)
+        if (name := self._category(category, where)) is None:
+            return
+        x, y, width, height = box
+        width = min(x + width, image["width"]) - max(x, 0)
+        height = min(y + height, image["height"]) - max(y, 0)
+        if width <= 0 or height <= 0:
+            return self.leave_out("whose box has no area in the image", where)
+        kind = "objects with a box only, which a model with masks cannot learn from"
+        self.findings.add(kind, where, "object")
+        self._append(image, name, {"bbox": box, "area": width * height, "iscrowd": 0})
 
     def leave_out(self, reason: Any, where: str, of: str = "object") -> None:
         """Counts something that is left out.

@@ -67,6 +67,7 @@ BAD = {
     "whose outline has fewer than 3 points": "1",
     "fewer than 3": "1 0.5 0.5",
     "odd number of values": "1 0.25 0.25 0.75 0.25 0.75 0.5 0.25",
+    "whose box has no area in the image": "1 0.5 0.5 0.2 0",
 }
 
 

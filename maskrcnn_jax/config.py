@@ -155,6 +155,7 @@ class BoxHeadConfig:
     norm_eps: Annotated[float, at_least(0)] = 1e-5  # Added to the variance.
     num_layers: NumLayers = 2  # Fully connected layers.
     features: Annotated[int, at_least(1)] = 1024  # Of the fully connected layers.
+    class_agnostic: bool = False  # One box for all classes, instead of one for each.
 
 
 @settings
@@ -169,6 +170,7 @@ class MaskHeadConfig:
     norm_eps: Annotated[float, at_least(0)] = 1e-5  # Added to the variance.
     # At most this many of the positive RoIs of an image train the head; None for all.
     max_samples: Annotated[int | None, at_least(1)] = None
+    class_agnostic: bool = False  # One mask for all classes, instead of one for each.
 
 
 @settings

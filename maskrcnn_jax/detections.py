@@ -12,7 +12,7 @@ from maskrcnn_jax.structures import Detections, Proposals
 
 def detect(
     logits: Float[Array, "p k"],
-    deltas: Float[Array, "p k 4"],
+    deltas: Float[Array, "p _k 4"],
     proposals: Proposals,
     size: Int[Array, "2"],
     score_threshold: Float[Array, ""],
@@ -27,7 +27,7 @@ def detect(
 
     Args:
         logits: Class logits of each proposal, background first.
-        deltas: Per class, from the proposal to its object.
+        deltas: From the proposal to its object: per class, or for all classes.
         proposals: The boxes that the logits and deltas belong to.
         size: Height and width of the image in pixels; boxes are clipped to it.
         score_threshold: Candidates must score above it.
@@ -39,19 +39,21 @@ def detect(
     scores = jax.nn.softmax(logits)
     num_proposals, num_classes = logits.shape
     classes = jnp.tile(jnp.arange(1, num_classes, dtype=jnp.int32), num_proposals)
-    boxes, scores = boxes[:, 1:].reshape(-1, 4), scores[:, 1:].reshape(-1)  # Without background.
+    boxes, scores = boxes[:, 1 - num_classes :], scores[:, 1:].reshape(-1)  # Without background.
+    # One box for all classes becomes one for each.
+    boxes = jnp.broadcast_to(boxes, (num_proposals, num_classes - 1, 4)).reshape(-1, 4)
     valid = jnp.repeat(proposals.valid, num_classes - 1)
     valid &= (scores > score_threshold) & box_ops.has_min_side(boxes, config.min_box_size)
     return keep_best(boxes, classes, scores, valid, config=config)
 
 
 def decode(
-    deltas: Float[Array, "p k 4"],
+    deltas: Float[Array, "p _k 4"],
     proposals: Proposals,
     size: Int[Array, "2"],
     box_weights: tuple[float, ...],
     limit_shrinking: bool = False,
-) -> Float[Array, "p k 4"]:
+) -> Float[Array, "p _k 4"]:
     """Moves each proposal by its deltas and clips it to the image.
 
     ``size`` is the height and width of the image in pixels.

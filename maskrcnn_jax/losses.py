@@ -41,7 +41,7 @@ def rpn_loss(
 
 def box_loss(
     logits: Float[Array, "b r k"],
-    deltas: Float[Array, "b r k 4"],
+    deltas: Float[Array, "b r _k 4"],
     targets: RoITargets,
     *,
     beta: float,
@@ -52,13 +52,16 @@ def box_loss(
 
     Args:
         logits: Class logits, background first.
-        deltas: Deltas of each class; the loss reads those of the true class.
+        deltas: Deltas of each class, of which the loss reads those of the true class; or those for
+            all classes, with an axis of length 1.
         targets: Classes and target deltas.
         beta: Where the box loss turns from quadratic to linear; 0 is plain L1.
     """
     classes = targets.classes
     classification = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
-    deltas = jnp.take_along_axis(deltas, jnp.expand_dims(classes, (2, 3)), axis=2).squeeze(2)
+    if deltas.shape[2] > 1:
+        deltas = jnp.take_along_axis(deltas, jnp.expand_dims(classes, (2, 3)), axis=2)
+    deltas = deltas.squeeze(2)
     count = targets.valid.sum(dtype=jnp.float32)
     return {
         "loss_classifier": (jnp.where(targets.valid, classification, 0).sum(), count),

@@ -77,6 +77,13 @@ def test_equals_the_oracle(seed):
     check(run(*given, SIZE, 0.05), expected)
 
 
+def test_one_box_for_all_classes_is_that_of_each():
+    logits, deltas, proposals = case(1)
+    one = deltas[:, :1]
+    expected = detect_slowly(logits, np.repeat(one, 4, axis=1), proposals)
+    check(run(logits, one, proposals, SIZE, 0.05), expected)
+
+
 def test_fewer_detections_than_slots():
     given = case(0)
     expected = detect_slowly(*given, threshold=0.8)

@@ -102,6 +102,14 @@ def test_box_loss_equals_numpy():
     assert set(result) == {"loss_classifier", "loss_box_reg"}
 
 
+def test_one_box_for_all_classes_has_the_loss_of_equal_boxes():
+    logits, deltas, targets = roi_case(np.random.default_rng(1), COUNTS)
+    one = deltas[:, :, :1]
+    expected = box_loss(logits, np.repeat(one, 5, axis=2), targets, beta=BETA)
+    for name, found in box_loss(logits, one, targets, beta=BETA).items():
+        np.testing.assert_allclose(found, expected[name], rtol=1e-6)
+
+
 def test_mask_loss_equals_numpy():
     rng = np.random.default_rng(2)
     _, _, targets = roi_case(rng, COUNTS)

@@ -1,4 +1,7 @@
-"""Box head (section 2 of Fast R-CNN): the class of each RoI, and a refined box for each class."""
+"""Box head (section 2 of Fast R-CNN): the class of each RoI, and a refined box for each class.
+
+If the config says so, there is one box for all classes.
+"""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,8 +21,8 @@ class BoxHead(nn.Module):
     @nn.compact
     def __call__(
         self, pooled: Float[Array, "b r s s c"], valid: Bool[Array, "b r"] | None = None
-    ) -> tuple[Float[Array, "b r k"], Float[Array, "b r k 4"]]:
-        """Class logits and box deltas of each RoI.
+    ) -> tuple[Float[Array, "b r k"], Float[Array, "b r _k 4"]]:
+        """Class logits of each RoI, and box deltas for each class or for all of them.
 
         Args:
             pooled: Features of each RoI.
@@ -32,5 +35,6 @@ class BoxHead(nn.Module):
         for i in range(self.config.num_layers):
             x = relu(Linear(self.config.features, self.dtype, name=f"fc{6 + i}")(x))
         logits = Linear(self.num_classes, self.dtype, name="cls_score")(x).astype(jnp.float32)
-        deltas = Linear(4 * self.num_classes, self.dtype, name="bbox_pred")(x).astype(jnp.float32)
-        return logits.reshape(b, r, -1), deltas.reshape(b, r, self.num_classes, 4)
+        num_boxes = 1 if self.config.class_agnostic else self.num_classes
+        deltas = Linear(4 * num_boxes, self.dtype, name="bbox_pred")(x).astype(jnp.float32)
+        return logits.reshape(b, r, -1), deltas.reshape(b, r, num_boxes, 4)

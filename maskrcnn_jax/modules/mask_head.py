@@ -23,6 +23,7 @@ class MaskHead(nn.Module):
     """3x3 convolutions, upsampling by two, a 1x1 convolution.
 
     Only the logits of the RoI's own class are computed; the loss and the detections need no other.
+    If the config says so, there is one mask for all classes.
     Logits are float32.
     """
 
@@ -76,10 +77,14 @@ class MaskHead(nn.Module):
         # torchvision scales the initial weights by the number of classes: with a single class,
         # logits would start at 20.
         init, bias_init = nn.initializers.lecun_normal(), torch_bias(self.config.channels)
-        parameters = ConvParameters(self.num_classes, 1, init, bias_init, name="logits")
+        if self.config.class_agnostic:
+            num_masks, classes = 1, jnp.zeros_like(classes)
+        else:
+            num_masks = self.num_classes
+        parameters = ConvParameters(num_masks, 1, init, bias_init, name="logits")
         kernel, bias = parameters(self.config.channels)
         # A GPU adds the gradient of a gather in any order, that of a matrix product always in one.
-        one_hot = jax.nn.one_hot(classes, self.num_classes)
+        one_hot = jax.nn.one_hot(classes, num_masks)
         weights = jnp.matmul(one_hot, kernel[0, 0].T, precision=jax.lax.Precision.HIGHEST)
         biases = jnp.matmul(one_hot, bias, precision=jax.lax.Precision.HIGHEST)
         return weights.astype(self.dtype), biases

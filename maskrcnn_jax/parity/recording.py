@@ -67,15 +67,17 @@ def channels_last(x: Any) -> Any:
 
 def background_first(
     logits: Float32[np.ndarray, "p k"], deltas: Float32[np.ndarray, "p _"]
-) -> tuple[Float32[np.ndarray, "p k"], Float32[np.ndarray, "p k 4"]]:
+) -> tuple[Float32[np.ndarray, "p k"], Float32[np.ndarray, "p _k 4"]]:
     """Class logits with background first, and class deltas with zeros for it.
 
     Args:
         logits: Background is the last class.
-        deltas: Four numbers for each other class.
+        deltas: Four numbers for each other class, or four for all of them, which stay as they are.
     """
     deltas = deltas.reshape(len(deltas), -1, 4)
-    return np.roll(logits, 1, axis=1), np.pad(deltas, ((0, 0), (1, 0), (0, 0)))
+    is_agnostic = deltas.shape[1] == 1 < logits.shape[1] - 1
+    background = 0 if is_agnostic else 1
+    return np.roll(logits, 1, axis=1), np.pad(deltas, ((0, 0), (background, 0), (0, 0)))
 
 
 def paste(

@@ -27,7 +27,7 @@ class Outcome(NamedTuple):
     deltas: Levels  # [n, 4]
     proposals: Float32[np.ndarray, "p 4"]
     class_logits: Float32[np.ndarray, "p k"]
-    class_deltas: Float32[np.ndarray, "p k 4"]
+    class_deltas: Float32[np.ndarray, "p _k 4"]
     boxes: Float32[np.ndarray, "d 4"]
     labels: Int[np.ndarray, " d"]
     scores: Float32[np.ndarray, " d"]

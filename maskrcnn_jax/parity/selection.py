@@ -127,7 +127,8 @@ class Side:
         scores = softmax(outcome.class_logits)
         scores[:, 0] = 0  # Background is never detected.
         rows, classes = np.nonzero(scores > config.score_threshold)
-        deltas = outcome.class_deltas[rows, classes]
+        # The last deltas are the only ones if they are for all classes.
+        deltas = outcome.class_deltas[rows, np.minimum(classes, outcome.class_deltas.shape[1] - 1)]
         proposals = outcome.proposals[rows]
         boxes = decode(deltas, proposals, model.roi.box_weights, model.limit_shrinking)
         boxes = clip(boxes, outcome.size)

@@ -75,11 +75,6 @@ def check_kind(state: Mapping[str, np.ndarray]) -> None:
         if any(re.match(pattern, name) for name in state):
             raise ValueError(f"it is {kind}, and only ResNets with a feature pyramid are loaded")
     check_groups(state, f"{BODY}res2.0.conv1.weight", f"{BODY}res2.0.conv2.weight")
-    check_class_rows(state, f"{ROI}box_predictor.", "cls_score", "bbox_pred")
-    predictor = state.get(f"{ROI}mask_head.predictor.bias")
-    classes = num_classes(state)
-    if predictor is not None and classes is not None and predictor.size == 1 < classes - 1:
-        raise ValueError("its mask head draws one mask for all classes, which is not supported")
 
 
 def check_groups(state: Mapping[str, np.ndarray], first: str, second: str) -> None:
@@ -90,15 +85,6 @@ def check_groups(state: Mapping[str, np.ndarray], first: str, second: str) -> No
     groups, width = len(outputs) // max(inputs.shape[1], 1), inputs.shape[1]
     if groups > 1:
         raise ValueError(f"it is a ResNeXt of {groups}x{width}d, and only ResNets are loaded")
-
-
-def check_class_rows(
-    state: Mapping[str, np.ndarray], prefix: str, scores: str, deltas: str
-) -> None:
-    """Raises ValueError if one box is predicted for all classes."""
-    classes, rows = state.get(f"{prefix}{scores}.bias"), state.get(f"{prefix}{deltas}.bias")
-    if classes is not None and rows is not None and rows.size == 4 < 4 * (classes.size - 1):
-        raise ValueError("its box head predicts one box for all classes, which is not supported")
 
 
 def _preset(state: Mapping[str, np.ndarray]) -> Config:
@@ -131,6 +117,7 @@ def _preset(state: Mapping[str, np.ndarray]) -> Config:
         model.mask_head.num_convs = max(convs, default=0)
         model.mask_head.norm = norm_of(state, f"{ROI}mask_head.mask_fcn1.norm")
     guess.set_widths(model, state, name)
+    guess.set_class_agnostic(model, state, name)
     return config
 
 
@@ -238,11 +225,11 @@ def renamed(entry: Entry, layer: str) -> Entry:
     match entry.path[1:-1]:
         case ("box_head", "cls_score"):
             return entry._replace(edit=BACKGROUND_LAST)
-        case ("box_head", "bbox_pred"):
+        case ("box_head", "bbox_pred") if entry.shape[0] > 4:
             return _without_background(entry, 4)
-        case ("mask_head", "logits"):
+        case ("mask_head", "logits") if entry.shape[0] > 1:
             return _without_background(entry, 1)
-    return entry
+    return entry  # Boxes and masks for all classes have no rows of background.
 
 
 def _without_background(entry: Entry, rows: int) -> Entry:

@@ -101,3 +101,22 @@ def set_widths(
     set_size(config.box_head, "features", ("box_head", "cls_score"), 1)
     if config.mask_head is not None:
         set_size(config.mask_head, "channels", ("mask_head", "logits"), 1)
+
+
+def set_class_agnostic(
+    config: ModelConfig,
+    state: Mapping[str, np.ndarray],
+    name: Callable[[Path, ModelConfig], str],
+) -> None:
+    """Sets whether a file has one box, and one mask, for all classes; arguments as `set_widths`.
+
+    The files have no rows of background, so for a single class both forms are the same.
+    """
+
+    def is_one(path: Path, rows: int) -> bool:
+        bias = state.get(f"{name(path, config)}.bias")
+        return bias is not None and bias.size == rows < rows * (config.num_classes - 1)
+
+    config.box_head.class_agnostic = is_one(("box_head", "bbox_pred"), 4)
+    if config.mask_head is not None:
+        config.mask_head.class_agnostic = is_one(("mask_head", "logits"), 1)

@@ -71,10 +71,6 @@ def check_kind(state: Mapping[str, np.ndarray]) -> None:
             )
         raise ValueError("it is another kind of detector, without a box head for RoIs")
     detectron2.check_groups(state, f"{BODY}layer1.0.conv1.weight", f"{BODY}layer1.0.conv2.weight")
-    detectron2.check_class_rows(state, BOX, "fc_cls", "fc_reg")
-    masks, classes = state.get(f"{MASK}conv_logits.bias"), num_classes(state)
-    if masks is not None and classes is not None and masks.size == 1 < classes - 1:
-        raise ValueError("its mask head draws one mask for all classes, which is not supported")
 
 
 def _preset(state: Mapping[str, np.ndarray]) -> Config:
@@ -99,6 +95,7 @@ def _preset(state: Mapping[str, np.ndarray]) -> Config:
         model.mask_head.num_convs = len(_numbers(state, r"roi_head\.mask_head\.convs\.(\d)\."))
         model.mask_head.norm = _norm_kind(state, f"{MASK}convs.0.")
     guess.set_widths(model, state, name)
+    guess.set_class_agnostic(model, state, name)
     return config
 
 

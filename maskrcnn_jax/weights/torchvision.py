@@ -228,7 +228,8 @@ def _box_head(config: ModelConfig) -> Iterator[Entry]:
         shape = (head.features,)
     predictor, classes = "roi_heads.box_predictor", config.num_classes
     yield from linear(f"{predictor}.cls_score", (*path, "cls_score"), classes, shape)
-    yield from linear(f"{predictor}.bbox_pred", (*path, "bbox_pred"), 4 * classes, shape)
+    num_boxes = 1 if head.class_agnostic else classes
+    yield from linear(f"{predictor}.bbox_pred", (*path, "bbox_pred"), 4 * num_boxes, shape)
 
 
 def _mask_head(config: ModelConfig) -> Iterator[Entry]:
@@ -241,7 +242,7 @@ def _mask_head(config: ModelConfig) -> Iterator[Entry]:
     predictor = "roi_heads.mask_predictor"
     deconv = (*path, "deconv"), inputs, width, 2
     yield from transposed_convolution(f"{predictor}.conv5_mask", *deconv)
-    logits = (*path, "logits"), config.num_classes, width, 1
+    logits = (*path, "logits"), 1 if head.class_agnostic else config.num_classes, width, 1
     yield from convolution(f"{predictor}.mask_fcn_logits", *logits)
 
 
@@ -285,6 +286,8 @@ def missing(config: ModelConfig) -> list[str]:
         allowed = NORMS_OF_BACKBONE if name == "backbone" else NORMS
         if getattr(config, name) is not None and norm not in allowed:
             found.append(f'{name}.norm "{norm}"')
+        if getattr(getattr(config, name), "class_agnostic", False):
+            found.append(f"{name}.class_agnostic")
     if config.backbone.stem_channels != ModelConfig().backbone.stem_channels:
         found.append(f"backbone.stem_channels {config.backbone.stem_channels}")
     if not config.box_head.num_convs and config.box_head.num_layers != 2:

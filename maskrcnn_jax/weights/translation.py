@@ -198,6 +198,8 @@ def _with_labels(variables: Mapping[str, Any], labels: Sequence[int | None]) -> 
         array = np.asarray(flat[path])
         # Deltas have four columns for each class.
         by_class = array.reshape(*array.shape[:-1], -1, 4 if path[2] == "bbox_pred" else 1)
+        if by_class.shape[-2] == 1:  # Of all classes.
+            continue
         taken = by_class[..., sources, :]
         is_score = path[2:] == ("cls_score", "bias")
         taken[..., is_new, :] = NEVER if is_score else 0

@@ -27,6 +27,15 @@ def test_box_head_equals_numpy():
     )
 
 
+def test_one_box_for_all_classes():
+    module = BoxHead(freeze(BoxHeadConfig(features=16, class_agnostic=True)), 3)
+    pooled = np.random.default_rng(1).normal(size=(2, 5, 7, 7, 4)).astype("f")
+    variables = filled(module, pooled, scale=0.1)
+    logits, deltas = jax.eval_shape(module.apply, variables, pooled)
+    assert logits.shape == (2, 5, 3) and deltas.shape == (2, 5, 1, 4)
+    assert variables["params"]["bbox_pred"]["kernel"].shape == (16, 4)
+
+
 def test_convolutions_of_the_box_head_come_before_its_layers():
     config = BoxHeadConfig(num_convs=4, channels=8, norm="batch", num_layers=1, features=16)
     variables = filled(BoxHead(freeze(config), 3), jnp.zeros((1, 2, 7, 7, 4)))

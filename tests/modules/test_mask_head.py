@@ -35,6 +35,24 @@ def test_mask_head_equals_numpy():
         np.testing.assert_allclose(logits[b, r, row, column], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_one_mask_for_all_classes():
+    """It is the mask of heads that have the same parameters for each class."""
+    module, each = (
+        MaskHead(freeze(MaskHeadConfig(num_convs=0, channels=4, class_agnostic=one)), 3)
+        for one in (True, False)
+    )
+    pooled = np.random.default_rng(8).normal(size=(2, 3, 5, 5, 4)).astype("f")
+    classes = jnp.array([[0, 2, 1], [2, 2, 0]])
+    variables = filled(module, pooled, classes)
+    found = jax.jit(module.apply)(variables, pooled, classes)
+    logits = variables["params"]["logits"]
+    assert logits["kernel"].shape == (1, 1, 4, 1)
+    tiled = jax.tree.map(lambda x: jnp.tile(x, 3), logits)
+    of_each = {"params": variables["params"] | {"logits": tiled}}
+    expected = jax.jit(each.apply)(of_each, pooled, classes)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_mask_head_treats_every_roi_alone():
     config = MaskHeadConfig(num_convs=2, channels=32, norm="group")
     module = MaskHead(freeze(config), 3)

@@ -9,7 +9,15 @@ from maskrcnn_jax import presets
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.ops import anchors
-from maskrcnn_jax.weights import detectron2, files, layout, loading, model_metadata, saving
+from maskrcnn_jax.weights import (
+    detectron2,
+    files,
+    layout,
+    loading,
+    model_metadata,
+    saving,
+    torchvision,
+)
 from tests.weights.families import reduced, state_of
 
 R50, GN = presets.detectron2_r50_fpn, presets.detectron2_r50_fpn_gn
@@ -207,6 +215,23 @@ def test_a_file_without_masks_is_a_faster_rcnn(tmp_path, wrapped):
     assert load(tmp_path, state).config.model == config.model
 
 
+@pytest.mark.parametrize("head", ["box_head", "mask_head"])
+def test_one_box_or_one_mask_for_all_classes_is_recognised(tmp_path, head):
+    config = reduced(R50(4))
+    getattr(config.model, head).class_agnostic = True
+    state = state_of(detectron2, config)
+    theirs, ours, size = {
+        "box_head": ("roi_heads.box_predictor.bbox_pred.bias", "bbox_pred", 4),
+        "mask_head": ("roi_heads.mask_head.predictor.bias", "logits", 1),
+    }[head]
+    assert state[theirs].size == size
+    loaded = load(tmp_path, state)
+    assert getattr(loaded.config.model, head) == getattr(config.model, head)
+    np.testing.assert_array_equal(loaded.variables["params"][head][ours]["bias"], state[theirs])
+    with pytest.raises(ValueError, match=f"{head}.class_agnostic"):
+        torchvision.check_can_build(config.model)
+
+
 def test_rules_stay_with_what_is_saved(tmp_path):
     loaded = load(tmp_path, state_of(detectron2, reduced(R50(4))))
     saving.save(tmp_path / "ours.npz", loaded.config, loaded.variables, None)
@@ -243,8 +268,8 @@ OTHERS = {
         backbone__bottom_up__res2__0__conv1__weight=np.ones((256, 64, 1, 1), np.float32),
         backbone__bottom_up__res2__0__conv2__weight=np.ones((256, 8, 3, 3), np.float32),
     ),
-    "one box for all classes": other(roi_heads__box_predictor__bbox_pred__bias=np.ones(4)),
-    "one mask for all classes": other(roi_heads__mask_head__predictor__bias=ONE),
+    "bbox_pred.weight has shape": other(roi_heads__box_predictor__bbox_pred__bias=np.ones(4)),
+    "predictor.weight has shape": other(roi_heads__mask_head__predictor__bias=ONE),
     "no ResNet of": {"backbone.bottom_up.stem.conv1.weight": ONE},
     "pixel_std is": other(pixel_mean=np.ones(3), pixel_std=np.zeros(3)),
     "no boxes": other(

@@ -117,7 +117,7 @@ def test_other_networks(tmp_path, old, new, field, value):
         ("DEPTH: 50", "DEPTH: 50, NORM: LN", "MODEL.RESNETS.NORM: LN"),
         ("DEPTH: 50", "DEPTH: 50, DEPTHS: 3", "MODEL.RESNETS.DEPTHS: 3 has no counterpart"),
         ("NUM_FC: 2", "NUM_FC: 2, BBOX_REG_LOSS_TYPE: giou", "BBOX_REG_LOSS_TYPE: giou"),
-        ("NUM_FC: 2", "NUM_FC: 2, CLS_AGNOSTIC_BBOX_REG: True", "CLS_AGNOSTIC_BBOX_REG"),
+        ("NUM_FC: 2", "NUM_FC: 2, USE_FED_LOSS: True", "USE_FED_LOSS"),
         ("NUM_FC: 2", "NUM_FC: 2, POOLER_TYPE: ROIAlignRotated", "POOLER_TYPE"),
         ("NUM_CONV: 4", "NUM_CONV: 4, POOLER_SAMPLING_RATIO: 2", "MASK_HEAD.POOLER_SAMPLING_RATIO"),
         ("[[32], [64],", "[[32, 64],", "ANCHOR_GENERATOR.SIZES"),

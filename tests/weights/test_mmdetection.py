@@ -235,6 +235,15 @@ def test_averages_and_counters_are_dropped(tmp_path):
     assert loading.load(tmp_path / "w.safetensors").report.num_arrays == len(state) - num_counters
 
 
+@pytest.mark.parametrize("head", ["box_head", "mask_head"])
+def test_one_box_or_one_mask_for_all_classes_is_recognised(tmp_path, head):
+    config = reduced(R50(4))
+    getattr(config.model, head).class_agnostic = True
+    files.write(tmp_path / "w.safetensors", state_of(mmdetection, config))
+    loaded = loading.load(tmp_path / "w.safetensors").config.model
+    assert getattr(loaded, head) == getattr(config.model, head)
+
+
 def other(**arrays):
     state = state_of(mmdetection, reduced(R50(4)))
     return state | {name.replace("__", "."): array for name, array in arrays.items()}
@@ -258,8 +267,8 @@ OTHERS = {
         backbone__layer1__0__conv1__weight=np.ones((128, 64, 1, 1), np.float32),
         backbone__layer1__0__conv2__weight=np.ones((128, 4, 3, 3), np.float32),
     ),
-    "one box for all classes": other(roi_head__bbox_head__fc_reg__bias=np.ones(4)),
-    "one mask for all classes": other(roi_head__mask_head__conv_logits__bias=ONE),
+    "fc_reg.weight has shape": other(roi_head__bbox_head__fc_reg__bias=np.ones(4)),
+    "conv_logits.weight has shape": other(roi_head__mask_head__conv_logits__bias=ONE),
     "missing rpn_head.rpn_reg.bias": {
         name: array for name, array in other().items() if name != "rpn_head.rpn_reg.bias"
     },

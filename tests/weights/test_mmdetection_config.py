@@ -141,7 +141,6 @@ def test_other_settings(tmp_path, old, new, field, value):
         ("depth=50", "depth=50, dcn=dict(type='DCN')", "model.backbone.dcn.type: DCN"),
         ("'StandardRoIHead'", "'CascadeRoIHead'", "model.roi_head.type: CascadeRoIHead"),
         ("'Shared2FCBBoxHead'", "'DoubleConvFCBBoxHead'", "model.roi_head.bbox_head.type"),
-        ("reg_class_agnostic=False", "reg_class_agnostic=True", "reg_class_agnostic: True"),
         ("strides=[4, 8,", "strides=[2, 8,", "model.rpn_head.anchor_generator.strides"),
         ("num_outs=5", "num_outs=5, norm_cfg=dict(type='LN')", "model.neck.norm_cfg.type: LN"),
         ("keep_ratio=True", "keep_ratio=False", "only keep_ratio=True"),

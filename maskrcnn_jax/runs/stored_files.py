@@ -4,12 +4,15 @@ Orbax writes the arrays of an item into an OCDBT database: an index, whose entri
 offset and a length.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
 import tensorstore
+
+_ARRAY = b"/.zarray"  # Ends the key of the header of an array.
 
 
 def check(item: Path) -> None:
@@ -36,6 +39,23 @@ def check(item: Path) -> None:
         size = (item / file).stat().st_size
         if size < end:
             raise ValueError(f"DATA_LOSS: {item / file} has {size} bytes of {end}")
+
+
+def shapes(item: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays of an item, by the path in its tree, such as "params.fpn.kernel".
+
+    Raises:
+        FileNotFoundError, ValueError: The index or the description of the tree cannot be read.
+    """
+    json.loads((item / "_METADATA").read_bytes())  # Without it Orbax reads nothing.
+    base = {"driver": "file", "path": f"{item}/"}
+    database = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    keys = [key for key in database.list().result() if key.endswith(_ARRAY)]
+    headers = [database.read(key) for key in keys]
+    return {
+        key.removesuffix(_ARRAY).decode(): tuple(json.loads(header.result().value)["shape"])
+        for key, header in zip(keys, headers, strict=True)
+    }
 
 
 def _entries(item: Path) -> Iterator[tuple[str, str | None]]:

@@ -125,7 +125,12 @@ def remove_data(folder):
         path.unlink()
 
 
-CHANGES = [unmerge, cut_data, remove_data]
+def empty_tree(folder):
+    for path in folder.glob("*/training/_METADATA"):
+        path.write_text("")
+
+
+CHANGES = [unmerge, cut_data, remove_data, empty_tree]
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -17,15 +17,15 @@ from tests.artifacts.test_export import red_detector, red_image
 # the network.
 ALLOWED = set(
     """
-    artifacts artifacts.artifact config config_check detector distributed
-    drawing drawing.captions drawing.colors drawing.fonts drawing.patches evaluation execution
-    image_headers images ops ops.rounding resizing whole_files
+    artifacts artifacts.artifact coco_metrics config config_check detector detector_inputs
+    distributed drawing drawing.captions drawing.colors drawing.fonts drawing.patches
+    evaluation execution image_headers images ops ops.rounding resizing whole_files
     pasting settings sharding structures video visualize
     xla xla.cache xla.compiler xla.jaxlib_errors
     cli cli.argument_types cli.arguments cli.console cli.data_arguments
-    cli.inputs cli.main cli.memory cli.outputs cli.predict cli.progress cli.streams
+    cli.formats cli.inputs cli.main cli.memory cli.outputs cli.predict cli.progress cli.streams
     data data.annotation_files data.annotations data.categories data.clipping data.dataset
-    data.findings data.image_entries data.outlines data.rle data.values
+    data.findings data.image_entries data.outlines data.rle data.tracing data.values
     weights weights.metadata weights.model_metadata weights.npz weights.zip_records
 """.split()
 )

@@ -3,7 +3,7 @@
 import argparse
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -34,6 +34,19 @@ def up_to(limit: int) -> Callable[[str], int]:
                 f"must be a whole number from 1 to {limit}, got {text}"
             )
         return int(text)
+
+    return parse
+
+
+def some_of(names: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """Makes a parser of one or several of some names, with commas between them."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        chosen = tuple(text.split(","))
+        for name in chosen:
+            if name not in names:
+                raise argparse.ArgumentTypeError(f"knows {', '.join(names)}, got {name!r}")
+        return chosen
 
     return parse
 

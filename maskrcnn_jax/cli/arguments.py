@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from maskrcnn_jax.cli.argument_types import bucket, fraction, given, path, positive, up_to
+from maskrcnn_jax.cli.argument_types import bucket, fraction, given, path, positive, some_of, up_to
 
 WEIGHTS = (
     "directory of a training run, or of one of its checkpoints (RUN/checkpoints/STEP); or a weight "
@@ -12,6 +12,7 @@ WEIGHTS = (
     "mmdet:mask-rcnn_r50_fpn_1x_coco"
 )
 AUGMENT = "join the detections of every image in three sizes and mirrored: slower, and more exact"
+FORMATS = ("picture", "coco", "geojson", "labels", "csv")
 # `recipe.FAMILIES`: the families of `parity`, and their models with random weights.
 RANDOM_MODELS = {
     "torchvision": ("v1", "v1-batch-norm", "v2", "faster-v1", "faster-v2"),
@@ -63,6 +64,14 @@ def add_predict(commands: Any) -> None:
         type=positive,
         metavar="N",
         help="at most so many objects per image, the best",
+    )
+    parser.add_argument(
+        "--formats",
+        type=some_of(FORMATS),
+        default=("picture", "coco"),
+        metavar="F,F",
+        help="what to write for images, of picture, coco (detections.json), geojson, labels (a png "
+        "with the number of the object at each pixel) and csv (default: picture,coco)",
     )
     parser.add_argument(
         "--ids", type=path, metavar="JSON", help="take image ids from this file, in COCO's format"

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from maskrcnn_jax import coco_metrics, images, video, visualize, whole_files
-from maskrcnn_jax.cli import inputs, memory, outputs, progress
+from maskrcnn_jax.cli import formats, inputs, memory, outputs, progress
 from maskrcnn_jax.data.findings import plain
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.detector_inputs import checked_top_k
@@ -25,6 +25,16 @@ from maskrcnn_jax.xla import cache, compiler
 _LEGIBLE_SIDE = 512
 _LONGEST_ENLARGED = 4096
 
+# The files about all images, and their formats.
+_OF_ALL = {"detections.json": "coco", formats.MEASUREMENTS: "csv"}
+_WORDS = {
+    "picture": "drawn images",
+    "coco": "detections.json",
+    "geojson": ".geojson files",
+    "labels": "pictures of labels",
+    "csv": formats.MEASUREMENTS,
+}
+
 Find = Callable[[np.ndarray], ImageDetections]
 
 
@@ -32,10 +42,13 @@ class _Task(NamedTuple):
     path: Path
     output: Path  # The drawn image or video.
     num_images: int  # 1, or the number of frames of a video.
+    formats: tuple[str, ...] = formats.DEFAULT
 
 
 def run(args: argparse.Namespace) -> int:
     """Draws each image and writes `detections.json` for all; returns 1 if a file failed, else 0.
+
+    --formats chooses what is written for images: `formats.NAMES`.
 
     `detections.json` is in COCO's results format, with "file_name" and "category_name" added. It
     has no "segmentation" if the model has no mask head. The image ids are those of --ids, or the
@@ -43,12 +56,15 @@ def run(args: argparse.Namespace) -> int:
     and differ. A video becomes an .mp4, and a .jsonl with one line for each frame.
     """
     cache.keep_compiled_programs()
-    tasks = _plan(inputs.expand(args.images), args.output)
+    tasks = _plan(inputs.expand(args.images), args.output, args.formats)
     image_ids = _image_ids(tasks, args.ids)
     weights = args.weights if args.artifact is None else args.artifact
     read = [task.path for task in tasks] + [weights, args.ids]
-    drawn = [path for task in tasks for path in _outputs(task)]
-    paths = [*drawn, args.output / "detections.json"]
+    paths = [path for task in tasks for path in _outputs(task)]
+    paths += [args.output / name for name in _OF_ALL if _OF_ALL[name] in args.formats]
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise ValueError(f"two outputs would be {twice}: rename an image")
     outputs.check_directory(args.output)
     with outputs.claim("maskrcnn-jax predict", paths, inputs=read, force=args.force) as add:
         return _predict(args, tasks, image_ids, add)
@@ -83,11 +99,21 @@ def _predict(
                 except (OSError, ValueError, MemoryError, RuntimeError) as error:
                     failures[task] = _failure(task, error)
     finally:  # Keeps the detections made before an interruption.
-        path = args.output / "detections.json"
-        add(path)
-        whole_files.write_text(path, json.dumps(results))
-    _report(results, tasks, failures, args.output)
+        _write_all(results, args.output, args.formats, add)
+    _report(results, tasks, failures, args)
     return 1 if failures else 0
+
+
+def _write_all(
+    results: Sequence[dict], output: Path, chosen: Sequence[str], add: Callable[..., None]
+) -> None:
+    """Writes the files about all images."""
+    if "coco" in chosen:
+        add(output / "detections.json")
+        whole_files.write_text(output / "detections.json", json.dumps(results))
+    if "csv" in chosen:
+        add(output / formats.MEASUREMENTS)
+        formats.write_measurements(output / formats.MEASUREMENTS, results)
 
 
 def _load(args: argparse.Namespace) -> Detector:
@@ -103,6 +129,8 @@ def _load(args: argparse.Namespace) -> Detector:
     from maskrcnn_jax.weights import loading
 
     loaded = loading.load(args.weights)
+    if "labels" in args.formats and loaded.config.model.mask_head is None:
+        raise ValueError(formats.NO_MASKS)
     print(loaded.report)
     detector = Detector.from_loaded(loaded, consume=True)
     return AugmentedDetector(detector) if args.augment else detector
@@ -110,8 +138,10 @@ def _load(args: argparse.Namespace) -> Detector:
 
 def _outputs(task: _Task) -> list[Path]:
     """The files that are written for a task."""
-    lines = [task.output.with_suffix(".jsonl")] if inputs.is_video(task.path) else []
-    return [task.output, *lines]
+    if inputs.is_video(task.path):
+        return [task.output, task.output.with_suffix(".jsonl")]
+    stem = task.output.with_suffix("")
+    return [formats.named(stem, kind) for kind in formats.SUFFIXES if kind in task.formats]
 
 
 def _image_ids(tasks: Sequence[_Task], listed: Path | None) -> dict[_Task, int | str]:
@@ -148,14 +178,14 @@ def _image_ids(tasks: Sequence[_Task], listed: Path | None) -> dict[_Task, int |
     return {task: ids[0] for task, ids in found.items()}
 
 
-def _plan(paths: Sequence[Path], output: Path) -> list[_Task]:
+def _plan(paths: Sequence[Path], output: Path, chosen: tuple[str, ...]) -> list[_Task]:
     """Names the output of each file."""
     tasks = []
     for path, name in zip(paths, _names(paths), strict=True):
         if inputs.is_video(path):
             task = _Task(path, output / f"{name}.mp4", _num_frames(path))
         else:
-            task = _Task(path, output / f"{name}.png", 1)
+            task = _Task(path, output / f"{name}.png", 1, chosen)
         tasks.append(task)
     return tasks
 
@@ -186,14 +216,18 @@ def _predict_image(
     try:
         image = images.read_image(task.path, detector.num_channels, detector.data.image_dtype)
         found = find(image)
-        shown = channels.rgb(image, detector.data.shown_channels)
-        drawing = Image.fromarray(_draw(shown, found, categories.names))
-        with whole_files.replacing(task.output) as temporary:
-            drawing.save(temporary)
+        results = _results(found, image, 0, categories)
+        results = [result | {"file_name": str(task.path)} for result in results]
+        if "picture" in task.formats:
+            shown = channels.rgb(image, detector.data.shown_channels)
+            drawing = Image.fromarray(_draw(shown, found, categories.names))
+            with whole_files.replacing(task.output) as temporary:
+                drawing.save(temporary)
+        stem = task.output.with_suffix("")
+        formats.write(found, results, image.shape[:2], stem, task.formats)
     finally:
         advance(1)
-    results = _results(found, image, 0, categories)
-    return [result | {"file_name": str(task.path)} for result in results]
+    return results
 
 
 def _predict_video(
@@ -246,16 +280,22 @@ def _results(
 
 
 def _report(
-    results: Sequence[dict], tasks: Sequence[_Task], failures: dict[_Task, str], output: Path
+    results: Sequence[dict],
+    tasks: Sequence[_Task],
+    failures: dict[_Task, str],
+    args: argparse.Namespace,
 ) -> None:
     done = [task for task in tasks if task not in failures]
     num_videos = sum(inputs.is_video(task.path) for task in done)
     num_images = len(done) - num_videos
     if num_images or not num_videos:
         counts = f"{len(results)} objects in {num_images} images"
-        print(f"{counts}: drawn images and detections.json are in {output}")
+        written = [_WORDS[name] for name in formats.NAMES if name in args.formats]
+        listed = " and ".join([", ".join(written[:-1]), written[-1]] if written[1:] else written)
+        print(f"{counts}: {listed} are in {args.output}")
     if num_videos:
-        print(f"videos: {num_videos}, in {output} an .mp4 and a .jsonl with a line for each frame")
+        files = "an .mp4 and a .jsonl with a line for each frame"
+        print(f"videos: {num_videos}, in {args.output} {files}")
     if failures:
         failed = f"maskrcnn-jax predict: {len(failures)} of {len(tasks)} files failed:"
         print(failed, *map(plain, failures.values()), sep="\n  ", file=sys.stderr)

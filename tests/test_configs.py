@@ -1,17 +1,19 @@
 """All experiments in configs/ at full size, by shapes only."""
 
 import importlib
+import math
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from maskrcnn_jax import training
+from maskrcnn_jax import config_check, training
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.pack import batch_shapes
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.settings import differences, freeze, from_dict, to_dict
+from maskrcnn_jax.weights import detectron2
 
 NAMES = sorted(path.stem for path in Path("configs").glob("*.py") if path.stem != "__init__")
 
@@ -64,6 +66,23 @@ def test_coco_schedules_are_the_reference_ones():
             0.02,
             81,
         )
+
+
+def test_the_long_schedules_are_100_epochs_from_random_weights():
+    jitter, pasting = get_config("r50_fpn_lsj"), get_config("r50_fpn_copy_paste")
+    assert differences(jitter, pasting) == ["data.copy_paste: 0.0 -> 1.0"]
+    assert jitter.num_steps * jitter.batch_size == 100 * 118_000
+    assert jitter.batch_size == 64 and jitter.execution.num_microbatches == 1
+    assert jitter.weights is None and jitter.backbone_weights is None
+    assert (jitter.data.jitter, jitter.data.jitter_side) == ((0.1, 2.0), 1024)
+    model = jitter.model
+    norms = (model.backbone.norm, model.fpn.norm, model.box_head.norm, model.mask_head.norm)
+    assert set(norms) == {"batch"} and model.backbone.frozen_stages == 0
+    for config in (jitter, pasting):
+        config_check.check(config)
+        entries = detectron2.entries(config.model)
+        trained = sum(math.prod(x.shape) for x in entries if x.path[0] == "params")
+        assert trained == 46_301_232
 
 
 @pytest.mark.parametrize("name", NAMES)

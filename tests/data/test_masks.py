@@ -210,3 +210,64 @@ def test_a_bitmap_comes_back_as_it_went_in():
     mask = masks.from_bitmap(bitmap)
     assert isinstance(mask, PlacedMask) and mask.image_size == (7, 9)
     np.testing.assert_array_equal(masks.to_bitmap(mask, (7, 9)), bitmap * 255)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("as_polygon", [False, True])
+def test_a_window_shows_what_the_whole_bitmap_shows_there(as_polygon, mirror):
+    polygon = objects.polygon_of_disc(20, 30, 12)
+    annotation = polygon if as_polygon else rle.encode_bitmap(rle.decode(polygon, 40, 60))
+    mask = masks.place(annotation, (40, 60))
+    if mirror:
+        mask = mask._replace(columns=mask.columns.flip(60))
+    whole = masks.to_bitmap(mask, (40, 60)) > 0
+    np.testing.assert_array_equal(masks.to_window(mask, 0, 0, 40, 60), whole)
+    np.testing.assert_array_equal(masks.to_window(mask, 9, 20, 25, 17), whole[9:34, 20:37])
+    assert masks.to_window(mask, 9, 20, 0, 17).shape == (0, 17)
+
+
+@pytest.mark.parametrize("as_polygon", [False, True])
+def test_an_enlarged_window_is_the_enlarged_mask_and_polygons_stay_smooth(as_polygon):
+    polygon = objects.polygon_of_disc(20, 30, 12)
+    annotation = polygon if as_polygon else rle.encode_bitmap(rle.decode(polygon, 40, 60))
+    mask = masks.place(annotation, (40, 60))
+    mask = mask._replace(rows=mask.rows.resize(40, 200), columns=mask.columns.resize(60, 300))
+    shown = masks.to_window(mask, 30, 70, 140, 160)
+    disc = objects.disc(200, 300, 100, 150, 60)[30:170, 70:230]
+    assert objects.iou(shown, disc) > (0.99 if as_polygon else 0.95)
+    if not as_polygon:  # Each annotated pixel has become five by five.
+        repeated = rle.decode(annotation, 40, 60).repeat(5, 0).repeat(5, 1)[30:170, 70:230]
+        np.testing.assert_array_equal(shown, repeated)
+
+
+def test_a_window_shows_nothing_of_what_a_crop_left_out():
+    mask = masks.place(rle.encode_bitmap(np.ones((20, 30))), (20, 30))
+    rows, columns = mask.rows.crop(5, 10), mask.columns.crop(8, 12)
+    shown = masks.to_window(mask._replace(rows=rows, columns=columns), 0, 0, 40, 40)
+    expected = np.zeros((40, 40), bool)
+    expected[:10, :12] = True
+    np.testing.assert_array_equal(shown, expected)
+
+
+@pytest.mark.parametrize("as_polygon", [False, True])
+def test_a_transposed_mask_is_the_transposed_bitmap(as_polygon):
+    polygon = [[3, 4, 50, 4, 50, 20, 3, 35]]
+    annotation = polygon if as_polygon else rle.encode_bitmap(rle.decode(polygon, 40, 60))
+    mask = window_of(annotation, (40, 60), 2, 1, 30, 50)
+    expected = masks.to_bitmap(mask, (30, 50)).T > 0
+    turned = masks.transpose(mask)
+    assert objects.iou(masks.to_bitmap(turned, (50, 30)) > 0, expected) > (
+        0.95 if as_polygon else 1 - 1e-9
+    )
+    assert masks.transpose(turned) == mask
+
+
+def test_a_bitmap_of_a_part_lies_where_it_was_put():
+    bitmap = np.random.default_rng(0).integers(0, 2, (7, 9)).astype(bool)
+    mask = masks.from_bitmap(bitmap, 4, 3)
+    expected = np.zeros((20, 15), bool)
+    expected[4:11, 3:12] = bitmap
+    np.testing.assert_array_equal(masks.to_bitmap(mask, (20, 15)) > 0, expected)
+    np.testing.assert_array_equal(masks.to_window(mask, 0, 0, 20, 15), expected)
+    crop = masks.to_crop(mask, np.array([3.0, 4, 12, 11]), 63)
+    np.testing.assert_array_equal(objects.paste(crop, [3, 4, 12, 11], 20, 15), expected)

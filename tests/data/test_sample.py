@@ -114,6 +114,43 @@ def test_flips_turn_image_boxes_and_masks_alike(axis, flip, mask_store):
     assert twice.masks == samples.whole(example).masks
 
 
+@pytest.mark.parametrize("mask_store", ["crop", "full"])
+@pytest.mark.parametrize("quarters", range(-1, 5))
+def test_quarter_turns_turn_image_boxes_and_masks_alike(quarters, mask_store):
+    bitmap = objects.disc(40, 50, 12, 30, 9)
+    bitmap[12:, 30:] = False
+    example = objects.make_example([bitmap])
+    expected = objects.make_example([np.rot90(bitmap, quarters)])._replace(
+        image=np.rot90(example.image, quarters)
+    )
+    config = DataConfig(mask_size=28, mask_store=mask_store)
+    turned = samples.turn(samples.whole(example), quarters)
+    ours, theirs = (pack(sample, (64, 64), config) for sample in (turned, samples.whole(expected)))
+    np.testing.assert_array_equal(ours.images, theirs.images)
+    np.testing.assert_array_equal(ours.instances.boxes, theirs.instances.boxes)
+    np.testing.assert_allclose(
+        *(row.instances.masks.values.astype(int) for row in (ours, theirs)), atol=1
+    )
+
+
+def test_objects_that_a_crop_removes_are_counted():
+    bitmaps = [objects.disc(40, 50, 12, x, 5) for x in (10, 25, 40)]
+    once = cropped(objects.make_example(bitmaps), 0, 18, 40, 32)
+    twice = samples.crop(once, Window(0, 0, 40, 15))
+    assert (once.num_removed, twice.num_removed) == (1, 2) and len(twice.boxes) == 1
+
+
+@pytest.mark.parametrize("channels, dtype", [(1, np.uint8), (4, np.uint16), (13, np.float32)])
+def test_padding_has_a_value_for_each_channel(channels, dtype):
+    image = np.ones((2, 3, channels), dtype)
+    sample = cropped(objects.make_example([np.ones((2, 3), bool)]), 0, 0, 2, 3)
+    values = np.arange(10.0, 10 + channels)
+    padded = samples.pad(sample._replace(image=image), (4, 5), values).image
+    assert padded.dtype == dtype and (padded[:2, :3] == 1).all()
+    assert (padded[2:] == values).all() and (padded[:, 3:] == values).all()
+    assert (samples.pad(sample, (4, 5), 7).image[2:] == 7).all()
+
+
 def test_an_image_without_objects_goes_through_everything():
     nothing = objects.make_example([objects.disc(40, 50, 12, 30, 9)])
     nothing = nothing._replace(boxes=nothing.boxes[:0], classes=nothing.classes[:0], masks=[])

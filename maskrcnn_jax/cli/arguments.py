@@ -66,6 +66,18 @@ def add_predict(commands: Any) -> None:
         help="at most so many objects per image, the best",
     )
     parser.add_argument(
+        "--tile",
+        type=positive,
+        metavar="PIXELS",
+        help="look at images through windows of this side, for images larger than the network",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=fraction,
+        metavar="SHARE",
+        help="of a window, which its neighbour also sees (default: 0.25)",
+    )
+    parser.add_argument(
         "--formats",
         type=some_of(FORMATS),
         default=("picture", "coco"),

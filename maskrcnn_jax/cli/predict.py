@@ -5,25 +5,14 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
 
-import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
-
-from maskrcnn_jax import coco_metrics, images, video, visualize, whole_files
-from maskrcnn_jax.cli import formats, inputs, memory, outputs, progress
+from maskrcnn_jax import video, whole_files
+from maskrcnn_jax.cli import formats, inputs, outputs, predictions, progress
+from maskrcnn_jax.cli.predictions import Find, Task
 from maskrcnn_jax.data.findings import plain
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.detector_inputs import checked_top_k
-from maskrcnn_jax.drawing import channels
-from maskrcnn_jax.pasting import ImageDetections
 from maskrcnn_jax.xla import cache, compiler
-
-# Pixels. Images whose short side is below `_LEGIBLE_SIDE` are enlarged for legible labels, unless
-# their long side would exceed `_LONGEST_ENLARGED`.
-_LEGIBLE_SIDE = 512
-_LONGEST_ENLARGED = 4096
 
 # The files about all images, and their formats.
 _OF_ALL = {"detections.json": "coco", formats.MEASUREMENTS: "csv"}
@@ -34,15 +23,6 @@ _WORDS = {
     "labels": "pictures of labels",
     "csv": formats.MEASUREMENTS,
 }
-
-Find = Callable[[np.ndarray], ImageDetections]
-
-
-class _Task(NamedTuple):
-    path: Path
-    output: Path  # The drawn image or video.
-    num_images: int  # 1, or the number of frames of a video.
-    formats: tuple[str, ...] = formats.DEFAULT
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,7 +36,9 @@ def run(args: argparse.Namespace) -> int:
     and differ. A video becomes an .mp4, and a .jsonl with one line for each frame.
     """
     cache.keep_compiled_programs()
-    tasks = _plan(inputs.expand(args.images), args.output, args.formats)
+    if args.overlap is not None and args.tile is None:
+        raise ValueError("--overlap is that of tiles: give --tile too")
+    tasks = _plan(args)
     image_ids = _image_ids(tasks, args.ids)
     weights = args.weights if args.artifact is None else args.artifact
     read = [task.path for task in tasks] + [weights, args.ids]
@@ -72,32 +54,28 @@ def run(args: argparse.Namespace) -> int:
 
 def _predict(
     args: argparse.Namespace,
-    tasks: Sequence[_Task],
-    image_ids: dict[_Task, int | str],
+    tasks: Sequence[Task],
+    image_ids: dict[Task, int | str],
     add: Callable[..., None],
 ) -> int:
     """Predicts all files; ``add`` is told of each output."""
     detector = _load(args)
     if detector.model.run.small_on_cpu:
         compiler.return_memory_after_compiling()
-    slots = detector.model.detection.num_detections
-    checked_top_k(args.top_k, slots)  # Fails here once, not once for each image.
+    find = _finder(args, detector)
     outputs.make_directory(args.output)
-
-    def find(image: np.ndarray) -> ImageDetections:
-        return detector.detect(image, args.score_threshold, args.top_k)
-
     results, failures = [], {}
     try:
-        with progress.images("predict", sum(task.num_images for task in tasks)) as advance:
+        with progress.images("predict", sum(task.num_parts for task in tasks)) as advance:
             for task in tasks:
                 add(*_outputs(task))
-                predict = _predict_video if inputs.is_video(task.path) else _predict_image
+                is_video = inputs.is_video(task.path)
+                predict = predictions.of_video if is_video else predictions.of_image
                 try:
                     found = predict(task, find, detector, advance)
                     results += [result | {"image_id": image_ids[task]} for result in found]
                 except (OSError, ValueError, MemoryError, RuntimeError) as error:
-                    failures[task] = _failure(task, error)
+                    failures[task] = predictions.failure(task, error)
     finally:  # Keeps the detections made before an interruption.
         _write_all(results, args.output, args.formats, add)
     _report(results, tasks, failures, args)
@@ -136,7 +114,22 @@ def _load(args: argparse.Namespace) -> Detector:
     return AugmentedDetector(detector) if args.augment else detector
 
 
-def _outputs(task: _Task) -> list[Path]:
+def _finder(args: argparse.Namespace, detector: Detector) -> Find:
+    """The function that detects, by tiles if asked. A wrong argument fails here, not per image."""
+    if args.tile is None:
+        checked_top_k(args.top_k, detector.model.detection.num_detections)
+        return lambda image, _: detector.detect(image, args.score_threshold, args.top_k)
+    tiled = detector.tiled(args.tile, _overlap(args))
+    return lambda image, advance: tiled.detect(
+        image, args.score_threshold, args.top_k, advance=advance
+    )
+
+
+def _overlap(args: argparse.Namespace) -> float:
+    return 0.25 if args.overlap is None else args.overlap
+
+
+def _outputs(task: Task) -> list[Path]:
     """The files that are written for a task."""
     if inputs.is_video(task.path):
         return [task.output, task.output.with_suffix(".jsonl")]
@@ -144,7 +137,7 @@ def _outputs(task: _Task) -> list[Path]:
     return [formats.named(stem, kind) for kind in formats.SUFFIXES if kind in task.formats]
 
 
-def _image_ids(tasks: Sequence[_Task], listed: Path | None) -> dict[_Task, int | str]:
+def _image_ids(tasks: Sequence[Task], listed: Path | None) -> dict[Task, int | str]:
     """The id of each image in `detections.json`: unique, and all of one type.
 
     Raises ValueError if ``listed`` is given and does not have one image of its own for each.
@@ -161,7 +154,7 @@ def _image_ids(tasks: Sequence[_Task], listed: Path | None) -> dict[_Task, int |
     for entry in annotations.read(listed).content["images"]:
         path = PurePath(entry["file_name"].replace("\\", "/"))
         known.setdefault(path.name, []).append((f"/{path}", entry["id"]))
-    found: dict[_Task, list[int]] = {}
+    found: dict[Task, list[int]] = {}
     for task in tasks:
         ids = known.get(task.path.name, [])
         if len(ids) > 1:  # The folders decide.
@@ -178,16 +171,36 @@ def _image_ids(tasks: Sequence[_Task], listed: Path | None) -> dict[_Task, int |
     return {task: ids[0] for task, ids in found.items()}
 
 
-def _plan(paths: Sequence[Path], output: Path, chosen: tuple[str, ...]) -> list[_Task]:
+def _plan(args: argparse.Namespace) -> list[Task]:
     """Names the output of each file."""
-    tasks = []
+    paths, tasks = inputs.expand(args.images), []
     for path, name in zip(paths, _names(paths), strict=True):
         if inputs.is_video(path):
-            task = _Task(path, output / f"{name}.mp4", _num_frames(path))
+            task = Task(path, args.output / f"{name}.mp4", _num_frames(path))
         else:
-            task = _Task(path, output / f"{name}.png", 1, chosen)
+            task = Task(path, args.output / f"{name}.png", 1, args.formats)
+            task = task if args.tile is None else _tiled(task, args)
         tasks.append(task)
     return tasks
+
+
+def _tiled(task: Task, args: argparse.Namespace) -> Task:
+    """The task of an image that is cut into tiles. Large images are not drawn."""
+    from maskrcnn_jax.tiling import detector, files, windows
+
+    detector.check_overlap(_overlap(args))
+    try:
+        height, width = files.size(task.path)
+    except OSError:
+        return task._replace(is_tiled=True)  # Reading it reports the error.
+    num_parts = len(windows.cover((height, width), args.tile, _overlap(args)))
+    task = task._replace(is_tiled=True, num_parts=num_parts)
+    if height * width <= files.LARGE:
+        return task
+    chosen = tuple(name for name in task.formats if name not in ("picture", "labels"))
+    if not chosen:
+        raise ValueError(f"{task.path} is too large to be drawn: give --formats coco")
+    return task._replace(formats=chosen)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -206,83 +219,13 @@ def _num_frames(path: Path) -> int:
     try:
         return video.properties(path).num_frames
     except OSError:
-        return 0  # `_predict_video` reports the error.
-
-
-def _predict_image(
-    task: _Task, find: Find, detector: Detector, advance: Callable[[int], None]
-) -> list[dict]:
-    categories = detector.categories
-    try:
-        image = images.read_image(task.path, detector.num_channels, detector.data.image_dtype)
-        found = find(image)
-        results = _results(found, image, 0, categories)
-        results = [result | {"file_name": str(task.path)} for result in results]
-        if "picture" in task.formats:
-            shown = channels.rgb(image, detector.data.shown_channels)
-            drawing = Image.fromarray(_draw(shown, found, categories.names))
-            with whole_files.replacing(task.output) as temporary:
-                drawing.save(temporary)
-        stem = task.output.with_suffix("")
-        formats.write(found, results, image.shape[:2], stem, task.formats)
-    finally:
-        advance(1)
-    return results
-
-
-def _predict_video(
-    task: _Task, find: Find, detector: Detector, advance: Callable[[int], None]
-) -> list[dict]:
-    """Writes the video, and a line for each frame; returns no results: frames have no image id."""
-    rate, categories = video.properties(task.path).rate, detector.categories
-    lines_path = task.output.with_suffix(".jsonl")
-    with video.write(task.output, rate) as append, open(lines_path, "w", encoding="utf-8") as lines:
-        for number, frame in enumerate(video.read(task.path)):
-            found = find(frame.image)
-            # The colour of an instance would change between frames; that of a class does not.
-            append(_draw(frame.image, found, categories.names, color_by_class=True))
-            results = _results(found, frame.image, number, categories)
-            line = {"frame": number, "seconds": frame.seconds, "detections": results}
-            lines.write(json.dumps(line) + "\n")
-            advance(1)
-    return []
-
-
-def _draw(
-    image: UInt8[np.ndarray, "h w 3"],
-    found: ImageDetections,
-    names: Sequence[str],
-    color_by_class: bool = False,
-) -> UInt8[np.ndarray, "sh sw 3"]:
-    short, long = sorted(image.shape[:2])
-    scale = max(1, min(round(_LEGIBLE_SIDE / short), _LONGEST_ENLARGED // long))
-    return visualize.draw(image, *found, names, scale=scale, color_by_class=color_by_class)
-
-
-def _failure(task: _Task, error: Exception) -> str:
-    """The message of a failed file. Raises the error again if the file is not its cause."""
-    if isinstance(error, OSError):
-        return str(error)  # The message names the file.
-    if memory.ran_out(error):
-        return f"{task.path}: {memory.explain(error)}"
-    if isinstance(error, ValueError):
-        return f"{task.path}: {error}"
-    raise error
-
-
-def _results(
-    found: ImageDetections, image: np.ndarray, image_id: int | str, categories: Any
-) -> list[dict]:
-    results = coco_metrics.coco_results(found, image.shape[:2], image_id, categories.ids)
-    names = [categories.name(label) for label in found.labels.tolist()]
-    pairs = zip(results, names, strict=True)
-    return [result | {"category_name": name} for result, name in pairs]
+        return 0  # `predictions.of_video` reports the error.
 
 
 def _report(
     results: Sequence[dict],
-    tasks: Sequence[_Task],
-    failures: dict[_Task, str],
+    tasks: Sequence[Task],
+    failures: dict[Task, str],
     args: argparse.Namespace,
 ) -> None:
     done = [task for task in tasks if task not in failures]

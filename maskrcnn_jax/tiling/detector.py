@@ -18,6 +18,12 @@ LARGEST_OVERLAP = 0.9
 SMALLEST_WINDOW = 64  # Resized pixels: a cell of the coarsest level of the pyramid, P6.
 
 
+def check_overlap(overlap: float | int) -> None:
+    """Raises ValueError if an overlap is out of range."""
+    if not 0 <= overlap <= LARGEST_OVERLAP:  # NaN fails this too.
+        raise ValueError(f"overlap must be from 0 to {LARGEST_OVERLAP}, got {overlap}")
+
+
 class TiledDetector:
     """A detector for images of any size, whose memory depends on its windows.
 
@@ -37,8 +43,7 @@ class TiledDetector:
     """
 
     def __init__(self, detector: "Detector", tile: int = 1024, overlap: float | int = 0.25) -> None:
-        if not 0 <= overlap <= LARGEST_OVERLAP:  # NaN fails this too.
-            raise ValueError(f"overlap must be from 0 to {LARGEST_OVERLAP}, got {overlap}")
+        check_overlap(overlap)
         if tile < 1 or (smallest := min(detector.place((tile, tile))[0])) < SMALLEST_WINDOW:
             seen = "" if tile < 1 else f": resized, it has {smallest} pixels"
             raise ValueError(
@@ -127,15 +132,16 @@ class TiledDetector:
     ) -> pasting.ImageDetections:
         """Detects the objects of an image with several windows."""
         found: list[seams.Found] = []
+        has_masks = True
         for start in range(0, len(grid), self.detector.batch_size):
             indices = range(start, min(start + self.detector.batch_size, len(grid)))
             batch = [self._read(image, grid.window(index)) for index in indices]
             detections = self.detector.detect_batch(batch, score_threshold)
             for index, each in zip(indices, detections, strict=True):
                 found += seams.place(each, index, grid, size)
+                has_masks = each.patches is not None
             advance(len(indices))
-        masks = self.detector.model.config.mask_head is not None
-        return seams.merge(found, grid, size, masks=masks)
+        return seams.merge(found, grid, size, masks=has_masks)
 
     def _read(self, image: Any, window: Window) -> np.ndarray:
         """Reads and checks the pixels of a window."""

@@ -12,6 +12,7 @@ from jaxtyping import Shaped
 from maskrcnn_jax import images
 from maskrcnn_jax.image_files import bands, npy, tiff
 from maskrcnn_jax.ops.rounding import ceil_div
+from maskrcnn_jax.resizing import Size
 
 LARGE = 2**26  # Pixels. Smaller images are read whole.
 CACHED = 2**28  # Bytes of decoded tiles that are kept, because windows overlap.
@@ -27,9 +28,15 @@ class FileImage:
     """
 
     def __init__(
-        self, read: Read, found: bands.Header, name: str, num_channels: int, dtype: str
+        self,
+        read: Read,
+        found: bands.Header,
+        name: str,
+        num_channels: int | None = None,
+        dtype: str | None = None,
     ) -> None:
-        self.shape = found.height, found.width, num_channels
+        """Without a number of channels or a dtype, those of the file stay."""
+        self.shape = found.height, found.width, num_channels or found.num_channels
         self._read, self._has_alpha, self._name = read, found.has_alpha, name
         self._num_channels, self._dtype = num_channels, dtype
 
@@ -68,8 +75,18 @@ def open_image(
         yield images.read_image(path, num_channels, dtype) if found is None else found
 
 
+def size(path: str | os.PathLike[str]) -> Size:
+    """Height and width of an image, without reading its pixels. Raises OSError as `open_image`."""
+    with contextlib.ExitStack() as stack:
+        found = _opened(stack, os.fspath(path), None, None)
+        if found is not None:
+            return found.shape[:2]
+    header = images.header(path)
+    return header.height, header.width
+
+
 def _opened(
-    stack: contextlib.ExitStack, name: str, num_channels: int, dtype: str
+    stack: contextlib.ExitStack, name: str, num_channels: int | None, dtype: str | None
 ) -> FileImage | None:
     try:
         file = stack.enter_context(images.open_file(name))

@@ -24,7 +24,8 @@ ALLOWED = set(
     pasting resizing settings sharding structures video visualize whole_files
     xla xla.cache xla.compiler xla.jaxlib_errors
     cli cli.argument_types cli.arguments cli.interrupts cli.console cli.data_arguments
-    cli.formats cli.inputs cli.main cli.memory cli.outputs cli.predict cli.progress cli.streams
+    cli.formats cli.inputs cli.main cli.memory cli.outputs cli.predict cli.predictions
+    cli.progress cli.streams
     data data.annotation_files data.annotations data.categories data.clipping data.dataset
     data.findings data.image_entries data.outlines data.rle data.tracing data.values
     weights weights.metadata weights.model_metadata weights.npz weights.zip_records

@@ -237,7 +237,7 @@ def test_rules_stay_with_what_is_saved(tmp_path):
     saving.save(tmp_path / "ours.npz", loaded.config, loaded.variables, None)
     again, _ = model_metadata.decode(files.read(tmp_path / "ours.npz").metadata)
     assert again.model == loaded.config.model and again.detection == loaded.config.detection
-    for name in model_metadata.SIZES:
+    for name in model_metadata.IMAGES:
         assert getattr(again.data, name) == getattr(loaded.config.data, name)
     assert again.data.resize == "pillow"
     with pytest.raises(ValueError, match="roi.aligned"):

@@ -66,7 +66,9 @@ def _predict(
     outputs.make_directory(args.output)
     results, failures = [], {}
     try:
-        with progress.images("predict", sum(task.num_parts for task in tasks)) as advance:
+        num_parts = sum(task.num_parts for task in tasks)
+        unit = "images" if args.tile is None else "windows"
+        with progress.images("predict", num_parts, unit) as advance:
             for task in tasks:
                 add(*_outputs(task))
                 is_video = inputs.is_video(task.path)

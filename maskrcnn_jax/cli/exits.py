@@ -4,27 +4,12 @@ import itertools
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from maskrcnn_jax import distributed
 from maskrcnn_jax.cli import config_file, memory, streams
 from maskrcnn_jax.data.findings import plain
-
-
-def hide_abandoned_writes() -> None:
-    """Hides the tracebacks that tensorstore prints of a save that fails: hundreds of lines.
-
-    There is one for every write that nobody waits for any more. `Checkpoints` raises the failure.
-    """
-    previous = sys.unraisablehook
-
-    def hook(found: Any) -> None:
-        if found.exc_type is not RuntimeError or str(found.exc_value) != "Event loop is closed":
-            previous(found)
-
-    sys.unraisablehook = hook
 
 
 def leave(code: int) -> None:

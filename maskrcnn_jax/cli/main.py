@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import maskrcnn_jax
 from maskrcnn_jax.cli import arguments as command_arguments
-from maskrcnn_jax.cli import data_arguments, interrupts, memory, streams
+from maskrcnn_jax.cli import data_arguments, ignored_errors, memory, streams
 from maskrcnn_jax.data.findings import plain
 
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 means success, 1 that an image or a check failed, and 2 a mistake in the call.
     """
     streams.be_lenient()
-    interrupts.keep()
+    ignored_errors.handle()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["train"]:  # Its flags are absl's, which `_parser` cannot read.
         train = importlib.import_module("maskrcnn_jax.cli.train")

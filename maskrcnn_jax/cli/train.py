@@ -28,7 +28,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from maskrcnn_jax import config_check, distributed, evaluation
-from maskrcnn_jax.cli import exits, memory, outputs, streams, training_loop
+from maskrcnn_jax.cli import exits, ignored_errors, memory, outputs, streams, training_loop
 from maskrcnn_jax.cli.start import claim_results, print_once
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.xla import cache
@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> None:
     """
     program, *rest = arguments
     logging.set_verbosity(logging.WARNING)  # Orbax reports every thread it starts.
-    exits.hide_abandoned_writes()
+    ignored_errors.handle()
     streams.be_lenient()
     cache.keep_compiled_programs()
     try:

@@ -110,6 +110,8 @@ def finish_step(session: Session, state: training.TrainState, step: int) -> None
         raise stopping(f"saved after step {step}")
     if evaluating:
         evaluate(session, state)
+    if saving:
+        compiler.return_memory()  # Of Orbax's threads, which come and go with each save.
 
 
 def log(session: Session, state: training.TrainState, step: int) -> None:

@@ -104,7 +104,7 @@ def _read_item(path: Path, target: Any) -> Any:
     # First, because Orbax prints a traceback for each array that it does not get to read.
     stored_files.check(path)
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
-        saved = handler.metadata(path).tree
+        saved = _tree(handler, path)
         found, wanted = _leaves_by_name(saved), _leaves_by_name(target)
         differing = _differences(_shapes(found), _shapes(wanted))
         if differing:
@@ -114,6 +114,13 @@ def _read_item(path: Path, target: Any) -> Any:
         values = jax.tree.leaves(_restored(handler, path, places))
     by_name = dict(zip(found, values, strict=True))
     return jax.tree.unflatten(jax.tree.structure(target), [by_name[name] for name in wanted])
+
+
+def _tree(handler: ocp.StandardCheckpointHandler, path: Path) -> Any:
+    try:
+        return handler.metadata(path).tree
+    except (NotImplementedError, TypeError, AttributeError) as error:  # Of a value of a wrong kind.
+        raise ValueError(f"DATA_LOSS: {path}: {error}") from error
 
 
 def _restored(handler: ocp.StandardCheckpointHandler, path: Path, places: Any) -> Any:

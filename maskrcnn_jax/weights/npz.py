@@ -78,7 +78,8 @@ def _read_array(file: BinaryIO, record: Record) -> np.ndarray:
     if dtype.kind not in KINDS and dtype != RAW_BFLOAT16:
         raise ValueError(f"record {record.name[:100]!r} is an array of {dtype}, expected numbers")
     elements = content[header.tell() :]
-    if prod(shape) * dtype.itemsize != elements.nbytes or any(size < 0 for size in shape):
+    are_sizes = all(type(size) is int and size >= 0 for size in shape)  # True is no size.
+    if not are_sizes or prod(shape) * dtype.itemsize != elements.nbytes:
         raise ValueError(
             f"record {record.name[:100]!r} has {elements.nbytes} bytes, "
             f"expected {shape} x {dtype.itemsize}"

@@ -50,18 +50,26 @@ def _are_understood(options: tuple[tuple[str, Any], ...]) -> bool:
         return False
 
 
+def return_memory() -> None:
+    """Returns free memory of this process to the operating system.
+
+    glibc would keep it for each thread apart. Only our own commands call this: a library must not
+    change the process of its user.
+    """
+    is_linux = sys.platform.startswith("linux")
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None) if is_linux else None:
+        trim(0)
+
+
 @functools.cache
 def return_memory_after_compiling() -> None:
     """Makes each later compilation of this process return free memory to the operating system.
 
-    Compiling leaves hundreds of megabytes in small pieces, which glibc would keep. Only our own
-    commands call this: a library must not change the process of its user.
+    Compiling leaves hundreds of megabytes in small pieces. See `return_memory`.
     """
-    is_linux = sys.platform.startswith("linux")
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if is_linux else None
 
     def after(event: str, *_: Any, **__: Any) -> None:
-        if event == COMPILED and trim:
-            trim(0)
+        if event == COMPILED:
+            return_memory()
 
     jax.monitoring.register_event_duration_secs_listener(after)

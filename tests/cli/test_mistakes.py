@@ -398,6 +398,15 @@ def test_a_mistake_in_training_too(flag, config, message, folder, tmp_path, monk
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_tilde_in_workdir_is_the_home_folder(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").write_text("a file")
+    arguments = ["train.py", f"--config={folder}/good.py", "--workdir=~/run"]
+    message = f"--workdir {tmp_path}/run is a file"
+    assert_training_refuses(arguments, message, monkeypatch, capsys)
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.parametrize(
     "error",
     [

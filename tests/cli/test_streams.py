@@ -65,35 +65,6 @@ def test_a_closed_stream_is_no_error(monkeypatch, name):
         assert streams.flush() == ""
 
 
-SAVE = """
-import asyncio, threading
-import tensorstore
-from maskrcnn_jax.cli import exits
-exits.hide_abandoned_writes()
-loop = asyncio.new_event_loop()
-promise, future = tensorstore.Promise.new()
-
-async def wait():
-    await future
-
-async def leave():
-    asyncio.ensure_future(wait()).add_done_callback(id)
-    await asyncio.sleep(0)
-
-loop.run_until_complete(leave())
-loop.close()
-thread = threading.Thread(target=promise.set_result, args=(1,))
-thread.start()
-thread.join()
-"""
-
-
-def test_what_tensorstore_prints_of_a_failed_save_is_hidden():
-    """Tensorstore tells a loop that is closed about a write."""
-    done = subprocess.run([sys.executable, "-c", SAVE], capture_output=True, text=True)
-    assert done.returncode == 0 and "Event loop is closed" not in done.stderr, done.stderr
-
-
 class Closed(io.StringIO):
     """A pipe that nobody reads."""
 

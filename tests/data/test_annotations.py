@@ -280,6 +280,13 @@ def test_names_may_stand_under_other_keys(tmp_path, key):
     assert read["file_name"] == "/photos/a.png"
 
 
+@pytest.mark.parametrize("ids", [("7", "9"), (7.0, 9.0), (" 7", "+9"), (10236529665, 10236529666)])
+def test_category_ids_in_any_notation(read, ids):
+    categories = [{"id": ids[0], "name": "cat"}, {"id": ids[1], "name": "dog"}]
+    (found,), lines = read(content(annotation(1, category_id=ids[1]), categories=categories))
+    assert lines == [] and found["category_id"] == int(ids[1])
+
+
 def test_a_name_of_two_categories_is_not_guessed(read):
     categories = [{"id": 7, "name": "cat"}, {"id": 9, "name": "cat"}]
     found, (line,) = read(content(annotation(1, category_id="cat"), categories=categories))

@@ -50,7 +50,7 @@ def stopped(
     for i in range(NUM_STOPS):
         process = begin()
         if i % 3 == 2:
-            time.sleep(moments.uniform(1, 6))  # Python itself starts in the first second.
+            time.sleep(moments.uniform(2, 6))  # Until then Python loads the command.
         else:
             wait_for(is_writing, process)
             time.sleep(moments.choice([0, 0.002, 0.01, 0.03]))
@@ -58,7 +58,8 @@ def stopped(
         process.send_signal(signal.SIGKILL if i % 2 else signal.SIGINT)
         _, errors = process.communicate()
         if i % 2 == 0:
-            assert process.returncode in (0, code), (process.returncode, errors)
+            # The system itself ends a process whose Python has just begun or ended.
+            assert process.returncode in (0, code, -signal.SIGINT), (process.returncode, errors)
             assert code != 130 or "Traceback" not in errors, errors
         check()
     finish(begin())

@@ -171,8 +171,13 @@ def broken_copies():
     def with_half_a_list(path):
         os.truncate(path / "variables" / "_sharding", 9)
 
+    def with_an_unknown_sharding(path):
+        file = path / "variables" / "_sharding"
+        file.write_bytes(file.read_bytes().replace(b"SingleDevice", b"RingleDevice"))
+
     without = [without_an_item, without_data, without_manifest]
-    return [*without, with_half_its_metadata, with_zeros_for_data, with_half_a_list]
+    damaged = [with_half_its_metadata, with_zeros_for_data, with_half_a_list]
+    return [*without, *damaged, with_an_unknown_sharding]
 
 
 # When a read fails, Orbax's other reads end in a closed event loop.

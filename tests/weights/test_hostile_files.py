@@ -282,6 +282,15 @@ def test_headers_of_arrays_that_are_no_literals(tmp_path, header):
     assert len(str(error.value)) < 600
 
 
+@pytest.mark.parametrize("shape", [(True,), (-1, -1), (2,)])
+def test_headers_of_arrays_with_sizes_that_are_none(tmp_path, shape):
+    header = io.BytesIO()
+    fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, fields)
+    archive = build.archive({"x.npy": header.getvalue() + b"\0" * 4})
+    assert_refused(tmp_path, archive, r"has 4 bytes, expected \(")
+
+
 def test_a_directory_of_the_archive_that_lies(tmp_path):
     good = build.zip_file(tensor(), {"0": FOUR.tobytes(), "1": bytes(16)})
     (tmp_path / "good.pth").write_bytes(good)

@@ -67,3 +67,12 @@ def test_memory_is_returned_after_each_compilation(monkeypatch):
     count = len(trimmed)
     double(2.0)
     assert len(trimmed) == count
+
+
+def test_memory_is_returned_where_the_system_can(monkeypatch):
+    trimmed = []
+    libraries = iter([SimpleNamespace(malloc_trim=trimmed.append), SimpleNamespace()])
+    monkeypatch.setattr(compiler.ctypes, "CDLL", lambda _: next(libraries))
+    compiler.return_memory()
+    compiler.return_memory()
+    assert trimmed == [0]

@@ -9,8 +9,8 @@ arguments: as constants they would be stored in every program and slow the compi
 A program is a function of ``(weights, images, sizes, score_threshold)``:
 
 * ``weights``: ``{name: array}``, all weights of the file by their full names.
-* ``images``: ``[b, h, w, c]`` such as RGB, float32 with white at 1 or uint8, resized, zero-padded at
-  the bottom and the right.
+* ``images``: ``[b, h, w, c]`` such as RGB, float32 with white at 1 or uint8, resized, zero-padded
+  at the bottom and the right.
 * ``sizes``: ``[b, 2]`` int32, the height and width of each image without its padding.
 * ``score_threshold``: float32; only detections with a higher score are valid.
 

@@ -17,7 +17,8 @@ from tests.artifacts.test_export import red_detector, red_image
 # the network.
 ALLOWED = set(
     """
-    artifacts artifacts.artifact config config_check detector distributed
+    artifacts artifacts.artifact coco_metrics config config_check detector
+    detector_inputs distributed
     drawing drawing.captions drawing.channels drawing.colors drawing.fonts evaluation execution
     image_files image_files.bands image_files.headers image_files.npy image_files.once
     image_files.pillow image_files.tiff images ops ops.rounding resizing whole_files

@@ -373,7 +373,7 @@ def broken(dtype, value):
         (broken(np.int8, 1), "got int8"),
         (broken(bool, True), "got bool: multiply it by 255, as uint8"),
         (broken(np.complex64, 1), "got complex64"),
-        (Image.fromarray(np.zeros((9, 9), np.float32)), "floating point"),
+        (Image.fromarray(np.full((9, 9), 2, np.float32)), "floating-point pixels from 2 to 2"),
         ([None], "a path or a Pillow image, got NoneType"),
         ([{"image": 1}], "got dict"),
         ({"image": COLOR}, "a path or a Pillow image, got dict"),

@@ -12,7 +12,6 @@ from maskrcnn_jax.weights import (
     layout,
     loading,
     mmdetection,
-    saving,
     stem,
     torchvision,
     torchvision_resnet,
@@ -46,7 +45,7 @@ def expect(variables, kernel, count):
     np.testing.assert_allclose(conv1_of(variables), oracle(kernel, count), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 13])
+@pytest.mark.parametrize("count", [1, 13])
 def test_torchvisions_filters_serve_other_channels(tmp_path, count):
     state = state_of(small(presets.maskrcnn_resnet50_fpn(3)))
     files.write(tmp_path / "w.pth", state)
@@ -99,7 +98,7 @@ def initial(config):
     return {"constants": {}, "batch_stats": {}} | ones
 
 
-@pytest.mark.parametrize("count", [1, 13])
+@pytest.mark.parametrize("count", [1, 2, 4, 13])
 def test_backbones_of_imagenet_serve_other_channels(tmp_path, count):
     random, told = np.random.default_rng(0), []
     table = list(torchvision_resnet.entries(resnet(3)))
@@ -131,22 +130,14 @@ def test_backbones_of_caffe_are_scaled(tmp_path):
 
 
 def test_our_own_weights_serve_other_channels(tmp_path):
-    three = small(presets.maskrcnn_resnet50_fpn(3))
-    state = state_of(three)
-    saving.save(tmp_path / "w.npz", loading.Config(model=three), *_parts(state, three))
-    config = with_channels(small(presets.maskrcnn_resnet50_fpn(3)), 4)
-    loaded = loading.load(tmp_path / "w.npz", config)
-    expect(loaded.variables, state[torchvision.STEM], 4)
-    told = []
-    kernel = {"params/backbone/conv1/kernel": state[torchvision.STEM].transpose(2, 3, 1, 0)}
-    files.write(tmp_path / "stem.npz", kernel)
+    config, told = resnet(4), []
+    kernel = np.random.default_rng(0).normal(size=(4, 3, 7, 7)).astype(np.float32)
+    files.write(
+        tmp_path / "stem.npz", {"params/backbone/conv1/kernel": kernel.transpose(2, 3, 1, 0)}
+    )
     variables = backbones.load(str(tmp_path / "stem.npz"), initial(config), config, told.append)
-    expect(variables, state[torchvision.STEM], 4)
+    expect(variables, kernel, 4)
     assert len(told) == 2
-
-
-def _parts(state, config):
-    return torchvision.from_state_dict(state, config), None
 
 
 def test_other_numbers_than_three_do_not_change(tmp_path):

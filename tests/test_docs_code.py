@@ -84,7 +84,8 @@ def python_blocks(page):
 def run_page(page, folder, monkeypatch):
     """Runs the code of a page beside the image that it reads; returns the defined names."""
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
-    Image.fromarray(image).save(folder / "photo.jpg")
+    for name in ("photo.jpg", "slide.tif"):
+        Image.fromarray(image).save(folder / name)
     monkeypatch.chdir(folder)
     names: dict = {"image": image}
     for block in python_blocks(page):

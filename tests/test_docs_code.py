@@ -1,7 +1,7 @@
 """Runs the Python code of each page from top to bottom, as written.
 
 A local server gives out small random weights under the names of the released weights. Blocks may
-use these, `photo.jpg`, and `image`, the pixels of the photo. A block that needs more has a hidden
+use these, `photo.jpg` and `slide.tif`, and `image`, the pixels of both. A block that needs more has a hidden
 comment above, ``<!-- not run: REASON -->``.
 """
 

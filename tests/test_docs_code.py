@@ -1,8 +1,8 @@
 """Runs the Python code of each page from top to bottom, as written.
 
 A local server gives out small random weights under the names of the released weights. Blocks may
-use these, `photo.jpg` and `slide.tif`, and `image`, the pixels of both. A block that needs more has a hidden
-comment above, ``<!-- not run: REASON -->``.
+use these, `photo.jpg` and `slide.tif`, and `image`, the pixels of both. A block that needs more has
+a hidden comment above, ``<!-- not run: REASON -->``.
 """
 
 import dataclasses

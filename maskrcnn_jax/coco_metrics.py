@@ -1,9 +1,11 @@
 """COCO's results format, and the twelve COCO numbers of detections.
 
-Undefined numbers are -1, such as the AP of small objects in a set without any.
+Undefined numbers are -1, such as the AP of small objects in a set without any. Annotations with the
+fields of LVIS are evaluated by LVIS's rule, with three more numbers.
 """
 
 import contextlib
+import functools
 import io
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ except ImportError:
     faster_coco_eval = None
 
 from maskrcnn_jax import pasting
+from maskrcnn_jax.data import lvis
 
 
 def coco_results(
@@ -58,12 +61,15 @@ def coco_results(
 def coco_summary(
     annotations: dict, results: Sequence[dict], iou_type: str, max_detections: int = 100
 ) -> dict[str, float]:
-    """The twelve COCO numbers by name, as fractions; -1 if undefined.
+    """The twelve COCO numbers by name, as fractions; -1 if undefined. LVIS has fifteen.
 
     `AP*` and the AR of object sizes (`ARs`, `ARm`, `ARl`) take the best `max_detections` of each
     image; `AR1`, `AR10` and `AR100` take the number in their name. With `max_detections` of 100 all
     numbers equal pycocotools'. The size of a detected mask is its area, as in the COCO papers;
     pycocotools would use the area of "bbox" where a result has one.
+
+    For annotations of LVIS (see `lvis.is_lvis`), `APr`, `APc` and `APf` are the AP of rare, common
+    and frequent categories. The best `max_detections` of each image count, over all categories.
 
     Args:
         annotations: Ground truth in COCO's format.
@@ -98,13 +104,28 @@ def run_coco(
     `keep_matches`, and for negative image ids. The numbers of the two differ by at most the last
     bit. The arguments are those of `coco_summary`.
 
+    By LVIS's rule, detections of a category count in the images that are labelled for it, and those
+    that match nothing do not count where its labels are not exhaustive. `keep_matches` leaves the
+    latter out.
+
     Returns:
         The evaluator with its fields ``eval`` and ``params``, and ``evalImgs`` if `keep_matches`.
+
+    Raises:
+        ValueError: The annotations are of LVIS, and faster-coco-eval is not installed.
     """
+    is_lvis = lvis.is_lvis(annotations)
     negative = any(image["id"] < 0 for image in annotations["images"])
     fast = faster_coco_eval is not None and not keep_matches and not negative
     api = faster_coco_eval.COCO if fast else COCO
     evaluator_of = faster_coco_eval.COCOeval_faster if fast else COCOeval
+    if is_lvis:
+        results = _labelled(annotations, results, max_detections)
+        if not fast and not keep_matches:
+            install = "pip install 'maskrcnn-jax[fast]'"
+            raise ValueError(f"AP of LVIS needs faster-coco-eval, and image ids from 0: {install}")
+        if fast:
+            evaluator_of = functools.partial(evaluator_of, lvis_style=True)
     with contextlib.redirect_stdout(io.StringIO()):  # Both libraries print their progress.
         truth = _index(api, annotations, annotations["annotations"])
         # pycocotools would take the size of a mask from its "bbox".
@@ -116,6 +137,23 @@ def run_coco(
         evaluator.evaluate()
         evaluator.accumulate()
     return evaluator
+
+
+def _labelled(
+    annotations: dict, results: Sequence[dict], max_detections: int
+) -> list[dict[str, Any]]:
+    """The best results of each image of LVIS, and of those the ones that its labels can judge."""
+    known = {image["id"]: set(image["neg_category_ids"]) for image in annotations["images"]}
+    for entry in annotations["annotations"]:
+        known[entry["image_id"]].add(entry["category_id"])
+    left = dict.fromkeys(known, max_detections)
+    kept = []
+    for result in sorted(results, key=lambda result: -result["score"]):
+        left[result["image_id"]] -= 1
+        is_labelled = result["category_id"] in known[result["image_id"]]
+        if is_labelled and left[result["image_id"]] >= 0:
+            kept.append(result)
+    return kept
 
 
 def _index(api: Callable[[], Any], annotations: dict, objects: Sequence[dict]) -> Any:
@@ -139,7 +177,7 @@ def twelve_numbers(evaluator: Any, max_detections: int) -> dict[str, float]:
     precision = evaluator.eval["precision"]  # [IoU, recall, category, area, limit]
     recall = evaluator.eval["recall"]  # [IoU, category, area, limit]
     thresholds = evaluator.params.iouThrs
-    return {
+    numbers = {
         "AP": mean(precision, "all", max_detections),
         "AP50": mean(precision[thresholds == 0.5], "all", max_detections),
         "AP75": mean(precision[thresholds == 0.75], "all", max_detections),
@@ -153,6 +191,12 @@ def twelve_numbers(evaluator: Any, max_detections: int) -> dict[str, float]:
         "ARm": mean(recall, "medium", max_detections),
         "ARl": mean(recall, "large", max_detections),
     }
+    categories = {x["id"]: x.get("frequency") for x in evaluator.cocoGt.dataset["categories"]}
+    frequencies = np.array([categories[i] for i in evaluator.params.catIds])
+    if lvis.is_lvis(evaluator.cocoGt.dataset):
+        for name in lvis.FREQUENCIES:
+            numbers[f"AP{name}"] = mean(precision[:, :, frequencies == name], "all", max_detections)
+    return numbers
 
 
 def class_aps(evaluator: Any, max_detections: int) -> dict[str, float]:

@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "distributed": set(),
     "whole_files": set(),
     "pasting": {"config", "structures"},
-    "coco_metrics": {"pasting"},
+    "coco_metrics": {"pasting", "data/"},
     "config_check": {"config", "settings"},
     "data/": GROUND | {"images", "resizing", "whole_files"},
     "drawing/": GROUND | INPUTS | {"visualize"},

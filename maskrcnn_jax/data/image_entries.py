@@ -129,7 +129,11 @@ def _file_name(entry: dict[str, Any]) -> str:
         if isinstance(entry.get(key), str) and entry[key]:
             return entry[key]
     address = entry.get("coco_url")
-    return PurePosixPath(urlsplit(address).path).name if isinstance(address, str) else ""
+    if not isinstance(address, str):
+        return ""
+    # LVIS has images of COCO's folders train2017 and val2017 in one file.
+    parts = PurePosixPath(urlsplit(address).path.lstrip("/")).parts
+    return str(PurePosixPath(*parts[-2:])) if parts else ""
 
 
 def _read(

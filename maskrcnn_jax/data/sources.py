@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from maskrcnn_jax.config import DataConfig, ModelConfig, TrainSet
-from maskrcnn_jax.data import ground_truth
+from maskrcnn_jax.data import ground_truth, lvis
 from maskrcnn_jax.data import joint as joint_sets
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.coco import CocoDataset
@@ -110,7 +110,9 @@ def open_val(
     pixels = {"num_channels": num_channels, "image_dtype": config.image_dtype}
     opened = functools.partial(opened, keep_empty=True, masks=masks, **pixels)
     dataset = _labelled(opened, categories, known_by)
-    return dataset, ground_truth.complete(dataset.annotations(), masks)
+    completed = ground_truth.complete(dataset.annotations(), masks)
+    lvis.is_lvis(completed)  # Says at once what AP will lack.
+    return dataset, completed
 
 
 def _labelled(

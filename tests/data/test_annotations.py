@@ -267,8 +267,8 @@ def test_sizes_and_names_come_from_elsewhere(tmp_path):
     asked = []
     found = annotations.read(path, size_of=lambda name: asked.append(name) or (40, 60))
     (read,) = found.content["images"]
-    assert asked == ["a.png"] and not found.findings
-    assert (read["file_name"], read["height"], read["width"]) == ("a.png", 40, 60)
+    assert asked == ["train2017/a.png"] and not found.findings
+    assert (read["file_name"], read["height"], read["width"]) == ("train2017/a.png", 40, 60)
 
 
 @pytest.mark.parametrize("key", ["filename", "path"])

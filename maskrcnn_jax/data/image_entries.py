@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 from maskrcnn_jax.data.findings import Findings, short
-from maskrcnn_jax.data.values import whole
+from maskrcnn_jax.data.values import path_of, whole
 
 _MAX_PIXELS = 2**31  # Run lengths of pycocotools have 32 bits.
 _MAX_SIDE = 2**18  # pycocotools takes memory for each pixel along an outline.
@@ -129,7 +128,7 @@ def _file_name(entry: dict[str, Any]) -> str:
         if isinstance(entry.get(key), str) and entry[key]:
             return entry[key]
     address = entry.get("coco_url")
-    return PurePosixPath(urlsplit(address).path).name if isinstance(address, str) else ""
+    return PurePosixPath(path_of(address)).name if isinstance(address, str) else ""
 
 
 def _read(

@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 from maskrcnn_jax.data.findings import Findings, short
-from maskrcnn_jax.data.values import whole
+from maskrcnn_jax.data.values import path_of, whole
 
 _MAX_PIXELS = 2**31  # Run lengths of pycocotools have 32 bits.
 _MAX_SIDE = 2**18  # pycocotools takes memory for each pixel along an outline.
@@ -132,7 +131,7 @@ def _file_name(entry: dict[str, Any]) -> str:
     if not isinstance(address, str):
         return ""
     # LVIS has images of COCO's folders train2017 and val2017 in one file.
-    parts = PurePosixPath(urlsplit(address).path.lstrip("/")).parts
+    parts = PurePosixPath(path_of(address).lstrip("/")).parts
     return str(PurePosixPath(*parts[-2:])) if parts else ""
 
 

@@ -4,9 +4,10 @@ import difflib
 import os
 import unicodedata
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from maskrcnn_jax.data.findings import short
+from maskrcnn_jax.data.values import path_of
 
 _NUM_SUGGESTED = 3
 
@@ -93,7 +94,7 @@ def _is_file(path: Path) -> bool:
 def _steps(name: str) -> list[str]:
     """The folders and the file name of a path, in one notation."""
     if "://" in name:  # The address of a file, which may end in a question.
-        name = urlsplit(name).path
+        name = path_of(name)
     name = unicodedata.normalize("NFC", unquote(name)).strip().replace("\\", "/").casefold()
     return [step for step in name.split("/") if step not in ("", ".")]
 

@@ -1,4 +1,4 @@
-"""Reads the numbers of annotation files, whatever notation a tool has given them."""
+"""Reads the values of annotation files, whatever notation a tool has given them."""
 
 import math
 import re
@@ -42,3 +42,9 @@ def yes_or_no(value: Any) -> bool | None:
     if isinstance(value, bool):
         return value
     return {0: False, 1: True}.get(whole(value))
+
+
+def path_of(address: str) -> str:
+    """The host and path of an address, without what follows `?` or `#`."""
+    path = address.partition("://")[2] or address
+    return path.partition("?")[0].partition("#")[0]

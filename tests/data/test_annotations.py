@@ -259,8 +259,11 @@ def test_images_that_share_an_id(tmp_path):
     assert "since several files share the id: image id 2" in told
 
 
-def test_sizes_and_names_come_from_elsewhere(tmp_path):
-    address = "http://images.cocodataset.org/train2017/a.png?x=1"
+@pytest.mark.parametrize(
+    "address",
+    ["http://images.cocodataset.org/train2017/a.png?x=1", "http://[broken/a.png", "train/a.png#1"],
+)
+def test_sizes_and_names_come_from_elsewhere(tmp_path, address):
     image = {"id": 1, "coco_url": address, "height": None}
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(content(images=[image])))

@@ -24,6 +24,7 @@ from maskrcnn_jax.data.image_folder import ImageFolder
         ("./a.jpg", "a.jpg"),
         (" a.jpg\n", "a.jpg"),
         ("https://host/photos/a.jpg?token=1#x", "a.jpg"),
+        ("http://[::1/a.jpg", "a.jpg"),
         ("s3://bucket/sub/a%20b.jpg", "a b.jpg"),
     ],
 )

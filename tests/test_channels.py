@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 
@@ -73,7 +74,8 @@ def settings_of(folder, annotations, capsys):
 
 def run(*arguments):
     command = [sys.executable, "-m", "maskrcnn_jax", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    one_device = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(command, capture_output=True, text=True, env=one_device)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

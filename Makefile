@@ -28,8 +28,9 @@ MMDETECTION := mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7 addict==2.4.0 yapf
   platformdirs==4.14.8 shapely==2.2.0 terminaltables==3.1.10 matplotlib contourpy cycler fonttools \
   kiwisolver pyparsing python-dateutil
 
-# The live comparison with torchvision, MMDetection, and the package that counts AP for LVIS. The versions are pinned, because a build of
-# torchvision has compiled operators for one version of torch only.
+# The live comparison with torchvision, MMDetection, and the package that counts AP for LVIS. The
+# versions are pinned, because a build of torchvision has compiled operators for one version of
+# torch only.
 .venv/parity: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0

@@ -84,12 +84,16 @@ def train_batches(
     """
     _check_masks(data_config)
     members, buckets = train_members(dataset, data_config), data_config.buckets
+<<<<<<< HEAD
     mixed = None
     if isinstance(dataset, JointDataset):
         mixed = mixture(members, dataset.set_of_image, dataset.weights)
 
     repeats = sampling.expected(dataset.labels, data_config)
     images_of = streams(members, seed, mixture=mixed, repeats=repeats)
+=======
+    image_ids = np.asarray(dataset.image_ids)  # Once: a data set may collect them at each access.
+>>>>>>> augment
 
     # Several threads load the rows of a step separately and share its schedule.
     @functools.lru_cache(maxsize=16)
@@ -102,10 +106,10 @@ def train_batches(
         step, position = divmod(index, len(rows))
         bucket, indices = scheduled(step)
         chosen, before = indices[rows[position]], indices[: rows[position]]
-        readable = _Readable(dataset, step + 1, lost)
+        readable = _Readable(dataset, image_ids, step + 1, lost)
         example = readable[int(chosen)]
         if example is None:
-            image_id = int(dataset.image_ids[chosen])
+            image_id = int(image_ids[chosen])
             channels = getattr(dataset, "num_channels", 3)
             dtype = getattr(dataset, "image_dtype", "uint8")
             settings = {"num_channels": channels, "dtype": dtype, "masks": masks}
@@ -124,9 +128,16 @@ def train_batches(
 class _Readable:
     """The images of a data set at one step; those that cannot be read are None and on record."""
 
-    def __init__(self, dataset: Dataset, step: int, lost: LostImages | None):
-        """Stores the step as the log counts it, from 1. Without a record, errors are raised."""
-        self._dataset, self._step, self._lost = dataset, step, lost
+    def __init__(
+        self,
+        dataset: Dataset,
+        image_ids: Int[np.ndarray, " n"],
+        step: int,
+        lost: LostImages | None,
+    ):
+        """Takes the step as the log counts it, from 1. Without a record, errors are raised."""
+        self._dataset, self._image_ids = dataset, image_ids
+        self._step, self._lost = step, lost
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -134,7 +145,7 @@ class _Readable:
     def __getitem__(self, index: int) -> Example | None:
         if self._lost is None:
             return self._dataset[index]
-        image_id = int(self._dataset.image_ids[index])
+        image_id = int(self._image_ids[index])
         if self._lost.reason(self._step, image_id) is not None:
             return None
         try:

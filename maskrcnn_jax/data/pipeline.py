@@ -25,7 +25,7 @@ from maskrcnn_jax.data.joint import JointDataset
 from maskrcnn_jax.data.lost_images import LostImages
 from maskrcnn_jax.data.pack import nothing, pack
 from maskrcnn_jax.data.schedule import eval_members, schedule, train_members
-from maskrcnn_jax.data.streams import mixture, streams
+from maskrcnn_jax.data.streams import Streams, mixture, streams
 from maskrcnn_jax.data.transforms import Transform
 from maskrcnn_jax.data.view import eval_view
 from maskrcnn_jax.structures import Batch
@@ -84,16 +84,8 @@ def train_batches(
     """
     _check_masks(data_config)
     members, buckets = train_members(dataset, data_config), data_config.buckets
-<<<<<<< HEAD
-    mixed = None
-    if isinstance(dataset, JointDataset):
-        mixed = mixture(members, dataset.set_of_image, dataset.weights)
-
-    repeats = sampling.expected(dataset.labels, data_config)
-    images_of = streams(members, seed, mixture=mixed, repeats=repeats)
-=======
     image_ids = np.asarray(dataset.image_ids)  # Once: a data set may collect them at each access.
->>>>>>> augment
+    images_of = _streams(dataset, members, seed, data_config)
 
     # Several threads load the rows of a step separately and share its schedule.
     @functools.lru_cache(maxsize=16)
@@ -123,6 +115,17 @@ def train_batches(
 
     loaded = grain.MapDataset.range(start_step * len(rows), sys.maxsize).map(load)
     return _read(loaded, len(rows), data_config)
+
+
+def _streams(
+    dataset: Dataset, members: list[Int[np.ndarray, " _"]], seed: int, data_config: DataConfig
+) -> Streams:
+    """The images of each bucket, weighted by set and by class as the config says."""
+    mixed = None
+    if isinstance(dataset, JointDataset):
+        mixed = mixture(members, dataset.set_of_image, dataset.weights)
+    repeats = sampling.expected(dataset.labels, data_config)
+    return streams(members, seed, mixture=mixed, repeats=repeats)
 
 
 class _Readable:

@@ -46,7 +46,7 @@ def adjust_saturation(image: Shaped[np.ndarray, "h w 3"], factor: float) -> Imag
 def adjust_hue(image: Shaped[np.ndarray, "h w 3"], shift: float) -> Image:
     """Turns the hues by a part of their circle, in the model HSV.
 
-    OpenCV rounds hues and shifts of uint8 images to 256, which changes up to 8 levels.
+    OpenCV rounds hues and shifts of uint8 images to 256, which changes up to 9 levels.
     """
     if image.dtype == np.uint8 and cv2 is not None:
         steps = round(shift * 256) % 256

@@ -90,16 +90,22 @@ def test_copy_paste(theirs, seed):
     ours, other = as_tensors(theirs, below), as_tensors(theirs, above)
     image, target = theirs.simple_copy_paste(*ours, *other, theirs.torch.arange(len(kept)))
     np.testing.assert_array_equal(result.image, image.permute(1, 2, 0).numpy())
-    found = [masks.to_bitmap(x, SIZE) > 0 for x in result.masks]
     expected = target["masks"].numpy() > 0
-    # Its boxes end at the last pixel, ours behind it, and those of one row or column have no area.
+    # Its boxes end at the last pixel, ours behind it: what is left of an object in one row or
+    # column has no area there, and is dropped.
+    num_below = len(result.boxes) - len(kept)
+    is_thin = (result.boxes[:, 2:] - result.boxes[:, :2] < 2).any(1)
+    result = samples.select(
+        result, np.flatnonzero(~is_thin | (np.arange(len(is_thin)) >= num_below))
+    )
+    found = [masks.to_bitmap(x, SIZE) > 0 for x in result.masks]
     np.testing.assert_array_equal(found, expected)
     boxes = np.array([objects.tight(x) for x in expected])
     np.testing.assert_array_equal(result.boxes, boxes)
     np.testing.assert_array_equal(result.classes, target["labels"].numpy())
 
 
-@pytest.mark.parametrize("with_opencv, levels", [(False, 1), (True, 8)])
+@pytest.mark.parametrize("with_opencv, levels", [(False, 1), (True, 9)])
 def test_changes_of_colours(theirs, with_opencv, levels, monkeypatch):
     if not with_opencv:
         monkeypatch.setattr(colours, "cv2", None)

@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo docs test test-slow test-parity test-docs test-wheel fuzz bench lint format clean
+.PHONY: demo docs test test-slow test-parity test-docs test-notebooks test-wheel fuzz bench lint format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -16,7 +16,8 @@ demo: .venv/installed
 	$(BIN)/python train.py --config=configs/shapes.py --workdir=runs/demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q -m 'not slow and not parity and not docs and not wheel' -n 2 --dist loadfile \
+	$(BIN)/python -m pytest -q -m 'not slow and not parity and not docs and not notebooks \
+	  and not wheel' -n 2 --dist loadfile \
 	  --no-loadscope-reorder
 
 test-slow: .venv/parity
@@ -52,6 +53,10 @@ docs: .venv/docs
 # Opens the site in Chromium, if that is installed.
 test-docs: docs
 	$(BIN)/python -m pytest -q -m docs tests/site
+
+# Executes notebooks/ on a small model.
+test-notebooks: .venv/installed
+	$(BIN)/python -m pytest -q -m notebooks tests/test_docs_code.py
 
 # Tests the wheel in a new environment with the packages that the wheel requires and no others.
 test-wheel: .venv/installed

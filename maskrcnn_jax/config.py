@@ -358,9 +358,8 @@ class OptimizerConfig:
     name: Annotated[str, one_of("sgd", "adamw")] = "sgd"  # SGD with momentum, or AdamW.
     learning_rate: Annotated[float, at_least(0)] = 0.02  # For 16 images; scaled with the batch.
     momentum: Annotated[float, FRACTION_BELOW_1] = 0.9  # Of SGD, and AdamW's b1.
-    weight_decay: Annotated[float, at_least(0)] = (
-        1e-4  # Its share joins the gradient; decoupled in AdamW.
-    )
+    # This share of a parameter joins its gradient; decoupled in AdamW.
+    weight_decay: Annotated[float, at_least(0)] = 1e-4
     # The parameters that decay. "all": everything that trains, as in torchvision and
     # MMDetection. "not_norms": all but scale and bias of norms, as in Detectron2. "kernels": no
     # biases either.
@@ -400,8 +399,7 @@ class Config:
     num_steps: Annotated[int, at_least(0)] = 90_000  # Of the training.
     log_every: Annotated[int, at_least(0)] = 20  # Steps.
     evaluate_every: Annotated[int, at_least(0)] = 5_000  # Steps; 0 evaluates at the end only.
-    save_every: Annotated[int, at_least(0)] = (
-        5_000  # Steps between checkpoints; 0 adds none to those of evaluations.
-    )
+    # Steps between checkpoints; 0 adds none to those of evaluations.
+    save_every: Annotated[int, at_least(0)] = 5_000
     keep_checkpoints: Annotated[int, at_least(1)] = 3  # Number of newest checkpoints kept.
     keep_best: Annotated[int, at_least(0)] = 1  # Number kept with the best AP.

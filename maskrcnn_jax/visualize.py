@@ -176,8 +176,9 @@ def _fill(
     crowd: Bool[np.ndarray, " n"],
 ) -> None:
     """Hatches the masks of crowds and tints those of objects."""
-    for i in np.flatnonzero(crowd):
-        _hatch(canvas, *shapes[i], max(1.0, min(canvas.size) * _LINE_SHARE))
+    for i in np.flatnonzero(crowd).tolist():
+        inside, offset = shapes[i]
+        _hatch(canvas, inside, offset, max(1.0, min(canvas.size) * _LINE_SHARE))
     _tint(canvas, owner, palette)
 
 
@@ -206,7 +207,8 @@ def _outline_all(
 ) -> None:
     """Draws the outlines of all masks in the given order."""
     for i in order:
-        _outline(canvas, *shapes[i], tuple(palette[i].tolist()), float(lines[i]))
+        inside, offset = shapes[i]
+        _outline(canvas, inside, offset, tuple(palette[i].tolist()), float(lines[i]))
 
 
 def _tint(
@@ -269,7 +271,7 @@ def _texts(
         words[i].append(fonts.legible(names[label - 1], label))
     for i, score in enumerate([] if scores is None else scores):
         words[i].append(f"{score:.2f}")
-    for i in np.flatnonzero(crowd):
+    for i in np.flatnonzero(crowd).tolist():
         words[i].append("(crowd)")
     return [" ".join(each) for each in words]
 

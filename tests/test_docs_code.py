@@ -7,6 +7,7 @@ a hidden comment above, ``<!-- not run: REASON -->``.
 
 import dataclasses
 import hashlib
+import json
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +23,7 @@ from maskrcnn_jax import (
     torchvision_models,  # noqa: F401  Its annotations need `MaskRCNN` as it is.
 )
 from maskrcnn_jax.config import DetectionConfig
+from maskrcnn_jax.data import shapes
 from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.weights import download, files, torchvision
@@ -128,7 +130,7 @@ def small_model(serve, monkeypatch):
     monkeypatch.setitem(presets.PRESETS, FUNCTION, make)
     monkeypatch.setattr(model, "MaskRCNN", few_slots)
     quick = partial(jax.jit, compiler_options=QUICK_COMPILE)
-    monkeypatch.setattr(Execution, "jit", lambda self, function: quick(function))
+    monkeypatch.setattr(Execution, "jit", lambda self, function, **options: quick(function))
     serve(random_state(make()))
 
 
@@ -159,3 +161,53 @@ def test_other_pages_on_a_small_model(page, small_model, tmp_path, monkeypatch):
 def test_the_page_on_detection_as_it_is(serve, tmp_path, monkeypatch):
     serve(random_state(presets.maskrcnn_resnet50_fpn()))
     check_detections(run_page(DETECT, tmp_path, monkeypatch), tmp_path / "cache")
+
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Eighteen annotated images in the folder, as the notebook about them expects.
+
+    They are wider than tall, so that one bucket holds them all.
+    """
+    dataset = shapes.ShapesDataset(80, 96, 0)
+    (tmp_path / "photos").mkdir()
+    content = dataset.annotations()
+    wide = [i for i, image in enumerate(content["images"]) if image["width"] > image["height"]]
+    for i in wide[:18]:
+        image = content["images"][i]
+        image["file_name"] = f"{image['id']}.png"
+        Image.fromarray(dataset[i].image).save(tmp_path / "photos" / image["file_name"])
+    content["images"] = [content["images"][i] for i in wide[:18]]
+    known = {image["id"] for image in content["images"]}
+    content["annotations"] = [x for x in content["annotations"] if x["image_id"] in known]
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+
+
+@pytest.mark.notebooks
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook(path, request, photographs, tmp_path, monkeypatch):
+    monkeypatch.setenv("STEPS", "2")
+    compiled = {"compiler_options": QUICK_COMPILE}
+    monkeypatch.setattr(
+        Execution, "jit", lambda self, function, **options: jax.jit(function, **compiled, **options)
+    )
+    if path.stem.endswith("other_libraries"):  # They have no files of small models.
+        request.getfixturevalue("serve")(random_state(presets.maskrcnn_resnet50_fpn()))
+    elif not path.stem.endswith("research"):  # It builds a small model itself.
+        request.getfixturevalue("small_model")
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(path.read_text(), str(path), "exec"), {"__name__": "__main__"})
+
+
+def test_notebooks_are_kept_as_text_without_outputs():
+    assert len(NOTEBOOKS) == 4
+    assert [path for path in NOTEBOOKS[0].parent.iterdir() if path.suffix == ".ipynb"] == []
+    for path in NOTEBOOKS:
+        lines = path.read_text().splitlines()
+        assert "format_name: percent" in lines[4] and "# %% [markdown]" in lines and "# %%" in lines

@@ -59,6 +59,11 @@ RUNS = [  # In order: a command, its arguments, and a file that it writes, if an
     ),
     (
         "predict",
+        "photos --weights tiny.npz --output measured --formats geojson,labels,csv",
+        "measured/measurements.csv",
+    ),
+    (
+        "predict",
         "photos --artifact artifact.npz --output same --score-threshold 0.1",
         "same/detections.json",
     ),

@@ -60,12 +60,24 @@ def as_page(path: Path) -> str:
     if path.suffix == ".md":
         return rewrite(path.read_text(), path)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    blocks = [
-        f"## {file.name}\n\n```{file.suffix[1:] or 'text'}\n{file.read_text().rstrip()}\n```\n"
-        for file in files
-        if file.is_file()
-    ]
-    return "\n".join([f"# {path.relative_to(ROOT).as_posix()}\n", *blocks])
+    sections = [_section(file) for file in files if file.is_file()]
+    return "\n".join([f"# {path.relative_to(ROOT).as_posix()}\n", *sections])
+
+
+def _section(file: Path) -> str:
+    """The code of a file; of a notebook the prose, with the code between."""
+    text = file.read_text().rstrip() + "\n"
+    if "format_name: percent" not in text:
+        return f"## {file.name}\n\n```{file.suffix[1:] or 'text'}\n{text}```\n"
+    pieces = [f"## {file.name}\n"]
+    for cell in text.split("# %%")[1:]:
+        kind, _, content = cell.partition("\n")
+        if kind.strip() == "[markdown]":
+            prose = re.sub("^# ?", "", content.strip(), flags=re.M)
+            pieces.append(re.sub("^#", "###", prose, flags=re.M) + "\n")
+        else:
+            pieces.append(f"```python\n{content.strip()}\n```\n")
+    return "\n".join(pieces)
 
 
 def is_picture(path: Path) -> bool:

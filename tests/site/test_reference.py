@@ -116,3 +116,10 @@ def test_code_keeps_its_links():
 def test_a_folder_becomes_a_page_with_its_files():
     text = links.as_page(ROOT / "launch")
     assert text.startswith("# launch\n") and "## node.sh\n\n```sh\n#!" in text
+
+
+def test_a_notebook_becomes_prose_and_code():
+    text = links.as_page(ROOT / "notebooks")
+    assert "## 1_look_inside.py\n\n### Detect, and look inside\n\nOne photograph" in text
+    assert "```python\ndetector = Detector.from_weights(WEIGHTS)\n" in text
+    assert "# %%" not in text and "jupytext:" not in text and text.count("```") % 2 == 0

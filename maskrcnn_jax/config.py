@@ -253,11 +253,12 @@ class DataConfig:
     source: Annotated[str, one_of("coco", "tfds", "shapes")] = "coco"
     train_images: str = "data/coco/train2017"  # Folder.
     train_annotations: str = "data/coco/annotations/instances_train2017.json"
-    # Several training sets instead of these, as `TrainSet`. Their categories are joined by name.
-    train: Annotated[tuple[tuple[str, str, float], ...], WEIGHTED] = ()
     val_images: str = "data/coco/val2017"
     val_annotations: str = "data/coco/annotations/instances_val2017.json"
     tfds_dir: str = "data/tfds"  # Directory written by `data prepare`.
+    # Several training sets, as `TrainSet`, instead of train_images and train_annotations. Their
+    # categories are joined by name.
+    train: Annotated[tuple[tuple[str, str, float], ...], WEIGHTED] = ()
     keep_empty: bool = False  # Train on images without objects too.
     # The objects that keep an image for training. "torchvision": those with both sides above one
     # pixel. "any": all but crowds, as in Detectron2 and MMDetection.

@@ -257,6 +257,7 @@ class DataConfig:
     # "shapes": synthetic images, made on the fly.
     source: Annotated[str, one_of("coco", "tfds", "shapes")] = "coco"
     train_images: str = "data/coco/train2017"  # Folder.
+<<<<<<< HEAD
     train_annotations: str = "data/coco/annotations/instances_train2017.json"  # File.
     # Several training sets instead of these, as `TrainSet`. Their categories are joined by name.
     train: Annotated[tuple[tuple[str, str, float], ...], WEIGHTED] = ()
@@ -269,6 +270,15 @@ class DataConfig:
     sampling: Annotated[str, one_of("uniform", "repeat_factor", "class_balanced")] = "uniform"
     # The share of images with a class below which "repeat_factor" repeats these images.
     repeat_threshold: Annotated[float, between(0, 1)] = 0.001
+=======
+    train_annotations: str = "data/coco/annotations/instances_train2017.json"
+    val_images: str = "data/coco/val2017"
+    val_annotations: str = "data/coco/annotations/instances_val2017.json"
+    tfds_dir: str = "data/tfds"  # Directory written by `data prepare`.
+    # Several training sets, as `TrainSet`, instead of train_images and train_annotations. Their
+    # categories are joined by name.
+    train: Annotated[tuple[tuple[str, str, float], ...], WEIGHTED] = ()
+>>>>>>> channels
     keep_empty: bool = False  # Train on images without objects too.
     # The objects that keep an image for training. "torchvision": those with both sides above one
     # pixel. "any": all but crowds, as in Detectron2 and MMDetection.

@@ -257,28 +257,19 @@ class DataConfig:
     # "shapes": synthetic images, made on the fly.
     source: Annotated[str, one_of("coco", "tfds", "shapes")] = "coco"
     train_images: str = "data/coco/train2017"  # Folder.
-<<<<<<< HEAD
     train_annotations: str = "data/coco/annotations/instances_train2017.json"  # File.
-    # Several training sets instead of these, as `TrainSet`. Their categories are joined by name.
-    train: Annotated[tuple[tuple[str, str, float], ...], WEIGHTED] = ()
     val_images: str = "data/coco/val2017"  # Folder.
     val_annotations: str = "data/coco/annotations/instances_val2017.json"  # File.
     tfds_dir: str = "data/tfds"  # Directory written by `data prepare`.
+    # Several training sets, as `TrainSet`, instead of train_images and train_annotations. Their
+    # categories are joined by name.
+    train: Annotated[tuple[tuple[str, str, float], ...], WEIGHTED] = ()
     # How often training sees an image. "uniform": all equally often. "repeat_factor": images with
     # rare classes more often, as for LVIS. "class_balanced": as if each draw took a class first.
     # Evaluation is not affected.
     sampling: Annotated[str, one_of("uniform", "repeat_factor", "class_balanced")] = "uniform"
     # The share of images with a class below which "repeat_factor" repeats these images.
     repeat_threshold: Annotated[float, between(0, 1)] = 0.001
-=======
-    train_annotations: str = "data/coco/annotations/instances_train2017.json"
-    val_images: str = "data/coco/val2017"
-    val_annotations: str = "data/coco/annotations/instances_val2017.json"
-    tfds_dir: str = "data/tfds"  # Directory written by `data prepare`.
-    # Several training sets, as `TrainSet`, instead of train_images and train_annotations. Their
-    # categories are joined by name.
-    train: Annotated[tuple[tuple[str, str, float], ...], WEIGHTED] = ()
->>>>>>> channels
     keep_empty: bool = False  # Train on images without objects too.
     # The objects that keep an image for training. "torchvision": those with both sides above one
     # pixel. "any": all but crowds, as in Detectron2 and MMDetection.

@@ -1,5 +1,7 @@
 """Batches with all transforms are a pure function of the seed and the step."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -91,11 +93,15 @@ def test_nothing_is_pasted_from_an_image_that_cannot_be_read(tmp_path):
     settings = JITTERED | {"copy_paste": 1.0}
     lost = batches(settings, 6, Fading(MIXED), lost=LostImages(tmp_path))
     read = batches(settings, 6)
-    changed = 0
-    for ours, theirs in zip(lost, read, strict=True):
+    changed, steps = 0, set()
+    for step, (ours, theirs) in enumerate(zip(lost, read, strict=True), start=1):
         differ = (ours.images != theirs.images).any((1, 2, 3))
         changed += int((differ & (theirs.image_id != 102)).sum())
+        steps |= {step} if differ.any() else set()
     assert 0 < changed < 12
+    lines = (tmp_path / "lost_images.0.jsonl").read_text().splitlines()
+    recorded = {json.loads(line)["step"] for line in lines}
+    assert steps <= recorded and min(recorded) >= 1  # The log counts steps from 1.
     # The record repeats that, also if the image can be read again.
     again = batches(settings, 6, lost=LostImages(tmp_path))
     for ours, theirs in zip(again, lost, strict=True):

@@ -23,7 +23,7 @@ NUM_OBJECTS = 7  # The average of COCO's images, rounded.
 def images(sizes: tuple[Size, ...]) -> list[np.ndarray]:
     """Makes synthetic images of these sizes, uint8 [h, w, 3]."""
     drawn = ShapesDataset(len(sizes), max_side=640, seed=0)
-    return [resizing.resize_uint8(drawn[i].image, size) for i, size in enumerate(sizes)]
+    return [resizing.resize_rounded(drawn[i].image, size) for i, size in enumerate(sizes)]
 
 
 def examples(count: int, num_objects: int = NUM_OBJECTS, size: Size = TRAINING) -> list[Example]:

@@ -84,7 +84,7 @@ def resize(
     Floating-point images have no levels to round to: they are always resized by "bilinear".
     """
     if how != "bilinear" and image.dtype == np.uint8:
-        return resize_uint8(image, size, how) * np.float32(1 / 255)
+        return resize_rounded(image, size, how) * np.float32(1 / 255)
     above, below, down = _bilinear(image.shape[0], size[0])
     left, right, across = _bilinear(image.shape[1], size[1])
     scale = np.float32(1 / 255) if image.dtype == np.uint8 else np.float32(1)
@@ -118,7 +118,7 @@ def _bilinear(
     return first, second, source - first.astype(np.float32)
 
 
-def resize_uint8(
+def resize_rounded(
     image: UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"],
     size: Size,
     how: str = "bilinear",

@@ -336,13 +336,13 @@ def test_resize_stays_in_the_unit_interval_and_keeps_what_has_the_size():
     "size, target", [((48, 64), (80, 106)), ((120, 90), (40, 33)), ((30, 30), (30, 30))]
 )
 @pytest.mark.parametrize("with_opencv", [True, False])
-def test_resize_uint8_is_within_one_grey_level(monkeypatch, size, target, with_opencv):
+def test_training_resizes_within_one_grey_level(monkeypatch, size, target, with_opencv):
     if with_opencv:
         pytest.importorskip("cv2")
     else:
         monkeypatch.setattr(images, "cv2", None)
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    resized = resizing.resize_uint8(image[:, ::-1], target)  # A flipped view is not contiguous.
+    resized = resizing.resize_rounded(image[:, ::-1], target)  # A flipped view is not contiguous.
     assert resized.dtype == np.uint8
     assert np.abs(resized - 255 * slow_resize(image[:, ::-1], target)).max() <= 1
 
@@ -356,7 +356,7 @@ def test_resize_uint8_takes_any_number_of_channels(monkeypatch, num_channels, wi
         monkeypatch.setattr(images, "cv2", None)
     image = np.random.default_rng(0).integers(0, 256, (12, 10, num_channels), dtype=np.uint8)
     for size in ((18, 30), (7, 5)):
-        resized = resizing.resize_uint8(image, size)
+        resized = resizing.resize_rounded(image, size)
         assert resized.shape == (*size, num_channels)
         assert np.abs(resized - 255 * slow_resize(image, size)).max() <= 1
 
@@ -527,7 +527,7 @@ def test_pillows_filter_antialiases_and_rounds(target):
     expected = Image.fromarray(image).resize(target[::-1], Image.Resampling.BILINEAR)
     resized = resizing.resize(image, target, "pillow")
     np.testing.assert_allclose(resized * 255, np.asarray(expected), atol=2e-5)
-    np.testing.assert_array_equal(resizing.resize_uint8(image, target, "pillow"), expected)
+    np.testing.assert_array_equal(resizing.resize_rounded(image, target, "pillow"), expected)
     four = np.concatenate([image, image[..., :1]], axis=2)
     assert resizing.resize(four, target, "pillow").shape == (*target, 4)
     np.testing.assert_allclose(resizing.resize(four, target, "pillow")[..., :3], resized, atol=1e-6)

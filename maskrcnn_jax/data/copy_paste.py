@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float
 from maskrcnn_jax.data import masks
 from maskrcnn_jax.data import sample as samples
 from maskrcnn_jax.data.dataset import Example
-from maskrcnn_jax.data.sample import Pixels, Sample, Window
+from maskrcnn_jax.data.sample import Sample, Window
+from maskrcnn_jax.images import Pixels
 
 try:
     import cv2

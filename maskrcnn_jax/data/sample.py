@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, UInt8, UInt16
+from jaxtyping import Bool, Float, Int
 
 from maskrcnn_jax import resizing
 from maskrcnn_jax.data import masks
 from maskrcnn_jax.data.dataset import Example
 from maskrcnn_jax.data.masks import PlacedMask
-
-Pixels = UInt8[np.ndarray, "h w c"] | UInt16[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]
+from maskrcnn_jax.images import Pixels
 
 
 class Sample(NamedTuple):
@@ -102,7 +101,7 @@ def _cropped(mask: PlacedMask, window: Window) -> PlacedMask:
 def resize(
     sample: Sample,
     size: tuple[int, int],
-    resize_image: Callable[[np.ndarray, tuple[int, int]], np.ndarray] = resizing.resize_uint8,
+    resize_image: Callable[[np.ndarray, tuple[int, int]], np.ndarray] = resizing.resize_rounded,
 ) -> Sample:
     """Resizes a sample to ``size`` (height, width).
 

@@ -23,7 +23,7 @@ def train_view(rng: np.random.Generator, example: Example, config: DataConfig) -
     window, short_side = draw(rng, example.image.shape[:2], config)
     limits = short_side, config.max_long_side
     size = resizing.resized_size((window.height, window.width), *limits, config.size_rule)
-    resize_image = partial(resizing.resize_uint8, how=config.resize)
+    resize_image = partial(resizing.resize_rounded, how=config.resize)
     return samples.resize(samples.crop(samples.whole(example), window), size, resize_image)
 
 
@@ -50,7 +50,7 @@ def jittered_view(rng: np.random.Generator, example: Example, config: DataConfig
     to_whole = np.trunc if config.jitter_rule == "torchvision" else np.round
     sides = to_whole(original * (factor * side / original.max())).astype(int)
     height, width = np.maximum(sides, 1).tolist()
-    resize_image = partial(resizing.resize_uint8, how=config.resize)
+    resize_image = partial(resizing.resize_rounded, how=config.resize)
     resized = samples.resize(samples.whole(example), (height, width), resize_image)
     top, left = (int(to_whole(max(length - side, 0) * place)) for length in (height, width))
     window = Window(top, left, min(height, side), min(width, side))

@@ -42,7 +42,7 @@ def test_a_view_of_training_is_the_window_resized():
     (top, left, height, width), short_side = view.draw(np.random.default_rng(3), (60, 80), config)
     assert (height, width, short_side) == (40, 40, 50)
     part = example.image[top : top + 40, left : left + 40]
-    np.testing.assert_array_equal(sample.image, resizing.resize_uint8(part, (50, 50)))
+    np.testing.assert_array_equal(sample.image, resizing.resize_rounded(part, (50, 50)))
     assert sample.image_id == 7 and sample.classes.tolist() == [1]
 
 
@@ -70,7 +70,7 @@ def test_jitter_resizes_crops_and_pads_as_detectron2(seed):
     # ResizeScale.
     scale = np.minimum(*np.multiply((32, 32), factor) / size)
     resized = tuple(np.round(np.multiply(size, scale)).astype(int).tolist())
-    expected = resizing.resize_uint8(example.image, resized)
+    expected = resizing.resize_rounded(example.image, resized)
     # FixedSizeCrop.
     excess = np.maximum(np.subtract(resized, 32), 0)
     top, left = np.round(excess * place).astype(int)
@@ -89,7 +89,7 @@ def test_jitter_truncates_sizes_and_offsets_as_torchvision(seed):
     # ScaleJitter.
     scale = min(32 / 30, 32 / 40) * factor
     resized = int(30 * scale), int(40 * scale)
-    expected = resizing.resize_uint8(example.image, resized)
+    expected = resizing.resize_rounded(example.image, resized)
     # FixedSizeCrop.
     top, left = (int(max(side - 32, 0) * place) for side in resized)
     expected = expected[top : top + 32, left : left + 32]

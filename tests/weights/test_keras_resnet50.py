@@ -68,7 +68,7 @@ def photographs(shared):
     weights = keras_resnet50.convert(keras)
     paths = sorted((shared / "data/coco_subset/val").glob("*.jpg"))[:12]
     batch = np.stack(
-        [resizing.resize_uint8(images.read_image(path), (SIDE, SIDE)) for path in paths]
+        [resizing.resize_rounded(images.read_image(path), (SIDE, SIDE)) for path in paths]
     )
     names = (name.removeprefix("constants/backbone/") for name in weights if name.endswith("/mean"))
     norms = [name.removesuffix("/mean") for name in names]

@@ -333,11 +333,12 @@ class DataConfig:
     copy_paste: Annotated[float, between(0, 1)] = 0.0
     # Probability of each change of colours below. 0.5 is torchvision's RandomPhotometricDistort.
     distortion: Annotated[float, between(0, 1)] = 0.0
-    # Factors, each between two numbers, and a part of the circle of hues. Images without three
-    # channels have no saturation and no hue.
+    # The factor of the brightness lies between these two numbers.
     brightness: Annotated[tuple[float, ...], at_least(0)] = (0.875, 1.125)
-    contrast: Annotated[tuple[float, ...], at_least(0)] = (0.5, 1.5)
+    contrast: Annotated[tuple[float, ...], at_least(0)] = (0.5, 1.5)  # The same for the contrast.
+    # The same for the saturation. Images without three channels have none, and no hue.
     saturation: Annotated[tuple[float, ...], at_least(0)] = (0.5, 1.5)
+    # The hue moves by a part of the circle of hues between these two numbers.
     hue: Annotated[tuple[float, ...], between(-0.5, 0.5)] = (-0.05, 0.05)
     # Ground-truth slots per image; objects beyond them are counted and reported.
     max_instances: Annotated[int, at_least(1)] = 100

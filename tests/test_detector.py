@@ -396,7 +396,7 @@ def test_a_wrong_image_among_others_is_counted(detector):
 def test_unreadable_paths_are_named(detector, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     for path, message in [
-        ("text.png", "no format"),
+        ("text.png", "it is text"),
         ("none.png", "No such file"),
         (".", "directory"),
     ]:

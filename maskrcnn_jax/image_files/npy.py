@@ -1,6 +1,7 @@
 """Images in NumPy's format ``.npy``: arrays (H, W) or (H, W, C). Pickles are never read."""
 
 import io
+import os
 from math import prod
 
 import numpy as np
@@ -36,6 +37,12 @@ def read(content: bytes) -> Bands:
     if is_fortran:  # (H, W) and (H, W, 1) have the same order of elements.
         return Bands(numbers.reshape(shape[::-1]).T)
     return Bands(numbers.reshape(shape))
+
+
+def mapped(path: str | os.PathLike[str], start: bytes, num_bytes: int) -> np.ndarray:
+    """The array (H, W, C) of a file, which stays on the disk. Arguments and errors as `header`."""
+    shape, dtype, is_fortran, offset = _layout(start, num_bytes)
+    return np.memmap(path, dtype, "r", offset, shape, order="F" if is_fortran else "C")
 
 
 def _layout(start: bytes, num_bytes: int) -> tuple[tuple[int, int, int], np.dtype, bool, int]:

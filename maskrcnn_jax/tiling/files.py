@@ -93,7 +93,7 @@ def _opened(
         start = file.read(npy.LONGEST_HEADER)
         if start.startswith(npy.MAGIC):
             header = npy.header(start, file.seek(0, os.SEEK_END))
-            read = _from_npy(np.load(name, mmap_mode="r", allow_pickle=False))
+            read = _from_npy(npy.mapped(name, start, file.tell()))
         elif start.startswith(tiff.MAGIC) and (tiff.num_pixels(file) or LARGE + 1) > LARGE:
             opened = stack.enter_context(tiff.open_file(file))
             pages, count, has_alpha = tiff.find_bands(opened)
@@ -115,7 +115,6 @@ def _opened(
 def _from_npy(mapped: np.ndarray) -> Read:
     def read(rows: slice, columns: slice) -> np.ndarray:
         part = np.asarray(mapped[rows, columns])
-        part = part[:, :, None] if part.ndim == 2 else part
         return part.astype(part.dtype.newbyteorder("="))
 
     return read

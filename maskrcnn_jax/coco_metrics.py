@@ -191,9 +191,10 @@ def twelve_numbers(evaluator: Any, max_detections: int) -> dict[str, float]:
         "ARm": mean(recall, "medium", max_detections),
         "ARl": mean(recall, "large", max_detections),
     }
-    categories = {x["id"]: x.get("frequency") for x in evaluator.cocoGt.dataset["categories"]}
-    frequencies = np.array([categories[i] for i in evaluator.params.catIds])
-    if lvis.is_lvis(evaluator.cocoGt.dataset):
+    annotations = evaluator.cocoGt.dataset
+    if lvis.is_lvis(annotations):
+        frequency_of = {x["id"]: x["frequency"] for x in annotations["categories"]}
+        frequencies = np.array([frequency_of[i] for i in evaluator.params.catIds])
         for name in lvis.FREQUENCIES:
             numbers[f"AP{name}"] = mean(precision[:, :, frequencies == name], "all", max_detections)
     return numbers

@@ -12,6 +12,17 @@ from maskrcnn_jax import images
 
 
 def load_each(several: Any, num_channels: int, dtype: str) -> Iterator[np.ndarray]:
+    """Loads one image or several, one after the other, with `images.load`.
+
+    Args:
+        several: As ``images`` of `Detector.__call__`.
+        num_channels: The number of channels of the model.
+        dtype: ``data.image_dtype`` of the model.
+
+    Raises:
+        OSError: A path cannot be read as an image.
+        ValueError: An argument is no image; the message gives its position.
+    """
     for position, image in enumerate(_as_several(several)):
         try:
             yield images.load(image, num_channels, dtype)
@@ -20,6 +31,7 @@ def load_each(several: Any, num_channels: int, dtype: str) -> Iterator[np.ndarra
 
 
 def batches(several: Iterator[np.ndarray], count: int) -> Iterator[list[np.ndarray]]:
+    """Cuts a stream of images into lists of at most ``count``."""
     while batch := list(itertools.islice(several, count)):
         yield batch
 

@@ -265,7 +265,7 @@ def _outline(
 def _texts(
     labels: np.ndarray | None, scores: Any, names: Sequence[str], crowd: np.ndarray
 ) -> list[str]:
-    """What is written beside each object: its name, its score, both or nothing."""
+    """The caption of each object: its name, its score, both, or an empty text."""
     words: list[list[str]] = [[] for _ in crowd]
     for i, label in enumerate([] if labels is None else labels.tolist()):
         words[i].append(fonts.legible(names[label - 1], label))

@@ -65,18 +65,7 @@ def add_predict(commands: Any) -> None:
         metavar="N",
         help="at most so many objects per image, the best",
     )
-    parser.add_argument(
-        "--tile",
-        type=positive,
-        metavar="PIXELS",
-        help="look at images through windows of this side, for images larger than the network",
-    )
-    parser.add_argument(
-        "--overlap",
-        type=fraction,
-        metavar="SHARE",
-        help="of a window, which its neighbour also sees (default: 0.25)",
-    )
+    _add_tiles(parser)
     parser.add_argument(
         "--formats",
         type=some_of(FORMATS),
@@ -89,6 +78,21 @@ def add_predict(commands: Any) -> None:
         "--ids", type=path, metavar="JSON", help="take image ids from this file, in COCO's format"
     )
     _add_force(parser, "files in DIR that predict has not written, but never an input")
+
+
+def _add_tiles(parser: Any) -> None:
+    parser.add_argument(
+        "--tile",
+        type=positive,
+        metavar="PIXELS",
+        help="look at images through windows of this side, for images larger than the network",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=fraction,
+        metavar="SHARE",
+        help="of a window, which its neighbour also sees (default: 0.25)",
+    )
 
 
 def add_evaluate(commands: Any) -> None:

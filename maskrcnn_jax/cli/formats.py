@@ -1,4 +1,4 @@
-"""What `maskrcnn-jax predict --formats` writes beside drawings and COCO json."""
+"""Writes predictions as GeoJSON, label images and CSV, for `maskrcnn-jax predict --formats`."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from maskrcnn_jax.pasting import ImageDetections
 
 NAMES = arguments.FORMATS
 DEFAULT = ("picture", "coco")
-# Of the files of one image.
+# The suffixes of the formats that have a file for each image.
 SUFFIXES = {"picture": ".png", "geojson": ".geojson", "labels": ".labels.png"}
 MEASUREMENTS = "measurements.csv"
 NO_MASKS = "--formats labels needs masks, and this model has no mask head"

@@ -152,7 +152,7 @@ def test_an_image_of_one_pixel():
 
 
 def pasted(seed, others, below=None, probability=1.0):
-    """What `copy_paste.copy_paste` makes of a sample, with samples as they are."""
+    """Calls `copy_paste.copy_paste`, and pastes from the other samples without a view."""
     return copy_paste.copy_paste(
         np.random.default_rng(seed),
         sample() if below is None else below,

@@ -14,7 +14,7 @@ LABELS = [
 
 
 def test_repeat_factors_by_hand():
-    # Of ten images 8 have class 1, two have 2, one has 3, two have 4; a class is rare below 0.4.
+    # Class 1 is in 8 of the 10 images, classes 2 and 4 are in 2 each, class 3 is in 1.
     rare, rarest = np.sqrt(0.4 / 0.2), np.sqrt(0.4 / 0.1)
     expected = [rare, 1, rarest, 1, 1, rare, 1, 1, rare, rare]
     np.testing.assert_allclose(sampling.repeat_factors(LABELS, 0.4), expected)

@@ -60,7 +60,7 @@ def damaged(rng, path, copy):
                 path.write_bytes(mutations.content(rng, path.read_bytes()))
 
 
-# Of futures of tensorstore that nobody waits for any more; `cli.ignored_errors` hides them.
+# tensorstore prints these errors for abandoned futures; `cli.ignored_errors` hides them.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @FEW
 @given(rng=st.randoms(use_true_random=False))

@@ -1,4 +1,4 @@
-"""What devices that are not at hand need: an environment, and the text that describes a GPU."""
+"""The environment and the description of devices that are not at hand."""
 
 import pytest
 

@@ -80,7 +80,7 @@ def _without_frames(content):
 
 
 def python2(arrays, protocol):
-    """What Python 2's cPickle writes for float32 arrays by name; its text is bytes."""
+    """Pickles float32 arrays by name as Python 2's cPickle does; its text is bytes."""
 
     def text(value):
         value = value.encode("latin-1") if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""What the host launches, from a hand-written sequence of thunks."""
+"""Launches by the host, counted in a hand-written sequence of thunks."""
 
 import pytest
 

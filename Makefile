@@ -15,10 +15,11 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python train.py --config=configs/shapes.py --workdir=runs/demo
 
+# Marks of the tests that have a target of their own.
+BY_HAND := slow or parity or docs or notebooks or wheel
+
 test: .venv/installed
-	$(BIN)/python -m pytest -q -m 'not slow and not parity and not docs and not notebooks \
-	  and not wheel' -n 2 --dist loadfile \
-	  --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -m 'not ($(BY_HAND))' -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/parity
 	$(BIN)/python -m pytest -q -m slow

@@ -11,10 +11,14 @@ from maskrcnn_jax.structures import AnchorTargets, RoITargets, SumAndCount
 
 
 def sample_counts(
-    anchors: AnchorTargets, rois: RoITargets, num_surplus: Int[Array, " b"]
+    anchors: AnchorTargets,
+    rois: RoITargets,
+    num_surplus: Int[Array, " b"],
+    num_removed: Int[Array, " b"] | None = None,
 ) -> dict[str, SumAndCount]:
     """Per image: positive and negative anchors and RoIs, and objects without a slot.
 
+    ``removed_instances``, the objects that transforms removed, is there only if they were counted.
     ``missing_images`` is the share of images of size 0: every other one has an anchor in the loss.
     """
     num_images = jnp.float32(len(num_surplus))
@@ -26,6 +30,8 @@ def sample_counts(
         "surplus_instances": num_surplus.sum(dtype=jnp.float32),
         "missing_images": _count(~anchors.valid.any(1)),
     }
+    if num_removed is not None:
+        sums["removed_instances"] = num_removed.sum(dtype=jnp.float32)
     return {name: (total, num_images) for name, total in sums.items()}
 
 

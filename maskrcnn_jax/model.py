@@ -177,7 +177,7 @@ class MaskRCNN(nn.Module):
         pooled = self.pool(pyramid, rois.boxes, batch.canvas, config.box_head.resolution)
         logits, deltas = self.box_head(pooled, rois.valid)
         losses |= box_loss(logits, deltas, rois, beta=config.roi.smooth_l1_beta)
-        diagnostics = sample_counts(anchors, rois, batch.num_surplus)
+        diagnostics = sample_counts(anchors, rois, batch.num_surplus, batch.num_removed)
         diagnostics |= box_accuracy(logits, rois)
         if config.mask_head is None:
             return losses, diagnostics

@@ -30,7 +30,7 @@ ROIS = roi_targets([[2, 1, 0, 0], [3, 0, 0, 0]], [[1, 1, 1, 0], [1, 1, 0, 0]])
 
 def test_counts_are_per_image_and_leave_empty_slots_out():
     anchors = anchor_targets([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0]], [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])
-    assert as_floats(diagnostics.sample_counts(anchors, ROIS, jnp.array([0, 7]))) == {
+    expected = {
         "positive_anchors": (3, 2),
         "negative_anchors": (6, 2),
         "positive_rois": (3, 2),
@@ -38,6 +38,10 @@ def test_counts_are_per_image_and_leave_empty_slots_out():
         "surplus_instances": (7, 2),
         "missing_images": (0, 2),
     }
+    surplus, removed = jnp.array([0, 7]), jnp.array([4, 1])
+    assert as_floats(diagnostics.sample_counts(anchors, ROIS, surplus)) == expected
+    found = diagnostics.sample_counts(anchors, ROIS, surplus, removed)
+    assert as_floats(found) == expected | {"removed_instances": (5, 2)}
 
 
 def test_classes_by_hand():

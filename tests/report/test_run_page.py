@@ -41,6 +41,7 @@ def entry(step, **values):
         "loss_mask": 1.0,
         "learning_rate": 0.01,
         "surplus_instances": 0.0,
+        "removed_instances": 0.5 * step,
     } | values
 
 
@@ -186,6 +187,8 @@ def test_curves_show_the_log(browser):
     averages = browser.evaluate("[14 / 3, 15 / 4, 15 / 4, 7 / 3].map((y) => upwards(y / 5))")
     assert [y for _, y in browser.evaluate(points)] == pytest.approx(averages, abs=0.1)
     assert browser.evaluate(LEGEND.format("[data-series^=mask_accuracy]")) == ["mask accuracy 0.5"]
+    left_out = LEGEND.format("[data-series^=surplus_instances]")
+    assert browser.evaluate(left_out) == ["surplus instances 0", "removed instances 4"]
     assert "no such numbers" in browser.evaluate(
         "document.querySelector('[data-series=gradient_norm]').textContent"
     )

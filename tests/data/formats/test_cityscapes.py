@@ -89,6 +89,8 @@ BAD = {
     "which are marked as deleted": polygon("car", 0, 0, 9, 9, deleted=1),
     "whose mask lies outside": polygon("car", 100, 0, 109, 9),
     "no numbers": {"label": "car", "polygon": [[1, None], [5, 5], [5, 1]]},
+    "neither polygons nor run lengths": {"label": "car", "polygon": [[[[[[1, 1]]]]]]},
+    "whose class has no name": polygon(" ", 0, 0, 9, 9),
 }
 
 
@@ -103,6 +105,15 @@ def test_a_far_corner_is_cut(city, tmp_path):
     found, lines = convert(city(polygon("car", 10, 10, 3 * 10**8, 20)), tmp_path)
     assert equal(found, {NAME: {"car": [box(10, 10, 60, 20)]}})
     assert len(lines) == 1 and lines[0].startswith("1 objects whose outline reaches far beyond")
+
+
+def test_thousands_of_objects_are_read(city, tmp_path):
+    top = city(*(polygon("car", x, y, x + 1, y + 1) for y in range(90) for x in range(60)))
+    photo(top / "leftImg8bit" / NAME, 90, 60)
+    path = next((top / "gtFine").glob("**/*.json"))
+    write(path, json.loads(path.read_text()) | {"imgHeight": 90})
+    found, lines = convert(top, tmp_path)
+    assert len(found[NAME]["car"]) == 5400 and lines == []
 
 
 def test_bad_files_cost_themselves(city, tmp_path):

@@ -1,7 +1,8 @@
 """The wheel has every file of the package, and its commands run outside the checkout.
 
 The commands run in a new environment with the packages that the wheel requires and no others;
-`make test-wheel` runs these tests.
+`make test-wheel` runs these tests. The variable ``WHEEL_PYTHON`` names the Python of the
+environment, and ``WHEEL_CONSTRAINTS`` a file of versions, `/dev/null` for the newest.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import numpy as np
@@ -76,22 +78,17 @@ RUNS = [  # In order: a command, its arguments, and a file that it writes, if an
 NEEDS_TORCH = {"parity"}
 
 
+def build(target, source, folder):
+    """Builds an archive of the sources in a folder; returns its path."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", target]
+    subprocess.run([*command, "--directory", folder], cwd=source, check=True, capture_output=True)
+    (path,) = folder.iterdir()
+    return path
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "hatchling",
-        "build",
-        "--target",
-        "wheel",
-        "--directory",
-        folder,
-    ]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+    return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
 
 
 def test_every_file_of_the_package_is_in_it_and_no_other(wheel):
@@ -103,6 +100,17 @@ def test_every_file_of_the_package_is_in_it_and_no_other(wheel):
         path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     ]
     assert names == {str(path.relative_to(ROOT)) for path in files}
+
+
+@pytest.mark.wheel
+def test_the_source_archive_makes_the_same_wheel(wheel, tmp_path):
+    for name in ("source", "unpacked", "wheel"):
+        (tmp_path / name).mkdir()
+    with tarfile.open(build("sdist", ROOT, tmp_path / "source")) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (source,) = (tmp_path / "unpacked").iterdir()
+    again = build("wheel", source, tmp_path / "wheel")
+    assert again.name == wheel.name and again.read_bytes() == wheel.read_bytes()
 
 
 def commands(parser):
@@ -127,15 +135,10 @@ def folder(tmp_path_factory):
 def installed(wheel, folder, tmp_path_factory):
     """Runs a program in the environment of the wheel; returns the output."""
     environment = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    install = [
-        environment / "bin" / "pip",
-        "install",
-        "--quiet",
-        "-c",
-        ROOT / "constraints.txt",
-        wheel,
-    ]
+    python = os.environ.get("WHEEL_PYTHON") or sys.executable
+    constraints = os.environ.get("WHEEL_CONSTRAINTS") or ROOT / "constraints.txt"
+    subprocess.run([python, "-m", "venv", environment], check=True)
+    install = [environment / "bin" / "pip", "install", "--quiet", "-c", constraints, wheel]
     subprocess.run(install, check=True, cwd=folder)
     variables = os.environ | {"XLA_FLAGS": "", "MASKRCNN_JAX_CACHE": str(folder / "cache")}
     variables.pop("PYTHONPATH", None)

@@ -144,7 +144,7 @@ def bomb():
     return base64.b64encode(content).decode()
 
 
-def test_numbers_and_pictures_beyond_reason_cost_themselves(tmp_path):
+def test_numbers_and_masks_beyond_reason_cost_themselves(tmp_path):
     photo(tmp_path / "in" / "a.png")
     shapes = [
         shape("polygon", [[1, 1], [10**400, 9], [5, 3]]),

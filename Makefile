@@ -66,9 +66,9 @@ HURRY := --xla_force_host_platform_device_count=2 --xla_backend_optimization_lev
 test-notebooks: .venv/installed
 	XLA_FLAGS="$(HURRY)" $(BIN)/python -m pytest -q -m notebooks -n 2 tests/test_docs_code.py
 
-# Tests the wheel in a new environment with the packages that the wheel requires and no others. For
-# another Python and the newest packages: make test-wheel WHEEL_PYTHON=python3.13 \
-# WHEEL_CONSTRAINTS=/dev/null
+# Tests the wheel in a new environment with the packages that the wheel requires and no others. With
+# another Python and the newest packages:
+#   make test-wheel WHEEL_PYTHON=python3.13 WHEEL_CONSTRAINTS=/dev/null
 export WHEEL_PYTHON WHEEL_CONSTRAINTS
 test-wheel: .venv/installed
 	$(BIN)/python -m pytest -q -m wheel tests/test_wheel.py

@@ -33,6 +33,7 @@ def get_config():
     config = Config(batch_size=1, test_batch_size=1)
     config.data.train_images = config.data.val_images = "photos"
     config.data.train_annotations = config.data.val_annotations = "annotations.json"
+    config.data.short_sides, config.data.max_long_side = (64,), 96
     config.data.test_short_side, config.data.test_max_long_side = 64, 96
     config.data.buckets = config.data.test_buckets = ((64, 96),)
     model = config.model

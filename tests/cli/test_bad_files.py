@@ -108,7 +108,7 @@ def test_check_lists_all_bad_files(folder, capsys):
 
 
 @pytest.mark.parametrize("action", ["check", "browse", "convert"])
-def test_a_package_to_install_is_named_once(folder, capsys, monkeypatch, action):
+def test_a_package_to_install_is_named_once(folder, capsys, caplog, monkeypatch, action):
     tifffile = pytest.importorskip("tifffile")
     content = json.loads((folder / "instances.json").read_text())
     for entry in content["images"][:2]:
@@ -124,7 +124,7 @@ def test_a_package_to_install_is_named_once(folder, capsys, monkeypatch, action)
         assert main(["data", "convert", str(folder / "via.json"), str(folder / "coco.json")]) == 1
     else:
         assert data(action, folder, *commands[action]) == 1
-    told = "".join(capsys.readouterr())
+    told = "".join(capsys.readouterr()) + caplog.text
     assert told.count("pip install 'maskrcnn-jax[tiff]'") == 1
     assert "1.tif" in told and "2.tif" in told
 

@@ -88,7 +88,7 @@ BAD = {
     "which have no shape_attributes": None,
     "a None, which has no area": {},
     "whose mask covers no pixel": RECT | {"width": 0},
-    "outline has values that are no numbers": POLYGON | {"all_points_x": [1, [9], True, 4]},
+    "outline has values that are no numbers": POLYGON | {"all_points_x": [1, True, 4, 5]},
     "no numbers, or that no image can have": ELLIPSE | {"theta": "left"},
 }
 

@@ -47,6 +47,7 @@ def convert(*arguments):
     return main(["convert", *map(str, arguments)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 13])
 def test_other_channels_go_through_every_format(tmp_path, monkeypatch, capsys, count):
     mean, std = (tuple(start + 0.01 * i for i in range(count)) for start in (0.2, 0.1))

@@ -15,8 +15,10 @@ from tests.weights import pytorch_bytes as build
 from tests.weights.families import reduced, state_of
 
 R50, GN, CAFFE = presets.mmdet_r50_fpn, presets.mmdet_r50_fpn_gn, presets.mmdet_r50_caffe_fpn
+X4, X8 = presets.mmdet_x101_32x4d_fpn, presets.mmdet_x101_32x8d_fpn
 EVERY = pytest.mark.parametrize(
-    "preset, scale", [(R50, 1), (presets.mmdet_r101_fpn, 1), (CAFFE, 58), (GN, 58)]
+    "preset, scale",
+    [(R50, 1), (presets.mmdet_r101_fpn, 1), (X4, 1), (X8, 1), (CAFFE, 58), (GN, 58)],
 )
 CONFIG = """
 model = dict(type='MaskRCNN',
@@ -33,6 +35,8 @@ evil = __import__('os').system('touch marker')
     [
         (R50, 360 - 53, 44_396_336),
         (presets.mmdet_r101_fpn, 666 - 104, 63_388_464),
+        (X4, 666 - 104, 63_017_008),
+        (X8, 666 - 104, 107_630_640),
         (GN, 223, 45_711_152),
     ],
 )
@@ -78,7 +82,7 @@ def test_names_and_shapes_are_mmdetections():
 
 @EVERY
 def test_the_network_of_a_file_is_that_of_its_preset(tmp_path, preset, scale):
-    config = reduced(preset(4), depth=101 if "r101" in preset.__name__ else 50)
+    config = reduced(preset(4), depth=101 if "101" in preset.__name__ else 50)
     state = state_of(mmdetection, config, scale=scale, counters="backbone")
     files.write(tmp_path / "w.safetensors", state)
     loaded = loading.load(tmp_path / "w.safetensors")
@@ -263,10 +267,6 @@ OTHERS = {
         "bbox_head.fc_cls.bias": ONE,
     },
     "without a box head": {"backbone.conv1.weight": ONE, "bbox_head.retina_cls.bias": ONE},
-    "a ResNeXt of 32x4d": other(
-        backbone__layer1__0__conv1__weight=np.ones((128, 64, 1, 1), np.float32),
-        backbone__layer1__0__conv2__weight=np.ones((128, 4, 3, 3), np.float32),
-    ),
     "fc_reg.weight has shape": other(roi_head__bbox_head__fc_reg__bias=np.ones(4)),
     "conv_logits.weight has shape": other(roi_head__mask_head__conv_logits__bias=ONE),
     "missing rpn_head.rpn_reg.bias": {

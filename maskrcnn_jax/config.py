@@ -32,6 +32,7 @@ LowQuality = Annotated[str, one_of("none", "label", "assign")]
 # Limited because a config may come from a weight file of others: more layers take minutes to trace.
 NumLayers = Annotated[int, between(0, 100)]
 SHARE = Constraint("above 0 and at most 1", lambda x: 0 < x <= 1)
+FEW = Constraint("at most 9", lambda x: len(x) <= 9, of_members=False)
 FRACTION_BELOW_1 = Constraint("at least 0 and below 1", lambda x: 0 <= x < 1)
 SIDE = Constraint("pairs of multiples of 32", lambda x: x >= 32 and x % 32 == 0)
 
@@ -174,6 +175,41 @@ class MaskHeadConfig:
 
 
 @settings
+class CascadeConfig:
+    """Stages of the box head after the first (Cai and Vasconcelos, 2018).
+
+    Each stage has a box head of its own, and refines the boxes of the stage before. `RoIConfig`
+    holds the rules of the first stage.
+    """
+
+    # For each later stage: boxes with at least this overlap with an object are positive.
+    positive_ious: Annotated[tuple[float, ...], NOT_EMPTY, FEW, between(0, 1)] = (0.6, 0.7)
+    # For each later stage: scale of the targets dx, dy, dw, dh.
+    box_weights: Annotated[tuple[tuple[float, float, float, float], ...], NOT_EMPTY, above(0)] = (
+        (20.0, 20.0, 10.0, 10.0),
+        (30.0, 30.0, 15.0, 15.0),
+    )
+    # The boxes that train a later stage. "all": those of the stage before, as in Detectron2.
+    # "drawn": samples of them and of the objects, as in MMDetection.
+    samples: Annotated[str, one_of("all", "drawn")] = "all"
+    # What the stages' predictions of a class are averaged as: "probabilities", as in Detectron2, or
+    # "logits", as in MMDetection.
+    average: Annotated[str, one_of("probabilities", "logits")] = "probabilities"
+    loss_weight: Annotated[float, above(0)] = 1.0  # Of a stage, relative to the stage before.
+    # Factor of the gradient by the pooled features. None: one over the number of stages, as in
+    # Detectron2, which is the mean over the stages.
+    feature_gradient: Annotated[float | None, above(0)] = None
+    # "one" mask head, which learns from the samples of the first stage, as in Detectron2, or one
+    # for "each" stage, whose probabilities are averaged, as in MMDetection.
+    mask_heads: Annotated[str, one_of("one", "each")] = "one"
+
+    @property
+    def num_stages(self) -> int:
+        """The number of stages, the first included."""
+        return 1 + len(self.positive_ious)
+
+
+@settings
 class ModelConfig:
     """The network and its training rules: everything a checkpoint depends on."""
 
@@ -192,6 +228,7 @@ class ModelConfig:
     roi: RoIConfig = field(default_factory=RoIConfig)
     box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
     mask_head: MaskHeadConfig | None = field(default_factory=MaskHeadConfig)  # None: Faster R-CNN.
+    cascade: CascadeConfig | None = None  # None: a single stage.
 
 
 @settings

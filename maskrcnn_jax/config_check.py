@@ -65,12 +65,35 @@ def _check_network(model: ModelConfig) -> None:
                 f"{name}.num_samples times {name}.positive_fraction must be at least 1, or nothing "
                 f"positive is sampled; got {stage.num_samples} times {stage.positive_fraction}"
             )
+    _check_cascade(model)
     _check_groups("backbone", model.backbone, "stem_channels")
     _check_groups("fpn", model.fpn, "channels")
     for name in ("box_head", "mask_head"):
         head = getattr(model, name)
         if head is not None and head.num_convs > 0:
             _check_groups(name, head, "channels")
+
+
+def _check_cascade(model: ModelConfig) -> None:
+    cascade = model.cascade
+    if cascade is None:
+        return
+    if len(cascade.positive_ious) != len(cascade.box_weights):
+        raise ValueError(
+            "model.cascade.positive_ious and model.cascade.box_weights must have as many members, "
+            f"one for each stage after the first; got {len(cascade.positive_ious)} and "
+            f"{len(cascade.box_weights)}"
+        )
+    if not model.box_head.class_agnostic:
+        raise ValueError(
+            "model.box_head.class_agnostic must be True with model.cascade: a stage passes one box "
+            "for each RoI to the next"
+        )
+    if cascade.mask_heads == "each" and cascade.samples == "all":
+        raise ValueError(
+            'model.cascade.samples must be "drawn" with model.cascade.mask_heads "each", since the '
+            'mask head of a stage learns from samples with the positive ones in front; got "all"'
+        )
 
 
 def _check_groups(name: str, part: object, width: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from maskrcnn_jax.config import (
     BoxHeadConfig,
+    CascadeConfig,
     Config,
     DataConfig,
     DetectionConfig,
@@ -177,6 +178,13 @@ def detectron2_r50_fpn_lsj(num_classes: int = COCO_80_CLASSES) -> Config:
     return config
 
 
+def detectron2_cascade_r50_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
+    """Detectron2's ``cascade_mask_rcnn_R_50_FPN_3x``; ``num_classes`` includes background."""
+    config = detectron2_r50_fpn(num_classes)
+    use_cascade(config)
+    return config
+
+
 def mmdet_r50_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
     """MMDetection's ``mask-rcnn_r50_fpn_1x_coco``; ``num_classes`` includes background."""
     config = detectron2_r50_fpn(num_classes)
@@ -223,6 +231,13 @@ def mmdet_r50_fpn_gn(num_classes: int = COCO_80_CLASSES) -> Config:
     return config
 
 
+def mmdet_cascade_r50_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
+    """MMDetection's ``cascade-mask-rcnn_r50_fpn_1x_coco``; ``num_classes`` includes background."""
+    config = mmdet_r50_fpn(num_classes)
+    use_cascade_of_mmdetection(config)
+    return config
+
+
 OF_OTHERS: dict[str, Callable[..., Config]] = {
     build.__name__: build
     for build in (
@@ -231,10 +246,12 @@ OF_OTHERS: dict[str, Callable[..., Config]] = {
         detectron2_r50_fpn_gn,
         detectron2_r50_fpn_syncbn,
         detectron2_r50_fpn_lsj,
+        detectron2_cascade_r50_fpn,
         mmdet_r50_fpn,
         mmdet_r101_fpn,
         mmdet_r50_caffe_fpn,
         mmdet_r50_fpn_gn,
+        mmdet_cascade_r50_fpn,
     )
 }
 
@@ -255,7 +272,30 @@ def applied(preset: str | Config, config: Config) -> Config:
     chosen.model.rpn.num_convs = model.rpn.num_convs
     chosen.model.fpn, chosen.model.box_head = model.fpn, model.box_head
     chosen.model.mask_head = model.mask_head
+    chosen.model.cascade = model.cascade and (chosen.model.cascade or model.cascade)
     return chosen
+
+
+def use_cascade(config: Config) -> None:
+    """Makes a network of Detectron2 a cascade of three stages."""
+    config.model.cascade = CascadeConfig()
+    config.model.box_head.class_agnostic = True
+    config.model.rpn.num_proposals = 2000
+
+
+def use_cascade_of_mmdetection(config: Config) -> None:
+    """Makes a network of MMDetection a cascade of three stages."""
+    use_cascade(config)
+    model = config.model
+    model.cascade.box_weights = tuple(
+        tuple(1 / std for std in stds)
+        for stds in ((0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
+    )
+    model.cascade.samples, model.cascade.average = "drawn", "logits"
+    model.cascade.mask_heads, model.cascade.loss_weight = "each", 0.5
+    model.cascade.feature_gradient = 1.0
+    model.rpn.smooth_l1_beta, model.roi.smooth_l1_beta = 1 / 9, 1.0
+    model.roi.low_quality = "none"
 
 
 def use_torchvision_input(model: ModelConfig) -> None:

@@ -10,6 +10,7 @@ from maskrcnn_jax import settings
 from maskrcnn_jax.cli import config_file
 from maskrcnn_jax.config import (
     BoxHeadConfig,
+    CascadeConfig,
     Config,
     FPNConfig,
     MaskHeadConfig,
@@ -130,6 +131,24 @@ def test_every_way_to_write_a_value(field, value):
 def test_what_is_impossible_is_told_by_field(field, value, message):
     with pytest.raises(ValueError, match=message):
         check(changed(field, value))
+
+
+@pytest.mark.parametrize(
+    "rules, agnostic, message",
+    [
+        ({}, False, "model.box_head.class_agnostic must be True with model.cascade"),
+        ({"positive_ious": (0.6,)}, True, "must have as many members.*; got 1 and 2"),
+        ({"mask_heads": "each"}, True, 'model.cascade.samples must be "drawn".*; got "all"'),
+        ({"positive_ious": (0.6,) * 10}, True, "model.cascade.positive_ious must be at most 9"),
+        ({"positive_ious": ()}, True, "model.cascade.positive_ious must be not empty"),
+        ({"average": "votes"}, True, "model.cascade.average must be one of probabilities, logits"),
+    ],
+)
+def test_impossible_cascades_are_told_by_field(rules, agnostic, message):
+    config = changed("model.cascade", CascadeConfig(**rules))
+    config.model.box_head.class_agnostic = agnostic
+    with pytest.raises(ValueError, match=message):
+        check(config)
 
 
 def is_number(field):

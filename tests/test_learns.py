@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from maskrcnn_jax import execution, pasting, training
+from maskrcnn_jax import execution, pasting, presets, training
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data import rle
 from maskrcnn_jax.data.pipeline import eval_batches
@@ -31,9 +31,28 @@ def small_config():
     return config
 
 
+def cascade_of(use):
+    """Makes the network a cascade, by the rules of a library."""
+
+    def change(config):
+        use(config)
+        config.model.rpn.num_proposals = 64
+
+    return change
+
+
+NETWORKS = {
+    "plain": lambda config: None,
+    "cascade": cascade_of(presets.use_cascade),
+    "cascade of MMDetection": cascade_of(presets.use_cascade_of_mmdetection),
+}
+
+
 @pytest.mark.slow
-def test_two_images_are_learnt_by_heart():
+@pytest.mark.parametrize("change", NETWORKS.values(), ids=NETWORKS)
+def test_two_images_are_learnt_by_heart(change):
     config = small_config()
+    change(config)
     model = MaskRCNN(config.model, config.detection, execution.choose(config.execution))
     dataset = ShapesDataset(2, 96, seed=3)
     (batch, _, _) = next(eval_batches(dataset, config.data, batch_size=2))

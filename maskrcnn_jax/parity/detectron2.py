@@ -35,6 +35,8 @@ RULES = {
     "model.rpn.anchor_stride": "level",
     "model.rpn.score_threshold": 0.0,
     "model.roi.pooling": "align",
+    "model.cascade.average": "probabilities",
+    "model.cascade.mask_heads": "one",
     "model.roi.level_rule": "detectron2",
     "detection.min_box_size": 0.0,
     "detection.clip_to_original": True,
@@ -160,6 +162,17 @@ def _converted(model: ModelConfig) -> dict[str, Any]:
         "MODEL.ROI_HEADS.IOU_THRESHOLDS": [model.roi.positive_iou],
         "MODEL.ROI_HEADS.NUM_CLASSES": model.num_classes - 1,
         "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignV2" if model.roi.aligned else "ROIAlign",
+    } | _cascade(model)
+
+
+def _cascade(model: ModelConfig) -> dict[str, Any]:
+    if model.cascade is None:
+        return {}
+    weights = model.roi.box_weights, *model.cascade.box_weights
+    return {
+        "MODEL.ROI_HEADS.NAME": "CascadeROIHeads",
+        "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": weights,
+        "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": (model.roi.positive_iou, *model.cascade.positive_ious),
     }
 
 
@@ -180,15 +193,16 @@ def predict(model: torch.nn.Module, cfg: CfgNode, images: Sequence[np.ndarray]) 
         "rpn_head": rpn.rpn_head,
         "anchors": rpn.anchor_generator,
         "rpn": rpn,
-        "box_pool": heads.box_pooler,
-        "box_predictor": heads.box_predictor,
         "roi_heads": heads,
     }
     if heads.mask_on:
         parts |= {"mask_pool": heads.mask_pooler, "mask_logits": heads.mask_head.predictor}
     # Detectron2 later scales the boxes in place.
     copies = {"roi_heads": lambda output: [_copy(found) for found in output[0]]}
-    with recording.recorded(parts, copies) as outputs:
+    is_cascade = isinstance(heads.box_predictor, torch.nn.ModuleList)
+    predictors = heads.box_predictor if is_cascade else [heads.box_predictor]
+    parts |= {f"box_predictor/{stage}": x for stage, x in enumerate(predictors)}
+    with recording.recorded(parts, copies, {"box_pool": heads.box_pooler}) as outputs:
         outputs["images"] = model.preprocess_image(inputs)
         predictions = [prediction["instances"] for prediction in model(inputs)]
     is_bgr = cfg.INPUT.FORMAT == "BGR"
@@ -218,7 +232,9 @@ def _stages(outputs: dict[str, Any], final: Any, is_bgr: bool, i: int) -> Stages
         image=image[:, :, ::-1] if is_bgr else image,
         backbone=levels([channels_last(x[i]) for x in outputs["bottom_up"].values()]),
         pyramid=levels([channels_last(x[i]) for x in outputs["pyramid"].values()]),
-        box_features=channels_last(outputs["box_pool"][rows(proposals, i)]).numpy(),
+        box_features=np.concatenate(
+            [channels_last(x[rows(proposals, i)]).numpy() for _, x in outputs["box_pool"]]
+        ),
         mask_features=mask_features,
         mask_logits=mask_logits,
         outcome=_outcome(outputs, final, kept, i),
@@ -237,8 +253,12 @@ def _outcome(outputs: dict[str, Any], final: Any, kept: np.ndarray, i: int) -> O
     """The detections of one image of a batch, and the numbers behind them."""
     images, proposals = outputs["images"], outputs["rpn"][0]
     objectness, deltas = outputs["rpn_head"]
-    predicted = [x[rows(proposals, i)].numpy() for x in outputs["box_predictor"]]
-    class_logits, class_deltas = recording.background_first(*predicted)
+    of_image, num_stages = rows(proposals, i), len(outputs["box_pool"])
+    predicted = [outputs[f"box_predictor/{stage}"] for stage in range(num_stages)]
+    logits = [x[of_image] for x, _ in predicted]
+    scored = logits[0] if num_stages == 1 else recording.log_mean_of_softmax(logits)
+    found = scored.numpy(), predicted[-1][1][of_image].numpy()
+    class_logits, class_deltas = recording.background_first(*found)
     return Outcome(
         size=tuple(images.image_sizes[i]),
         original_size=tuple(final.image_size),
@@ -247,6 +267,7 @@ def _outcome(outputs: dict[str, Any], final: Any, kept: np.ndarray, i: int) -> O
         objectness=levels([channels_last(x[i]).flatten() for x in objectness]),
         deltas=levels([channels_last(x[i]).reshape(-1, 4) for x in deltas]),
         proposals=proposals[i].proposal_boxes.tensor.numpy(),
+        rois=np.stack([boxes[i].tensor.numpy() for (_, boxes), _ in outputs["box_pool"]]),
         class_logits=class_logits,
         class_deltas=class_deltas,
         boxes=outputs["roi_heads"][i].pred_boxes.tensor.numpy()[kept],

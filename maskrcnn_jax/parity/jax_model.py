@@ -110,8 +110,9 @@ class JaxModel:
         detections, recorded = result
         intermediates = recorded["intermediates"]
         (proposals,), (scores,) = intermediates["propose"], intermediates["rpn"]["__call__"]
-        (predicted,) = intermediates["box_head"]["__call__"]
-        class_logits, class_deltas = (x[proposals.valid] for x in predicted)
+        box_head = intermediates["box_head"]
+        ((class_logits, class_deltas, _),) = box_head["predict"]
+        stages = proposals, *box_head.get("refine", ())
         settings = self.config.detection
         scaled, kept = pasting.scale_boxes(detections.boxes, size, original_size, settings)
         kept &= detections.valid
@@ -127,8 +128,9 @@ class JaxModel:
             objectness=padding.crop_anchors(scores.logits, canvas, bucket),
             deltas=padding.crop_anchors(scores.deltas, canvas, bucket),
             proposals=proposals.boxes[proposals.valid],
-            class_logits=class_logits,
-            class_deltas=class_deltas,
+            rois=np.stack([stage.boxes[proposals.valid] for stage in stages]),
+            class_logits=class_logits[proposals.valid],
+            class_deltas=class_deltas[proposals.valid],
             boxes=detections.boxes[kept],
             labels=detections.classes[kept].astype(np.int64),
             scores=detections.scores[kept],
@@ -138,6 +140,6 @@ class JaxModel:
 
 
 def _is_recorded(module: nn.Module, method: str) -> bool:
-    """Whether Flax captures the results of a method: the proposals, and all scores."""
-    is_head = method == "__call__" and module.name in ("rpn", "box_head")
-    return method == "propose" or is_head
+    """Whether Flax captures the results of a method: proposals, RoIs, and all scores."""
+    methods = {"rpn": ("__call__",), "box_head": ("predict", "refine")}
+    return method == "propose" or method in methods.get(module.name, ())

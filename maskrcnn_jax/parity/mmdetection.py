@@ -20,6 +20,7 @@ from maskrcnn_jax.parity.records import Outcome, Peer, Stages
 from maskrcnn_jax.weights import layout, mmdetection, mmdetection_config
 
 BASE = "configs/_base_/models/mask-rcnn_r50_fpn.py"
+CASCADE_BASE = "configs/_base_/models/cascade-mask-rcnn_r50_fpn.py"
 # The settings that MMDetection does not have.
 RULES = {
     "model.dtype": "float32",
@@ -32,6 +33,8 @@ RULES = {
     "model.rpn.anchor_stride": "level",
     "model.rpn.score_threshold": 0.0,
     "model.roi.pooling": "align",
+    "model.cascade.average": "logits",
+    "model.cascade.mask_heads": "each",
     "model.roi.level_rule": "mmdetection",
     "detection.min_box_size": 0.0,
     "detection.clip_to_original": False,
@@ -106,16 +109,34 @@ def settings(config: Config) -> MMConfig:
     """
     package = Path(mmdet.__file__).parent
     # The first folder is that of an installed package, the second that of a checkout.
-    found = [x / BASE for x in (package / ".mim", package.parent) if (x / BASE).is_file()]
+    name = BASE if config.model.cascade is None else CASCADE_BASE
+    found = [x / name for x in (package / ".mim", package.parent) if (x / name).is_file()]
     if not found:
-        raise FileNotFoundError(f"MMDetection in {package} has no {BASE}")
+        raise FileNotFoundError(f"MMDetection in {package} has no {name}")
     base = MMConfig.fromfile(found[0])
     if config.model.mask_head is None:
-        base.model.type = "FasterRCNN"
+        base.model.type = "FasterRCNN" if config.model.cascade is None else "CascadeRCNN"
         del base.model.roi_head["mask_head"], base.model.roi_head["mask_roi_extractor"]
     values = _fields(config) | _converted(config.model)
+    if config.model.cascade is not None:
+        values = _of_stages(values, config.model)
     base.merge_from_dict({f"model.{key}": value for key, value in values.items()})
     return base
+
+
+def _of_stages(values: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
+    """The values of a single stage as those of each stage of a cascade."""
+    found, stages = {}, range(model.cascade.num_stages)
+    for key, value in values.items():
+        parts = next((x for x in ("roi_head.bbox_head.", "train_cfg.rcnn.") if x in key), None)
+        by_stage = [key.replace(parts, f"{parts}{i}.") for i in stages] if parts else [key]
+        found |= dict.fromkeys(by_stage, value)
+    for i, weights in enumerate(model.cascade.box_weights, start=1):
+        found[f"roi_head.bbox_head.{i}.bbox_coder.target_stds"] = [1 / x for x in weights]
+    for i, iou in enumerate(model.cascade.positive_ious, start=1):
+        for name in ("pos_iou_thr", "neg_iou_thr", "min_pos_iou"):
+            found[f"train_cfg.rcnn.{i}.assigner.{name}"] = iou
+    return found
 
 
 def _fields(config: Config) -> dict[str, Any]:
@@ -199,17 +220,24 @@ def predict(
         "backbone": model.backbone,
         "neck": model.neck,
         "rpn_head": rpn,
-        "box_pool": heads.bbox_roi_extractor,
-        "box_head": heads.bbox_head,
     }
+    stages = {"box_pool": heads.bbox_roi_extractor, "box_head": heads.bbox_head}
     if heads.with_mask:
-        parts |= {"mask_pool": heads.mask_roi_extractor, "mask_head": heads.mask_head}
-    with recording.recorded(parts) as outputs, _results(outputs, rpn, heads):
+        stages |= {"mask_pool": heads.mask_roi_extractor, "mask_head": heads.mask_head}
+    is_cascade = isinstance(heads.bbox_head, torch.nn.ModuleList)
+    stages = {name: list(x) if is_cascade else [x] for name, x in stages.items()}
+    of_stages = {
+        f"{name}/{i}": module for name, found in stages.items() for i, module in enumerate(found)
+    }
+    with recording.recorded(parts, None, of_stages) as outputs, _results(outputs, rpn, heads):
         predictions = [sample.pred_instances for sample in model.test_step(data)]
-    if heads.with_mask and "mask_head" not in outputs:  # There is no detection in the batch.
-        side, head = heads.mask_roi_extractor.roi_layers[0].output_size[0], heads.mask_head
-        outputs["mask_pool"] = torch.zeros(0, head.in_channels, side, side)
-        outputs["mask_head"] = torch.zeros(0, head.num_classes, 2 * side, 2 * side)
+    for name, found in stages.items():
+        calls = [outputs[f"{name}/{i}"] for i in range(len(found))]
+        outputs[name] = [call for (call,) in calls if call] if all(calls) else []
+    if heads.with_mask and not outputs["mask_head"]:  # There is no detection in the batch.
+        side, head = stages["mask_pool"][0].roi_layers[0].output_size[0], stages["mask_head"][0]
+        outputs["mask_pool"] = [((), torch.zeros(0, head.in_channels, side, side))]
+        outputs["mask_head"] = [((), torch.zeros(0, head.num_classes, 2 * side, 2 * side))]
     outputs["is_bgr"] = is_bgr
     sizes = [tuple(each.shape[-2:]) for each in outputs["neck"]]
     outputs["anchors"] = rpn.prior_generator.grid_priors(sizes, device="cpu")
@@ -244,8 +272,11 @@ def _stages(outputs: dict[str, Any], final: Any, original_size: tuple[int, int],
     batch, of_rois = outputs["input"]["inputs"], rows(outputs["proposals"], i)
     image = channels_last(batch[i]).numpy()
     mask_features, mask_logits, masks = _masks(outputs, final, i)
-    class_scores = (x[of_rois].numpy() for x in outputs["box_head"])
-    class_logits, class_deltas = recording.background_first(*class_scores)
+    logits = [logits[of_rois] for _, (logits, _) in outputs["box_head"]]
+    scored = logits[0] if len(logits) == 1 else sum(logits) / len(logits)
+    deltas_of_rois = outputs["box_head"][-1][1][1][of_rois]
+    found = scored.numpy(), deltas_of_rois.numpy()
+    class_logits, class_deltas = recording.background_first(*found)
     sample = outputs["input"]["data_samples"][i]
     boxes = outputs["detected"][i].numpy()
     if masks is None:
@@ -260,6 +291,7 @@ def _stages(outputs: dict[str, Any], final: Any, original_size: tuple[int, int],
         objectness=levels([channels_last(x[i]).flatten() for x in objectness]),
         deltas=levels([channels_last(x[i]).reshape(-1, 4) for x in deltas]),
         proposals=outputs["proposals"][i].numpy(),
+        rois=np.stack([x[of_rois, 1:].numpy() for (_, x, *_), _ in outputs["box_pool"]]),
         class_logits=class_logits,
         class_deltas=class_deltas,
         boxes=boxes,
@@ -272,7 +304,9 @@ def _stages(outputs: dict[str, Any], final: Any, original_size: tuple[int, int],
         image=image[:, :, ::-1] if outputs["is_bgr"] else image,
         backbone=levels([channels_last(x[i]) for x in outputs["backbone"]]),
         pyramid=levels([channels_last(x[i]) for x in outputs["neck"]]),
-        box_features=channels_last(outputs["box_pool"][of_rois]).numpy(),
+        box_features=np.concatenate(
+            [channels_last(x[of_rois]).numpy() for _, x in outputs["box_pool"]]
+        ),
         mask_features=mask_features,
         mask_logits=mask_logits,
         outcome=outcome,
@@ -289,9 +323,10 @@ def _masks(
     if final.get("masks", None) is None:
         return None, None, None
     of_image, labels = rows(outputs["detected"], i), final.labels.numpy()
-    pooled, logits = (
-        channels_last(outputs[x][of_image]).numpy() for x in ("mask_pool", "mask_head")
-    )
-    drawn = outputs["mask_head"][of_image].sigmoid()[range(len(labels)), labels]
+    pooled = channels_last(outputs["mask_pool"][0][1][of_image]).numpy()
+    votes = torch.stack([x[of_image] for _, x in outputs["mask_head"]])
+    merged = votes[0] if len(votes) == 1 else recording.logit_of_mean(votes)
+    logits = channels_last(merged).numpy()
+    drawn = votes.sigmoid().mean(0)[range(len(labels)), labels]
     pasted = recording.paste(fcn_mask_head._do_paste_mask, drawn, final.bboxes, final.masks.numpy())
     return pooled, recording.of_class(logits, labels), pasted

@@ -6,6 +6,7 @@ On photographs, features neither vanish nor explode, objectness and class scores
 boxes move, and an image has about as many detections as slots, of several classes.
 """
 
+import re
 from functools import partial
 from typing import Any
 
@@ -52,6 +53,9 @@ BACKGROUND_ROWS = {
 }
 
 
+STAGE = re.compile(r"\.stage_\d+(?=\.)")  # Of a cascade, in the name of a layer.
+
+
 def config(variant: str) -> ModelConfig:
     """The configuration of one of torchvision's models with 91 classes.
 
@@ -83,10 +87,10 @@ def variables(config: ModelConfig, seed: int = 0) -> dict[str, Any]:
     Boxes and masks of background, which nothing reads, are zero: only torchvision has them.
     """
     arrays = torchvision_resnet.without_counters(state_dict(config, seed))
-    for name, rows in BACKGROUND_ROWS.items():
-        for kind in ("weight", "bias"):
-            if f"{name}.{kind}" in arrays:
-                arrays[f"{name}.{kind}"][:rows] = 0
+    for name, array in arrays.items():
+        rows = BACKGROUND_ROWS.get(STAGE.sub("", name).rpartition(".")[0], 0)
+        if len(array) > rows:  # Not one box, or one mask, for all classes.
+            array[:rows] = 0
     return layout.arrange(arrays, list(torchvision.layers(config)))
 
 
@@ -100,7 +104,7 @@ def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     state = {}
     for entry in torchvision.layers(config):
-        name, shape = entry.name, entry.shape
+        name, shape = STAGE.sub("", entry.name), entry.shape
         if name.endswith("running_var"):
             array = random.uniform(0.5, 1.5, shape)
         elif name.endswith("running_mean") or name.endswith("bias"):
@@ -111,9 +115,9 @@ def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
             array = random.uniform(0.8, 1.2, shape) * _norm_gain(name, config.backbone.depth)
         else:
             array = _weight(random, name, shape)
-        state[name] = array.astype(np.float32)
+        state[entry.name] = array.astype(np.float32)
         if name.endswith("running_var") and entry.path[0] == "batch_stats":
-            state[name.replace("running_var", COUNTER)] = np.array(0, np.int64)
+            state[entry.name.replace("running_var", COUNTER)] = np.array(0, np.int64)
     if presets.is_of_caffe(config):  # The gains are for pixels with a deviation of about 1.
         state[torchvision.STEM] *= np.float32(np.mean(config.image_std) / DEVIATION)
     return state

@@ -1,4 +1,4 @@
-"""The names of Detectron2's Mask R-CNN and Faster R-CNN with a ResNet-FPN backbone.
+"""The names of Detectron2's Mask R-CNN, Cascade and Faster R-CNN with a ResNet-FPN backbone.
 
 The arrays are those of PyTorch's layers. Some differ from torchvision's: background is the last
 class, neither box deltas nor masks have rows for it, and the stem reads BGR images, as a rule.
@@ -28,7 +28,6 @@ PIXELS = ("pixel_mean", "pixel_std")
 OTHERS = (
     (r"roi_heads\.res5\.", "a C4 network, whose box head is the last stage of the ResNet"),
     (r"backbone\.res5\.", "a DC5 network, without a feature pyramid"),
-    (r"roi_heads\.box_(head|predictor)\.0\.", "a Cascade R-CNN"),
     (r".*\.conv2_offset\.", "a network with deformable convolutions"),
     (r"backbone\.bottom_up\.s1\.", "a RegNet"),
     (
@@ -100,16 +99,19 @@ def _preset(state: Mapping[str, np.ndarray]) -> Config:
         case _:
             config = presets.detectron2_r50_fpn()
     model = config.model
+    if guess.num_stages(state, rf"{re.escape(ROI)}box_predictor\.(\d)\."):
+        presets.use_cascade(config)
+    stage = "" if model.cascade is None else ".0"
     model.backbone.depth = guess.resnet_depth(
         state, rf"{re.escape(BODY)}res([2-5])\.(\d{{1,3}})\.(conv3\.)?"
     )
     model.num_classes = num_classes(state) or model.num_classes
     model.fpn.norm = norm_of(state, "backbone.fpn_lateral2.norm")
     model.rpn.num_convs = 1 + max(_numbers(state, rf"{re.escape(RPN)}conv\.conv(\d)\."), default=0)
-    box_head = f"{re.escape(ROI)}box_head"
+    box_head = re.escape(f"{ROI}box_head{stage}")
     model.box_head.num_convs = max(_numbers(state, rf"{box_head}\.conv(\d)\."), default=0)
     model.box_head.num_layers = max(_numbers(state, rf"{box_head}\.fc(\d)\."), default=0)
-    model.box_head.norm = norm_of(state, f"{ROI}box_head.conv1.norm")
+    model.box_head.norm = norm_of(state, f"{ROI}box_head{stage}.conv1.norm")
     if not any(each.startswith(f"{ROI}mask_head.") for each in state):
         model.mask_head = None
     else:
@@ -202,8 +204,8 @@ def coco(config: ModelConfig) -> Categories | None:
 
 def num_classes(arrays: Mapping[str, np.ndarray]) -> int | None:
     """Returns the number of classes, including background; None if the classifier is missing."""
-    bias = arrays.get(f"{ROI}box_predictor.cls_score.bias")
-    return None if bias is None else bias.size
+    names = f"{ROI}box_predictor.cls_score.bias", f"{ROI}box_predictor.0.cls_score.bias"
+    return next((arrays[each].size for each in names if each in arrays), None)
 
 
 def present(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -223,11 +225,11 @@ def renamed(entry: Entry, layer: str) -> Entry:
     """Returns the entry of an array by another name of its layer, with background last."""
     entry = entry._replace(name=f"{layer}.{entry.name.rpartition('.')[2]}")
     match entry.path[1:-1]:
-        case ("box_head", "cls_score"):
+        case ("box_head", *_, "cls_score"):
             return entry._replace(edit=BACKGROUND_LAST)
-        case ("box_head", "bbox_pred") if entry.shape[0] > 4:
+        case ("box_head", *_, "bbox_pred") if entry.shape[0] > 4:
             return _without_background(entry, 4)
-        case ("mask_head", "logits") if entry.shape[0] > 1:
+        case ("mask_head", *_, "logits") if entry.shape[0] > 1:
             return _without_background(entry, 1)
     return entry  # Boxes and masks for all classes have no rows of background.
 
@@ -245,6 +247,7 @@ def _without_background(entry: Entry, rows: int) -> Entry:
 def name(path: Path, config: ModelConfig) -> str:
     """Returns the name of a layer by its path among our modules."""
     part, layer = path[0], path[-1]
+    stage = f".{path[1][-1]}" if len(path) == 3 else ""  # Of a head of a cascade.
     match part:
         case "backbone":
             return _backbone_name(path)
@@ -255,13 +258,13 @@ def name(path: Path, config: ModelConfig) -> str:
             conv = "conv" if config.rpn.num_convs == 1 else f"conv.{layer}"
             return RPN + names.get(layer, conv)
         case "box_head" if layer in ("cls_score", "bbox_pred"):
-            return f"{ROI}box_predictor.{layer}"
+            return f"{ROI}box_predictor{stage}.{layer}"
         case "box_head" if layer.startswith("fc"):
-            return f"{ROI}box_head.fc{int(layer[2:]) - 5}"
+            return f"{ROI}box_head{stage}.fc{int(layer[2:]) - 5}"
     names = {"deconv": "deconv", "logits": "predictor"}
     kind = "conv" if part == "box_head" else "mask_fcn"
     number = int(layer[-1]) + 1 if layer[-1].isdigit() else 0
-    return f"{ROI}{part}." + names.get(layer, f"{kind}{number}{_norm(layer, 'bn')}")
+    return f"{ROI}{part}{stage}." + names.get(layer, f"{kind}{number}{_norm(layer, 'bn')}")
 
 
 def _backbone_name(path: Path) -> str:

@@ -74,6 +74,12 @@ CONVERTED: dict[str, Any] = {
     "MODEL.ROI_HEADS.IOU_THRESHOLDS": (0.5,),
     "MODEL.ROI_HEADS.NUM_CLASSES": 80,
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignV2",
+    "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": (0.5, 0.6, 0.7),
+    "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": (
+        (10.0, 10.0, 5.0, 5.0),
+        (20.0, 20.0, 10.0, 10.0),
+        (30.0, 30.0, 15.0, 15.0),
+    ),
     "INPUT.FORMAT": "BGR",
     "INPUT.RANDOM_FLIP": "horizontal",
 }
@@ -124,6 +130,7 @@ OTHER_DEFAULTS: dict[str, Any] = {
     "MODEL.ROI_HEADS.IN_FEATURES": ("res4",),
     "MODEL.ROI_BOX_HEAD.NAME": "",
 }
+CASCADE = ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads")  # Another value of `FIXED` that is possible.
 # Keys without influence on this network: of other networks, of the schedule, of data sets.
 IGNORED = (
     *("VERSION", "OUTPUT_DIR", "SEED", "VIS_PERIOD", "CUDNN_BENCHMARK", "FLOAT32_PRECISION"),
@@ -131,8 +138,7 @@ IGNORED = (
     *("TEST.AUG.*", "TEST.PRECISE_BN.*", "TEST.EVAL_PERIOD", "TEST.KEYPOINT_OKS_SIGMAS"),
     *("INPUT.CROP.*", "INPUT.MASK_FORMAT", "MODEL.DEVICE", "MODEL.WEIGHTS"),
     *("MODEL.RETINANET.*", "MODEL.SEM_SEG_HEAD.*", "MODEL.PANOPTIC_FPN.*"),
-    *("MODEL.ROI_KEYPOINT_HEAD.*", "MODEL.ROI_BOX_CASCADE_HEAD.*"),
-    *("MODEL.RESNETS.DEFORM_*", "MODEL.RESNETS.RES2_OUT_CHANNELS"),
+    *("MODEL.ROI_KEYPOINT_HEAD.*", "MODEL.RESNETS.DEFORM_*", "MODEL.RESNETS.RES2_OUT_CHANNELS"),
     *("MODEL.ROI_BOX_HEAD.FED_LOSS_*", "MODEL.ANCHOR_GENERATOR.ANGLES"),
     *("MODEL.ROI_MASK_HEAD.POOLER_TYPE", "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO"),
 )
@@ -234,13 +240,15 @@ def _convert(found: Mapping[str, Any]) -> Settings:
     values = defaults | FIXED | OTHER_DEFAULTS | dict(found)
     problems = []
     for key, value in values.items():
-        if key in FIXED and value != FIXED[key]:
+        if key in FIXED and value != FIXED[key] and (key, value) != CASCADE:
             problems.append(f"{key}: {str(value)[:100]}, only {FIXED[key]} is possible")
         elif key not in defaults and key not in FIXED and not _is_ignored(key):
             problems.append(f"{key}: {str(value)[:100]} has no counterpart")
     config = presets.detectron2_r50_fpn()
     if values["MODEL.MASK_ON"] is not True:
         config.model.mask_head = None
+    if values[CASCADE[0]] == CASCADE[1]:
+        presets.use_cascade(config)
     for key, (_, field) in FIELDS.items():
         set_field(config, field, values[key])
     problems += _set_converted(config, values)
@@ -293,7 +301,26 @@ def _set_converted(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
         (model.rpn.negative_iou, model.rpn.positive_iou), (model.roi.positive_iou,) = thresholds
     else:
         yield f"MODEL.RPN.IOU_THRESHOLDS, MODEL.ROI_HEADS.IOU_THRESHOLDS: {str(thresholds)[:100]}"
+    yield from _set_cascade(config, values)
     yield from _set_rest(config, values)
+
+
+def _set_cascade(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
+    """Sets the rules of the stages of a cascade, of which the first are those of the RoIs."""
+    prefix, model = "MODEL.ROI_BOX_CASCADE_HEAD", config.model
+    if model.cascade is None:
+        return
+    if not model.box_head.class_agnostic:
+        yield "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: False, a cascade needs True"
+    ious, weights = values[f"{prefix}.IOUS"], values[f"{prefix}.BBOX_REG_WEIGHTS"]
+    are_lists = isinstance(ious, tuple) and isinstance(weights, tuple)
+    if not are_lists or len(ious) != len(weights) or len(ious) < 2:
+        yield f"{prefix}.IOUS, BBOX_REG_WEIGHTS: {str((ious, weights))[:100]}, expected a pair each"
+    elif ious[0] != model.roi.positive_iou:
+        yield f"{prefix}.IOUS: {str(ious)[:100]}, MODEL.ROI_HEADS has {model.roi.positive_iou}"
+    else:
+        model.roi.box_weights, model.cascade.box_weights = weights[0], weights[1:]
+        model.cascade.positive_ious = ious[1:]
 
 
 def _are_lists_of_one(values: Any) -> bool:

@@ -23,12 +23,14 @@ BASES: dict[str, dict[str, Callable[..., Any]]] = {
         "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml": presets.detectron2_r101_fpn,
         "Misc/mask_rcnn_R_50_FPN_3x_gn.yaml": presets.detectron2_r50_fpn_gn,
         "Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml": presets.detectron2_r50_fpn_syncbn,
+        "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml": presets.detectron2_cascade_r50_fpn,
     },
     "mmdet": {
         "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py": presets.mmdet_r50_fpn,
         "mask_rcnn/mask-rcnn_r101_fpn_1x_coco.py": presets.mmdet_r101_fpn,
         "mask_rcnn/mask-rcnn_r50-caffe_fpn_1x_coco.py": presets.mmdet_r50_caffe_fpn,
         "gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py": presets.mmdet_r50_fpn_gn,
+        "cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py": presets.mmdet_cascade_r50_fpn,
     },
 }
 SETTINGS: dict[str, Callable[[str, Config, bool], str | None]] = {
@@ -82,6 +84,8 @@ FIELDS: dict[str, str] = {
     "model.mask_head.norm": "",
     "model.mask_head.norm_eps": "",
     "model.mask_head.class_agnostic": "",
+    "model.cascade.box_weights": "box weights of the later stages",
+    "model.cascade.average": "average over the stages",
     "model.num_classes": "classes, with background",
     "detection.num_candidates": "",
     "detection.num_proposals": "",
@@ -119,6 +123,8 @@ def find(config: Config, target: str, is_bgr: bool) -> tuple[str, list[Differenc
     for name, build in BASES[target].items():
         base = build()
         base = base if isinstance(base, Config) else Config(model=base)
+        if (base.model.cascade is None) != (config.model.cascade is None):
+            continue
         # The presets of the other libraries read BGR if they have the statistics of Caffe.
         reads_bgr = target != "torchvision" and presets.is_of_caffe(base.model)
         found[name] = list(_rules(config, base, is_bgr, reads_bgr, SETTINGS[target]))

@@ -117,6 +117,9 @@ def detectron2(field: str, config: Config, is_bgr: bool) -> str | None:
             return both.format("POOLER_SAMPLING_RATIO", value)
         case "model.num_classes":
             return f"MODEL.ROI_HEADS.NUM_CLASSES: {value - 1}"
+        case "model.cascade.box_weights":
+            weights = [list(x) for x in (model.roi.box_weights, *value)]
+            return f"MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS: {weights}"
     return f"{_DETECTRON2[field]}: {_plain(value)}" if field in _DETECTRON2 else None
 
 
@@ -128,6 +131,8 @@ def mmdet(field: str, config: Config, is_bgr: bool) -> str | None:
     if field == ORDER:
         return f"data_preprocessor.bgr_to_rgb={not is_bgr}"
     if field == MASKS:
+        if model.cascade is not None:
+            return "type='CascadeRCNN', with or without roi_head.mask_head"
         return "type='FasterRCNN'" if model.mask_head is None else "type='MaskRCNN'"
     match field:
         case "model.image_mean" | "model.image_std":
@@ -149,6 +154,9 @@ def mmdet(field: str, config: Config, is_bgr: bool) -> str | None:
         case "model.rpn.box_weights" | "model.roi.box_weights":
             head = "rpn_head" if "rpn" in field else "roi_head.bbox_head"
             return f"{head}.bbox_coder.target_stds={[round(1 / x, 6) for x in value]}"
+        case "model.cascade.box_weights":
+            stds = [[round(1 / x, 6) for x in weights] for weights in value]
+            return f"roi_head.bbox_head[1:].bbox_coder.target_stds={stds}"
         case "model.roi.sampling_ratio" | "model.roi.aligned":
             return f"{layers}{field.rpartition('.')[2]}={value}"
         case "model.roi.pooling":

@@ -16,6 +16,7 @@ from maskrcnn_jax import presets
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.modules.resnet import DEPTHS
+from maskrcnn_jax.roi_heads.composition import module_paths
 from maskrcnn_jax.weights import layout, torchvision_resnet
 from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Entry, Path
@@ -164,20 +165,27 @@ def entries(config: ModelConfig) -> Iterator[Entry]:
     """Yields the table of a model, in torchvision's order of modules.
 
     Raises:
-        ValueError: torchvision's models do not have a norm of the config.
+        ValueError: torchvision's models do not have a norm of the config, or stages.
     """
     _check_norms(config)
+    if config.cascade is not None:
+        raise ValueError("torchvision has no model with cascade")
     yield from layers(config)
 
 
 def layers(config: ModelConfig) -> Iterator[Entry]:
-    """Yields the table of a model with any norms: PyTorch's layers by torchvision's names."""
+    """Yields the table of a model with any parts: PyTorch's layers by torchvision's names.
+
+    The heads of the stages of a cascade have the names of the only head, with the stage in them.
+    """
     yield from torchvision_resnet.entries(config, BODY)
     yield from _fpn(config)
     yield from _rpn(config)
-    yield from _box_head(config)
-    if config.mask_head is not None:
-        yield from _mask_head(config)
+    paths = module_paths(config)
+    for path in paths["box_head"]:
+        yield from _box_head(config, path)
+    for path in paths["mask_head"] if config.mask_head is not None else ():
+        yield from _mask_head(config, path)
 
 
 def _check_norms(config: ModelConfig) -> None:
@@ -211,9 +219,9 @@ def _rpn(config: ModelConfig) -> Iterator[Entry]:
     yield from convolution("rpn.head.bbox_pred", ("rpn", "bbox_pred"), 4 * num_anchors, width, 1)
 
 
-def _box_head(config: ModelConfig) -> Iterator[Entry]:
-    """Yields the box head. Linear layers are fc6 and fc7, or numbered after the convolutions."""
-    head, name, path = config.box_head, "roi_heads.box_head", ("box_head",)
+def _box_head(config: ModelConfig, path: Path) -> Iterator[Entry]:
+    """Yields a box head. Linear layers are fc6 and fc7, or numbered after the convolutions."""
+    head, name = config.box_head, ".".join(("roi_heads", *path))
     inputs = config.fpn.channels
     for i in range(head.num_convs):
         names = f"{name}.{i}", path, f"conv{i}", f"bn{i}"
@@ -226,20 +234,20 @@ def _box_head(config: ModelConfig) -> Iterator[Entry]:
         layer = str(head.num_convs + 1 + 2 * i) if head.num_convs else f"fc{6 + i}"
         yield from linear(f"{name}.{layer}", (*path, f"fc{6 + i}"), head.features, shape)
         shape = (head.features,)
-    predictor, classes = "roi_heads.box_predictor", config.num_classes
+    predictor, classes = ".".join(("roi_heads.box_predictor", *path[1:])), config.num_classes
     yield from linear(f"{predictor}.cls_score", (*path, "cls_score"), classes, shape)
     num_boxes = 1 if head.class_agnostic else classes
     yield from linear(f"{predictor}.bbox_pred", (*path, "bbox_pred"), 4 * num_boxes, shape)
 
 
-def _mask_head(config: ModelConfig) -> Iterator[Entry]:
-    head, path = config.mask_head, ("mask_head",)
+def _mask_head(config: ModelConfig, path: Path) -> Iterator[Entry]:
+    head, name = config.mask_head, ".".join(("roi_heads", *path))
     inputs, width = config.fpn.channels, head.channels
     for i in range(head.num_convs):
-        names = f"roi_heads.mask_head.{i}", path, f"conv{i}", f"bn{i}"
+        names = f"{name}.{i}", path, f"conv{i}", f"bn{i}"
         yield from _normed(*names, width, inputs, 3, head.norm)
         inputs = width
-    predictor = "roi_heads.mask_predictor"
+    predictor = ".".join(("roi_heads.mask_predictor", *path[1:]))
     deconv = (*path, "deconv"), inputs, width, 2
     yield from transposed_convolution(f"{predictor}.conv5_mask", *deconv)
     logits = (*path, "logits"), 1 if head.class_agnostic else config.num_classes, width, 1
@@ -280,7 +288,7 @@ def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]] | None:
 
 def missing(config: ModelConfig) -> list[str]:
     """Names what a network has that torchvision cannot build; empty if it holds all arrays."""
-    found = []
+    found = [] if config.cascade is None else ["cascade"]
     for name in ("backbone", "fpn", "box_head", "mask_head"):
         norm = getattr(getattr(config, name), "norm", "none")
         allowed = NORMS_OF_BACKBONE if name == "backbone" else NORMS

@@ -17,6 +17,8 @@ DETECTRON2 = {
     "mask_rcnn_R_101_FPN_3x": "COCO-InstanceSegmentation/{}/138205316/model_final_a3ec72.pkl",
     "mask_rcnn_R_50_FPN_3x_gn": "Misc/{}/138602888/model_final_dc5d9e.pkl",
     "mask_rcnn_R_50_FPN_3x_syncbn": "Misc/{}/169527823/model_final_3b3c51.pkl",
+    "cascade_mask_rcnn_R_50_FPN_1x": "Misc/{}/138602847/model_final_e9d89b.pkl",
+    "cascade_mask_rcnn_R_50_FPN_3x": "Misc/{}/144998488/model_final_480dd8.pkl",
     "scratch_mask_rcnn_R_50_FPN_3x_gn": "Misc/{}/138602908/model_final_01ca85.pkl",
     "mask_rcnn_R_50_FPN_100ep_LSJ": "new_baselines/{}/42047764/model_final_bb69de.pkl",
     "mask_rcnn_R_50_FPN_200ep_LSJ": "new_baselines/{}/42047638/model_final_89a8d3.pkl",

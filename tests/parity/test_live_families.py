@@ -31,10 +31,12 @@ ZOO = {
     "detectron2_r101_fpn": "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml",
     "detectron2_r50_fpn_gn": "Misc/mask_rcnn_R_50_FPN_3x_gn.yaml",
     "detectron2_r50_fpn_syncbn": "Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml",
+    "detectron2_cascade_r50_fpn": "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml",
     "mmdet_r50_fpn": "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
     "mmdet_r101_fpn": "mask_rcnn/mask-rcnn_r101_fpn_1x_coco.py",
     "mmdet_r50_caffe_fpn": "mask_rcnn/mask-rcnn_r50-caffe_fpn_1x_coco.py",
     "mmdet_r50_fpn_gn": "gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py",
+    "mmdet_cascade_r50_fpn": "cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py",
 }
 
 

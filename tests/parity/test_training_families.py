@@ -88,7 +88,28 @@ def weights(config, batches):
     plain.num_classes = config.model.num_classes
     plain.image_mean, plain.image_std = config.model.image_mean, config.model.image_std
     state = training_weights.settled(plain, batches[:1], **SIDES)
-    return torchvision.from_state_dict(state, config.model)
+    if config.model.cascade is None:
+        return torchvision.from_state_dict(state, config.model)
+    return staged(torchvision.from_state_dict(state, plain), config.model.cascade)
+
+
+def staged(variables, cascade):
+    """The weights of a cascade, whose heads are those of a single stage with some noise."""
+    rng = np.random.default_rng(0)
+
+    def noisy(x):
+        return (x * rng.uniform(0.9, 1.1, x.shape)).astype(np.float32)
+
+    params = dict(variables["params"])
+    head = params["box_head"] | {
+        "bbox_pred": jax.tree.map(lambda x: x[..., 4:8], params["box_head"]["bbox_pred"])
+    }
+    stages = [f"stage_{i}" for i in range(cascade.num_stages)]
+    params["box_head"] = {stage: jax.tree.map(noisy, head) for stage in stages}
+    if cascade.mask_heads == "each":
+        head = params["mask_head"]
+        params["mask_head"] = {stage: jax.tree.map(noisy, head) for stage in stages}
+    return variables | {"params": params}
 
 
 class Ours:
@@ -166,10 +187,11 @@ def test_a_step_of_mmdetection(batches):
 
 
 @pytest.mark.slow
-def test_a_step_of_detectron2(batches):
+@pytest.mark.parametrize("preset", ["detectron2_r50_fpn", "detectron2_cascade_r50_fpn"])
+def test_a_step_of_detectron2(batches, preset):
     if not os.environ.get("DETECTRON2"):
         pytest.skip("DETECTRON2 does not name a checkout")
-    config = settings(presets.detectron2_r50_fpn)
+    config = settings(presets.OF_OTHERS[preset])
     variables = weights(config, batches)
     peer = importlib.import_module("maskrcnn_jax.parity.detectron2").peer
     model = peer(config, variables, **SIDES).model

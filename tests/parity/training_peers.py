@@ -148,12 +148,14 @@ def detectron2_step(model: Any, examples: Sequence[Example], seed: int = 0) -> P
         rpn_head = model.proposal_generator.rpn_head
         stack.enter_context(recorder.watch(rpn_head, "rpn logits", "rpn deltas"))
         predictor = model.roi_heads.box_predictor
+        if isinstance(predictor, torch.nn.ModuleList):
+            predictor = predictor[0]  # Of a cascade.
         stack.enter_context(recorder.watch(predictor, "class logits", "class deltas"))
         stack.enter_context(events.EventStorage())
         losses = model([_to_detectron2(example) for example in examples])
         sum(losses.values()).backward()
     return PeerStep(
-        {DETECTRON2_LOSSES[name]: loss.item() for name, loss in losses.items()},
+        {_of_stage(DETECTRON2_LOSSES, name): loss.item() for name, loss in losses.items()},
         _gradients(model),
         anchors,
         rois,
@@ -161,6 +163,12 @@ def detectron2_step(model: Any, examples: Sequence[Example], seed: int = 0) -> P
         np.concatenate([np.zeros((0, 28, 28)), *targets]).astype(np.float32),
         *recorder.arrays(),
     )
+
+
+def _of_stage(names: dict[str, str], name: str) -> str:
+    """Our name of a loss, which may belong to a stage of a cascade: ``loss_cls_stage1``."""
+    loss, mark, stage = name.partition("_stage")
+    return names[loss] + mark + stage
 
 
 def _to_detectron2(example: Example) -> dict[str, Any]:

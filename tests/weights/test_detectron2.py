@@ -22,7 +22,10 @@ from tests.weights.families import reduced, state_of
 
 R50, GN = presets.detectron2_r50_fpn, presets.detectron2_r50_fpn_gn
 SYNCBN, LSJ = presets.detectron2_r50_fpn_syncbn, presets.detectron2_r50_fpn_lsj
-EVERY = pytest.mark.parametrize("build", [R50, presets.detectron2_r101_fpn, GN, SYNCBN, LSJ])
+CASCADE = presets.detectron2_cascade_r50_fpn
+EVERY = pytest.mark.parametrize(
+    "build", [R50, presets.detectron2_r101_fpn, GN, SYNCBN, LSJ, CASCADE]
+)
 
 
 def counters_of(build):
@@ -40,6 +43,7 @@ def counters_of(build):
         (GN, 223, 45_711_152),
         # Less the batch counters, of which Detectron2's model has 69.
         (SYNCBN, 430 - 69, None),
+        (CASCADE, 323, 71_984_926),
     ],
 )
 def test_the_tables_have_as_many_arrays_as_detectron2s_models(build, num_arrays, num_parameters):
@@ -82,6 +86,11 @@ def test_names_and_shapes_are_detectron2s():
     }.items():
         assert shapes[name] == shape
     assert "roi_heads.box_head.conv1.bias" not in shapes
+    shapes = layout.shapes(detectron2.entries(CASCADE().model))
+    assert shapes["roi_heads.box_head.2.fc2.weight"] == (1024, 1024)
+    assert shapes["roi_heads.box_predictor.1.bbox_pred.bias"] == (4,)
+    assert shapes["roi_heads.box_predictor.0.cls_score.bias"] == (81,)
+    assert shapes["roi_heads.mask_head.predictor.bias"] == (80,)
 
 
 @EVERY
@@ -256,7 +265,9 @@ ONE = np.ones(1, np.float32)
 OTHERS = {
     "a C4 network": {"backbone.stem.conv1.weight": ONE, "roi_heads.res5.0.conv1.weight": ONE},
     "a DC5 network": {"backbone.stem.conv1.weight": ONE, "backbone.res5.0.conv1.weight": ONE},
-    "a Cascade R-CNN": other(roi_heads__box_predictor__0__cls_score__bias=ONE),
+    "a Cascade R-CNN, but not of 3 stages": other(roi_heads__box_predictor__1__cls_score__bias=ONE),
+    "a box for each class": state_of(detectron2, reduced(CASCADE(4)))
+    | {"roi_heads.box_predictor.0.bbox_pred.bias": np.ones(12, np.float32)},
     "deformable convolutions": other(backbone__bottom_up__res3__0__conv2_offset__weight=ONE),
     "a RegNet": {"backbone.bottom_up.s1.b1.a.weight": ONE},
     "a Keypoint R-CNN": other(roi_heads__keypoint_head__conv_fcn1__bias=ONE),

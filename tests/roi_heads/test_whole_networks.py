@@ -1,0 +1,76 @@
+"""Whole networks with other RoI heads: their losses, and their exported programs."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskrcnn_jax import presets
+from maskrcnn_jax.artifacts import artifact, export
+from maskrcnn_jax.config import DataConfig
+from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.detector import Detector
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.ops.rounding import ceil32
+from tests.conftest import QUICK_COMPILE, random_variables
+from tests.test_model import make_batch
+
+pytestmark = pytest.mark.slow
+CASCADES = {"detectron2": presets.use_cascade, "mmdetection": presets.use_cascade_of_mmdetection}
+quick = partial(jax.jit, compiler_options=QUICK_COMPILE)
+
+
+@pytest.fixture(scope="module", params=CASCADES.values(), ids=CASCADES)
+def network(request):
+    """A small network with random weights."""
+    config = presets.detectron2_r50_fpn(num_classes=4)
+    request.param(config)
+    model, detection = config.model, config.detection
+    model.backbone.depth, model.backbone.norm, model.fpn.channels = 18, "group", 32
+    model.rpn.anchor_sizes = (8.0, 16.0, 32.0, 64.0, 128.0)
+    model.rpn.num_samples = 32
+    model.rpn.num_candidates = model.rpn.num_proposals = 64
+    detection.num_candidates = detection.num_proposals = 48
+    detection.num_detections, model.roi.num_samples = 20, 16
+    model.box_head.features, model.mask_head.channels, model.mask_head.num_convs = 64, 16, 1
+    network = MaskRCNN(model, detection)
+    return network, random_variables(network)
+
+
+def test_losses_and_gradients_are_finite_and_reach_every_stage(network):
+    model, variables = network
+
+    def loss(params, batch):
+        return model.apply({"params": params}, batch, jax.random.key(0), method="loss")
+
+    step = quick(jax.value_and_grad(loss, has_aux=True))
+    (total, metrics), gradient = step(variables["params"], make_batch())
+    assert np.isfinite(total)
+    assert sum(name.startswith("loss_classifier_stage") for name in metrics) == 3
+    for head, layers in gradient.items():
+        if head in ("box_head", "mask_head"):
+            sizes = [float(jnp.abs(x).max()) for x in jax.tree.leaves(layers)]
+            assert np.isfinite(sizes).all() and min(sizes) > 0
+    nothing = make_batch()
+    instances = nothing.instances._replace(valid=np.zeros_like(nothing.instances.valid))
+    (total, metrics), gradient = step(variables["params"], nothing._replace(instances=instances))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((total, gradient)))
+    assert not any(v for k, v in metrics.items() if k.startswith(("loss_box", "loss_mask")))
+
+
+def test_an_exported_program_finds_the_same(network, tmp_path):
+    model, variables = network
+    path, data = tmp_path / "tiny.npz", DataConfig(test_buckets=((64, 96),))
+    detector = Detector(model, variables, Categories.numbered(3), data)
+    export.export(detector, path, batch_size=2, dtype="uint8")
+    found = artifact.read(path)
+    batch = make_batch()
+    inputs = batch.images[:2], batch.sizes[:2], ceil32(batch.sizes[:2]), jnp.float32(0.1)
+    ours = jax.device_get(quick(model.apply)(variables, *inputs))
+    theirs = jax.device_get(quick(artifact.ExportedModel(found).apply)(found.weights, *inputs))
+    assert ours.valid.sum() >= 10
+    for name, array in theirs._asdict().items():
+        tolerance = 0.01 if name == "boxes" else 1e-3
+        np.testing.assert_allclose(array, getattr(ours, name), atol=tolerance)

@@ -29,6 +29,9 @@ NormOrNone = Annotated[str, one_of("none", "frozen_batch", "fixed_batch", "batch
 # torchvision and Detectron2. "assign": they are positive, and take that object, the last one if
 # there are several, as in MMDetection.
 LowQuality = Annotated[str, one_of("none", "label", "assign")]
+# The loss of boxes: "smooth_l1" of their deltas, or "giou", one less the generalised overlap
+# (Rezatofighi et al., 2019).
+BoxLoss = Annotated[str, one_of("smooth_l1", "giou")]
 # Limited because a config may come from a weight file of others: more layers take minutes to trace.
 NumLayers = Annotated[int, between(0, 100)]
 SHARE = Constraint("above 0 and at most 1", lambda x: 0 < x <= 1)
@@ -85,8 +88,10 @@ class RPNConfig:
     positive_fraction: Annotated[float, SHARE] = 0.5  # At most this share of them is positive.
     # Scale of the targets dx, dy, dw, dh.
     box_weights: Annotated[tuple[float, float, float, float], above(0)] = (1.0, 1.0, 1.0, 1.0)
-    # The box loss turns from quadratic to linear here; 0 is plain L1.
+    box_loss: BoxLoss = "smooth_l1"
+    # The smooth L1 loss turns from quadratic to linear here; 0 is plain L1.
     smooth_l1_beta: Annotated[float, at_least(0)] = 1 / 9
+    box_loss_weight: Annotated[float, above(0)] = 1.0  # Of the box loss, in the sum of all losses.
     # Both losses are divided by a number of anchors. "drawn": those sampled, as in torchvision.
     # "fixed": num_samples for each image, as in Detectron2. "mmdetection": positives and negatives,
     # at least one of each for each image.
@@ -112,6 +117,11 @@ class RPNConfig:
             "rounded": self.round_anchors,
         }
 
+    @property
+    def regression(self) -> dict[str, Any]:
+        """The fields of the box loss: arguments of `losses.rpn_loss`."""
+        return _regression(self)
+
 
 @settings
 class RoIConfig:
@@ -129,8 +139,10 @@ class RoIConfig:
     positive_fraction: Annotated[float, SHARE] = 0.25  # At most this share of them is positive.
     # Scale of the targets dx, dy, dw, dh.
     box_weights: Annotated[tuple[float, float, float, float], above(0)] = (10.0, 10.0, 5.0, 5.0)
-    # The box loss turns from quadratic to linear here; 0 is plain L1.
+    box_loss: BoxLoss = "smooth_l1"
+    # The smooth L1 loss turns from quadratic to linear here; 0 is plain L1.
     smooth_l1_beta: Annotated[float, at_least(0)] = 1 / 9
+    box_loss_weight: Annotated[float, above(0)] = 1.0  # Of the box loss, in the sum of all losses.
     # "align": RoIAlign, means of bilinear samples. "pool": RoIPool, maxima of whole cells.
     pooling: Annotated[str, one_of("align", "pool")] = "align"
     # RoIAlign averages this many samples per axis in each bin; 0 adapts to the size of the RoI.
@@ -143,6 +155,20 @@ class RoIConfig:
     # torchvision. "detectron2": 1 where it covers at least half of a cell, else 0. "mmdetection":
     # the same, but masks go on, empty, in the padding: few cells at a border of the image differ.
     mask_targets: Annotated[str, one_of("share", "detectron2", "mmdetection")] = "share"
+
+    @property
+    def regression(self) -> dict[str, Any]:
+        """The fields of the box loss: arguments of `losses.box_loss`."""
+        return _regression(self)
+
+
+def _regression(part: RPNConfig | RoIConfig) -> dict[str, Any]:
+    return {
+        "form": part.box_loss,
+        "beta": part.smooth_l1_beta,
+        "weight": part.box_loss_weight,
+        "box_weights": part.box_weights,
+    }
 
 
 @settings

@@ -165,8 +165,8 @@ class MaskRCNN(nn.Module):
         anchors = match_each(keys[:, 0], batch.instances, batch.canvas)
         pyramid = self.features(batch.images, batch.sizes, batch.canvas)
         pyramid, scores, sampled = self.rpn.learn(pyramid, batch.canvas, anchors.indices)
-        beta, divisor = config.rpn.smooth_l1_beta, config.rpn.loss_divisor
-        losses = rpn_loss(*sampled, anchors, beta=beta, divisor=divisor)
+        divisor, regression = config.rpn.loss_divisor, config.rpn.regression
+        losses = rpn_loss(*sampled, anchors, divisor=divisor, **regression)
 
         proposals = self.propose(scores, pyramid, batch.sizes, batch.canvas, config.rpn)
         rois = self.each(roi_targets, config=config.roi)(keys[:, 1], proposals, batch.instances)

@@ -133,6 +133,8 @@ def _of_stages(values: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
         found |= dict.fromkeys(by_stage, value)
     for i, weights in enumerate(model.cascade.box_weights, start=1):
         found[f"roi_head.bbox_head.{i}.bbox_coder.target_stds"] = [1 / x for x in weights]
+    # Our anchors that cross the border of the image take part in training, as in its Mask R-CNN.
+    found["train_cfg.rpn.allowed_border"] = -1
     for i, iou in enumerate(model.cascade.positive_ious, start=1):
         for name in ("pos_iou_thr", "neg_iou_thr", "min_pos_iou"):
             found[f"train_cfg.rcnn.{i}.assigner.{name}"] = iou

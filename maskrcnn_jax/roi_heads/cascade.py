@@ -77,7 +77,7 @@ class CascadeBoxHead(nn.Module):
             stages.append(rois)
             pooled = pool(rois.boxes, resolution=self.model.box_head.resolution)
             logits, deltas = head(self._scale_gradient(pooled), rois.valid)
-            found = box_loss(logits, deltas, rois, beta=self.model.roi.smooth_l1_beta)
+            found = box_loss(logits, deltas, rois, **self.rules[i].regression)
             losses |= of_stage(i, weight, found)
             weight *= self.model.cascade.loss_weight
             if i < last:

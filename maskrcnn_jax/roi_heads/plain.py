@@ -54,7 +54,7 @@ class PlainBoxHead(BoxHead, kw_only=True):
             keys: One for each image, for the draws of later stages.
         """
         logits, deltas = self(pool(rois.boxes, resolution=self.config.resolution), rois.valid)
-        losses = box_loss(logits, deltas, rois, beta=self.roi.smooth_l1_beta)
+        losses = box_loss(logits, deltas, rois, **self.roi.regression)
         return losses, box_accuracy(logits, rois), (rois,)
 
 

@@ -106,6 +106,8 @@ def test_every_key_that_is_read_is_set(tmp_path):
             if isinstance(default, bool)
             else 0.125
             if isinstance(default, float)
+            else "giou"
+            if default == "smooth_l1"
             else {50: 101, 2: 3, 0: 1}.get(default, default + 1)
         )
         changed = detectron2_config._convert(values | {key: other}).config
@@ -131,6 +133,7 @@ def test_rgb_pixels_stay_in_their_order(tmp_path):
         ("NUM_FC: 2", "NUM_FC: 2, POOLER_TYPE: ROIPool", "roi.pooling", "pool"),
         ("NUM_FC: 2", "NUM_FC: 2, POOLER_TYPE: ROIAlign", "roi.aligned", False),
         ("  RPN:\n", "  RPN:\n    CONV_DIMS: [-1, -1]\n", "rpn.num_convs", 2),
+        ("NUM_FC: 2", "NUM_FC: 2, BBOX_REG_LOSS_TYPE: giou", "roi.box_loss", "giou"),
         ("  RPN:\n", "  RPN:\n    IOU_THRESHOLDS: [0.2, 0.6]\n", "rpn.negative_iou", 0.2),
         ("  ROI_HEADS: {", "  ROI_HEADS: {NUM_CLASSES: 7, ", "num_classes", 8),
         ("MASK_ON: True", "MASK_ON: False", "mask_head", None),
@@ -152,7 +155,7 @@ def test_other_networks(tmp_path, old, new, field, value):
         ("DEPTH: 50", "DEPTH: 50, NUM_GROUPS: 32", "MODEL.RESNETS.NUM_GROUPS"),
         ("DEPTH: 50", "DEPTH: 50, NORM: LN", "MODEL.RESNETS.NORM: LN"),
         ("DEPTH: 50", "DEPTH: 50, DEPTHS: 3", "MODEL.RESNETS.DEPTHS: 3 has no counterpart"),
-        ("NUM_FC: 2", "NUM_FC: 2, BBOX_REG_LOSS_TYPE: giou", "BBOX_REG_LOSS_TYPE: giou"),
+        ("NUM_FC: 2", "NUM_FC: 2, BBOX_REG_LOSS_TYPE: diou", "model.roi.box_loss must be one of"),
         ("NUM_FC: 2", "NUM_FC: 2, USE_FED_LOSS: True", "USE_FED_LOSS"),
         ("NUM_FC: 2", "NUM_FC: 2, POOLER_TYPE: ROIAlignRotated", "POOLER_TYPE"),
         ("NUM_CONV: 4", "NUM_CONV: 4, POOLER_SAMPLING_RATIO: 2", "MASK_HEAD.POOLER_SAMPLING_RATIO"),

@@ -46,12 +46,21 @@ class ResNetConfig:
 
     depth: Annotated[int, one_of(18, 34, 50, 101, 152)] = 50  # Number of layers.
     stem_channels: Annotated[int, at_least(1)] = 64  # The stages have multiples of this number.
+    # Groups of the 3x3 convolutions of bottlenecks (Xie et al., 2017), and the channels of a group
+    # in C2, for 64 stem channels. ResNeXt 32x8d has 32 and 8.
+    groups: Annotated[int, between(1, 2048)] = 1
+    width_per_group: Annotated[int, between(1, 2048)] = 64
     # True: a stage halves the resolution in its first 1x1 convolution. False: in the 3x3.
     stride_in_1x1: bool = False
     norm: Norm = "frozen_batch"
     norm_eps: Annotated[float, at_least(0)] = 1e-5  # Added to the variance.
     # Stages that do not train: 0 none, 1 the stem, 2 the stem and C2, up to 5 for all.
     frozen_stages: Annotated[int, between(0, 5)] = 2
+
+    @property
+    def width(self) -> int:
+        """Channels of the 3x3 convolutions of C2's bottlenecks."""
+        return self.stem_channels * self.groups * self.width_per_group // 64
 
 
 @settings

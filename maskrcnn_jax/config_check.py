@@ -66,6 +66,17 @@ def _check_network(model: ModelConfig) -> None:
                 f"positive is sampled; got {stage.num_samples} times {stage.positive_fraction}"
             )
     _check_cascade(model)
+    backbone = model.backbone
+    if backbone.groups > 1 and backbone.depth < 50:
+        raise ValueError(
+            "model.backbone.groups must be 1 for a depth of 18 or 34, which have no bottlenecks; "
+            f"got {backbone.groups}"
+        )
+    if backbone.stem_channels * backbone.width_per_group % 64:
+        raise ValueError(
+            "model.backbone.width_per_group times model.backbone.stem_channels must be a multiple "
+            f"of 64; got {backbone.width_per_group} times {backbone.stem_channels}"
+        )
     _check_groups("backbone", model.backbone, "stem_channels")
     _check_groups("fpn", model.fpn, "channels")
     for name in ("box_head", "mask_head"):

@@ -27,7 +27,7 @@ UPSAMPLE_CHUNK = 32  # RoIs per image.
 Map = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def _identity(x: Array) -> Array:
+def _identity(x: Any) -> Any:
     return x
 
 
@@ -39,6 +39,9 @@ class Execution(NamedTuple):
 
     per_image: Map = jax.vmap  # Maps a stage of one image over the batch.
     per_pyramid: Map = jax.vmap  # Maps RoI pooling over the batch.
+    # Maps a function of a batch and of a kernel over the devices that share the batch. XLA would
+    # gather the batch for a convolution with groups: https://github.com/openxla/xla/issues/47945.
+    per_device: Map = _identity
     row_shards: int = 1  # Number of devices that share the rows of each image.
     gather_rows: Callable[[Array], Array] = _identity  # Brings all rows to each of these devices.
     # Forms of RoIAlign and of its gradient: "gather", "einsum", "pallas", or "by_platform" for a
@@ -78,7 +81,9 @@ def choose(
     settings = settings or ExecutionConfig()
     device = None if portable else _device(mesh)
     platform = "any" if device is None else device.platform
-    row_shards, gather_rows = 1, _identity
+    row_shards, gather_rows, per_device = 1, _identity, _identity
+    if mesh is not None and mesh.shape["data"] > 1:
+        per_device = sharding.per_device_of_batch(mesh)
     if mesh is not None and mesh.shape["space"] > 1:
         row_shards = mesh.shape["space"]
         gather_rows = partial(sharding.gather_rows, mesh=mesh)
@@ -90,6 +95,7 @@ def choose(
         # A `shard_map` over ``data`` alone would give each device all rows of its images, so it
         # must not map RoI pooling if several devices share rows.
         per_pyramid=per_image if row_shards == 1 else jax.vmap,
+        per_device=per_device,
         row_shards=row_shards,
         gather_rows=gather_rows,
         align_form=_align_form(settings, device, row_shards),

@@ -185,6 +185,14 @@ def detectron2_cascade_r50_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
     return config
 
 
+def detectron2_x101_32x8d_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
+    """Detectron2's ``mask_rcnn_X_101_32x8d_FPN_3x``; ``num_classes`` includes background."""
+    config = detectron2_r101_fpn(num_classes)
+    use_torchvision_input(config.model)
+    config.model.backbone.groups, config.model.backbone.width_per_group = 32, 8
+    return config
+
+
 def mmdet_r50_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
     """MMDetection's ``mask-rcnn_r50_fpn_1x_coco``; ``num_classes`` includes background."""
     config = detectron2_r50_fpn(num_classes)
@@ -208,6 +216,27 @@ def mmdet_r101_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
     """MMDetection's ``mask-rcnn_r101_fpn_1x_coco``; ``num_classes`` includes background."""
     config = mmdet_r50_fpn(num_classes)
     config.model.backbone.depth = 101
+    return config
+
+
+def mmdet_x101_32x4d_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
+    """MMDetection's ``mask-rcnn_x101-32x4d_fpn_1x_coco``; ``num_classes`` includes background."""
+    config = mmdet_r101_fpn(num_classes)
+    config.model.backbone.groups, config.model.backbone.width_per_group = 32, 4
+    return config
+
+
+def mmdet_x101_64x4d_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
+    """MMDetection's ``mask-rcnn_x101-64x4d_fpn_1x_coco``; ``num_classes`` includes background."""
+    config = mmdet_x101_32x4d_fpn(num_classes)
+    config.model.backbone.groups = 64
+    return config
+
+
+def mmdet_x101_32x8d_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
+    """MMDetection's ``mask-rcnn_x101-32x8d_fpn_1x_coco``; ``num_classes`` includes background."""
+    config = mmdet_x101_32x4d_fpn(num_classes)
+    config.model.backbone.width_per_group, config.model.backbone.norm = 8, "frozen_batch"
     return config
 
 
@@ -243,12 +272,16 @@ OF_OTHERS: dict[str, Callable[..., Config]] = {
     for build in (
         detectron2_r50_fpn,
         detectron2_r101_fpn,
+        detectron2_x101_32x8d_fpn,
         detectron2_r50_fpn_gn,
         detectron2_r50_fpn_syncbn,
         detectron2_r50_fpn_lsj,
         detectron2_cascade_r50_fpn,
         mmdet_r50_fpn,
         mmdet_r101_fpn,
+        mmdet_x101_32x4d_fpn,
+        mmdet_x101_64x4d_fpn,
+        mmdet_x101_32x8d_fpn,
         mmdet_r50_caffe_fpn,
         mmdet_r50_fpn_gn,
         mmdet_cascade_r50_fpn,
@@ -314,6 +347,19 @@ def _set_epochs(config: Config, num_epochs: int, decays: tuple[int, ...]) -> Non
 def is_of_caffe(model: ModelConfig) -> bool:
     """Tells whether pixels keep their scale of 0 to 255; such networks read them as BGR."""
     return max(model.image_std) < LARGEST_STD_OF_CAFFE
+
+
+def reads_bgr(model: ModelConfig) -> bool:
+    """Tells whether Detectron2 and MMDetection give such a network its channels as BGR.
+
+    They do if it came from Caffe, and for FAIR's ResNeXt-101 32x8d, which divided its pixels.
+    """
+    return is_of_caffe(model) or is_of_fair(model.backbone)
+
+
+def is_of_fair(backbone: ResNetConfig) -> bool:
+    """Tells whether a backbone is the ResNeXt-101 32x8d, which FAIR released as X-101-32x8d.pkl."""
+    return (backbone.depth, backbone.groups, backbone.width_per_group) == (101, 32, 8)
 
 
 def _use_norm(model: ModelConfig, norm: str) -> None:

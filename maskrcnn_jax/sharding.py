@@ -114,6 +114,20 @@ def per_image(mesh: Mesh) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return map_over_batch
 
 
+def per_device_of_batch(mesh: Mesh) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Maps a function of a batch and of replicated weights over ``data``.
+
+    Rows stay sharded over ``space`` as XLA sees fit.
+    """
+    split, whole = PartitionSpec("data"), PartitionSpec()
+
+    def map_over_devices(function: Callable[..., Any]) -> Callable[..., Any]:
+        specs = {"in_specs": (split, whole), "out_specs": split, "axis_names": {"data"}}
+        return jax.shard_map(function, mesh=mesh, **specs)
+
+    return map_over_devices
+
+
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
     """Indices in the batch of the images on this process's devices, which the process loads."""
     split = NamedSharding(mesh, PartitionSpec("data"))

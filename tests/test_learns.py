@@ -31,6 +31,11 @@ def small_config():
     return config
 
 
+def resnext(config):
+    backbone = config.model.backbone
+    backbone.depth, backbone.groups, backbone.width_per_group = 50, 32, 4
+
+
 def cascade_of(use):
     """Makes the network a cascade, by the rules of a library."""
 
@@ -43,6 +48,7 @@ def cascade_of(use):
 
 NETWORKS = {
     "plain": lambda config: None,
+    "resnext": resnext,
     "cascade": cascade_of(presets.use_cascade),
     "cascade of MMDetection": cascade_of(presets.use_cascade_of_mmdetection),
 }

@@ -75,6 +75,7 @@ class Conv(nn.Module):
     bias_init: Initializer = nn.initializers.zeros
     dtype: str = "float32"
     rows_sharded: bool = False  # Several devices share the rows of the map.
+    per_device: Callable[..., Any] = lambda function: function  # As in `Execution`, for groups.
 
     @nn.compact
     def __call__(
@@ -86,7 +87,10 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         kernel = kernel if factor is None else kernel * factor.reshape(1, 1, 1, -1)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        y = conv(x, kernel, self.stride, groups=self.groups, rows_sharded=self.rows_sharded)
+        convolve = partial(
+            conv, stride=self.stride, groups=self.groups, rows_sharded=self.rows_sharded
+        )
+        y = (convolve if self.groups == 1 else self.per_device(convolve))(x, kernel)
         if not self.use_bias:
             return y
         return add_bias(y, self.param("bias", self.bias_init, (self.features,)))

@@ -1,4 +1,7 @@
-"""ResNet (He et al., 2015): images to the feature maps C2 to C5. Layers have torchvision names."""
+"""ResNet (He et al., 2015) and ResNeXt (Xie et al., 2017): images to the feature maps C2 to C5.
+
+Layers have torchvision's names.
+"""
 
 from functools import partial
 
@@ -36,6 +39,7 @@ class ResNet(nn.Module):
         c, sharded = self.config, self.run.row_shards > 1
         norm = partial(NORMS[c.norm], eps=c.norm_eps, dtype=self.dtype)
         conv = partial(Conv, use_bias=False, dtype=self.dtype, rows_sharded=sharded)
+        grouped = partial(conv, groups=c.groups, per_device=self.run.per_device)
 
         extent = halve(canvas)
         stem = conv(c.stem_channels, 7, stride=2, name="conv1")
@@ -51,13 +55,13 @@ class ResNet(nn.Module):
         block = recomputed(block, "blocks", self.run)
         features = {}
         for level, num_blocks in enumerate(sizes, start=2):
-            width = c.stem_channels * 2 ** (level - 2)
+            outputs = channels(c)[level]
+            width = c.width * 2 ** (level - 2) if has_bottleneck else outputs
             for i in range(num_blocks):
                 stride = 2 if level > 2 and i == 0 else 1
                 name = f"layer{level - 1}_{i}"
-                x = block(width, stride, c.stride_in_1x1, conv, norm, self.run, name=name)(
-                    x, extent
-                )
+                layers = conv, grouped, norm, self.run
+                x = block(width, outputs, stride, c.stride_in_1x1, *layers, name=name)(x, extent)
                 extent = halve(extent, stride)
             x = features[level] = self._stop_if_frozen(x, stage=level)
         return features
@@ -66,18 +70,29 @@ class ResNet(nn.Module):
         return jax.lax.stop_gradient(x) if self.config.frozen_stages >= stage else x
 
 
+def channels(config: ResNetConfig) -> dict[int, int]:
+    """The number of channels of C2 to C5."""
+    expansion = 4 if DEPTHS[config.depth][1] else 1
+    return {level: expansion * config.stem_channels * 2 ** (level - 2) for level in range(2, 6)}
+
+
 def stage_of(parameter: str) -> int:
     """The stage of a layer: 1 for the stem, 2 to 5 for C2 to C5."""
     return int(parameter[len("layer")]) + 1 if parameter.startswith("layer") else 1
 
 
 class Bottleneck(nn.Module):
-    """1x1 down, 3x3, 1x1 up, around a shortcut (figure 5 of the paper, right)."""
+    """1x1 down, 3x3, 1x1 up, around a shortcut (figure 5 of the paper, right).
+
+    In a ResNeXt the 3x3 convolution is wider and has groups (its figure 3c).
+    """
 
     width: int
+    outputs: int
     stride: int
     stride_in_1x1: bool
     conv: partial
+    grouped: partial
     norm: partial
     run: Execution
 
@@ -89,7 +104,7 @@ class Bottleneck(nn.Module):
         narrow = Bottleneck._narrow
         narrow = recomputed(narrow, "strided", self.run) if halves_late else narrow
         y = relu(narrow(self, x, extent))
-        y = normed(self.conv(4 * self.width, 1, name="conv3"), self.norm(name="bn3"), y, outer)
+        y = normed(self.conv(self.outputs, 1, name="conv3"), self.norm(name="bn3"), y, outer)
         return relu(_shortcut(self, x, y, outer) + y)
 
     def _narrow(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Array:
@@ -98,7 +113,7 @@ class Bottleneck(nn.Module):
         inner = halve(extent, first)
         reduce = self.conv(self.width, 1, stride=first, name="conv1")
         y = relu(normed(reduce, self.norm(name="bn1"), x, inner), inner)
-        middle = self.conv(self.width, 3, stride=second, name="conv2")
+        middle = self.grouped(self.width, 3, stride=second, name="conv2")
         return normed(middle, self.norm(name="bn2"), y, halve(inner, second))
 
 
@@ -106,9 +121,11 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut (figure 5, left), for ResNet 18 and 34."""
 
     width: int
+    outputs: int  # As many as ``width``.
     stride: int
     stride_in_1x1: bool  # Has no effect: the block has no 1x1 convolution.
     conv: partial
+    grouped: partial  # Not used: there are no groups.
     norm: partial
     run: Execution
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from maskrcnn_jax import presets
 from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.parity import recording, reference
 from maskrcnn_jax.parity.recording import channels_last, levels, rows
 from maskrcnn_jax.parity.records import Outcome, Peer, Stages
@@ -103,7 +104,7 @@ def peer(
 def state_dict(variables: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
     """Variables by Detectron2's names, without batch counters."""
     state = layout.restore(variables, list(detectron2.entries(config)))
-    if presets.is_of_caffe(config):
+    if presets.reads_bgr(config):
         state[detectron2.STEM] = np.ascontiguousarray(state[detectron2.STEM][:, ::-1])
     return state
 
@@ -112,12 +113,11 @@ def settings(config: Config) -> CfgNode:
     """The settings of a model as Detectron2's, for a CPU and without pretrained weights."""
     cfg, model = get_cfg(), config.model
     values = dict(detectron2_config.FIXED) | _fields(config) | _converted(model)
-    stem, has_bottlenecks = model.backbone.stem_channels, model.backbone.depth >= 50
     values |= {
         "MODEL.DEVICE": "cpu",
         "MODEL.WEIGHTS": "",
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": stem * (4 if has_bottlenecks else 1),
-        "MODEL.RESNETS.WIDTH_PER_GROUP": stem,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": resnet.channels(model.backbone)[2],
+        "MODEL.RESNETS.WIDTH_PER_GROUP": model.backbone.width // model.backbone.groups,
         "MODEL.ROI_MASK_HEAD.POOLER_TYPE": values["MODEL.ROI_BOX_HEAD.POOLER_TYPE"],
         "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": model.roi.sampling_ratio,
     }
@@ -145,14 +145,14 @@ def _fields(config: Config) -> dict[str, Any]:
 def _converted(model: ModelConfig) -> dict[str, Any]:
     """The values of Detectron2's keys that have another form than ours."""
     rpn, mask_norm = model.rpn, getattr(model.mask_head, "norm", "none")
-    step = -1 if presets.is_of_caffe(model) else 1
+    step = -1 if presets.reads_bgr(model) else 1
     return {
         "MODEL.RESNETS.NORM": NORMS[model.backbone.norm],
         "MODEL.FPN.NORM": NORMS[model.fpn.norm],
         "MODEL.ROI_BOX_HEAD.NORM": NORMS[model.box_head.norm],
         "MODEL.ROI_MASK_HEAD.NORM": NORMS[mask_norm],
         "MODEL.MASK_ON": model.mask_head is not None,
-        "INPUT.FORMAT": "BGR" if presets.is_of_caffe(model) else "RGB",
+        "INPUT.FORMAT": "BGR" if presets.reads_bgr(model) else "RGB",
         "MODEL.PIXEL_MEAN": [255 * x for x in model.image_mean[::step]],
         "MODEL.PIXEL_STD": [255 * x for x in model.image_std[::step]],
         "MODEL.ANCHOR_GENERATOR.SIZES": [[size] for size in rpn.anchor_sizes],

@@ -14,6 +14,7 @@ import numpy as np
 
 from maskrcnn_jax import presets
 from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.parity import recording, reference
 from maskrcnn_jax.parity.recording import channels_last, levels, rows
 from maskrcnn_jax.parity.records import Outcome, Peer, Stages
@@ -89,14 +90,14 @@ def peer(
     recording.load(model, {name: torch.from_numpy(array) for name, array in state.items()})
     resize = {"type": "Resize", "scale": (max_long_side, short_side), "keep_ratio": True}
     steps = [{"type": "LoadImageFromNDArray"}, resize, {"type": "PackDetInputs"}]
-    predict_images = partial(predict, model, Compose(steps), presets.is_of_caffe(config.model))
+    predict_images = partial(predict, model, Compose(steps), presets.reads_bgr(config.model))
     return Peer("MMDetection", model, predict_images, MAX_BOXES_WITH_OFFSETS, "probability")
 
 
 def state_dict(variables: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
     """Variables by MMDetection's names, without batch counters."""
     state = layout.restore(variables, list(mmdetection.entries(config)))
-    if presets.is_of_caffe(config):
+    if presets.reads_bgr(config):
         state[mmdetection.STEM] = np.ascontiguousarray(state[mmdetection.STEM][:, ::-1])
     return state
 
@@ -155,8 +156,8 @@ def _fields(config: Config) -> dict[str, Any]:
 
 def _converted(model: ModelConfig) -> dict[str, Any]:
     """The values of MMDetection's keys that have another form than ours."""
-    stem, channels, head = model.backbone.stem_channels, model.fpn.channels, model.box_head
-    is_bgr, expansion = presets.is_of_caffe(model), 4 if model.backbone.depth >= 50 else 1
+    backbone, channels, head = model.backbone, model.fpn.channels, model.box_head
+    stem, is_bgr = backbone.stem_channels, presets.reads_bgr(model)
     step, box = -1 if is_bgr else 1, "roi_head.bbox_head"
     values = {
         "data_preprocessor.mean": [255 * x for x in model.image_mean[::step]],
@@ -168,7 +169,7 @@ def _converted(model: ModelConfig) -> dict[str, Any]:
         "backbone.norm_cfg": NORMS[model.backbone.norm],
         "backbone.stem_channels": stem,
         "backbone.base_channels": stem,
-        "neck.in_channels": [expansion * stem * 2**i for i in range(4)],
+        "neck.in_channels": list(resnet.channels(backbone).values()),
         "neck.norm_cfg": NORMS[model.fpn.norm],
         "rpn_head.in_channels": channels,
         "rpn_head.feat_channels": channels,
@@ -188,6 +189,9 @@ def _converted(model: ModelConfig) -> dict[str, Any]:
         f"{box}.num_classes": model.num_classes - 1,
         f"{box}.bbox_coder.target_stds": [1 / x for x in model.roi.box_weights],
     }
+    if backbone.groups > 1:
+        values |= {"backbone.type": "ResNeXt", "backbone.groups": backbone.groups}
+        values["backbone.base_width"] = backbone.width // backbone.groups
     return values if model.mask_head is None else values | _mask_values(model)
 
 

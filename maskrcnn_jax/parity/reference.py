@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_jax.config import Config, ModelConfig
-from maskrcnn_jax.modules.resnet import DEPTHS
+from maskrcnn_jax.modules.resnet import channels
 from maskrcnn_jax.parity.recording import (
     channels_last,
     check_rules,
@@ -202,16 +202,16 @@ def _set_norm_eps(model: torch.nn.Module, config: ModelConfig) -> None:
 def _backbone(config: ModelConfig) -> torch.nn.Module:
     settings = config.backbone
     build_resnet = getattr(torchvision.models, f"resnet{settings.depth}")
-    resnet = build_resnet(norm_layer=NORMS[settings.norm])
+    widths = {"groups": settings.groups, "width_per_group": settings.width_per_group}
+    resnet = build_resnet(norm_layer=NORMS[settings.norm], **widths)
     stages = [("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",)]
     frozen = [name for stage in stages[: settings.frozen_stages] for name in stage]
     for name, parameter in resnet.named_parameters():
         parameter.requires_grad_(name.split(".")[0] not in frozen)
-    expansion = 4 if DEPTHS[settings.depth][1] else 1
     return backbone_utils.BackboneWithFPN(
         resnet,
         {f"layer{i + 1}": str(i) for i in range(4)},
-        [expansion * 64 * 2**i for i in range(4)],
+        list(channels(settings).values()),
         config.fpn.channels,
         norm_layer=NORMS[config.fpn.norm],
     )

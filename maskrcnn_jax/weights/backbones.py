@@ -1,5 +1,6 @@
 """Loads pretrained backbones: ResNets of torchvision, Detectron2, MMDetection, Caffe2, or ours."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from maskrcnn_jax.weights import (
     mmdetection,
     own,
     prefixes,
+    report,
     stem,
     torchvision,
     torchvision_resnet,
@@ -57,7 +59,7 @@ def load(
         ValueError: The file is broken or does not fit the backbone; the message lists every array
             that is wrong.
     """
-    path = _path(weights, config.backbone.depth)
+    path = _path(weights, torchvision_resnet.architecture(config.backbone))
     found = prefixes.without(files.read(path).arrays, _is_known)
     arrays = _without_prefix(found)
     if any(family.recognises(found) for family in DETECTORS):
@@ -74,19 +76,19 @@ def load(
     return traverse_util.unflatten_dict(flat | loaded, sep="/")
 
 
-def _path(weights: str, depth: int) -> Path:
+def _path(weights: str, architecture: str) -> Path:
     """Returns the path of a weight file; downloads it first if it is a released one."""
     versions = {
         version: file_name
-        for (its_depth, version), file_name in download.BACKBONES.items()
-        if its_depth == depth
+        for (name, version), file_name in download.BACKBONES.items()
+        if name == architecture
     }
     if weights in versions:
         return download.fetch(versions[weights])
     if not Path(weights).exists():
-        names = " or ".join(f'"{version}"' for version in versions)
+        names = " or ".join(f'"{version}"' for version in versions) or "none"
         raise FileNotFoundError(
-            f"backbone weights {weights!r}: no such file, and for ResNet-{depth} there is {names}"
+            f"backbone weights {weights!r}: no such file, and for {architecture} there is {names}"
         )
     return Path(weights)
 
@@ -115,9 +117,7 @@ def _from_torchvision(path: Path, arrays: Mapping[str, np.ndarray], config: Mode
             f'{path} was trained with {found} norm, config.model.backbone.norm is "{norm}"'
         )
     depth = torchvision_resnet.resnet_depth(arrays)
-    if depth not in (None, config.backbone.depth):
-        expected = f"config.model.backbone.depth is {config.backbone.depth}"
-        raise ValueError(f"{path} holds a ResNet-{depth}, {expected}")
+    _check_kind(path, depth, arrays, "layer1.0.conv{}.weight", config)
     table = list(torchvision_resnet.entries(config))
     if found == "group":
         table = [detectron2.renamed(x, mmdetection.name(x.path[1:-1], config)) for x in table]
@@ -138,6 +138,29 @@ def _arranged(
     told = stem.adapt(arrays, table, config, std)
     layout.check_fit(arrays, layout.shapes(table), f"{path} does not fit the backbone")
     return traverse_util.flatten_dict(layout.arrange(arrays, table), sep="/"), told
+
+
+def _check_kind(
+    path: Path,
+    depth: int | None,
+    arrays: Mapping[str, np.ndarray],
+    kernel: str,
+    config: ModelConfig,
+) -> None:
+    """Raises ValueError, which says what to set, if a file holds another ResNet than the config's.
+
+    ``kernel`` names the kernels of the first block, with {} for their number, 1 or 2.
+    """
+    ours = config.backbone
+    found = dataclasses.replace(ours, depth=depth or ours.depth)
+    guess.set_groups(found, *(arrays.get(kernel.format(i)) for i in (1, 2)))
+    if report.describe_backbone(found) != report.describe_backbone(ours):
+        sizes = f"depth={found.depth}, groups={found.groups}"
+        raise ValueError(
+            f"{path} holds a {report.describe_backbone(found)}, and config.model.backbone is a "
+            f"{report.describe_backbone(ours)}: for the file, set its {sizes} and "
+            f"width_per_group={found.width_per_group}"
+        )
 
 
 def _is_known(names: Mapping[str, np.ndarray]) -> bool:
@@ -168,6 +191,9 @@ def _turn_to_rgb(
     kernel = arrays.get(name)
     if kernel is None or kernel.ndim != 4:
         return config.image_std  # A misfit, which is named later.
+    if name != "conv1.weight" and presets.is_of_fair(config.backbone):
+        arrays[name] = kernel[:, ::-1]  # FAIR's ResNeXt, which divided its pixels.
+        return ModelConfig().image_std
     ratio = guess.input_ratio(kernel, arrays[variance]) if variance in arrays else np.inf
     if ratio is None or ratio < guess.NORMALISED_BELOW:
         return ModelConfig().image_std
@@ -185,11 +211,16 @@ def _from_detectron(path: Path, arrays: Mapping[str, np.ndarray], config: ModelC
     table = list(torchvision_resnet.entries(config))
     if detectron1.is_backbone(arrays):
         named, _ = detectron1.present(arrays)
+        first = {f"conv{i}": named.get(f"res2_0_branch2{x}_w") for i, x in ((1, "a"), (2, "b"))}
+        depth = torchvision_resnet.matched_depth(named, r"res([2-5])_(\d{1,3})_branch2(c)?")
+        _check_kind(path, depth, first, "conv{}", config)
         table = [detectron1.renamed_entry(entry, config) for entry in table]
         kernel, variance = detectron1.STEM, None
     else:
         named, _ = detectron2.present(arrays)
         named = {x: array for x, array in named.items() if x.startswith(("stem.", "res"))}
+        depth = torchvision_resnet.matched_depth(named, r"res([2-5])\.(\d{1,3})\.(conv3\.)?")
+        _check_kind(path, depth, named, "res2.0.conv{}.weight", config)
         table = [detectron2.renamed(x, detectron2.name(x.path[1:-1], config)) for x in table]
         table = [x._replace(name=x.name.removeprefix(detectron2.BODY)) for x in table]
         kernel, variance = "stem.conv1.weight", "stem.conv1.norm.running_var"

@@ -60,7 +60,6 @@ def infer(state: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Guess:
         raise ValueError("it is of Detectron 1 and has no feature pyramid, which is not loaded")
     if any(name.startswith("kps_score") for name in state):
         raise ValueError("it is a Keypoint R-CNN, and only ResNets with a pyramid are loaded")
-    detectron2.check_groups(state, "res2_0_branch2a_w", "res2_0_branch2b_w")
     has_norms = "res2_0_branch2a_gn_s" in state
     config = presets.detectron2_r50_fpn_gn() if has_norms else presets.detectron2_r50_fpn()
     model = config.model
@@ -76,6 +75,9 @@ def infer(state: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Guess:
         model.mask_head = None
     kernels = {x.removesuffix("_w") + ".weight": state[x] for x in state if x.endswith("_w")}
     guess.set_widths(model, kernels, name)
+    guess.set_groups(model.backbone, *(state.get(f"res2_0_branch2{x}_w") for x in "ab"))
+    if model.backbone.groups > 1:  # Its backbone is FAIR's, which divided the pixels.
+        presets.use_torchvision_input(model)
     reasons = (
         "assumed: BGR pixels of 0 to 255 less their mean, as in Detectron 1. Its boxes count one "
         "pixel more than their difference, which is not imitated",

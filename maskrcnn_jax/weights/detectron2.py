@@ -73,17 +73,6 @@ def check_kind(state: Mapping[str, np.ndarray]) -> None:
     for pattern, kind in OTHERS:
         if any(re.match(pattern, name) for name in state):
             raise ValueError(f"it is {kind}, and only ResNets with a feature pyramid are loaded")
-    check_groups(state, f"{BODY}res2.0.conv1.weight", f"{BODY}res2.0.conv2.weight")
-
-
-def check_groups(state: Mapping[str, np.ndarray], first: str, second: str) -> None:
-    """Raises ValueError if the 3x3 convolutions of the first stage are grouped: a ResNeXt."""
-    outputs, inputs = state.get(first), state.get(second)
-    if outputs is None or inputs is None or inputs.ndim != 4 or outputs.ndim != 4:
-        return
-    groups, width = len(outputs) // max(inputs.shape[1], 1), inputs.shape[1]
-    if groups > 1:
-        raise ValueError(f"it is a ResNeXt of {groups}x{width}d, and only ResNets are loaded")
 
 
 def _preset(state: Mapping[str, np.ndarray]) -> Config:
@@ -119,6 +108,8 @@ def _preset(state: Mapping[str, np.ndarray]) -> Config:
         model.mask_head.num_convs = max(convs, default=0)
         model.mask_head.norm = norm_of(state, f"{ROI}mask_head.mask_fcn1.norm")
     guess.set_widths(model, state, name)
+    first = (state.get(f"{BODY}res2.0.conv{i}.weight") for i in (1, 2))
+    guess.set_groups(model.backbone, *first)
     guess.set_class_agnostic(model, state, name)
     return config
 
@@ -157,6 +148,12 @@ def _assume_input(config: Config, state: Mapping[str, np.ndarray]) -> tuple[bool
             f"zoo; the variances of the stem are {ratio:.0f} times its squared weights"
         )
     presets.use_torchvision_input(config.model)
+    if presets.reads_bgr(config.model):
+        return True, (
+            "assumed: BGR pixels divided by their deviation, strides in the 3x3, as for the "
+            "ResNeXt-101 32x8d of the model zoo; the variances of the stem are "
+            f"{ratio:.1f} times its squared weights"
+        )
     return False, (
         "assumed: RGB pixels divided by their deviation, strides in the 3x3, as for backbones of "
         f"torchvision; the variances of the stem are {ratio:.1f} times its squared weights, "

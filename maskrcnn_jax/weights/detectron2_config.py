@@ -21,6 +21,7 @@ MAX_BYTES, MAX_KEYS, MAX_BASES = 1 << 20, 10_000, 5
 FIELDS: dict[str, tuple[Any, str]] = {
     "MODEL.BACKBONE.FREEZE_AT": (2, "model.backbone.frozen_stages"),
     "MODEL.RESNETS.DEPTH": (50, "model.backbone.depth"),
+    "MODEL.RESNETS.NUM_GROUPS": (1, "model.backbone.groups"),
     "MODEL.RESNETS.STRIDE_IN_1X1": (True, "model.backbone.stride_in_1x1"),
     "MODEL.RESNETS.STEM_OUT_CHANNELS": (64, "model.backbone.stem_channels"),
     "MODEL.FPN.OUT_CHANNELS": (256, "model.fpn.channels"),
@@ -64,6 +65,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
 NORMS = {"": "none", "FrozenBN": "frozen_batch", "BN": "batch", "SyncBN": "batch", "GN": "group"}
 # Keys that are read by `_convert`, with the value of Detectron2's defaults.
 CONVERTED: dict[str, Any] = {
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
     "MODEL.RESNETS.NORM": "FrozenBN",
     "MODEL.FPN.NORM": "",
     "MODEL.ROI_BOX_HEAD.NORM": "",
@@ -92,8 +94,6 @@ FIXED: dict[str, Any] = {
     "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
     "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
     "MODEL.PROPOSAL_GENERATOR.NAME": "RPN",
-    "MODEL.RESNETS.NUM_GROUPS": 1,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
     "MODEL.RESNETS.RES5_DILATION": 1,
     "MODEL.RESNETS.DEFORM_ON_PER_STAGE": (False, False, False, False),
     "MODEL.RESNETS.OUT_FEATURES": ("res2", "res3", "res4", "res5"),
@@ -287,6 +287,11 @@ def _set_converted(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}: {str(values[key])[:100]}, only {', '.join(NORMS)} are possible"
         elif part is not None:
             part.norm = NORMS[values[key]]
+    width, stem = values["MODEL.RESNETS.WIDTH_PER_GROUP"], model.backbone.stem_channels
+    if isinstance(width, int) and isinstance(stem, int) and stem > 0 and 64 * width % stem == 0:
+        model.backbone.width_per_group = 64 * width // stem
+    else:
+        yield f"MODEL.RESNETS.WIDTH_PER_GROUP: {str(width)[:100]}, with {str(stem)[:100]} for stems"
     sizes, ratios = (values[f"MODEL.ANCHOR_GENERATOR.{x}"] for x in ("SIZES", "ASPECT_RATIOS"))
     if _are_lists_of_one(sizes) and len(sizes) == 5:
         model.rpn.anchor_sizes = tuple(x[0] for x in sizes)

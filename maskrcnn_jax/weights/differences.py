@@ -21,6 +21,9 @@ BASES: dict[str, dict[str, Callable[..., Any]]] = {
     "detectron2": {
         "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml": presets.detectron2_r50_fpn,
         "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml": presets.detectron2_r101_fpn,
+        "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x.yaml": (
+            presets.detectron2_x101_32x8d_fpn
+        ),
         "Misc/mask_rcnn_R_50_FPN_3x_gn.yaml": presets.detectron2_r50_fpn_gn,
         "Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml": presets.detectron2_r50_fpn_syncbn,
         "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml": presets.detectron2_cascade_r50_fpn,
@@ -29,6 +32,9 @@ BASES: dict[str, dict[str, Callable[..., Any]]] = {
         "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py": presets.mmdet_r50_fpn,
         "mask_rcnn/mask-rcnn_r101_fpn_1x_coco.py": presets.mmdet_r101_fpn,
         "mask_rcnn/mask-rcnn_r50-caffe_fpn_1x_coco.py": presets.mmdet_r50_caffe_fpn,
+        "mask_rcnn/mask-rcnn_x101-32x4d_fpn_1x_coco.py": presets.mmdet_x101_32x4d_fpn,
+        "mask_rcnn/mask-rcnn_x101-64x4d_fpn_1x_coco.py": presets.mmdet_x101_64x4d_fpn,
+        "mask_rcnn/mask-rcnn_x101-32x8d_fpn_1x_coco.py": presets.mmdet_x101_32x8d_fpn,
         "gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py": presets.mmdet_r50_fpn_gn,
         "cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py": presets.mmdet_cascade_r50_fpn,
     },
@@ -49,6 +55,8 @@ FIELDS: dict[str, str] = {
     "model.image_std": "deviation of pixels",
     "model.backbone.depth": "",
     "model.backbone.stem_channels": "",
+    "model.backbone.groups": "",
+    "model.backbone.width_per_group": "",
     "model.backbone.stride_in_1x1": "stride in the 1x1 convolutions",
     "model.backbone.norm": "",
     "model.backbone.norm_eps": "",
@@ -125,8 +133,7 @@ def find(config: Config, target: str, is_bgr: bool) -> tuple[str, list[Differenc
         base = base if isinstance(base, Config) else Config(model=base)
         if (base.model.cascade is None) != (config.model.cascade is None):
             continue
-        # The presets of the other libraries read BGR if they have the statistics of Caffe.
-        reads_bgr = target != "torchvision" and presets.is_of_caffe(base.model)
+        reads_bgr = target != "torchvision" and presets.reads_bgr(base.model)
         found[name] = list(_rules(config, base, is_bgr, reads_bgr, SETTINGS[target]))
     nearest = min(found, key=lambda name: len(found[name]))
     return nearest, found[nearest]

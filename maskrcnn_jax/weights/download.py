@@ -35,17 +35,22 @@ DETECTORS = {
     "fasterrcnn_resnet50_fpn_v2": "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
 }
 
-# ResNets trained on ImageNet, by depth and torchvision's name of the weights. ResNet-18 and
-# ResNet-34 have no second version.
+# Backbones trained on ImageNet, by torchvision's names of network and weights. Some have one
+# version.
 BACKBONES = {
-    (18, "IMAGENET1K_V1"): "resnet18-f37072fd.pth",
-    (34, "IMAGENET1K_V1"): "resnet34-b627a593.pth",
-    (50, "IMAGENET1K_V1"): "resnet50-0676ba61.pth",
-    (50, "IMAGENET1K_V2"): "resnet50-11ad3fa6.pth",
-    (101, "IMAGENET1K_V1"): "resnet101-63fe2227.pth",
-    (101, "IMAGENET1K_V2"): "resnet101-cd907fc2.pth",
-    (152, "IMAGENET1K_V1"): "resnet152-394f9c45.pth",
-    (152, "IMAGENET1K_V2"): "resnet152-f82ba261.pth",
+    ("resnet18", "IMAGENET1K_V1"): "resnet18-f37072fd.pth",
+    ("resnet34", "IMAGENET1K_V1"): "resnet34-b627a593.pth",
+    ("resnet50", "IMAGENET1K_V1"): "resnet50-0676ba61.pth",
+    ("resnet50", "IMAGENET1K_V2"): "resnet50-11ad3fa6.pth",
+    ("resnet101", "IMAGENET1K_V1"): "resnet101-63fe2227.pth",
+    ("resnet101", "IMAGENET1K_V2"): "resnet101-cd907fc2.pth",
+    ("resnet152", "IMAGENET1K_V1"): "resnet152-394f9c45.pth",
+    ("resnet152", "IMAGENET1K_V2"): "resnet152-f82ba261.pth",
+    ("resnext50_32x4d", "IMAGENET1K_V1"): "resnext50_32x4d-7cdf4587.pth",
+    ("resnext50_32x4d", "IMAGENET1K_V2"): "resnext50_32x4d-1a0047aa.pth",
+    ("resnext101_32x8d", "IMAGENET1K_V1"): "resnext101_32x8d-8ba56ff5.pth",
+    ("resnext101_32x8d", "IMAGENET1K_V2"): "resnext101_32x8d-110c445d.pth",
+    ("resnext101_64x4d", "IMAGENET1K_V1"): "resnext101_64x4d-173b62eb.pth",
 }
 
 _DOWNLOAD_URL = "https://download.pytorch.org/models/"

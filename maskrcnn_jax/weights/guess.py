@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskrcnn_jax.config import CascadeConfig, Config, ModelConfig
+from maskrcnn_jax.config import CascadeConfig, Config, ModelConfig, ResNetConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.roi_heads.composition import module_paths
 from maskrcnn_jax.weights import torchvision_resnet
@@ -79,6 +79,15 @@ def resnet_depth(names: Iterable[str], pattern: str) -> int:
     if depth is None:
         raise ValueError("its backbone is no ResNet of 18, 34, 50, 101 or 152 layers")
     return depth
+
+
+def set_groups(backbone: ResNetConfig, first: np.ndarray | None, second: np.ndarray | None) -> None:
+    """Sets the groups of the 3x3 convolutions from the first two kernels of the first block."""
+    if first is None or second is None or first.ndim != 4 or second.ndim != 4:
+        return  # Named later as missing.
+    inputs, stem_channels = max(second.shape[1], 1), max(first.shape[1], 1)
+    backbone.groups = max(len(first) // inputs, 1)
+    backbone.width_per_group = max(64 * inputs // stem_channels, 1)
 
 
 def num_stages(names: Iterable[str], pattern: str) -> int:

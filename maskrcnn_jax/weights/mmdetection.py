@@ -54,8 +54,10 @@ def infer(state: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Guess:
     check_kind(state)
     config = _preset(state)
     is_bgr, reason = _choose_input(config.model, state, about.get("checkpoint.config", ""))
-    if config.model.backbone.stride_in_1x1 and config.model.backbone.norm == "fixed_batch":
-        config.model.backbone.norm = "frozen_batch"  # In the style of Caffe nothing of it trains.
+    backbone = config.model.backbone
+    is_of_fair = backbone.stride_in_1x1 or presets.reads_bgr(config.model)
+    if is_of_fair and backbone.norm == "fixed_batch":
+        backbone.norm = "frozen_batch"  # In these backbones no norm trains.
     return Guess(config, _categories(config.model, about), is_bgr, (reason,))
 
 
@@ -71,7 +73,6 @@ def check_kind(state: Mapping[str, np.ndarray]) -> None:
                 "MMDetection's tools/model_converters/upgrade_model_version.py"
             )
         raise ValueError("it is another kind of detector, without a box head for RoIs")
-    detectron2.check_groups(state, f"{BODY}layer1.0.conv1.weight", f"{BODY}layer1.0.conv2.weight")
 
 
 def _preset(state: Mapping[str, np.ndarray]) -> Config:
@@ -99,6 +100,7 @@ def _preset(state: Mapping[str, np.ndarray]) -> Config:
         model.mask_head.num_convs = len(_numbers(state, rf"{mask}convs\.(\d)\."))
         model.mask_head.norm = _norm_kind(state, f"{MASK}{_stage(model)}convs.0.")
     guess.set_widths(model, state, name)
+    guess.set_groups(model.backbone, *(state.get(f"{BODY}layer1.0.conv{i}.weight") for i in (1, 2)))
     guess.set_class_agnostic(model, state, name)
     return config
 
@@ -134,6 +136,12 @@ def _choose_input(
         return True, (
             "assumed: BGR pixels of 0 to 255 less their mean, strides in the 3x3, MMDetection's "
             "rule for group norm, which has no statistic that could tell"
+        )
+    if ratio < guess.NORMALISED_BELOW and presets.reads_bgr(model):
+        return True, (
+            "assumed: BGR pixels divided by their deviation, strides in the 3x3, as for the "
+            "ResNeXt-101 32x8d of the model zoo; the variances of the stem are "
+            f"{ratio:.1f} times its squared weights"
         )
     if ratio < guess.NORMALISED_BELOW:
         return False, (

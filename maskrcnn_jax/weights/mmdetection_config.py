@@ -19,6 +19,8 @@ MAX_BYTES = 1 << 20
 # Keys below `model` that are read, and the field of ours that takes each.
 FIELDS = {
     "backbone.depth": "model.backbone.depth",
+    "backbone.groups": "model.backbone.groups",
+    "backbone.base_width": "model.backbone.width_per_group",
     "neck.out_channels": "model.fpn.channels",
     "roi_head.bbox_head.fc_out_channels": "model.box_head.features",
     "roi_head.bbox_head.reg_class_agnostic": "model.box_head.class_agnostic",
@@ -50,7 +52,8 @@ FIELDS = {
 # Keys that are read by `_convert`.
 CONVERTED = (
     *("type", "data_preprocessor.mean", "data_preprocessor.std", "data_preprocessor.bgr_to_rgb"),
-    *("backbone.style", "backbone.frozen_stages", "backbone.norm_cfg.type", "backbone.norm_eval"),
+    *("backbone.type", "backbone.style", "backbone.frozen_stages"),
+    *("backbone.norm_cfg.type", "backbone.norm_eval"),
     "neck.norm_cfg.type",
     *("rpn_head.anchor_generator.scales", "rpn_head.anchor_generator.ratios"),
     *("rpn_head.bbox_coder.target_stds", "roi_head.bbox_head.bbox_coder.target_stds"),
@@ -62,7 +65,6 @@ CONVERTED = (
 FIXED: dict[str, Any] = {
     "data_preprocessor.type": "DetDataPreprocessor",
     "data_preprocessor.pad_size_divisor": 32,
-    "backbone.type": "ResNet",
     "backbone.num_stages": 4,
     "backbone.out_indices": (0, 1, 2, 3),
     "neck.type": "FPN",
@@ -221,6 +223,13 @@ def _set_converted(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
     model.image_std = tuple(x / 255 for x in values["data_preprocessor.std"][::step])
     model.backbone.stride_in_1x1 = values.get("backbone.style", "pytorch") == "caffe"
     model.backbone.frozen_stages = values.get("backbone.frozen_stages", -1) + 1
+    kind = values.get("backbone.type", "ResNet")
+    if kind not in ("ResNet", "ResNeXt"):
+        yield f"model.backbone.type: {str(kind)[:100]}"
+    elif kind == "ResNeXt":
+        model.backbone.width_per_group = values.get("backbone.base_width", 4)
+    elif model.backbone.groups != 1:
+        yield f"model.backbone.groups: {str(model.backbone.groups)[:100]} of a ResNet"
     model.num_classes = values["roi_head.bbox_head.num_classes"] + 1
     (scale,) = values["rpn_head.anchor_generator.scales"]
     model.rpn.anchor_sizes = tuple(float(scale * 2**level) for level in range(2, 7))

@@ -9,8 +9,8 @@ from functools import reduce
 from typing import Any
 
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.modules.resnet import DEPTHS
-from maskrcnn_jax.weights import detectron2_config, mmdetection_config
+from maskrcnn_jax.modules import resnet
+from maskrcnn_jax.weights import detectron2_config, mmdetection_config, torchvision_resnet
 
 ORDER = "order of channels"
 MASKS = "mask head"
@@ -54,10 +54,11 @@ def torchvision(field: str, config: Config, is_bgr: bool) -> str | None:
                 "in the first block of layer2, layer3 and layer4 of model.backbone.body: "
                 f"conv1.stride = {first}; conv2.stride = {second}"
             )
-        case ["model", "backbone", "depth" | "norm"]:
+        case ["model", "backbone", "depth" | "norm" | "groups" | "width_per_group"]:
             kinds = {"batch": "BatchNorm2d"}
             norm = kinds.get(model.backbone.norm, "FrozenBatchNorm2d")
-            made = f"resnet_fpn_backbone(backbone_name='resnet{model.backbone.depth}', "
+            name = torchvision_resnet.architecture(model.backbone)
+            made = f"resnet_fpn_backbone(backbone_name='{name}', "
             return f"backbone={made}weights=None, norm_layer={norm})"
         case ["model", _, "norm_eps"]:
             return f"eps={value:g} of the norms in {field.split('.')[1]}"
@@ -90,12 +91,16 @@ def detectron2(field: str, config: Config, is_bgr: bool) -> str | None:
         case "model.image_std":
             return f"MODEL.PIXEL_STD: {_pixels(value, is_bgr)}"
         case "model.backbone.depth" | "model.backbone.stem_channels":
-            stem = model.backbone.stem_channels
-            outputs = stem * (4 if DEPTHS[model.backbone.depth][1] else 1)
+            backbone = model.backbone
             return (
-                f"MODEL.RESNETS.DEPTH: {model.backbone.depth}, STEM_OUT_CHANNELS: {stem}, "
-                f"WIDTH_PER_GROUP: {stem}, RES2_OUT_CHANNELS: {outputs}"
+                f"MODEL.RESNETS.DEPTH: {backbone.depth}, "
+                f"STEM_OUT_CHANNELS: {backbone.stem_channels}, "
+                f"WIDTH_PER_GROUP: {backbone.width // backbone.groups}, "
+                f"RES2_OUT_CHANNELS: {resnet.channels(backbone)[2]}"
             )
+        case "model.backbone.width_per_group":
+            width = model.backbone.width // model.backbone.groups
+            return f"MODEL.RESNETS.WIDTH_PER_GROUP: {width}"
         case "model.backbone.norm":
             return f'MODEL.RESNETS.NORM: "{_DETECTRON2_NORMS[value]}"'
         case "model.fpn.norm":
@@ -142,6 +147,11 @@ def mmdet(field: str, config: Config, is_bgr: bool) -> str | None:
             return f"test_pipeline Resize scale={scale}"
         case "model.backbone.stem_channels":
             return f"backbone.stem_channels={value}, backbone.base_channels={value}"
+        case "model.backbone.groups" | "model.backbone.width_per_group":
+            backbone = model.backbone
+            kind = "ResNeXt" if backbone.groups > 1 else "ResNet"
+            base_width = backbone.width // backbone.groups
+            return f"backbone: {kind}, groups={backbone.groups}, base_width={base_width}"
         case "model.backbone.stride_in_1x1":
             return f"backbone.style='{'caffe' if value else 'pytorch'}'"
         case "model.rpn.num_convs":

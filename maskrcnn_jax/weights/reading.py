@@ -166,7 +166,7 @@ def _with(
     config, is_bgr, reasons = inferred.config, inferred.is_bgr, inferred.reasons
     if preset is not None:
         config = presets.applied(preset, config)
-        is_bgr = max(config.model.image_std) < presets.LARGEST_STD_OF_CAFFE
+        is_bgr = presets.reads_bgr(config.model)
         order = "BGR" if is_bgr else "RGB"
         whose = f"presets.{preset}" if isinstance(preset, str) else "the given settings"
         reasons = (f"{order} pixels and all rules of {whose}",)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.config import ModelConfig, ResNetConfig
 from maskrcnn_jax.weights import torchvision
 from maskrcnn_jax.weights.norm_eps import NormEps
 
@@ -69,10 +69,18 @@ def describe(config: ModelConfig) -> str:
             kind = "Cascade R-CNN" if config.mask_head is None else "Cascade Mask R-CNN"
         has_convs = config.box_head.num_convs > 0
         heads = "maskrcnn_resnet50_fpn_v2" if has_convs else "the paper"
-        name = f"{kind} with ResNet-{config.backbone.depth}-FPN and the heads of {heads}"
+        name = f"{kind} with {describe_backbone(config.backbone)}-FPN and the heads of {heads}"
     count = len(config.image_mean)
     channels = "" if count == 3 else f", {count} channel{'s' * (count > 1)}"
     rules = "" if rule == "torchvision" else f", rules of {RULES[rule]}"
     return (
         f"{name}, {NORM_WORDS[config.backbone.norm]}, {config.num_classes} classes{channels}{rules}"
     )
+
+
+def describe_backbone(config: ResNetConfig) -> str:
+    """Names a backbone, such as ``ResNet-50`` or ``ResNeXt-101-32x8d``."""
+    if (config.groups, config.width_per_group) == (1, 64):
+        return f"ResNet-{config.depth}"
+    kind = "ResNeXt" if config.groups > 1 else "ResNet"
+    return f"{kind}-{config.depth}-{config.groups}x{config.width_per_group}d"

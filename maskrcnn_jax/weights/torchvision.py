@@ -15,9 +15,9 @@ import numpy as np
 from maskrcnn_jax import presets
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.modules.resnet import DEPTHS
+from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.roi_heads.composition import module_paths
-from maskrcnn_jax.weights import layout, torchvision_resnet
+from maskrcnn_jax.weights import guess, layout, torchvision_resnet
 from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Entry, Path
 from maskrcnn_jax.weights.pytorch_layers import (
@@ -87,6 +87,8 @@ def _set_widths(config: ModelConfig, state: Mapping[str, np.ndarray]) -> None:
 
     if (stem := state.get(f"{BODY}bn1.weight")) is not None:
         config.backbone.stem_channels = stem.size
+    first = (state.get(f"{BODY}layer1.0.conv{i}.weight") for i in (1, 2))
+    guess.set_groups(config.backbone, *first)
     set_inputs(config.fpn, "channels", "rpn.head.cls_logits")
     if config.box_head.num_convs:
         set_inputs(config.box_head, "channels", "roi_heads.box_head.1.0")
@@ -201,9 +203,9 @@ def _check_norms(config: ModelConfig) -> None:
 
 def _fpn(config: ModelConfig) -> Iterator[Entry]:
     width, norm = config.fpn.channels, config.fpn.norm
-    expansion = 4 if DEPTHS[config.backbone.depth][1] else 1
+    channels = resnet.channels(config.backbone)
     for i in range(4):
-        inputs = expansion * config.backbone.stem_channels * 2**i
+        inputs = channels[i + 2]
         names = f"backbone.fpn.inner_blocks.{i}", ("fpn",), f"lateral{i + 2}", f"lateral{i + 2}_bn"
         yield from _normed(*names, width, inputs, 1, norm)
     for i in range(4):

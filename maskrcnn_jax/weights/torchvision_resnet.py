@@ -1,17 +1,27 @@
 """The names of torchvision's ResNets for classification, and of the same backbones in detectors."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.config import ModelConfig, ResNetConfig
+from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.modules.resnet import DEPTHS
 from maskrcnn_jax.weights.layout import Entry, Path
 from maskrcnn_jax.weights.pytorch_layers import convolution, normalisation
 
 CLASSIFIER = "fc."
 COUNTER = "num_batches_tracked"  # The batch counter of a trained norm; PyTorch never reads it.
+
+
+def architecture(backbone: ResNetConfig) -> str:
+    """Returns torchvision's name of a ResNet or ResNeXt, such as ``resnext50_32x4d``."""
+    if (backbone.groups, backbone.width_per_group) == (1, 64):
+        return f"resnet{backbone.depth}"
+    if backbone.groups == 1:
+        return f"wide_resnet{backbone.depth}_{backbone.width_per_group // 64}"
+    return f"resnext{backbone.depth}_{backbone.groups}x{backbone.width_per_group}d"
 
 
 def present(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -54,18 +64,21 @@ def matched_depth(names: Iterable[str], pattern: str) -> int | None:
 def entries(config: ModelConfig, prefix: str = "") -> Iterator[Entry]:
     """Yields the table of the backbone, in torchvision's order of modules."""
     backbone = config.backbone
-    width, norm = backbone.stem_channels, backbone.norm
-    stem = ("backbone", "conv1"), width, len(config.image_mean), 7
+    channels, norm = backbone.stem_channels, backbone.norm
+    stem = ("backbone", "conv1"), channels, len(config.image_mean), 7
     yield from convolution(f"{prefix}conv1", *stem, bias=False)
-    yield from normalisation(f"{prefix}bn1", ("backbone", "bn1"), width, norm)
+    yield from normalisation(f"{prefix}bn1", ("backbone", "bn1"), channels, norm)
     sizes, bottleneck = DEPTHS[backbone.depth]
-    channels = width
     for stage, num_blocks in enumerate(sizes, start=1):
-        width = backbone.stem_channels * 2 ** (stage - 1)
-        outputs = 4 * width if bottleneck else width
+        outputs, width = resnet.channels(backbone)[stage + 1], backbone.width * 2 ** (stage - 1)
         for i in range(num_blocks):
             name, path = f"{prefix}layer{stage}.{i}", ("backbone", f"layer{stage}_{i}")
-            yield from _block(name, path, channels, width, bottleneck, norm)
+            if bottleneck:
+                inner = width // backbone.groups  # Channels that an output of the 3x3 reads.
+                layers = [(width, channels, 1), (width, inner, 3), (outputs, width, 1)]
+            else:
+                layers = [(outputs, channels, 3), (outputs, outputs, 3)]
+            yield from _block(name, path, layers, norm)
             if channels != outputs:
                 conv = (*path, "downsample_conv"), outputs, channels, 1
                 yield from convolution(f"{name}.downsample.0", *conv, bias=False)
@@ -75,16 +88,12 @@ def entries(config: ModelConfig, prefix: str = "") -> Iterator[Entry]:
 
 
 def _block(
-    name: str, path: Path, channels: int, width: int, bottleneck: bool, norm: str
+    name: str, path: Path, layers: Sequence[tuple[int, int, int]], norm: str
 ) -> Iterator[Entry]:
-    """Yields a residual block without its shortcut: convolutions 1x1, 3x3, 1x1, or 3x3 twice.
+    """Yields a residual block without its shortcut.
 
-    Each convolution has a norm.
+    Each convolution has a norm. ``layers`` are its numbers of outputs and inputs and its side.
     """
-    if bottleneck:
-        layers = [(width, channels, 1), (width, width, 3), (4 * width, width, 1)]
-    else:
-        layers = [(width, channels, 3), (width, width, 3)]
     for i, (outputs, inputs, side) in enumerate(layers, start=1):
         conv = (*path, f"conv{i}"), outputs, inputs, side
         yield from convolution(f"{name}.conv{i}", *conv, bias=False)

@@ -86,7 +86,7 @@ def translate(loaded: LoadedModel, target: str) -> Translation:
         for name in parts:
             getattr(source.model, name).norm_eps = DEFAULT
         notes.append(f"eps of the norms: folded into the variances of {', '.join(parts)}")
-    is_bgr = target != "torchvision" and presets.is_of_caffe(source.model)
+    is_bgr = target != "torchvision" and presets.reads_bgr(source.model)
     if is_own:
         is_bgr = origin.is_bgr
     base, found = differences.find(source, target, is_bgr)

@@ -15,6 +15,7 @@ DETECTRON2 = {
     "mask_rcnn_R_50_FPN_1x": "COCO-InstanceSegmentation/{}/137260431/model_final_a54504.pkl",
     "mask_rcnn_R_50_FPN_3x": "COCO-InstanceSegmentation/{}/137849600/model_final_f10217.pkl",
     "mask_rcnn_R_101_FPN_3x": "COCO-InstanceSegmentation/{}/138205316/model_final_a3ec72.pkl",
+    "mask_rcnn_X_101_32x8d_FPN_3x": "COCO-InstanceSegmentation/{}/139653917/model_final_2d9806.pkl",
     "mask_rcnn_R_50_FPN_3x_gn": "Misc/{}/138602888/model_final_dc5d9e.pkl",
     "mask_rcnn_R_50_FPN_3x_syncbn": "Misc/{}/169527823/model_final_3b3c51.pkl",
     "cascade_mask_rcnn_R_50_FPN_1x": "Misc/{}/138602847/model_final_e9d89b.pkl",
@@ -75,6 +76,42 @@ MMDET = {
         "mask_rcnn/mask_rcnn_r101_caffe_fpn_mstrain-poly_3x_coco",
         "20210526_132339-3c33ce02",
     ),
+    "mask-rcnn_x101-32x4d_fpn_1x_coco": (
+        "mask_rcnn/mask_rcnn_x101_32x4d_fpn_1x_coco",
+        "20200205-478d0b67",
+    ),
+    "mask-rcnn_x101-32x4d_fpn_2x_coco": (
+        "mask_rcnn/mask_rcnn_x101_32x4d_fpn_2x_coco",
+        "bbox_mAP-0.422__segm_mAP-0.378_20200506_004702-faef898c",
+    ),
+    "mask-rcnn_x101-64x4d_fpn_1x_coco": (
+        "mask_rcnn/mask_rcnn_x101_64x4d_fpn_1x_coco",
+        "20200201-9352eb0d",
+    ),
+    "mask-rcnn_x101-64x4d_fpn_2x_coco": (
+        "mask_rcnn/mask_rcnn_x101_64x4d_fpn_2x_coco",
+        "20200509_224208-39d6f70c",
+    ),
+    "mask-rcnn_x101-32x8d_fpn_1x_coco": (
+        "mask_rcnn/mask_rcnn_x101_32x8d_fpn_1x_coco",
+        "20220630_173841-0aaf329e",
+    ),
+    "mask-rcnn_x101-32x4d_fpn_ms-poly-3x_coco": (
+        "mask_rcnn/mask_rcnn_x101_32x4d_fpn_mstrain-poly_3x_coco",
+        "20210524_201410-abcd7859",
+    ),
+    "mask-rcnn_x101-32x8d_fpn_ms-poly-1x_coco": (
+        "mask_rcnn/mask_rcnn_x101_32x8d_fpn_mstrain-poly_1x_coco",
+        "20220630_170346-b4637974",
+    ),
+    "mask-rcnn_x101-32x8d_fpn_ms-poly-3x_coco": (
+        "mask_rcnn/mask_rcnn_x101_32x8d_fpn_mstrain-poly_3x_coco",
+        "20210607_161042-8bd2c639",
+    ),
+    "mask-rcnn_x101-64x4d_fpn_ms-poly_3x_coco": (
+        "mask_rcnn/mask_rcnn_x101_64x4d_fpn_mstrain-poly_3x_coco",
+        "20210526_120447-c376f129",
+    ),
     "mask-rcnn_r50_fpn_gn-all_2x_coco": (
         "gn/mask_rcnn_r50_fpn_gn-all_2x_coco",
         "20200206-8eee02a6",
@@ -97,7 +134,6 @@ PREFIXES = {"detectron2:": DETECTRON2, "mmdet:": MMDET}
 KINDS = (
     (r"_C4|caffe_c4", "a C4 network"),
     (r"_DC5|caffe_dc5", "a DC5 network"),
-    (r"X_101|x101", "a ResNeXt"),
     (r"(?i)cascade", "a Cascade R-CNN"),
     (r"(?i)dconv", "a network with deformable convolutions"),
     (r"regnet", "a RegNet"),

@@ -9,7 +9,7 @@ import pytest
 
 from maskrcnn_jax.config import ResNetConfig
 from maskrcnn_jax.execution import Execution
-from maskrcnn_jax.modules.resnet import DEPTHS, ResNet, stage_of
+from maskrcnn_jax.modules.resnet import DEPTHS, ResNet, channels, stage_of
 from maskrcnn_jax.settings import freeze
 from tests.conftest import QUICK_COMPILE
 from tests.modules.helpers import filled, shaped
@@ -44,6 +44,24 @@ def test_sizes_of_resnets(depth, num_parameters, expansion):
         4: (2, 50, 68, 256 * expansion),
         5: (2, 25, 34, 512 * expansion),
     }
+
+
+# Published sizes of the classifiers of torchvision, less their last layer.
+@pytest.mark.parametrize(
+    "depth, groups, width, num_parameters",
+    [
+        (50, 32, 4, 22_979_904),
+        (101, 32, 8, 86_742_336),
+        (101, 64, 4, 81_406_272),
+    ],
+)
+def test_sizes_of_resnexts(depth, groups, width, num_parameters):
+    config = ResNetConfig(depth=depth, norm="group", groups=groups, width_per_group=width)
+    image, extent = jnp.zeros((1, 64, 96, 3)), jnp.zeros((1, 2), jnp.int32)
+    features, sizes = shaped(ResNet(freeze(config)), image, extent)
+    assert sizes == {"params": num_parameters}
+    assert {level: x.shape[-1] for level, x in features.items()} == channels(config)
+    assert channels(config) == {2: 256, 3: 512, 4: 1024, 5: 2048}
 
 
 def test_stride_moves_to_the_first_convolution():

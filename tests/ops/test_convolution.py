@@ -1,5 +1,7 @@
 """The convolution and its gradients against XLA's."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +53,21 @@ def test_value_and_gradients_equal_those_of_xla(shape, features, side, stride):
         gradients(convolution.conv, *case), gradients(lax_conv, *case), strict=True
     ):
         assert ours.shape == reference.shape
+        np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-4 * abs(reference).max())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_each_group_is_a_convolution_of_its_own(stride):
+    x, kernel, _, weights = random_case((2, 7, 6, 12), 8, 3, stride)
+    kernel = kernel[:, :, :3]  # Four groups of three inputs and two outputs.
+
+    def by_group(x, kernel, stride):
+        pairs = zip(jnp.split(x, 4, axis=3), jnp.split(kernel, 4, axis=3), strict=True)
+        return jnp.concatenate([lax_conv(*pair, stride) for pair in pairs], axis=3)
+
+    grouped = partial(convolution.conv, groups=4)
+    case = x, kernel, stride, weights
+    for ours, reference in zip(gradients(grouped, *case), gradients(by_group, *case), strict=True):
         np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-4 * abs(reference).max())
 
 

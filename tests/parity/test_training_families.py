@@ -5,6 +5,7 @@ environment variable DETECTRON2 names, and ``fvcore iopath omegaconf hydra-core 
 it is compiled.
 """
 
+import dataclasses
 import importlib
 import os
 from functools import partial
@@ -86,6 +87,9 @@ def settings(preset):
 def weights(config, batches):
     plain = recipe.config("v1")
     plain.num_classes = config.model.num_classes
+    ours = config.model.backbone
+    sizes = {"depth": ours.depth, "groups": ours.groups, "width_per_group": ours.width_per_group}
+    plain.backbone = dataclasses.replace(plain.backbone, **sizes)
     plain.image_mean, plain.image_std = config.model.image_mean, config.model.image_std
     state = training_weights.settled(plain, batches[:1], **SIDES)
     if config.model.cascade is None:
@@ -196,9 +200,17 @@ def with_giou():
     return config
 
 
+def resnext():
+    """Detectron2's ResNeXt with the sizes of a ResNeXt-50 32x4d."""
+    config = presets.detectron2_x101_32x8d_fpn()
+    config.model.backbone.depth, config.model.backbone.width_per_group = 50, 4
+    return config
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "preset", [presets.detectron2_r50_fpn, presets.detectron2_cascade_r50_fpn, with_giou]
+    "preset",
+    [presets.detectron2_r50_fpn, presets.detectron2_cascade_r50_fpn, with_giou, resnext],
 )
 def test_a_step_of_detectron2(batches, preset):
     if not os.environ.get("DETECTRON2"):

@@ -12,6 +12,9 @@ def reduced(config: Config, depth: int = 18) -> Config:
     """Reduces the channels of a config in place; group norm needs 32 of them."""
     small(config.model, depth)
     model = config.model
+    if model.backbone.groups > 1:  # Each group keeps a channel.
+        model.backbone.depth = depth if depth >= 50 else 50
+        model.backbone.stem_channels = 64 // model.backbone.width_per_group
     if model.backbone.norm == "group":
         model.backbone.stem_channels, model.fpn.channels = 32, 32
         model.box_head.channels, model.mask_head.channels = 32, 32

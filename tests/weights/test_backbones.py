@@ -60,11 +60,42 @@ def test_released_names_are_those_of_the_depth(tmp_path, monkeypatch):
         download, "fetch", lambda name: asked.append(name) or tmp_path / "resnet34.pth"
     )
     backbones.load("IMAGENET1K_V1", variables_of(config), config)
-    assert asked == [download.BACKBONES[34, "IMAGENET1K_V1"]]
+    assert asked == [download.BACKBONES["resnet34", "IMAGENET1K_V1"]]
     with pytest.raises(
-        FileNotFoundError, match='IMAGENET1K_V2.*no such file.*ResNet-34 there is "IMAGENET1K_V1"$'
+        FileNotFoundError, match='IMAGENET1K_V2.*no such file.*resnet34 there is "IMAGENET1K_V1"$'
     ):
         backbones.load("IMAGENET1K_V2", variables_of(config), config)
+
+
+def resnext(depth=50, groups=4, width_per_group=16):
+    """A narrow ResNeXt."""
+    groups = {"groups": groups, "width_per_group": width_per_group}
+    return ModelConfig(backbone=ResNetConfig(depth=depth, stem_channels=8, **groups))
+
+
+def test_groups_have_kernels_of_their_own_inputs(tmp_path):
+    config = resnext()
+    state = released(config)
+    assert state["layer1.0.conv2.weight"].shape == (8, 2, 3, 3)
+    files.write(tmp_path / "resnext.pth", state)
+    loaded = backbones.load(str(tmp_path / "resnext.pth"), variables_of(config), config)
+    kernel = loaded["params"]["backbone"]["layer2_1"]["conv2"]["kernel"]
+    np.testing.assert_array_equal(kernel, state["layer2.1.conv2.weight"].transpose(2, 3, 1, 0))
+
+
+@pytest.mark.parametrize(
+    "found, ours, message",
+    [
+        (resnext(), config_of(50), "holds a ResNeXt-50-4x16d, and config.model.backbone is a R"),
+        (resnext(), config_of(50), "set its depth=50, groups=4 and width_per_group=16"),
+        (config_of(50), resnext(), "holds a ResNet-50, and .* is a ResNeXt-50-4x16d: for the file"),
+        (resnext(101), resnext(), "holds a ResNeXt-101-4x16d"),
+    ],
+)
+def test_another_resnext_is_named_with_what_to_set(tmp_path, found, ours, message):
+    files.write(tmp_path / "w.pth", released(found))
+    with pytest.raises(ValueError, match=f"w.pth {message}" if "holds" in message else message):
+        backbones.load(str(tmp_path / "w.pth"), {}, ours)
 
 
 def test_every_misfit_of_torchvisions_names_is_listed(tmp_path):
@@ -88,7 +119,7 @@ def test_every_misfit_of_torchvisions_names_is_listed(tmp_path):
 @pytest.mark.parametrize(
     "config, rename, message",
     [
-        (config_of(50), "", "holds a ResNet-18, config.model.backbone.depth is 50"),
+        (config_of(50), "", "holds a ResNet-18, and config.model.backbone is a ResNet-50: for"),
         (config_of(18, "group"), "", 'norm is "group"'),
         (config_of(), "backbone.body.", "whole detector: give it as config.weights"),
     ],

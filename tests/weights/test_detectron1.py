@@ -144,6 +144,22 @@ def test_a_backbone_with_detectron2s_names(tmp_path, config, scale, is_bgr):
     )
 
 
+def test_fairs_resnext_learned_from_divided_bgr_pixels(tmp_path):
+    """X-101-32x8d.pkl, narrower."""
+    groups = {"groups": 32, "width_per_group": 8}
+    config = ModelConfig(backbone=ResNetConfig(depth=101, stem_channels=8, **groups))
+    state = caffe2(config)
+    assert state["res2_0_branch2b_w"].shape == (32, 1, 3, 3)
+    loaded = backbones.load(str(written(tmp_path, state)), variables(), config)
+    kernel = loaded["params"]["backbone"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(kernel, state["conv1_w"].transpose(2, 3, 1, 0)[:, :, ::-1])
+    grouped = loaded["params"]["backbone"]["layer3_22"]["conv2"]["kernel"]
+    np.testing.assert_array_equal(grouped, state["res4_22_branch2b_w"].transpose(2, 3, 1, 0))
+    config.backbone.groups, config.backbone.width_per_group = 1, 64
+    with pytest.raises(ValueError, match="holds a ResNeXt-101-32x8d.*set its depth=101, groups=32"):
+        backbones.load(str(written(tmp_path, state)), variables(), config)
+
+
 def test_pixels_of_another_scale_are_refused(tmp_path, config):
     state = caffe2(config)
     config.image_std = (0.2, 0.2, 0.2)

@@ -22,9 +22,10 @@ from tests.weights.families import reduced, state_of
 
 R50, GN = presets.detectron2_r50_fpn, presets.detectron2_r50_fpn_gn
 SYNCBN, LSJ = presets.detectron2_r50_fpn_syncbn, presets.detectron2_r50_fpn_lsj
+X101 = presets.detectron2_x101_32x8d_fpn
 CASCADE = presets.detectron2_cascade_r50_fpn
 EVERY = pytest.mark.parametrize(
-    "build", [R50, presets.detectron2_r101_fpn, GN, SYNCBN, LSJ, CASCADE]
+    "build", [R50, presets.detectron2_r101_fpn, X101, GN, SYNCBN, LSJ, CASCADE]
 )
 
 
@@ -40,6 +41,7 @@ def counters_of(build):
     [
         (R50, 307, 44_343_216),
         (presets.detectron2_r101_fpn, 562, 63_283_120),
+        (X101, 562, 107_427_760),
         (GN, 223, 45_711_152),
         # Less the batch counters, of which Detectron2's model has 69.
         (SYNCBN, 430 - 69, None),
@@ -131,7 +133,7 @@ def test_classes_channels_and_rows_are_where_the_model_reads_them(tmp_path):
 
 @EVERY
 def test_the_network_of_a_file_is_that_of_its_preset(tmp_path, build):
-    config = reduced(build(4), depth=101 if "r101" in build.__name__ else 50)
+    config = reduced(build(4), depth=101 if "101" in build.__name__ else 50)
     loaded = load(tmp_path, state_of(detectron2, config, counters=counters_of(build)))
     assert loaded.config.model == config.model
     assert loaded.config.detection == config.detection and loaded.config.data == config.data
@@ -275,10 +277,6 @@ OTHERS = {
     "panoptic": other(sem_seg_head__p2__0__weight=ONE),
     "a RetinaNet": {"backbone.bottom_up.stem.conv1.weight": ONE, "head.cls_subnet.0.bias": ONE},
     "a transformer": {"backbone.bottom_up.patch_embed.proj.weight": ONE},
-    "a ResNeXt of 32x8d": other(
-        backbone__bottom_up__res2__0__conv1__weight=np.ones((256, 64, 1, 1), np.float32),
-        backbone__bottom_up__res2__0__conv2__weight=np.ones((256, 8, 3, 3), np.float32),
-    ),
     "bbox_pred.weight has shape": other(roi_heads__box_predictor__bbox_pred__bias=np.ones(4)),
     "predictor.weight has shape": other(roi_heads__mask_head__predictor__bias=ONE),
     "no ResNet of": {"backbone.bottom_up.stem.conv1.weight": ONE},

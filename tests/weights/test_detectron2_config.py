@@ -129,6 +129,7 @@ def test_rgb_pixels_stay_in_their_order(tmp_path):
     "old, new, field, value",
     [
         ("DEPTH: 50", "DEPTH: 101, NORM: GN", "backbone.norm", "group"),
+        ("DEPTH: 50", "DEPTH: 101, NUM_GROUPS: 32, WIDTH_PER_GROUP: 8", "backbone.width", 2**8),
         ("NUM_FC: 2", "NUM_FC: 1, NORM: SyncBN, NUM_CONV: 4", "box_head.norm", "batch"),
         ("NUM_FC: 2", "NUM_FC: 2, POOLER_TYPE: ROIPool", "roi.pooling", "pool"),
         ("NUM_FC: 2", "NUM_FC: 2, POOLER_TYPE: ROIAlign", "roi.aligned", False),

@@ -116,14 +116,16 @@ def test_names_of_detectors_and_backbones():
     assert set(download.DETECTORS) == set(presets.PRESETS)
     for model, name in download.DETECTORS.items():
         assert re.fullmatch(rf"{model}_coco-[0-9a-f]{{8}}\.pth", name)
-    both = {
-        (depth, version)
-        for depth in (50, 101, 152)
-        for version in ("IMAGENET1K_V1", "IMAGENET1K_V2")
+    versions = {
+        **dict.fromkeys(("resnet18", "resnet34", "resnext101_64x4d"), 1),
+        **dict.fromkeys(("resnet50", "resnet101", "resnet152"), 2),
+        **dict.fromkeys(("resnext50_32x4d", "resnext101_32x8d"), 2),
     }
-    assert set(download.BACKBONES) == both | {(18, "IMAGENET1K_V1"), (34, "IMAGENET1K_V1")}
-    for (depth, _), name in download.BACKBONES.items():
-        assert re.fullmatch(rf"resnet{depth}-[0-9a-f]{{8}}\.pth", name)
+    assert set(download.BACKBONES) == {
+        (name, f"IMAGENET1K_V{i + 1}") for name, count in versions.items() for i in range(count)
+    }
+    for (network, _), name in download.BACKBONES.items():
+        assert re.fullmatch(rf"{network}-[0-9a-f]{{8}}\.pth", name)
     assert len(set(download.BACKBONES.values())) == len(download.BACKBONES)
 
 

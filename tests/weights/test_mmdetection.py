@@ -34,6 +34,8 @@ evil = __import__('os').system('touch marker')
     [
         (R50, 360 - 53, 44_396_336),
         (presets.mmdet_r101_fpn, 666 - 104, 63_388_464),
+        (presets.mmdet_x101_32x4d_fpn, 666 - 104, 63_017_008),
+        (presets.mmdet_x101_32x8d_fpn, 666 - 104, 107_630_640),
         (GN, 223, 45_711_152),
         (CASCADE, 400 - 53, 77_324_606),
     ],
@@ -85,7 +87,7 @@ def test_names_and_shapes_are_mmdetections():
 
 @EVERY
 def test_the_network_of_a_file_is_that_of_its_preset(tmp_path, preset, scale):
-    config = reduced(preset(4), depth=101 if "r101" in preset.__name__ else 50)
+    config = reduced(preset(4), depth=101 if "101" in preset.__name__ else 50)
     state = state_of(mmdetection, config, scale=scale, counters="backbone")
     files.write(tmp_path / "w.safetensors", state)
     loaded = loading.load(tmp_path / "w.safetensors")
@@ -270,10 +272,6 @@ OTHERS = {
         "bbox_head.fc_cls.bias": ONE,
     },
     "without a box head": {"backbone.conv1.weight": ONE, "bbox_head.retina_cls.bias": ONE},
-    "a ResNeXt of 32x4d": other(
-        backbone__layer1__0__conv1__weight=np.ones((128, 64, 1, 1), np.float32),
-        backbone__layer1__0__conv2__weight=np.ones((128, 4, 3, 3), np.float32),
-    ),
     "fc_reg.weight has shape": other(roi_head__bbox_head__fc_reg__bias=np.ones(4)),
     "conv_logits.weight has shape": other(roi_head__mask_head__conv_logits__bias=ONE),
     "missing rpn_head.rpn_reg.bias": {

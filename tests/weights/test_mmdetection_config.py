@@ -100,6 +100,11 @@ GN = (
         ((("depth=50", "depth=101"),), presets.mmdet_r101_fpn, "RGB"),
         ((*CAFFE, *FROZEN, ("'pytorch'", "'caffe'")), presets.mmdet_r50_caffe_fpn, "BGR"),
         ((*CAFFE, *GN), presets.mmdet_r50_fpn_gn, "BGR"),
+        (
+            (("'ResNet', depth=50", "'ResNeXt', groups=32, base_width=4, depth=101"),),
+            presets.mmdet_x101_32x4d_fpn,
+            "RGB",
+        ),
     ],
 )
 def test_the_configs_of_the_zoo_are_the_presets(tmp_path, changes, preset, order):
@@ -136,8 +141,8 @@ def test_other_settings(tmp_path, old, new, field, value):
     "old, new, key",
     [
         ("type='MaskRCNN'", "type='RetinaNet'", "model.type: RetinaNet"),
-        ("type='ResNet'", "type='ResNeXt', groups=32", "model.backbone.type: ResNeXt"),
-        ("depth=50", "depth=50, groups=32", "model.backbone.groups: 32 has no counterpart"),
+        ("type='ResNet'", "type='RegNet'", "model.backbone.type: RegNet"),
+        ("depth=50", "depth=50, groups=32", "model.backbone.groups: 32 of a ResNet"),
         ("depth=50", "depth=50, dcn=dict(type='DCN')", "model.backbone.dcn.type: DCN"),
         ("'StandardRoIHead'", "'CascadeRoIHead'", "model.roi_head.type: CascadeRoIHead"),
         ("'Shared2FCBBoxHead'", "'DoubleConvFCBBoxHead'", "model.roi_head.bbox_head.type"),

@@ -37,14 +37,15 @@ def target_of(build):
 
 def state_for(build, num_classes=81):
     """The arrays of a file as the library itself writes it, with its batch counters."""
-    config = reduced(build(num_classes), 50)
+    config = reduced(build(num_classes), 101 if "x101" in build.__name__ else 50)
     if target_of(build) == "mmdet":
         scale = 58 if presets.is_of_caffe(config.model) else 1
         return state_of(mmdetection, config, scale=scale, counters=("b", "n", "r"))
     # Detectron2 counts the batches of frozen stages too, if the others train.
+    scale = 58 if presets.is_of_caffe(config.model) else 1
     is_trained = config.model.backbone.norm == "batch"
     counters = ("backbone", "roi_heads") if is_trained else ""
-    return state_of(detectron2, config, counters=counters)
+    return state_of(detectron2, config, scale=scale, counters=counters)
 
 
 def load(tmp_path, state, **options):

@@ -56,6 +56,8 @@ class ResNetConfig:
     norm_eps: Annotated[float, at_least(0)] = 1e-5  # Added to the variance.
     # Stages that do not train: 0 none, 1 the stem, 2 the stem and C2, up to 5 for all.
     frozen_stages: Annotated[int, between(0, 5)] = 2
+    # The coarsest feature map, C5 or C4. In a C4 network the heads compute C5 of each RoI.
+    last_level: Annotated[int, one_of(4, 5)] = 5
 
     @property
     def width(self) -> int:
@@ -77,7 +79,8 @@ class RPNConfig:
     """Region proposal network: anchors, samples for its loss, selection of proposals."""
 
     num_convs: NumLayers = 1
-    # The size of the anchors of each level, P2 to P6, in pixels.
+    # The size of the anchors of each level, P2 to P6, in pixels. Without a pyramid, the sizes of
+    # the anchors of each cell of the only level.
     anchor_sizes: Annotated[tuple[float, ...], above(0)] = (32, 64, 128, 256, 512)
     # Round the corners of anchors to whole pixels, as torchvision does.
     round_anchors: bool = True
@@ -184,6 +187,9 @@ def _regression(part: RPNConfig | RoIConfig) -> dict[str, Any]:
 class BoxHeadConfig:
     """Class scores and box refinement: 3x3 convolutions, then fully connected layers."""
 
+    # Instead of these layers, the last stage of the ResNet, whose features are averaged: a C4
+    # network (appendix A of the ResNet paper). The mask head reads the same features.
+    res5: bool = False
     resolution: Annotated[int, at_least(1)] = 7  # Side of the features pooled for each RoI.
     num_convs: NumLayers = 0
     channels: Annotated[int, at_least(1)] = 256  # Of the convolutions.
@@ -198,7 +204,8 @@ class BoxHeadConfig:
 class MaskHeadConfig:
     """A mask for each RoI: 3x3 convolutions, upsampling by two, a 1x1 convolution."""
 
-    # Side of the features pooled for each RoI; masks have twice this side.
+    # Side of the features pooled for each RoI; masks have twice this side. In a C4 network the side
+    # of the features after the last stage, half of those pooled.
     resolution: Annotated[int, at_least(1)] = 14
     num_convs: NumLayers = 4
     channels: Annotated[int, at_least(1)] = 256  # Of the convolutions.
@@ -258,12 +265,23 @@ class ModelConfig:
     # Deltas make no box grow more than 62.5-fold. True: nor shrink, as in MMDetection.
     limit_shrinking: bool = False
     backbone: ResNetConfig = field(default_factory=ResNetConfig)
-    fpn: FPNConfig = field(default_factory=FPNConfig)
+    fpn: FPNConfig | None = field(default_factory=FPNConfig)  # None: only the coarsest map.
     rpn: RPNConfig = field(default_factory=RPNConfig)
     roi: RoIConfig = field(default_factory=RoIConfig)
     box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
     mask_head: MaskHeadConfig | None = field(default_factory=MaskHeadConfig)  # None: Faster R-CNN.
     cascade: CascadeConfig | None = None  # None: a single stage.
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The levels of the pyramid, the finest first; the stride of a level is ``2**level``."""
+        return (self.backbone.last_level,) if self.fpn is None else (2, 3, 4, 5, 6)
+
+    @property
+    def anchors_per_cell(self) -> int:
+        """Anchors of each cell of a feature map."""
+        sizes = len(self.rpn.anchor_sizes) if len(self.levels) == 1 else 1
+        return sizes * len(self.rpn.aspect_ratios)
 
 
 @settings
@@ -361,6 +379,9 @@ class DataConfig:
     # long side would exceed its maximum.
     short_sides: Annotated[tuple[int, ...], NOT_EMPTY, at_least(1)] = (800,)
     max_long_side: Annotated[int, at_least(1)] = 1333  # Pixels.
+    # The network sees each image padded to multiples of so many pixels, inside its bucket. 1 is
+    # Detectron2's rule for networks without a pyramid.
+    padding: Annotated[int, one_of(1, 32)] = 32
     # The rule for the size of resized images; see `resizing.resized_size`.
     size_rule: Annotated[str, one_of("torchvision", "detectron2", "mmdetection")] = "torchvision"
     # How images are resized; see `resizing.resize`.

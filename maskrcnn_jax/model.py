@@ -20,9 +20,8 @@ from maskrcnn_jax.detections import detect
 from maskrcnn_jax.diagnostics import sample_counts
 from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.losses import mean, rpn_loss
-from maskrcnn_jax.modules import backbones
+from maskrcnn_jax.modules import backbones, fpn
 from maskrcnn_jax.modules.extents import zero_beyond
-from maskrcnn_jax.modules.fpn import FPN
 from maskrcnn_jax.modules.layers import as_function
 from maskrcnn_jax.modules.rpn import RPN
 from maskrcnn_jax.ops.anchors import map_shapes
@@ -73,8 +72,8 @@ class MaskRCNN(nn.Module):
     def setup(self) -> None:
         c = self.config
         self.backbone = backbones.build(c.backbone, c.dtype, self.run)
-        self.fpn = FPN(c.fpn, c.dtype, self.run)
-        self.rpn = RPN(c.rpn, c.dtype, self.run)
+        self.fpn = fpn.build(c.fpn, c.dtype, self.run)
+        self.rpn = RPN(c.rpn, c.dtype, self.run, c.anchors_per_cell)
         self.box_head, self.mask_head = roi_heads.build(c, self.run)
 
     def __call__(
@@ -138,9 +137,10 @@ class MaskRCNN(nn.Module):
         head, config = as_function(self.mask_head), self.config.mask_head
         assert config is not None, "a model without a mask head draws no masks"
 
+        pool = self.box_head.pool_for_masks(partial(self.pool, pyramid, canvas=canvas))
+
         def draw(boxes: Float[Array, "b d 4"], classes: Int[Array, "b d"]) -> Array:
-            pooled = self.pool(pyramid, boxes, canvas, config.resolution)
-            return jax.nn.sigmoid(head(pooled, classes))
+            return jax.nn.sigmoid(head(pool(boxes, resolution=config.resolution), classes))
 
         if self.run.mask_chunk is None or self.is_initializing():
             return draw(detections.boxes, detections.classes)
@@ -159,7 +159,7 @@ class MaskRCNN(nn.Module):
         config = self.config
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(batch.image_id)
         height, width = batch.images.shape[1:3]
-        shapes = map_shapes((height, width))
+        shapes = map_shapes((height, width), config.levels)
 
         match_each = self.each(anchor_targets, shapes=shapes, config=config.rpn)
         anchors = match_each(keys[:, 0], batch.instances, batch.canvas)
@@ -172,7 +172,7 @@ class MaskRCNN(nn.Module):
         rois = self.each(roi_targets, config=config.roi)(keys[:, 1], proposals, batch.instances)
         diagnostics = sample_counts(anchors, rois, batch.num_surplus)
         pool = partial(self.pool, pyramid, canvas=batch.canvas)
-        box_losses, accuracies, stages = self.box_head.learn(pool, rois, batch, keys[:, 1])
+        box_losses, accuracies, stages, pool = self.box_head.learn(pool, rois, batch, keys[:, 1])
         losses |= box_losses
         diagnostics |= accuracies
         if config.mask_head is None:
@@ -189,7 +189,7 @@ class MaskRCNN(nn.Module):
         return total, means | {name: mean(pair) for name, pair in diagnostics.items()}
 
     def features(self, images: Images, sizes: Sizes, canvas: Sizes) -> Pyramid:
-        """Images to the pyramid P2 to P6.
+        """Images to the pyramid, P2 to P6.
 
         Raises ValueError for a bucket whose sides are no multiples of 32.
         """
@@ -229,8 +229,8 @@ class MaskRCNN(nn.Module):
     def pool(
         self, pyramid: Pyramid, boxes: Float[Array, "b r 4"], canvas: Sizes, resolution: int
     ) -> Float[Array, "b r s s c"]:
-        """Features of each RoI; the coarsest level has anchors only, so it is left out."""
-        levels = {level: pyramid[level] for level in sorted(pyramid)[:-1]}
+        """Features of each RoI; of several levels the coarsest has anchors only: it is left out."""
+        levels = {level: pyramid[level] for level in sorted(pyramid)[: max(1, len(pyramid) - 1)]}
         pool_each = partial(pool_rois, resolution=resolution, config=self.config.roi, run=self.run)
         return self.run.per_pyramid(pool_each)(levels, boxes, canvas)
 

@@ -193,6 +193,14 @@ def detectron2_x101_32x8d_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
     return config
 
 
+def detectron2_r50_c4(num_classes: int = COCO_80_CLASSES) -> Config:
+    """Detectron2's ``mask_rcnn_R_50_C4_3x``; ``num_classes`` includes background."""
+    config = detectron2_r50_fpn(num_classes)
+    use_c4(config)
+    config.data.padding = 1
+    return config
+
+
 def mmdet_r50_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
     """MMDetection's ``mask-rcnn_r50_fpn_1x_coco``; ``num_classes`` includes background."""
     config = detectron2_r50_fpn(num_classes)
@@ -260,6 +268,14 @@ def mmdet_r50_fpn_gn(num_classes: int = COCO_80_CLASSES) -> Config:
     return config
 
 
+def mmdet_r50_caffe_c4(num_classes: int = COCO_80_CLASSES) -> Config:
+    """MMDetection's ``mask-rcnn_r50-caffe-c4_1x_coco``; ``num_classes`` includes background."""
+    config = mmdet_r50_caffe_fpn(num_classes)
+    use_c4(config)
+    config.model.roi.low_quality = "none"
+    return config
+
+
 def mmdet_cascade_r50_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
     """MMDetection's ``cascade-mask-rcnn_r50_fpn_1x_coco``; ``num_classes`` includes background."""
     config = mmdet_r50_fpn(num_classes)
@@ -277,6 +293,7 @@ OF_OTHERS: dict[str, Callable[..., Config]] = {
         detectron2_r50_fpn_syncbn,
         detectron2_r50_fpn_lsj,
         detectron2_cascade_r50_fpn,
+        detectron2_r50_c4,
         mmdet_r50_fpn,
         mmdet_r101_fpn,
         mmdet_x101_32x4d_fpn,
@@ -285,6 +302,7 @@ OF_OTHERS: dict[str, Callable[..., Config]] = {
         mmdet_r50_caffe_fpn,
         mmdet_r50_fpn_gn,
         mmdet_cascade_r50_fpn,
+        mmdet_r50_caffe_c4,
     )
 }
 
@@ -307,6 +325,17 @@ def applied(preset: str | Config, config: Config) -> Config:
     chosen.model.mask_head = model.mask_head
     chosen.model.cascade = model.cascade and (chosen.model.cascade or model.cascade)
     return chosen
+
+
+def use_c4(config: Config) -> None:
+    """Takes the pyramid from a network, and puts the last stage of its ResNet into its heads."""
+    model = config.model
+    model.fpn, model.backbone.last_level = None, 4
+    model.box_head = BoxHeadConfig(res5=True, resolution=14, num_layers=0)
+    if model.mask_head is not None:
+        model.mask_head = MaskHeadConfig(resolution=7, num_convs=0)
+    model.rpn.num_candidates, model.rpn.num_proposals = 12_000, 2000
+    config.detection.num_candidates = 6000
 
 
 def use_cascade(config: Config) -> None:

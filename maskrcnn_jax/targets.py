@@ -49,7 +49,7 @@ def anchor_targets(
         min_low_quality_iou=config.min_low_quality_iou,
     )
     indices, positive, valid = sampling.sample(
-        _grid_priorities(key, shapes, len(config.aspect_ratios)),
+        _grid_priorities(key, shapes, len(grid)),
         inside & (labels == 1),
         inside & (labels == 0),
         num_samples=config.num_samples,
@@ -228,16 +228,17 @@ def _with_area(instances: Instances) -> Bool[Array, " g"]:
 
 
 def _grid_priorities(
-    key: sampling.Key, shapes: dict[int, tuple[int, int]], num_ratios: int
+    key: sampling.Key, shapes: dict[int, tuple[int, int]], num_anchors: int
 ) -> UInt32[Array, " n"]:
     """Random priorities of the anchors of all levels, in the order of `anchors.pyramid_anchors`."""
+    per_cell = num_anchors // sum(height * width for height, width in shapes.values())
     levels = []
     for level in sorted(shapes):
         height, width = shapes[level]
-        axes = map(jnp.arange, (num_ratios, height, width))
-        ratio, row, column = jnp.meshgrid(*axes, indexing="ij")
+        axes = map(jnp.arange, (per_cell, height, width))
+        anchor, row, column = jnp.meshgrid(*axes, indexing="ij")
         # The number of an anchor must not depend on the size of the map.
-        position = ((row << 14) + column) * num_ratios + ratio
+        position = ((row << 14) + column) * per_cell + anchor
         level_key = jax.random.fold_in(key, level)
         levels.append(sampling.priorities(level_key, position.reshape(-1)))
     return jnp.concatenate(levels)

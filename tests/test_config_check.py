@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from maskrcnn_jax import settings
+from maskrcnn_jax import presets, settings
 from maskrcnn_jax.cli import config_file
 from maskrcnn_jax.config import (
     BoxHeadConfig,
@@ -131,6 +131,24 @@ def test_every_way_to_write_a_value(field, value):
 def test_what_is_impossible_is_told_by_field(field, value, message):
     with pytest.raises(ValueError, match=message):
         check(changed(field, value))
+
+
+@pytest.mark.parametrize(
+    "part, field, value, message",
+    [
+        ("backbone", "last_level", 5, "model.box_head.res5 needs model.backbone.last_level 4"),
+        ("backbone", "depth", 18, "a depth of at least 50; got 4 and 18"),
+        ("box_head", "num_layers", 2, "model.box_head.res5 needs model.cascade=None"),
+        ("mask_head", "resolution", 14, "must be half of model.box_head.resolution.*14 and 14"),
+        ("model", "fpn", FPNConfig(), "model.backbone.last_level must be 5 with model.fpn; got 4"),
+    ],
+)
+def test_impossible_c4_networks_are_told_by_field(part, field, value, message):
+    config = presets.detectron2_r50_c4()
+    check(config)
+    setattr(getattr(config.model, part, config.model), field, value)
+    with pytest.raises(ValueError, match=message):
+        check(config)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ def test_losses_gradients_and_detections_have_the_right_shapes(name):
     detections = jax.eval_shape(model.apply, variables, batch.images, batch.sizes)
     slots = config.detection.num_detections
     assert detections.boxes.shape == (config.batch_size, slots, 4)
-    assert detections.masks.shape == (config.batch_size, slots, 28, 28)
+    side = 2 * config.model.mask_head.resolution
+    assert detections.masks.shape == (config.batch_size, slots, side, side)
 
 
 @pytest.mark.parametrize("name", NAMES)

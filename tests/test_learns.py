@@ -46,9 +46,19 @@ def cascade_of(use):
     return change
 
 
+def c4(config):
+    presets.use_c4(config)
+    model, backbone = config.model, config.model.backbone
+    backbone.depth, backbone.stem_channels = 50, 32
+    model.box_head.resolution, model.mask_head.resolution = 8, 4
+    model.mask_head.channels, model.rpn.num_proposals = 32, 64
+    config.detection.num_candidates = 1000
+
+
 NETWORKS = {
     "plain": lambda config: None,
     "resnext": resnext,
+    "C4": c4,
     "cascade": cascade_of(presets.use_cascade),
     "cascade of MMDetection": cascade_of(presets.use_cascade_of_mmdetection),
 }

@@ -223,7 +223,8 @@ def _why_changed(a: int, b: int, here: Side, there: Side) -> Steps:
         steps = _why_pooled_otherwise(i, j, here, there)
     else:
         rois = one.boxes[a], other.boxes[b]
-        steps = roi_decisions.why_pooled_otherwise(*rois, here, config.mask_head.resolution)
+        head = config.box_head if config.box_head.res5 else config.mask_head
+        steps = roi_decisions.why_pooled_otherwise(*rois, here, head.resolution)
         if here.config.detection.paste == "expanded":
             drawn_in = one.original_boxes[a], other.original_boxes[b]
             steps = steps or roi_decisions.why_pasted_otherwise(*drawn_in)

@@ -83,7 +83,8 @@ class JaxModel:
         """
         sizes = [self.size(image) for image in images]
         bucket = bucket or self.bucket(sizes)
-        canvases = [canvas or resizing.ceil32(size) for size in sizes]
+        padding_of = self.config.data.padding
+        canvases = [canvas or resizing.canvas_of(size, padding_of) for size in sizes]
         numbers = np.array(sizes, np.int32), np.array(canvases, np.int32)
         batch = self.pad(images, bucket)
         self.compiled.add(batch.shape)
@@ -97,7 +98,7 @@ class JaxModel:
 
     def anchors(self, canvas: Size) -> Levels:
         """The anchors of a canvas in the order of the peers, ``[n, 4]`` by level."""
-        shapes = anchors.map_shapes(canvas)
+        shapes = anchors.map_shapes(canvas, self.config.model.levels)
         rule = self.config.model.rpn.anchors
         grids = anchors.pyramid_anchors(shapes, jnp.array(canvas), **rule)
         boxes = {level: np.asarray(boxes) for level, (boxes, _) in grids.items()}

@@ -16,11 +16,12 @@ from maskrcnn_jax import presets
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.parity import recording, reference
-from maskrcnn_jax.parity.recording import channels_last, levels, rows
+from maskrcnn_jax.parity.recording import channels_last, rows
 from maskrcnn_jax.parity.records import Outcome, Peer, Stages
 from maskrcnn_jax.weights import layout, mmdetection, mmdetection_config
 
 BASE = "configs/_base_/models/mask-rcnn_r50_fpn.py"
+C4_BASE = "configs/_base_/models/mask-rcnn_r50-caffe-c4.py"
 CASCADE_BASE = "configs/_base_/models/cascade-mask-rcnn_r50_fpn.py"
 # The settings that MMDetection does not have.
 RULES = {
@@ -50,6 +51,7 @@ NORMS = {
     "batch": {"type": "BN", "requires_grad": True},
     "group": {"type": "GN", "num_groups": 32, "requires_grad": True},
 }
+OF_RESNEXT = ("backbone.groups", "backbone.base_width")  # No argument of its ResNet.
 # MMCV's NMS adds offsets to the coordinates of fewer than 10,000 boxes.
 MAX_BOXES_WITH_OFFSETS = 9_999
 
@@ -111,6 +113,7 @@ def settings(config: Config) -> MMConfig:
     package = Path(mmdet.__file__).parent
     # The first folder is that of an installed package, the second that of a checkout.
     name = BASE if config.model.cascade is None else CASCADE_BASE
+    name = C4_BASE if config.model.box_head.res5 else name
     found = [x / name for x in (package / ".mim", package.parent) if (x / name).is_file()]
     if not found:
         raise FileNotFoundError(f"MMDetection in {package} has no {name}")
@@ -119,10 +122,32 @@ def settings(config: Config) -> MMConfig:
         base.model.type = "FasterRCNN" if config.model.cascade is None else "CascadeRCNN"
         del base.model.roi_head["mask_head"], base.model.roi_head["mask_roi_extractor"]
     values = _fields(config) | _converted(config.model)
+    if config.model.box_head.res5:
+        values = _of_c4(values, config.model)
     if config.model.cascade is not None:
         values = _of_stages(values, config.model)
     base.merge_from_dict({f"model.{key}": value for key, value in values.items()})
     return base
+
+
+def _of_c4(values: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
+    """The values of a network with a pyramid as those of a C4 network of the same sizes."""
+    head, kept = "roi_head.bbox_head.", ("num_classes", "bbox_coder.target_stds")
+    kept = {f"{head}{name}" for name in (*kept, "reg_class_agnostic")}
+    dropped = (head, "neck.", "roi_head.mask_roi_extractor.", "rpn_head.anchor_generator.scales")
+    found = {k: x for k, x in values.items() if k in kept or not k.startswith(dropped)}
+    channels = resnet.channels(model.backbone)
+    found |= dict.fromkeys(("rpn_head.in_channels", "rpn_head.feat_channels"), channels[4])
+    found["roi_head.bbox_roi_extractor.out_channels"] = channels[4]
+    found["rpn_head.anchor_generator.scales"] = [size / 16 for size in model.rpn.anchor_sizes]
+    found["roi_head.shared_head.depth"] = model.backbone.depth
+    found["roi_head.shared_head.norm_cfg"] = NORMS[model.backbone.norm]
+    found["roi_head.bbox_head.in_channels"] = channels[5]
+    if model.mask_head is not None:
+        found["roi_head.mask_head.in_channels"] = channels[5]
+        found.pop("roi_head.mask_head.norm_cfg")
+    found["train_cfg.rpn.allowed_border"] = -1
+    return found
 
 
 def _of_stages(values: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
@@ -149,14 +174,15 @@ def _fields(config: Config) -> dict[str, Any]:
         value: Any = config
         for part in field.split("."):
             value = getattr(value, part, None)  # A model may have no mask head.
-        if value is not None:
+        if value is not None and key not in OF_RESNEXT:
             found[key] = value
     return found
 
 
 def _converted(model: ModelConfig) -> dict[str, Any]:
     """The values of MMDetection's keys that have another form than ours."""
-    backbone, channels, head = model.backbone, model.fpn.channels, model.box_head
+    backbone, head = model.backbone, model.box_head
+    channels, neck_norm = (model.fpn.channels, model.fpn.norm) if model.fpn else (0, "none")
     stem, is_bgr = backbone.stem_channels, presets.reads_bgr(model)
     step, box = -1 if is_bgr else 1, "roi_head.bbox_head"
     values = {
@@ -170,7 +196,7 @@ def _converted(model: ModelConfig) -> dict[str, Any]:
         "backbone.stem_channels": stem,
         "backbone.base_channels": stem,
         "neck.in_channels": list(resnet.channels(backbone).values()),
-        "neck.norm_cfg": NORMS[model.fpn.norm],
+        "neck.norm_cfg": NORMS[neck_norm],
         "rpn_head.in_channels": channels,
         "rpn_head.feat_channels": channels,
         "rpn_head.num_convs": model.rpn.num_convs,
@@ -192,15 +218,15 @@ def _converted(model: ModelConfig) -> dict[str, Any]:
     if backbone.groups > 1:
         values |= {"backbone.type": "ResNeXt", "backbone.groups": backbone.groups}
         values["backbone.base_width"] = backbone.width // backbone.groups
-    return values if model.mask_head is None else values | _mask_values(model)
+    return values if model.mask_head is None else values | _mask_values(model, channels)
 
 
-def _mask_values(model: ModelConfig) -> dict[str, Any]:
+def _mask_values(model: ModelConfig, channels: int) -> dict[str, Any]:
     return {
-        "roi_head.mask_roi_extractor.out_channels": model.fpn.channels,
+        "roi_head.mask_roi_extractor.out_channels": channels,
         "roi_head.mask_roi_extractor.roi_layer.sampling_ratio": model.roi.sampling_ratio,
         "roi_head.mask_roi_extractor.roi_layer.aligned": model.roi.aligned,
-        "roi_head.mask_head.in_channels": model.fpn.channels,
+        "roi_head.mask_head.in_channels": channels,
         "roi_head.mask_head.num_classes": model.num_classes - 1,
         "roi_head.mask_head.norm_cfg": NORMS[model.mask_head.norm],
     }
@@ -224,12 +250,14 @@ def predict(
     parts = {
         "input": model.data_preprocessor,
         "backbone": model.backbone,
-        "neck": model.neck,
+        "neck": model.neck if model.with_neck else model.backbone,
         "rpn_head": rpn,
     }
     stages = {"box_pool": heads.bbox_roi_extractor, "box_head": heads.bbox_head}
     if heads.with_mask:
-        stages |= {"mask_pool": heads.mask_roi_extractor, "mask_head": heads.mask_head}
+        # In a C4 network the last call is that for masks.
+        pooled = heads.shared_head if heads.with_shared_head else heads.mask_roi_extractor
+        stages |= {"mask_pool": pooled, "mask_head": heads.mask_head}
     is_cascade = isinstance(heads.bbox_head, torch.nn.ModuleList)
     stages = {name: list(x) if is_cascade else [x] for name, x in stages.items()}
     of_stages = {
@@ -239,12 +267,16 @@ def predict(
         predictions = [sample.pred_instances for sample in model.test_step(data)]
     for name, found in stages.items():
         calls = [outputs[f"{name}/{i}"] for i in range(len(found))]
-        outputs[name] = [call for (call,) in calls if call] if all(calls) else []
+        place = -1 if name.startswith("mask") else 0
+        outputs[name] = [each[place] for each in calls] if all(calls) else []
     if heads.with_mask and not outputs["mask_head"]:  # There is no detection in the batch.
-        side, head = stages["mask_pool"][0].roi_layers[0].output_size[0], stages["mask_head"][0]
+        extractor = heads.mask_roi_extractor[0] if is_cascade else heads.mask_roi_extractor
+        side = extractor.roi_layers[0].output_size[0] // (2 if heads.with_shared_head else 1)
+        head = stages["mask_head"][0]
         outputs["mask_pool"] = [((), torch.zeros(0, head.in_channels, side, side))]
         outputs["mask_head"] = [((), torch.zeros(0, head.num_classes, 2 * side, 2 * side))]
     outputs["is_bgr"] = is_bgr
+    outputs["first_level"] = int(np.log2(rpn.prior_generator.strides[0][0]))
     sizes = [tuple(each.shape[-2:]) for each in outputs["neck"]]
     outputs["anchors"] = rpn.prior_generator.grid_priors(sizes, device="cpu")
     return [_stages(outputs, found, images[i].shape[:2], i) for i, found in enumerate(predictions)]
@@ -277,6 +309,7 @@ def _stages(outputs: dict[str, Any], final: Any, original_size: tuple[int, int],
     """The results for one image of a batch, of which ``final`` holds the detections."""
     batch, of_rois = outputs["input"]["inputs"], rows(outputs["proposals"], i)
     image = channels_last(batch[i]).numpy()
+    levels = partial(recording.levels, first=outputs["first_level"])
     mask_features, mask_logits, masks = _masks(outputs, final, i)
     logits = [logits[of_rois] for _, (logits, _) in outputs["box_head"]]
     scored = logits[0] if len(logits) == 1 else sum(logits) / len(logits)

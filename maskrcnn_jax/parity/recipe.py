@@ -42,6 +42,8 @@ GAINS = {
     "roi_heads.box_predictor.bbox_pred.weight": 1.5,
     "roi_heads.mask_predictor.mask_fcn_logits.weight": 2.0,
 }
+# In a C4 network the classifier reads means over the cells of an RoI, which vary less.
+OF_MEANS = {"roi_heads.box_predictor.cls_score.weight": 11.0}
 # The bias of the background logit, in units of the expected maximum of ``num_classes`` normal
 # numbers, for box heads without and with convolutions.
 BACKGROUND_GAIN = {False: 2.75, True: 2.5}
@@ -114,7 +116,8 @@ def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
         elif len(shape) == 1:
             array = random.uniform(0.8, 1.2, shape) * _norm_gain(name, config.backbone.depth)
         else:
-            array = _weight(random, name, shape)
+            gains = GAINS | OF_MEANS if config.box_head.res5 else GAINS
+            array = _weight(random, name, shape, gains.get(name, 1.0))
         state[entry.name] = array.astype(np.float32)
         if name.endswith("running_var") and entry.path[0] == "batch_stats":
             state[entry.name.replace("running_var", COUNTER)] = np.array(0, np.int64)
@@ -135,8 +138,10 @@ def _norm_gain(name: str, depth: int) -> float:
     return small if last in name else 1.0
 
 
-def _weight(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Draws a kernel by He's rule, with zero mean over the inputs.
+def _weight(
+    random: np.random.Generator, name: str, shape: tuple[int, ...], factor: float
+) -> np.ndarray:
+    """Draws a kernel by He's rule times a factor, with zero mean over the inputs.
 
     The inputs are positive after a ReLU, so a non-zero mean would dominate the outputs.
     """
@@ -145,4 +150,4 @@ def _weight(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> n
     weight -= weight.mean(axis=inputs, keepdims=True)
     fan_in = shape[0] if "conv5_mask" in name else np.prod(shape[1:])
     gain = 1.0 if "fpn" in name or "downsample" in name else 2.0
-    return weight * GAINS.get(name, 1.0) * np.sqrt(gain / fan_in)
+    return weight * factor * np.sqrt(gain / fan_in)

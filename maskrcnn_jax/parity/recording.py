@@ -64,9 +64,9 @@ def of_class(
     return np.take_along_axis(logits, labels.reshape(-1, 1, 1, 1), axis=3)[..., 0]
 
 
-def levels(tensors: Sequence[Any]) -> Levels:
+def levels(tensors: Sequence[Any], first: int = 2) -> Levels:
     """Arrays by level, the finest first."""
-    return {level: tensor.numpy() for level, tensor in enumerate(tensors, start=2)}
+    return {level: tensor.numpy() for level, tensor in enumerate(tensors, start=first)}
 
 
 def channels_last(x: Any) -> Any:

@@ -137,8 +137,9 @@ def _maps(
         "box_features": model.pool(pyramid, inputs["rois"], canvas, box_resolution),
     }
     if config.mask_head is not None:
+        pool = model.box_head.pool_for_masks(partial(model.pool, pyramid, canvas=canvas))
         resolution = config.mask_head.resolution
-        results["mask_features"] = model.pool(pyramid, inputs["boxes"], canvas, resolution)
+        results["mask_features"] = pool(inputs["boxes"], resolution=resolution)
     return results
 
 

@@ -31,7 +31,7 @@ class Stage(NamedTuple):
 
 
 def _anchor_targets(model: MaskRCNN, keys, images, instances, canvas):
-    shapes = map_shapes(images.shape[1:3])
+    shapes = map_shapes(images.shape[1:3], model.config.levels)
     match_each = model.each(anchor_targets, shapes=shapes, config=model.config.rpn)
     return (match_each(keys[:, 0], instances, canvas),)
 
@@ -167,7 +167,9 @@ def trace(
         ValueError: The program has no such stage.
     """
     stages = dict(STAGES[program])
-    if model.config.cascade is not None:  # Their stages are parts of the whole program only.
+    if (
+        model.config.cascade is not None or model.config.box_head.res5
+    ):  # Their stages are parts of the whole program only.
         stages = {key: stage for key, stage in stages.items() if key not in _OF_SINGLE_STAGE}
     if model.config.mask_head is None:
         stages = {key: stage for key, stage in stages.items() if not key.startswith("mask")}

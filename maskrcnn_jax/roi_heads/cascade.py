@@ -64,9 +64,13 @@ class CascadeBoxHead(nn.Module):
                 proposals = self.refine(i, deltas, proposals, sizes)
         return self._mean(jnp.stack(votes)), deltas, proposals
 
+    def pool_for_masks(self, pool: Pool) -> Pool:
+        """Pools the features that the mask head reads."""
+        return pool
+
     def learn(
         self, pool: Pool, rois: RoITargets, batch: Batch, keys: Array
-    ) -> tuple[Losses, Losses, tuple[RoITargets, ...]]:
+    ) -> tuple[Losses, Losses, tuple[RoITargets, ...], Pool]:
         """The losses of each stage, the diagnostics of the last, and the RoIs of each stage.
 
         Arguments as in `plain.PlainBoxHead.learn`.
@@ -84,7 +88,7 @@ class CascadeBoxHead(nn.Module):
                 given = Proposals(rois.boxes, rois.valid)
                 refined = self.refine(i, deltas, given, batch.sizes)
                 rois = self._next_rois(i + 1, refined, rois, batch, keys)
-        return losses, box_accuracy(logits, rois), tuple(stages)
+        return losses, box_accuracy(logits, rois), tuple(stages), pool
 
     def refine(
         self, i: int, deltas: Float[Array, "b p 1 4"], proposals: Proposals, sizes: Array
@@ -112,7 +116,8 @@ class CascadeBoxHead(nn.Module):
     def _scale_gradient(self, x: Array) -> Array:
         factor = self.model.cascade.feature_gradient
         factor = 1 / len(self.rules) if factor is None else factor
-        return x if factor == 1 else factor * x + jax.lax.stop_gradient((1 - factor) * x)
+        value = jax.lax.stop_gradient(x)
+        return x if factor == 1 else value + factor * (x - value)
 
     def _mean(self, votes: Float[Array, "n b p k"]) -> Float[Array, "b p k"]:
         """Logits whose softmax is the score."""

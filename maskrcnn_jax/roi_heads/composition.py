@@ -1,13 +1,15 @@
 """The RoI heads of each config, and their contract.
 
-A box head has `predict` and `learn`, as `plain.PlainBoxHead` has. A mask head is a module that maps
-pooled features and classes to mask logits, and has `learn`, as `plain.PlainMaskHead` has.
+A box head has `predict`, `learn` and `pool_for_masks`, as `plain.PlainBoxHead` has. A mask head is
+a module that maps pooled features and classes to mask logits, and has `learn`, as
+`plain.PlainMaskHead` has.
 """
 
 import flax.linen as nn
 
 from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.roi_heads.c4 import C4BoxHead
 from maskrcnn_jax.roi_heads.cascade import CascadeBoxHead, CascadeMaskHead
 from maskrcnn_jax.roi_heads.plain import PlainBoxHead, PlainMaskHead
 
@@ -31,7 +33,9 @@ def module_paths(config: ModelConfig) -> dict[str, list[Path]]:
 def build(config: ModelConfig, run: Execution) -> tuple[nn.Module, nn.Module | None]:
     """The box head and the mask head of a config; None without a mask head."""
     boxes: nn.Module
-    if config.cascade is None:
+    if config.box_head.res5:
+        boxes = C4BoxHead(config, run)
+    elif config.cascade is None:
         boxes = PlainBoxHead(config.box_head, config.num_classes, config.dtype, roi=config.roi)
     else:
         boxes = CascadeBoxHead(config, run)

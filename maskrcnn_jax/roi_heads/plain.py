@@ -42,10 +42,14 @@ class PlainBoxHead(BoxHead, kw_only=True):
         pooled = pool(proposals.boxes, resolution=self.config.resolution)
         return *self(pooled), proposals
 
+    def pool_for_masks(self, pool: Pool) -> Pool:
+        """Pools the features that the mask head reads."""
+        return pool
+
     def learn(
         self, pool: Pool, rois: RoITargets, batch: Batch, keys: Array
-    ) -> tuple[Losses, Losses, tuple[RoITargets, ...]]:
-        """The losses, diagnostics, and the RoIs of each stage, of which there is one.
+    ) -> tuple[Losses, Losses, tuple[RoITargets, ...], Pool]:
+        """The losses, diagnostics, the RoIs of each stage, and `pool_for_masks` of positive RoIs.
 
         Args:
             pool: Pools features of boxes.
@@ -55,7 +59,7 @@ class PlainBoxHead(BoxHead, kw_only=True):
         """
         logits, deltas = self(pool(rois.boxes, resolution=self.config.resolution), rois.valid)
         losses = box_loss(logits, deltas, rois, **self.roi.regression)
-        return losses, box_accuracy(logits, rois), (rois,)
+        return losses, box_accuracy(logits, rois), (rois,), pool
 
 
 class PlainMaskHead(MaskHead, kw_only=True):

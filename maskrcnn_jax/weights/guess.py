@@ -123,11 +123,13 @@ def set_widths(
             setattr(part, field, weight.shape[axis])
 
     set_size(config.backbone, "stem_channels", ("backbone", "conv1"), 0)
-    set_size(config.fpn, "channels", ("rpn", "cls_logits"), 1)
+    if config.fpn is not None:
+        set_size(config.fpn, "channels", ("rpn", "cls_logits"), 1)
     first = {part: paths[0] for part, paths in module_paths(config).items()}
     if config.box_head.num_convs:
         set_size(config.box_head, "channels", (*first["box_head"], "conv0"), 0)
-    set_size(config.box_head, "features", (*first["box_head"], "cls_score"), 1)
+    if config.box_head.num_layers:
+        set_size(config.box_head, "features", (*first["box_head"], "cls_score"), 1)
     if config.mask_head is not None:
         set_size(config.mask_head, "channels", (*first["mask_head"], "logits"), 1)
 

@@ -25,11 +25,12 @@ from maskrcnn_jax.weights.torchvision_resnet import COUNTER
 WHOSE = "MMDetection's"
 BODY = "backbone."
 STEM = f"{BODY}conv1.weight"
+STEMS = (STEM,)
+SHARED = "roi_head.shared_head."
 BOX, MASK = "roi_head.bbox_head.", "roi_head.mask_head."
 EMA = "ema_"  # MMDetection 2 keeps averages beside the weights.
 STARTS = ("neck.", "rpn_head.", "roi_head.", "bbox_head.")
 OTHERS = (
-    (r"roi_head\.shared_head\.", "a C4 network, whose box head is the last stage of the ResNet"),
     (r".*\.conv2_offset\.|.*\.conv2\.conv_offset\.", "a network with deformable convolutions"),
     (r"backbone\.(stages|patch_embed|layers)\.", "a network with a transformer backbone"),
     (r"roi_head\.(point_head|glbctx_head|semantic_head|grid_head)\.", "another kind of network"),
@@ -77,6 +78,8 @@ def check_kind(state: Mapping[str, np.ndarray]) -> None:
 
 def _preset(state: Mapping[str, np.ndarray]) -> Config:
     """Returns the preset of MMDetection with the norms, heads and sizes of a file."""
+    if any(name.startswith(SHARED) for name in state):
+        return _preset_of_c4(state)
     config = presets.mmdet_r50_fpn()
     model = config.model
     if guess.num_stages(state, rf"{re.escape(BOX)}(\d)\."):
@@ -101,6 +104,21 @@ def _preset(state: Mapping[str, np.ndarray]) -> Config:
         model.mask_head.norm = _norm_kind(state, f"{MASK}{_stage(model)}convs.0.")
     guess.set_widths(model, state, name)
     guess.set_groups(model.backbone, *(state.get(f"{BODY}layer1.0.conv{i}.weight") for i in (1, 2)))
+    guess.set_class_agnostic(model, state, name)
+    return config
+
+
+def _preset_of_c4(state: Mapping[str, np.ndarray]) -> Config:
+    """Returns the preset of a C4 network with the sizes of a file."""
+    config = presets.mmdet_r50_caffe_c4()
+    model = config.model
+    pattern = r"backbone\.layer([1-4])\.(\d{1,3})\.(conv3\.)?"
+    names = [name.replace(SHARED, BODY) for name in state]
+    model.backbone.depth = guess.resnet_depth(names, pattern)
+    model.num_classes = num_classes(state) or model.num_classes
+    if not any(name.startswith(MASK) for name in state):
+        model.mask_head = None
+    guess.set_widths(model, state, name)
     guess.set_class_agnostic(model, state, name)
     return config
 
@@ -260,6 +278,8 @@ def name(path: Path, config: ModelConfig) -> str:
     match part:
         case "backbone":
             return _backbone_name(path, config.backbone.norm)
+        case "box_head" if path[1] == "res5":
+            return _block_name(path[2:], SHARED, config.backbone.norm)
         case "fpn":
             convs = "lateral_convs" if layer.startswith("lateral") else "fpn_convs"
             number = int(layer.removesuffix("_bn")[-1]) - 2
@@ -283,11 +303,15 @@ def name(path: Path, config: ModelConfig) -> str:
 
 def _backbone_name(path: Path, norm: str) -> str:
     layer = path[-1].replace("bn", "gn") if norm == "group" else path[-1]
-    if len(path) == 2:
-        return f"{BODY}{layer}"
-    stage, block = path[1].removeprefix("layer").split("_")
+    return f"{BODY}{layer}" if len(path) == 2 else _block_name(path[1:], BODY, norm)
+
+
+def _block_name(path: Path, body: str, norm: str) -> str:
+    """Returns the name of a layer in a block, such as ``layer4_0``, ``conv1``."""
+    layer = path[-1].replace("bn", "gn") if norm == "group" else path[-1]
+    stage, block = path[0].removeprefix("layer").split("_")
     names = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
-    return f"{BODY}layer{stage}.{block}." + names.get(path[-1], layer)
+    return f"{body}layer{stage}.{block}." + names.get(path[-1], layer)
 
 
 def _of_module(layer: str, mark: str, norm: str) -> str:

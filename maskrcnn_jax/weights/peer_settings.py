@@ -14,7 +14,6 @@ from maskrcnn_jax.weights import detectron2_config, mmdetection_config, torchvis
 
 ORDER = "order of channels"
 MASKS = "mask head"
-_STRIDES = (4, 8, 16, 32, 64)  # Of P2 to P6.
 _DETECTRON2 = {field: key for key, (_, field) in detectron2_config.FIELDS.items()}
 _DETECTRON2_NORMS = {name: key for key, name in detectron2_config.NORMS.items() if key != "SyncBN"}
 _DETECTRON2_NORMS["fixed_batch"] = "FrozenBN"
@@ -111,7 +110,8 @@ def detectron2(field: str, config: Config, is_bgr: bool) -> str | None:
         case "model.rpn.num_convs":
             return f"MODEL.RPN.CONV_DIMS: {[-1] * value}"
         case "model.rpn.anchor_sizes":
-            return f"MODEL.ANCHOR_GENERATOR.SIZES: {[[size] for size in value]}"
+            sizes = [[size] for size in value] if model.fpn is not None else [list(value)]
+            return f"MODEL.ANCHOR_GENERATOR.SIZES: {sizes}"
         case "model.rpn.aspect_ratios":
             return f"MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS: {[list(value)]}"
         case "model.roi.pooling" | "model.roi.aligned":
@@ -157,7 +157,8 @@ def mmdet(field: str, config: Config, is_bgr: bool) -> str | None:
         case "model.rpn.num_convs":
             return f"rpn_head.num_convs={value}"
         case "model.rpn.anchor_sizes":
-            sizes = f"base_sizes={list(value)}, scales=[1], strides={list(_STRIDES)}"
+            strides = [2**level for level in model.levels]
+            sizes = f"base_sizes={list(value)}, scales=[1], strides={strides}"
             return f"rpn_head.anchor_generator: {sizes}"
         case "model.rpn.aspect_ratios":
             return f"rpn_head.anchor_generator.ratios={list(value)}"

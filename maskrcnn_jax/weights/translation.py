@@ -110,8 +110,9 @@ def write(path: Any, translation: Translation, *, consume: bool = False) -> None
     family = FAMILIES[translation.target]
     table = list(family.entries(translation.source.model))
     arrays = layout.restore(translation.variables, table, consume=consume)
-    if translation.is_bgr:
-        arrays[family.STEM] = arrays[family.STEM][:, ::-1]
+    for stem in family.STEMS if translation.is_bgr else ():
+        if stem in arrays:
+            arrays[stem] = arrays[stem][:, ::-1]
     arrays |= translation.extras
     classes, about = None, {}
     if translation.target == "torchvision":
@@ -144,7 +145,8 @@ def _reasons(config: ModelConfig, target: str) -> Iterator[str]:
             yield f"model.{name}.num_convs {head.num_convs}"
     if config.box_head.num_layers > MAX_LAYERS:
         yield f"model.box_head.num_layers {config.box_head.num_layers}"
-    if config.box_head.num_convs + config.box_head.num_layers == 0:
+    head = config.box_head
+    if head.num_convs + head.num_layers == 0 and not head.res5:
         yield "a box head without layers"
     if not 1 <= config.rpn.num_convs <= MAX_LAYERS:
         yield f"model.rpn.num_convs {config.rpn.num_convs}"
@@ -218,8 +220,9 @@ def _with_folded_eps(
     """Returns variables whose norms compute the same with the default eps."""
     flat = traverse_util.flatten_dict(variables)
     for path in flat:
-        if path[-1] == "var" and path[1] in parts:
-            change = np.float64(getattr(config, path[1]).norm_eps) - DEFAULT
+        part = "backbone" if path[2] == "res5" else path[1]
+        if path[-1] == "var" and part in parts:
+            change = np.float64(getattr(config, part).norm_eps) - DEFAULT
             flat[path] = (np.asarray(flat[path], np.float64) + change).astype(np.float32)
     return traverse_util.unflatten_dict(flat)
 

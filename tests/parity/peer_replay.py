@@ -48,9 +48,10 @@ class Replay:
 
     Args:
         config: The model.
-        bucket: Height and width of the batches, and of the canvas of all images.
+        bucket: Height and width of the batches.
         num_instances: Slots of the batches.
         jit: Compiles functions.
+        canvas: Height and width of the canvas of all images; by default those of the bucket.
     """
 
     def __init__(
@@ -59,11 +60,12 @@ class Replay:
         bucket: tuple[int, int],
         num_instances: int,
         jit: Callable[..., Any] = jax.jit,
+        canvas: tuple[int, int] | None = None,
     ):
         self.config, self.num_instances = config, num_instances
-        num_ratios = len(config.rpn.aspect_ratios)
-        self.anchor_places = training_replay.anchor_places(bucket, bucket, num_ratios)
-        of_image = partial(_samples, config=config, shapes=anchors.map_shapes(bucket))
+        self.anchor_places = training_replay.anchor_places(bucket, canvas or bucket, config)
+        shapes = anchors.map_shapes(bucket, config.levels)
+        of_image = partial(_samples, config=config, shapes=shapes)
         self._samples = jit(jax.vmap(of_image))
 
     def samples(self, batch: Batch, step: Any) -> Samples:

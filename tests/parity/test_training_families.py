@@ -121,10 +121,12 @@ class Ours:
 
     def __init__(self, family, config, variables, batches):
         self.family, self.config, self.variables = family, config, variables
-        self.batches = list(training_replay.batches(batches, **SIDES))
+        image_padding = config.data.padding
+        self.batches = list(training_replay.batches(batches, **SIDES, image_padding=image_padding))
         first = self.batches[0]
         bucket, slots = first.images.shape[1:3], first.instances.valid.shape[1]
-        self.replay = peer_replay.Replay(config.model, bucket, slots, quick_jit)
+        canvas = tuple(first.canvas[0].tolist())
+        self.replay = peer_replay.Replay(config.model, bucket, slots, quick_jit, canvas)
         self._gradient = quick_jit(self._losses_and_gradient)
 
     def _losses_and_gradient(self, params, batch, samples):

@@ -60,7 +60,9 @@ class Pool:
         return self.features[(len(self.boxes) - 1) % len(self.features)]
 
 
-@pytest.mark.parametrize("average", ["probabilities", "logits"])
+@pytest.mark.parametrize(
+    "average", ["probabilities", pytest.param("logits", marks=pytest.mark.slow)]
+)
 def test_each_stage_pools_the_boxes_of_the_one_before_and_all_vote(average):
     config = small(average=average)
     head, variables, features, given = head_and_variables(config)
@@ -124,7 +126,7 @@ def learn(config, monkeypatch):
         lambda y: y[None], f(*(jax.tree.map(lambda y: y[0], a) for a in x))))  # fmt: skip
     head = cascade.CascadeBoxHead(config, run)
     keys = jax.random.split(jax.random.key(0), 1)
-    losses, _, stages = head.apply(variables, Pool(features), rois, batch, keys, method="learn")
+    losses, _, stages, _ = head.apply(variables, Pool(features), rois, batch, keys, method="learn")
     return losses, stages, made
 
 
@@ -154,6 +156,7 @@ def test_sampled_stages_refine_no_object(monkeypatch):
     assert (found == OBJECTS[0]).all(1).sum() == 1 and (found == OBJECTS[1]).all(1).sum() == 1
 
 
+@pytest.mark.slow
 def test_weights_of_losses(monkeypatch):
     plain, _, _ = learn(small(samples="drawn"), monkeypatch)
     halved, _, _ = learn(small(samples="drawn", loss_weight=0.5), monkeypatch)
@@ -173,6 +176,7 @@ def test_the_gradient_by_pooled_features_is_scaled(factor, expected):
     assert float(value) == pytest.approx(2) and float(gradient) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_masks_of_several_heads_are_means_of_probabilities():
     config = ModelConfig(num_classes=3, cascade=CascadeConfig(samples="drawn", mask_heads="each"))
     config.box_head.class_agnostic = True

@@ -23,9 +23,10 @@ from tests.weights.families import reduced, state_of
 R50, GN = presets.detectron2_r50_fpn, presets.detectron2_r50_fpn_gn
 SYNCBN, LSJ = presets.detectron2_r50_fpn_syncbn, presets.detectron2_r50_fpn_lsj
 X101 = presets.detectron2_x101_32x8d_fpn
+C4 = presets.detectron2_r50_c4
 CASCADE = presets.detectron2_cascade_r50_fpn
 EVERY = pytest.mark.parametrize(
-    "build", [R50, presets.detectron2_r101_fpn, X101, GN, SYNCBN, LSJ, CASCADE]
+    "build", [R50, presets.detectron2_r101_fpn, X101, GN, SYNCBN, LSJ, CASCADE, C4]
 )
 
 
@@ -46,6 +47,7 @@ def counters_of(build):
         # Less the batch counters, of which Detectron2's model has 69.
         (SYNCBN, 430 - 69, None),
         (CASCADE, 323, 71_984_926),
+        (C4, 279, 35_909_612),
     ],
 )
 def test_the_tables_have_as_many_arrays_as_detectron2s_models(build, num_arrays, num_parameters):
@@ -93,6 +95,19 @@ def test_names_and_shapes_are_detectron2s():
     assert shapes["roi_heads.box_predictor.1.bbox_pred.bias"] == (4,)
     assert shapes["roi_heads.box_predictor.0.cls_score.bias"] == (81,)
     assert shapes["roi_heads.mask_head.predictor.bias"] == (80,)
+    shapes = layout.shapes(detectron2.entries(C4().model))
+    for name, shape in {
+        "backbone.stem.conv1.norm.bias": (64,),
+        "backbone.res4.0.shortcut.weight": (1024, 512, 1, 1),
+        "proposal_generator.rpn_head.conv.weight": (1024, 1024, 3, 3),
+        "proposal_generator.rpn_head.anchor_deltas.bias": (60,),
+        "roi_heads.res5.0.conv1.weight": (512, 1024, 1, 1),
+        "roi_heads.res5.2.conv3.norm.running_var": (2048,),
+        "roi_heads.box_predictor.cls_score.weight": (81, 2048),
+        "roi_heads.mask_head.deconv.weight": (2048, 256, 2, 2),
+        "roi_heads.mask_head.predictor.weight": (80, 256, 1, 1),
+    }.items():
+        assert shapes[name] == shape
 
 
 @EVERY
@@ -265,7 +280,6 @@ def other(**arrays):
 
 ONE = np.ones(1, np.float32)
 OTHERS = {
-    "a C4 network": {"backbone.stem.conv1.weight": ONE, "roi_heads.res5.0.conv1.weight": ONE},
     "a DC5 network": {"backbone.stem.conv1.weight": ONE, "backbone.res5.0.conv1.weight": ONE},
     "a Cascade R-CNN, but not of 3 stages": other(roi_heads__box_predictor__1__cls_score__bias=ONE),
     "a box for each class": state_of(detectron2, reduced(CASCADE(4)))

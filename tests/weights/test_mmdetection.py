@@ -15,9 +15,11 @@ from tests.weights import pytorch_bytes as build
 from tests.weights.families import reduced, state_of
 
 R50, GN, CAFFE = presets.mmdet_r50_fpn, presets.mmdet_r50_fpn_gn, presets.mmdet_r50_caffe_fpn
+C4 = presets.mmdet_r50_caffe_c4
 CASCADE = presets.mmdet_cascade_r50_fpn
 EVERY = pytest.mark.parametrize(
-    "preset, scale", [(R50, 1), (presets.mmdet_r101_fpn, 1), (CAFFE, 58), (GN, 58), (CASCADE, 1)]
+    "preset, scale",
+    [(R50, 1), (presets.mmdet_r101_fpn, 1), (CAFFE, 58), (GN, 58), (CASCADE, 1), (C4, 58)],
 )
 CONFIG = """
 model = dict(type='MaskRCNN',
@@ -38,6 +40,7 @@ evil = __import__('os').system('touch marker')
         (presets.mmdet_x101_32x8d_fpn, 666 - 104, 107_630_640),
         (GN, 223, 45_711_152),
         (CASCADE, 400 - 53, 77_324_606),
+        (C4, 332 - 53, 35_962_732),
     ],
 )
 def test_the_tables_have_as_many_arrays_as_mmdetections_models(preset, num_arrays, num_parameters):
@@ -260,7 +263,6 @@ def other(**arrays):
 
 ONE = np.ones(1, np.float32)
 OTHERS = {
-    "a C4 network": other(roi_head__shared_head__layer4__0__conv1__weight=ONE),
     "a Cascade R-CNN, but not of 3 stages": other(roi_head__bbox_head__0__fc_cls__bias=ONE),
     "deformable": other(backbone__layer2__0__conv2__conv_offset__weight=ONE),
     "a transformer": other(backbone__stages__0__blocks__0__norm1__weight=ONE),

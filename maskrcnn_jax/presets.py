@@ -360,6 +360,20 @@ def use_cascade_of_mmdetection(config: Config) -> None:
     model.roi.low_quality = "none"
 
 
+def name_of(model: ModelConfig) -> str | None:
+    """The name of the preset of `OF_OTHERS` with the layers of a network, of any width; or None."""
+    kinds = {name: _kind(build().model) for name, build in OF_OTHERS.items()}
+    return next((name for name, kind in kinds.items() if kind == _kind(model)), None)
+
+
+def _kind(model: ModelConfig) -> tuple[object, ...]:
+    """What makes a network one of another kind."""
+    backbone, head = model.backbone, model.box_head
+    sizes = backbone.depth, backbone.groups, backbone.width_per_group, backbone.last_level
+    layers = head.res5, head.num_convs, head.norm, model.mask_head is None, model.cascade
+    return sizes, model.fpn and model.fpn.norm, layers, model.roi.level_rule
+
+
 def use_torchvision_input(model: ModelConfig) -> None:
     """Sets the pixel statistics and the place of the stride to those of torchvision's backbones."""
     model.image_mean = (123.675 / 255, 116.28 / 255, 103.53 / 255)

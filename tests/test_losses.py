@@ -170,23 +170,23 @@ def test_the_overlap_of_boxes_is_that_of_their_pixels(box_weights):
         np.concatenate([x, x + rng.uniform(5, 40, (6, 2))], axis=1).astype("f")
         for x in rng.uniform(0, 60, (2, 6, 2))
     )
-    deltas = (rng.normal(size=(6, 4)) * box_weights).astype("f")
-    found = np.asarray(box_ops.decode(deltas, anchors, box_weights))
+    deltas = jnp.array(rng.normal(size=(6, 4)) * box_weights, jnp.float32)
+    found = np.asarray(box_ops.decode(deltas, jnp.array(anchors), box_weights))
     overlaps = [generalised_iou(*pair) for pair in zip(found, targets, strict=True)]
     assert min(overlaps) < 0 < max(overlaps)
-    encoded = box_ops.encode(targets, anchors, box_weights)[None]
-    positive = np.array([[True] * 5 + [False]])
-    given = AnchorTargets(np.zeros((1, 6), int), positive, encoded, np.ones((1, 6), bool))
+    encoded = box_ops.encode(jnp.array(targets), jnp.array(anchors), box_weights)[None]
+    positive = jnp.array([[True] * 5 + [False]])
+    given = AnchorTargets(jnp.zeros((1, 6), int), positive, encoded, jnp.ones((1, 6), bool))
 
     def loss(deltas):
         rule = {"form": "giou", "weight": 2.0, "box_weights": box_weights}
-        found = losses.rpn_loss(np.zeros((1, 6), "f"), deltas, given, beta=0.0, **rule)
+        found = losses.rpn_loss(jnp.zeros((1, 6)), deltas, given, beta=0.0, **rule)
         return found["loss_rpn_box_reg"][0]
 
     value, gradient = jax.value_and_grad(loss)(deltas[None])
     assert float(value) == pytest.approx(2 * (1 - np.array(overlaps[:5])).sum(), rel=1e-5)
     assert np.isfinite(gradient).all() and not gradient[0, 5].any()
-    assert loss(np.asarray(encoded)) == pytest.approx(0, abs=1e-4)
+    assert loss(encoded) == pytest.approx(0, abs=1e-4)
 
 
 @jax.jit

@@ -116,6 +116,7 @@ def settings(config: Config) -> CfgNode:
     values = dict(detectron2_config.FIXED) | _fields(config) | _converted(model)
     if model.box_head.res5:
         values |= detectron2_config.OTHER_DEFAULTS
+        values["MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"] = model.box_head.resolution
     values |= {
         "MODEL.DEVICE": "cpu",
         "MODEL.WEIGHTS": "",

@@ -94,6 +94,7 @@ def weights(config, batches):
     state = training_weights.settled(plain, batches[:1], **SIDES)
     if config.model.cascade is None:
         return torchvision.from_state_dict(state, config.model)
+    plain.backbone.norm = config.model.backbone.norm
     return staged(torchvision.from_state_dict(state, plain), config.model.cascade)
 
 

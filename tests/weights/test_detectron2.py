@@ -226,6 +226,14 @@ def test_pixels_of_the_model_zoo_leave_the_strides_to_the_preset(tmp_path, build
     np.testing.assert_allclose(model.image_mean, build().model.image_mean)
 
 
+@pytest.mark.parametrize("build", [CASCADE, C4], ids=["cascade", "C4"])
+def test_a_file_of_another_network_is_named_with_its_preset(tmp_path, build):
+    state = state_of(detectron2, reduced(build(4), depth=50))
+    message = f"does not fit Mask R-CNN with ResNet-50-FPN.*presets.{build.__name__}:"
+    with pytest.raises(ValueError, match=f"w.safetensors {message}"):
+        load(tmp_path, state, config=reduced(R50(4), depth=50).model)
+
+
 def test_80_classes_are_cocos(tmp_path):
     loaded = load(tmp_path, state_of(detectron2, reduced(R50())))
     assert loaded.categories == Categories.coco()

@@ -50,7 +50,7 @@ def _check_shown(shown: Sequence[int], num_channels: int) -> None:
 
 
 def _check_network(model: ModelConfig) -> None:
-    if len(model.rpn.anchor_sizes) != 5:
+    if model.fpn is not None and len(model.rpn.anchor_sizes) != 5:
         raise ValueError(
             f"model.rpn.anchor_sizes must be five, for P2 to P6; got {model.rpn.anchor_sizes}"
         )
@@ -65,6 +65,8 @@ def _check_network(model: ModelConfig) -> None:
                 f"{name}.num_samples times {name}.positive_fraction must be at least 1, or nothing "
                 f"positive is sampled; got {stage.num_samples} times {stage.positive_fraction}"
             )
+    _check_cascade(model)
+    _check_res5(model)
     backbone = model.backbone
     if backbone.groups > 1 and backbone.depth < 50:
         raise ValueError(
@@ -77,11 +79,61 @@ def _check_network(model: ModelConfig) -> None:
             f"of 64; got {backbone.width_per_group} times {backbone.stem_channels}"
         )
     _check_groups("backbone", model.backbone, "stem_channels")
-    _check_groups("fpn", model.fpn, "channels")
+    if model.fpn is not None:
+        _check_groups("fpn", model.fpn, "channels")
     for name in ("box_head", "mask_head"):
         head = getattr(model, name)
         if head is not None and head.num_convs > 0:
             _check_groups(name, head, "channels")
+
+
+def _check_res5(model: ModelConfig) -> None:
+    """Raises ValueError if the stages of a ResNet and the heads of a C4 network do not fit."""
+    head, backbone, masks = model.box_head, model.backbone, model.mask_head
+    if backbone.last_level < 5 and model.fpn is not None:
+        raise ValueError(
+            "model.backbone.last_level must be 5 with model.fpn; got "
+            f"{backbone.last_level}, and model.fpn=None has no pyramid"
+        )
+    if not head.res5:
+        return
+    if backbone.last_level != 4 or backbone.depth < 50:
+        raise ValueError(
+            "model.box_head.res5 needs model.backbone.last_level 4 and a depth of at least 50; "
+            f"got {backbone.last_level} and {backbone.depth}"
+        )
+    if model.cascade is not None or head.num_convs or head.num_layers:
+        raise ValueError(
+            "model.box_head.res5 needs model.cascade=None, model.box_head.num_convs=0 and "
+            "model.box_head.num_layers=0"
+        )
+    if masks is not None and 2 * masks.resolution != head.resolution:
+        raise ValueError(
+            "model.mask_head.resolution must be half of model.box_head.resolution with "
+            f"model.box_head.res5; got {masks.resolution} and {head.resolution}"
+        )
+
+
+def _check_cascade(model: ModelConfig) -> None:
+    cascade = model.cascade
+    if cascade is None:
+        return
+    if len(cascade.positive_ious) != len(cascade.box_weights):
+        raise ValueError(
+            "model.cascade.positive_ious and model.cascade.box_weights must have as many members, "
+            f"one for each stage after the first; got {len(cascade.positive_ious)} and "
+            f"{len(cascade.box_weights)}"
+        )
+    if not model.box_head.class_agnostic:
+        raise ValueError(
+            "model.box_head.class_agnostic must be True with model.cascade: a stage passes one box "
+            "for each RoI to the next"
+        )
+    if cascade.mask_heads == "each" and cascade.samples == "all":
+        raise ValueError(
+            'model.cascade.samples must be "drawn" with model.cascade.mask_heads "each", since the '
+            'mask head of a stage learns from samples with the positive ones in front; got "all"'
+        )
 
 
 def _check_groups(name: str, part: object, width: str) -> None:

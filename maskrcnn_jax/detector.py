@@ -312,7 +312,8 @@ class Detector:
                 resized = np.rint(resized * np.float32(255))
             slot[:height, :width] = resized
         numbers = np.array([*sizes, *[bucket] * (self.batch_size - len(sizes))], np.int32)
-        canvas = np.array([resizing.ceil32(size) for size in numbers], np.int32)
+        canvases = [resizing.canvas_of(size, self.data.padding) for size in numbers]
+        canvas = np.array(canvases, np.int32)
         return padded, numbers, canvas
 
 

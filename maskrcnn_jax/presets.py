@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from maskrcnn_jax.config import (
     BoxHeadConfig,
+    CascadeConfig,
     Config,
     DataConfig,
     DetectionConfig,
@@ -177,11 +178,26 @@ def detectron2_r50_fpn_lsj(num_classes: int = COCO_80_CLASSES) -> Config:
     return config
 
 
+def detectron2_cascade_r50_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
+    """Detectron2's ``cascade_mask_rcnn_R_50_FPN_3x``; ``num_classes`` includes background."""
+    config = detectron2_r50_fpn(num_classes)
+    use_cascade(config)
+    return config
+
+
 def detectron2_x101_32x8d_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
     """Detectron2's ``mask_rcnn_X_101_32x8d_FPN_3x``; ``num_classes`` includes background."""
     config = detectron2_r101_fpn(num_classes)
     use_torchvision_input(config.model)
     config.model.backbone.groups, config.model.backbone.width_per_group = 32, 8
+    return config
+
+
+def detectron2_r50_c4(num_classes: int = COCO_80_CLASSES) -> Config:
+    """Detectron2's ``mask_rcnn_R_50_C4_3x``; ``num_classes`` includes background."""
+    config = detectron2_r50_fpn(num_classes)
+    use_c4(config)
+    config.data.padding = 1
     return config
 
 
@@ -252,6 +268,21 @@ def mmdet_r50_fpn_gn(num_classes: int = COCO_80_CLASSES) -> Config:
     return config
 
 
+def mmdet_r50_caffe_c4(num_classes: int = COCO_80_CLASSES) -> Config:
+    """MMDetection's ``mask-rcnn_r50-caffe-c4_1x_coco``; ``num_classes`` includes background."""
+    config = mmdet_r50_caffe_fpn(num_classes)
+    use_c4(config)
+    config.model.roi.low_quality = "none"
+    return config
+
+
+def mmdet_cascade_r50_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
+    """MMDetection's ``cascade-mask-rcnn_r50_fpn_1x_coco``; ``num_classes`` includes background."""
+    config = mmdet_r50_fpn(num_classes)
+    use_cascade_of_mmdetection(config)
+    return config
+
+
 OF_OTHERS: dict[str, Callable[..., Config]] = {
     build.__name__: build
     for build in (
@@ -261,6 +292,8 @@ OF_OTHERS: dict[str, Callable[..., Config]] = {
         detectron2_r50_fpn_gn,
         detectron2_r50_fpn_syncbn,
         detectron2_r50_fpn_lsj,
+        detectron2_cascade_r50_fpn,
+        detectron2_r50_c4,
         mmdet_r50_fpn,
         mmdet_r101_fpn,
         mmdet_x101_32x4d_fpn,
@@ -268,6 +301,8 @@ OF_OTHERS: dict[str, Callable[..., Config]] = {
         mmdet_x101_32x8d_fpn,
         mmdet_r50_caffe_fpn,
         mmdet_r50_fpn_gn,
+        mmdet_cascade_r50_fpn,
+        mmdet_r50_caffe_c4,
     )
 }
 
@@ -288,7 +323,55 @@ def applied(preset: str | Config, config: Config) -> Config:
     chosen.model.rpn.num_convs = model.rpn.num_convs
     chosen.model.fpn, chosen.model.box_head = model.fpn, model.box_head
     chosen.model.mask_head = model.mask_head
+    chosen.model.cascade = model.cascade and (chosen.model.cascade or model.cascade)
     return chosen
+
+
+def use_c4(config: Config) -> None:
+    """Takes the pyramid from a network, and puts the last stage of its ResNet into its heads."""
+    model = config.model
+    model.fpn, model.backbone.last_level = None, 4
+    model.box_head = BoxHeadConfig(res5=True, resolution=14, num_layers=0)
+    if model.mask_head is not None:
+        model.mask_head = MaskHeadConfig(resolution=7, num_convs=0)
+    model.rpn.num_candidates, model.rpn.num_proposals = 12_000, 2000
+    config.detection.num_candidates = 6000
+
+
+def use_cascade(config: Config) -> None:
+    """Makes a network of Detectron2 a cascade of three stages."""
+    config.model.cascade = CascadeConfig()
+    config.model.box_head.class_agnostic = True
+    config.model.rpn.num_proposals = 2000
+
+
+def use_cascade_of_mmdetection(config: Config) -> None:
+    """Makes a network of MMDetection a cascade of three stages."""
+    use_cascade(config)
+    model = config.model
+    model.cascade.box_weights = tuple(
+        tuple(1 / std for std in stds)
+        for stds in ((0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
+    )
+    model.cascade.samples, model.cascade.average = "drawn", "logits"
+    model.cascade.mask_heads, model.cascade.loss_weight = "each", 0.5
+    model.cascade.feature_gradient = 1.0
+    model.rpn.smooth_l1_beta, model.roi.smooth_l1_beta = 1 / 9, 1.0
+    model.roi.low_quality = "none"
+
+
+def name_of(model: ModelConfig) -> str | None:
+    """The name of the preset of `OF_OTHERS` with the layers of a network, of any width; or None."""
+    kinds = {name: _kind(build().model) for name, build in OF_OTHERS.items()}
+    return next((name for name, kind in kinds.items() if kind == _kind(model)), None)
+
+
+def _kind(model: ModelConfig) -> tuple[object, ...]:
+    """What makes a network one of another kind."""
+    backbone, head = model.backbone, model.box_head
+    sizes = backbone.depth, backbone.groups, backbone.width_per_group, backbone.last_level
+    layers = head.res5, head.num_convs, head.norm, model.mask_head is None, model.cascade
+    return sizes, model.fpn and model.fpn.norm, layers, model.roi.level_rule
 
 
 def use_torchvision_input(model: ModelConfig) -> None:

@@ -108,13 +108,14 @@ def from_dict(cls: type[T], values: Any) -> T:
     if not isinstance(values, dict):
         expected = f"{cls.__name__} must be an object with names and values"
         raise ValueError(f"{expected}, got {_shown(values)}")
-    config = cls()
+    config, hints = cls(), typing.get_type_hints(cls)
     for name, value in values.items():
         if name not in _names(cls):
             raise ValueError(f"{cls.__name__} has no field {_shown(name)}")
         default = getattr(config, name)
-        nested = dataclasses.is_dataclass(default) and value is not None
-        value = from_dict(type(default), value) if nested else _as_tuple(value)
+        kinds = [type(default)] if default is not None else typing.get_args(hints[name])
+        nested = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        value = _as_tuple(value) if nested is None or value is None else from_dict(nested, value)
         setattr(config, name, value)
     return config
 

@@ -49,7 +49,7 @@ def anchor_targets(
         min_low_quality_iou=config.min_low_quality_iou,
     )
     indices, positive, valid = sampling.sample(
-        _grid_priorities(key, shapes, len(config.aspect_ratios)),
+        _grid_priorities(key, shapes, len(grid)),
         inside & (labels == 1),
         inside & (labels == 0),
         num_samples=config.num_samples,
@@ -94,7 +94,30 @@ def roi_targets(
         num_samples=config.num_samples,
         max_positives=max_positives(config),
     )
-    rois, matched = candidates[indices], matched[indices]
+    return _targets(candidates[indices], matched[indices], positive, valid, instances, config)
+
+
+def rematched_targets(
+    proposals: Proposals, instances: Instances, *, config: RoIConfig
+) -> RoITargets:
+    """Targets of all boxes that an earlier stage of a cascade has refined; none is drawn.
+
+    Boxes without an area take no part. The positive ones do not come first. The objects are no
+    candidates, whatever ``config.ground_truth`` says.
+    """
+    rois, valid = proposals.boxes, proposals.valid & boxes.has_area(proposals.boxes)
+    matched, labels = _match(rois, valid, instances, config)
+    return _targets(rois, matched, valid & (labels == 1), valid, instances, config)
+
+
+def _targets(
+    rois: Float[Array, "r 4"],
+    matched: Int[Array, " r"],
+    positive: Bool[Array, " r"],
+    valid: Bool[Array, " r"],
+    instances: Instances,
+    config: RoIConfig,
+) -> RoITargets:
     deltas = boxes.encode(instances.boxes[matched], rois, config.box_weights)
     return RoITargets(
         boxes=rois,
@@ -114,13 +137,23 @@ def _match_rois(
 ) -> tuple[Int[Array, " r"], Int[Array, " r"]]:
     """The object and the label of each candidate. Objects in front belong to themselves."""
     num_given = 0 if config.ground_truth == "last" else len(instances.boxes)
+    matched, labels = _match(candidates[num_given:], exists[num_given:], instances, config)
+    own = jnp.arange(num_given, dtype=jnp.int32)
+    return jnp.concatenate([own, matched]), jnp.concatenate([jnp.ones_like(own), labels])
 
+
+def _match(
+    candidates: Float[Array, "r 4"],
+    exists: Bool[Array, " r"],
+    instances: Instances,
+    config: RoIConfig,
+) -> tuple[Int[Array, " r"], Int[Array, " r"]]:
     def overlaps(objects: Float[Array, "s 4"]) -> Float[Array, "s n"]:
         # An empty slot must not become the best match of an object.
-        iou = boxes.pairwise_iou(objects, candidates[num_given:])
-        return jnp.where(exists[num_given:].reshape(1, -1), iou, -1.0)
+        iou = boxes.pairwise_iou(objects, candidates)
+        return jnp.where(exists.reshape(1, -1), iou, -1.0)
 
-    matched, labels = matching.match(
+    return matching.match(
         instances.boxes,
         _with_area(instances),
         overlaps,
@@ -129,8 +162,6 @@ def _match_rois(
         low_quality=config.low_quality,
         min_low_quality_iou=config.min_low_quality_iou,
     )
-    own = jnp.arange(num_given, dtype=jnp.int32)
-    return jnp.concatenate([own, matched]), jnp.concatenate([jnp.ones_like(own), labels])
 
 
 def max_positives(config: RoIConfig) -> int:
@@ -197,16 +228,17 @@ def _with_area(instances: Instances) -> Bool[Array, " g"]:
 
 
 def _grid_priorities(
-    key: sampling.Key, shapes: dict[int, tuple[int, int]], num_ratios: int
+    key: sampling.Key, shapes: dict[int, tuple[int, int]], num_anchors: int
 ) -> UInt32[Array, " n"]:
     """Random priorities of the anchors of all levels, in the order of `anchors.pyramid_anchors`."""
+    per_cell = num_anchors // sum(height * width for height, width in shapes.values())
     levels = []
     for level in sorted(shapes):
         height, width = shapes[level]
-        axes = map(jnp.arange, (num_ratios, height, width))
-        ratio, row, column = jnp.meshgrid(*axes, indexing="ij")
+        axes = map(jnp.arange, (per_cell, height, width))
+        anchor, row, column = jnp.meshgrid(*axes, indexing="ij")
         # The number of an anchor must not depend on the size of the map.
-        position = ((row << 14) + column) * num_ratios + ratio
+        position = ((row << 14) + column) * per_cell + anchor
         level_key = jax.random.fold_in(key, level)
         levels.append(sampling.priorities(level_key, position.reshape(-1)))
     return jnp.concatenate(levels)

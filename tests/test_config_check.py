@@ -6,10 +6,11 @@ from pathlib import Path
 import jax
 import pytest
 
-from maskrcnn_jax import settings
+from maskrcnn_jax import presets, settings
 from maskrcnn_jax.cli import config_file
 from maskrcnn_jax.config import (
     BoxHeadConfig,
+    CascadeConfig,
     Config,
     FPNConfig,
     MaskHeadConfig,
@@ -130,6 +131,42 @@ def test_every_way_to_write_a_value(field, value):
 def test_what_is_impossible_is_told_by_field(field, value, message):
     with pytest.raises(ValueError, match=message):
         check(changed(field, value))
+
+
+@pytest.mark.parametrize(
+    "part, field, value, message",
+    [
+        ("backbone", "last_level", 5, "model.box_head.res5 needs model.backbone.last_level 4"),
+        ("backbone", "depth", 18, "a depth of at least 50; got 4 and 18"),
+        ("box_head", "num_layers", 2, "model.box_head.res5 needs model.cascade=None"),
+        ("mask_head", "resolution", 14, "must be half of model.box_head.resolution.*14 and 14"),
+        ("model", "fpn", FPNConfig(), "model.backbone.last_level must be 5 with model.fpn; got 4"),
+    ],
+)
+def test_impossible_c4_networks_are_told_by_field(part, field, value, message):
+    config = presets.detectron2_r50_c4()
+    check(config)
+    setattr(getattr(config.model, part, config.model), field, value)
+    with pytest.raises(ValueError, match=message):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    "rules, agnostic, message",
+    [
+        ({}, False, "model.box_head.class_agnostic must be True with model.cascade"),
+        ({"positive_ious": (0.6,)}, True, "must have as many members.*; got 1 and 2"),
+        ({"mask_heads": "each"}, True, 'model.cascade.samples must be "drawn".*; got "all"'),
+        ({"positive_ious": (0.6,) * 10}, True, "model.cascade.positive_ious must be at most 9"),
+        ({"positive_ious": ()}, True, "model.cascade.positive_ious must be not empty"),
+        ({"average": "votes"}, True, "model.cascade.average must be one of probabilities, logits"),
+    ],
+)
+def test_impossible_cascades_are_told_by_field(rules, agnostic, message):
+    config = changed("model.cascade", CascadeConfig(**rules))
+    config.model.box_head.class_agnostic = agnostic
+    with pytest.raises(ValueError, match=message):
+        check(config)
 
 
 def is_number(field):

@@ -40,11 +40,13 @@ def test_losses_gradients_and_detections_have_the_right_shapes(name):
 
     after, metrics = jax.eval_shape(step, state, batch, jax.random.key(0))
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
-    assert sum(name.startswith("loss_") for name in metrics) == 5
+    stages = config.model.cascade.num_stages if config.model.cascade else 1
+    assert sum(name.startswith("loss_") for name in metrics) == 3 + 2 * stages
     detections = jax.eval_shape(model.apply, variables, batch.images, batch.sizes)
     slots = config.detection.num_detections
     assert detections.boxes.shape == (config.batch_size, slots, 4)
-    assert detections.masks.shape == (config.batch_size, slots, 28, 28)
+    side = 2 * config.model.mask_head.resolution
+    assert detections.masks.shape == (config.batch_size, slots, side, side)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "maskrcnn_jax"
 
 GROUND = {"config", "settings", "structures"}
 STAGES = {"proposals", "detections", "targets", "losses", "diagnostics"}
-NETWORK = GROUND | STAGES | {"model", "modules/", "ops/", "poolers"}
+NETWORK = GROUND | STAGES | {"model", "modules/", "ops/", "poolers", "roi_heads/"}
 COMPUTED = NETWORK | {"execution", "sharding", "xla/"}
 INPUTS = {"data/", "images", "resizing", "distributed", "config_check", "whole_files"}
 INPUTS |= {"pasting", "coco_metrics"}
@@ -41,7 +41,10 @@ MAY_IMPORT = {
     "losses": GROUND | {"ops/"},
     "diagnostics": GROUND | {"ops/"},
     "poolers": GROUND | {"ops/", "execution"},
-    "model": GROUND | STAGES | {"modules/", "ops/", "poolers", "execution", "sharding"},
+    "roi_heads/": GROUND | STAGES | {"modules/", "ops/", "execution"},
+    "model": GROUND
+    | STAGES
+    | {"modules/", "ops/", "poolers", "roi_heads/", "execution", "sharding"},
     "presets": {"config"},
     # Images, ground truth and processes; none of it knows the network.
     "images": {"image_files/"},

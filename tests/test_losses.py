@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import losses
+from maskrcnn_jax.ops import boxes as box_ops
 from maskrcnn_jax.structures import AnchorTargets, RoITargets
 
 BETA = 1 / 9
@@ -151,6 +152,41 @@ def test_beta_zero_is_plain_l1_with_a_finite_gradient():
     loss, gradient = jax.value_and_grad(box_loss)(deltas)
     np.testing.assert_allclose(loss, np.abs(deltas).sum(), rtol=1e-6)
     np.testing.assert_array_equal(gradient, np.sign(deltas))
+
+
+def generalised_iou(a, b):
+    """Of two boxes, by hand."""
+    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    shared = max(width, 0) * max(height, 0)
+    union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared
+    around = (np.maximum(a[2:], b[2:]) - np.minimum(a[:2], b[:2])).prod()
+    return shared / union - (around - union) / around
+
+
+@pytest.mark.parametrize("box_weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
+def test_the_overlap_of_boxes_is_that_of_their_pixels(box_weights):
+    rng = np.random.default_rng(0)
+    anchors, targets = (
+        np.concatenate([x, x + rng.uniform(5, 40, (6, 2))], axis=1).astype("f")
+        for x in rng.uniform(0, 60, (2, 6, 2))
+    )
+    deltas = jnp.array(rng.normal(size=(6, 4)) * box_weights, jnp.float32)
+    found = np.asarray(box_ops.decode(deltas, jnp.array(anchors), box_weights))
+    overlaps = [generalised_iou(*pair) for pair in zip(found, targets, strict=True)]
+    assert min(overlaps) < 0 < max(overlaps)
+    encoded = box_ops.encode(jnp.array(targets), jnp.array(anchors), box_weights)[None]
+    positive = jnp.array([[True] * 5 + [False]])
+    given = AnchorTargets(jnp.zeros((1, 6), int), positive, encoded, jnp.ones((1, 6), bool))
+
+    def loss(deltas):
+        rule = {"form": "giou", "weight": 2.0, "box_weights": box_weights}
+        found = losses.rpn_loss(jnp.zeros((1, 6)), deltas, given, beta=0.0, **rule)
+        return found["loss_rpn_box_reg"][0]
+
+    value, gradient = jax.value_and_grad(loss)(deltas[None])
+    assert float(value) == pytest.approx(2 * (1 - np.array(overlaps[:5])).sum(), rel=1e-5)
+    assert np.isfinite(gradient).all() and not gradient[0, 5].any()
+    assert loss(encoded) == pytest.approx(0, abs=1e-4)
 
 
 @jax.jit

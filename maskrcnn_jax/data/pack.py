@@ -115,7 +115,7 @@ def pack(
     row = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     row.images[: size[0], : size[1]] = sample.image
     row.sizes[:] = size
-    row.canvas[:] = resizing.ceil32(size)
+    row.canvas[:] = resizing.canvas_of(size, config.padding)
     row.instances.boxes[:count] = chosen.boxes
     row.instances.classes[:count] = chosen.classes
     row.instances.valid[:count] = True

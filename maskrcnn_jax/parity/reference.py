@@ -320,6 +320,7 @@ def _outcome(
         objectness=levels([channels_last(x[i]).flatten() for x in objectness]),
         deltas=levels([channels_last(x[i]).reshape(-1, 4) for x in deltas]),
         proposals=proposals[i].numpy(),
+        rois=proposals[i].numpy()[None],
         class_logits=class_logits.numpy(),
         class_deltas=class_deltas.reshape(len(class_deltas), -1, 4).numpy(),
         boxes=outputs["roi_heads"][i]["boxes"].numpy(),

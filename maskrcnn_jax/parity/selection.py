@@ -129,8 +129,8 @@ class Side:
         rows, classes = np.nonzero(scores > config.score_threshold)
         # The last deltas are the only ones if they are for all classes.
         deltas = outcome.class_deltas[rows, np.minimum(classes, outcome.class_deltas.shape[1] - 1)]
-        proposals = outcome.proposals[rows]
-        boxes = decode(deltas, proposals, model.roi.box_weights, model.limit_shrinking)
+        weights = model.cascade.box_weights[-1] if model.cascade else model.roi.box_weights
+        boxes = decode(deltas, outcome.rois[-1][rows], weights, model.limit_shrinking)
         boxes = clip(boxes, outcome.size)
         large = shorter_side(boxes) >= config.min_box_size
         rows, classes, boxes = rows[large], classes[large], boxes[large]

@@ -26,6 +26,8 @@ BASES: dict[str, dict[str, Callable[..., Any]]] = {
         ),
         "Misc/mask_rcnn_R_50_FPN_3x_gn.yaml": presets.detectron2_r50_fpn_gn,
         "Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml": presets.detectron2_r50_fpn_syncbn,
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_3x.yaml": presets.detectron2_r50_c4,
+        "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml": presets.detectron2_cascade_r50_fpn,
     },
     "mmdet": {
         "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py": presets.mmdet_r50_fpn,
@@ -34,7 +36,9 @@ BASES: dict[str, dict[str, Callable[..., Any]]] = {
         "mask_rcnn/mask-rcnn_x101-32x4d_fpn_1x_coco.py": presets.mmdet_x101_32x4d_fpn,
         "mask_rcnn/mask-rcnn_x101-64x4d_fpn_1x_coco.py": presets.mmdet_x101_64x4d_fpn,
         "mask_rcnn/mask-rcnn_x101-32x8d_fpn_1x_coco.py": presets.mmdet_x101_32x8d_fpn,
+        "mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py": presets.mmdet_r50_caffe_c4,
         "gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py": presets.mmdet_r50_fpn_gn,
+        "cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py": presets.mmdet_cascade_r50_fpn,
     },
 }
 SETTINGS: dict[str, Callable[[str, Config, bool], str | None]] = {
@@ -47,6 +51,7 @@ PIXELS = ("model.image_mean", "model.image_std")
 FIELDS: dict[str, str] = {
     "data.size_rule": "size of resized images",
     "data.resize": "resizing",
+    "data.padding": "padding of images",
     "data.test_short_side": "",
     "data.test_max_long_side": "",
     "model.image_mean": "mean of pixels",
@@ -90,6 +95,8 @@ FIELDS: dict[str, str] = {
     "model.mask_head.norm": "",
     "model.mask_head.norm_eps": "",
     "model.mask_head.class_agnostic": "",
+    "model.cascade.box_weights": "box weights of the later stages",
+    "model.cascade.average": "average over the stages",
     "model.num_classes": "classes, with background",
     "detection.num_candidates": "",
     "detection.num_proposals": "",
@@ -127,10 +134,18 @@ def find(config: Config, target: str, is_bgr: bool) -> tuple[str, list[Differenc
     for name, build in BASES[target].items():
         base = build()
         base = base if isinstance(base, Config) else Config(model=base)
+        if _kind(base) != _kind(config):
+            continue
         reads_bgr = target != "torchvision" and presets.reads_bgr(base.model)
         found[name] = list(_rules(config, base, is_bgr, reads_bgr, SETTINGS[target]))
     nearest = min(found, key=lambda name: len(found[name]))
     return nearest, found[nearest]
+
+
+def _kind(config: Config) -> tuple[bool, ...]:
+    """The parts that make a network one of another kind."""
+    model = config.model
+    return model.cascade is None, model.fpn is None, model.box_head.res5
 
 
 def _rules(
@@ -189,8 +204,10 @@ def _is_used(config: Config, field: str) -> bool:
     model = config.model
     if ".mask_head." in field and model.mask_head is None:
         return False
+    if value_of(config, field) is None:  # Of a part that the network does not have.
+        return False
     if field.endswith(".norm_eps"):
-        return value_of(config, field.removesuffix("_eps")) != "none"
+        return value_of(config, field.removesuffix("_eps")) not in ("none", None)
     if field in ("model.box_head.channels", "model.box_head.norm"):
         return model.box_head.num_convs > 0
     if field in ("model.roi.sampling_ratio", "model.roi.aligned"):

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from maskrcnn_jax import presets
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.weights import (
@@ -157,6 +158,8 @@ def _matched(source: Source, config: ModelConfig) -> tuple[list[Entry], tuple[st
     message = f"{source.path} does not fit {describe(config)}"
     if source.config is not None and describe(source.config.model) != describe(config):
         message += f"; it looks like {describe(source.config.model)}"
+        if preset := presets.name_of(source.config.model):
+            message += f", the network of presets.{preset}"
     layout.check_fit(source.arrays, layout.shapes(table), message)
     return table, told
 

@@ -172,9 +172,9 @@ def _with(
         reasons = (f"{order} pixels and all rules of {whose}",)
     if channel_order is not None:
         is_bgr, reasons = channel_order == "BGR", (*reasons, f"{channel_order} channels, as given")
-    stem = source.layout.STEM
-    if is_bgr and stem in source.arrays and source.arrays[stem].ndim == 4:
-        source.arrays[stem] = source.arrays[stem][:, ::-1]
+    for stem in source.layout.STEMS if is_bgr else ():
+        if stem in source.arrays and source.arrays[stem].ndim == 4:
+            source.arrays[stem] = source.arrays[stem][:, ::-1]
     return source._replace(
         config=config,
         categories=source.categories or inferred.categories,

@@ -23,7 +23,11 @@ from tests.weights.families import reduced, state_of
 R50, GN = presets.detectron2_r50_fpn, presets.detectron2_r50_fpn_gn
 SYNCBN, LSJ = presets.detectron2_r50_fpn_syncbn, presets.detectron2_r50_fpn_lsj
 X101 = presets.detectron2_x101_32x8d_fpn
-EVERY = pytest.mark.parametrize("build", [R50, presets.detectron2_r101_fpn, X101, GN, SYNCBN, LSJ])
+C4 = presets.detectron2_r50_c4
+CASCADE = presets.detectron2_cascade_r50_fpn
+EVERY = pytest.mark.parametrize(
+    "build", [R50, presets.detectron2_r101_fpn, X101, GN, SYNCBN, LSJ, CASCADE, C4]
+)
 
 
 def counters_of(build):
@@ -42,6 +46,8 @@ def counters_of(build):
         (GN, 223, 45_711_152),
         # Less the batch counters, of which Detectron2's model has 69.
         (SYNCBN, 430 - 69, None),
+        (CASCADE, 323, 71_984_926),
+        (C4, 279, 35_909_612),
     ],
 )
 def test_the_tables_have_as_many_arrays_as_detectron2s_models(build, num_arrays, num_parameters):
@@ -84,6 +90,24 @@ def test_names_and_shapes_are_detectron2s():
     }.items():
         assert shapes[name] == shape
     assert "roi_heads.box_head.conv1.bias" not in shapes
+    shapes = layout.shapes(detectron2.entries(CASCADE().model))
+    assert shapes["roi_heads.box_head.2.fc2.weight"] == (1024, 1024)
+    assert shapes["roi_heads.box_predictor.1.bbox_pred.bias"] == (4,)
+    assert shapes["roi_heads.box_predictor.0.cls_score.bias"] == (81,)
+    assert shapes["roi_heads.mask_head.predictor.bias"] == (80,)
+    shapes = layout.shapes(detectron2.entries(C4().model))
+    for name, shape in {
+        "backbone.stem.conv1.norm.bias": (64,),
+        "backbone.res4.0.shortcut.weight": (1024, 512, 1, 1),
+        "proposal_generator.rpn_head.conv.weight": (1024, 1024, 3, 3),
+        "proposal_generator.rpn_head.anchor_deltas.bias": (60,),
+        "roi_heads.res5.0.conv1.weight": (512, 1024, 1, 1),
+        "roi_heads.res5.2.conv3.norm.running_var": (2048,),
+        "roi_heads.box_predictor.cls_score.weight": (81, 2048),
+        "roi_heads.mask_head.deconv.weight": (2048, 256, 2, 2),
+        "roi_heads.mask_head.predictor.weight": (80, 256, 1, 1),
+    }.items():
+        assert shapes[name] == shape
 
 
 @EVERY
@@ -204,6 +228,14 @@ def test_pixels_of_the_model_zoo_leave_the_strides_to_the_preset(tmp_path, build
     np.testing.assert_allclose(model.image_mean, build().model.image_mean)
 
 
+@pytest.mark.parametrize("build", [CASCADE, C4], ids=["cascade", "C4"])
+def test_a_file_of_another_network_is_named_with_its_preset(tmp_path, build):
+    state = state_of(detectron2, reduced(build(4), depth=50))
+    message = f"does not fit Mask R-CNN with ResNet-50-FPN.*presets.{build.__name__}:"
+    with pytest.raises(ValueError, match=f"w.safetensors {message}"):
+        load(tmp_path, state, config=reduced(R50(4), depth=50).model)
+
+
 def test_80_classes_are_cocos(tmp_path):
     loaded = load(tmp_path, state_of(detectron2, reduced(R50())))
     assert loaded.categories == Categories.coco()
@@ -258,9 +290,10 @@ def other(**arrays):
 
 ONE = np.ones(1, np.float32)
 OTHERS = {
-    "a C4 network": {"backbone.stem.conv1.weight": ONE, "roi_heads.res5.0.conv1.weight": ONE},
     "a DC5 network": {"backbone.stem.conv1.weight": ONE, "backbone.res5.0.conv1.weight": ONE},
-    "a Cascade R-CNN": other(roi_heads__box_predictor__0__cls_score__bias=ONE),
+    "a Cascade R-CNN, but not of 3 stages": other(roi_heads__box_predictor__1__cls_score__bias=ONE),
+    "a box for each class": state_of(detectron2, reduced(CASCADE(4)))
+    | {"roi_heads.box_predictor.0.bbox_pred.bias": np.ones(12, np.float32)},
     "deformable convolutions": other(backbone__bottom_up__res3__0__conv2_offset__weight=ONE),
     "a RegNet": {"backbone.bottom_up.s1.b1.a.weight": ONE},
     "a Keypoint R-CNN": other(roi_heads__keypoint_head__conv_fcn1__bias=ONE),

@@ -65,12 +65,28 @@ def _check_network(model: ModelConfig) -> None:
                 f"{name}.num_samples times {name}.positive_fraction must be at least 1, or nothing "
                 f"positive is sampled; got {stage.num_samples} times {stage.positive_fraction}"
             )
+    _check_federated(model)
     _check_groups("backbone", model.backbone, "stem_channels")
     _check_groups("fpn", model.fpn, "channels")
     for name in ("box_head", "mask_head"):
         head = getattr(model, name)
         if head is not None and head.num_convs > 0:
             _check_groups(name, head, "channels")
+
+
+def _check_federated(model: ModelConfig) -> None:
+    head = model.box_head
+    if head.federated_classes is not None and head.classifier != "sigmoid":
+        raise ValueError(
+            'model.box_head.federated_classes needs model.box_head.classifier "sigmoid"; '
+            f"got {head.federated_classes} with {head.classifier!r}"
+        )
+    count, expected = len(head.class_frequencies), model.num_classes - 1
+    if count not in (0, expected):
+        raise ValueError(
+            "model.box_head.class_frequencies must be empty or have a number for each of the "
+            f"{expected} classes of model.num_classes without background; got {count} numbers"
+        )
 
 
 def _check_groups(name: str, part: object, width: str) -> None:

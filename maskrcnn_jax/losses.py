@@ -4,9 +4,10 @@ Sums and counts are added over devices and micro-batches and divided once: a mea
 another number if the counts differ. Padded slots add to neither.
 """
 
+import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from maskrcnn_jax.structures import AnchorTargets, RoITargets, SumAndCount
 
@@ -43,22 +44,25 @@ def box_loss(
     logits: Float[Array, "b r k"],
     deltas: Float[Array, "b r _k 4"],
     targets: RoITargets,
+    counted: Bool[Array, "b k"] | None = None,
     *,
     beta: float,
 ) -> dict[str, SumAndCount]:
     """Classification and box regression of the sampled RoIs (Eq. 1 of Fast R-CNN).
 
-    Both losses are divided by the number of sampled RoIs.
+    Both losses are divided by the number of sampled RoIs. The classification is the cross-entropy
+    of all classes, or the sum of the binary cross-entropies of the counted classes.
 
     Args:
         logits: Class logits, background first.
         deltas: Deltas of each class, of which the loss reads those of the true class; or those for
             all classes, with an axis of length 1.
         targets: Classes and target deltas.
+        counted: From `targets.counted_classes`; None for the cross-entropy of all classes.
         beta: Where the box loss turns from quadratic to linear; 0 is plain L1.
     """
     classes = targets.classes
-    classification = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+    classification = _classification(logits, classes, counted)
     if deltas.shape[2] > 1:
         deltas = jnp.take_along_axis(deltas, jnp.expand_dims(classes, (2, 3)), axis=2)
     deltas = deltas.squeeze(2)
@@ -105,6 +109,15 @@ def _num_anchors(targets: AnchorTargets, divisor: str) -> Float[Array, ""]:
         case _:
             counts = valid
     return jnp.where(valid > 0, counts, 0).sum()
+
+
+def _classification(logits: Array, classes: Array, counted: Array | None) -> Float[Array, "b r"]:
+    """The loss of the class of each RoI; arguments as in `box_loss`."""
+    if counted is None:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+    is_class = jax.nn.one_hot(classes, logits.shape[-1])
+    cells = optax.sigmoid_binary_cross_entropy(logits, is_class)
+    return jnp.where(jnp.expand_dims(counted, 1), cells, 0)[..., 1:].sum(-1)
 
 
 def _smooth_l1(deltas: Array, targets: Array, positive: Array, beta: float) -> Float[Array, ""]:

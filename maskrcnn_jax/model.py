@@ -43,7 +43,13 @@ from maskrcnn_jax.structures import (
     RoITargets,
     SumAndCount,
 )
-from maskrcnn_jax.targets import anchor_targets, mask_targets, num_mask_samples, roi_targets
+from maskrcnn_jax.targets import (
+    anchor_targets,
+    counted_classes,
+    mask_targets,
+    num_mask_samples,
+    roi_targets,
+)
 
 Images = UInt8[Array, "b h w c"] | Float[Array, "b h w c"]
 Sizes = Int[Array, "b 2"]  # Height and width.
@@ -132,6 +138,7 @@ class MaskRCNN(nn.Module):
             config=self.detection,
             box_weights=self.config.roi.box_weights,
             limit_shrinking=self.config.limit_shrinking,
+            classifier=self.config.box_head.classifier,
         )
         return detect_each(logits, deltas, proposals, sizes, thresholds)
 
@@ -176,9 +183,10 @@ class MaskRCNN(nn.Module):
         rois = self.each(roi_targets, config=config.roi)(keys[:, 1], proposals, batch.instances)
         pooled = self.pool(pyramid, rois.boxes, batch.canvas, config.box_head.resolution)
         logits, deltas = self.box_head(pooled, rois.valid)
-        losses |= box_loss(logits, deltas, rois, beta=config.roi.smooth_l1_beta)
+        counted = self.each(counted_classes, config=config)(keys[:, 1], rois)
+        losses |= box_loss(logits, deltas, rois, counted, beta=config.roi.smooth_l1_beta)
         diagnostics = sample_counts(anchors, rois, batch.num_surplus)
-        diagnostics |= box_accuracy(logits, rois)
+        diagnostics |= box_accuracy(logits, rois, config.box_head.classifier)
         if config.mask_head is None:
             return losses, diagnostics
 

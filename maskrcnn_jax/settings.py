@@ -127,7 +127,7 @@ def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
         if dataclasses.is_dataclass(x) and type(x) is type(y):
             found += differences(x, y, f"{prefix}{name}.")
         elif x != y:
-            found.append(f"{prefix}{name}: {x} -> {y}")
+            found.append(f"{prefix}{name}: {_cut(str(x))} -> {_cut(str(y))}")
     return found
 
 
@@ -195,7 +195,10 @@ def check_type(name: str, value: Any, hint: Any) -> None:
 
 def _shown(value: Any) -> str:
     """A value for a message, cut to one or two lines."""
-    text = repr(value)
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({len(text)} characters)"
 
 

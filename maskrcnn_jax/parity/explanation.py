@@ -90,8 +90,9 @@ def _why_no_detection(key: int, here: Side, there: Side, seen: Seen) -> Steps:
     pooled = roi_decisions.why_pooled_otherwise(*rois, here, here.config.model.box_head.resolution)
     if pooled:
         return pooled
+    classifier = here.config.model.box_head.classifier
     scores = [
-        float(selection.softmax(side.outcome.class_logits)[i, label])
+        float(selection.probabilities(side.outcome.class_logits, classifier)[i, label])
         for side, i in ((here, a), (there, b))
     ]
     threshold = here.config.detection.score_threshold

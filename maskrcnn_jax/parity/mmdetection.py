@@ -22,6 +22,7 @@ from maskrcnn_jax.weights import layout, mmdetection, mmdetection_config
 BASE = "configs/_base_/models/mask-rcnn_r50_fpn.py"
 # The settings that MMDetection does not have.
 RULES = {
+    "model.box_head.classifier": "softmax",
     "model.dtype": "float32",
     "model.limit_shrinking": True,
     "model.backbone.norm_eps": 1e-5,

@@ -149,6 +149,7 @@ def _heads(model: MaskRCNN, inputs: dict[str, Any], sizes: jax.Array) -> dict[st
         config=model.detection,
         box_weights=model.config.roi.box_weights,
         limit_shrinking=model.config.limit_shrinking,
+        classifier=model.config.box_head.classifier,
     )
     given = inputs["class_logits"], inputs["class_deltas"], proposals, sizes, thresholds
     results = {

@@ -91,8 +91,9 @@ def translate(loaded: LoadedModel, target: str) -> Translation:
     base, found = differences.find(source, target, is_bgr)
     there = differences.as_computed(source, found)
     extras = origin.extras if is_own else _counters(source.model, target)
-    if target == "detectron2" and not is_own:
-        extras |= detectron2.extras(source.model)
+    if target == "detectron2" and not is_own and (drawn := detectron2.extras(source.model)):
+        extras |= drawn
+        notes.append(f"federated loss: {detectron2.FEDERATED}, for USE_FED_LOSS: True")
     is_smaller = source.model.num_classes < loaded.config.model.num_classes
     moves = is_smaller or any(each.setting is None for each in found)
     return Translation(

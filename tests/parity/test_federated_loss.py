@@ -6,6 +6,7 @@ iopath omegaconf hydra-core yacs``; nothing of it is compiled.
 
 import importlib
 import os
+import warnings
 
 import jax
 import numpy as np
@@ -23,9 +24,11 @@ from maskrcnn_jax.detections import detect  # noqa: E402
 from maskrcnn_jax.structures import Proposals, RoITargets  # noqa: E402
 from maskrcnn_jax.weights import detectron2 as names  # noqa: E402
 
-importlib.import_module("maskrcnn_jax.parity.detectron2")  # Makes Detectron2 importable.
-box_regression = importlib.import_module("detectron2.modeling.box_regression")
-fast_rcnn = importlib.import_module("detectron2.modeling.roi_heads.fast_rcnn")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Of packages that are imported.
+    importlib.import_module("maskrcnn_jax.parity.detectron2")  # Makes Detectron2 importable.
+    box_regression = importlib.import_module("detectron2.modeling.box_regression")
+    fast_rcnn = importlib.import_module("detectron2.modeling.roi_heads.fast_rcnn")
 structures = importlib.import_module("detectron2.structures")
 layers = importlib.import_module("detectron2.layers")
 events = importlib.import_module("detectron2.utils.events")

@@ -9,6 +9,7 @@ import os
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -117,7 +118,7 @@ def test_losses_and_gradients_on_the_same_rois_and_classes(federated):
     rois = box_targets(boxes, objects, classes)
 
     def total(predictions):
-        both = np.stack([counted, counted])
+        both = jnp.array([counted, counted])
         found = losses.box_loss(*predictions, rois, both, beta=0.0)
         means = {name: losses.mean(pair) for name, pair in found.items()}
         return sum(means.values()), means
@@ -163,16 +164,10 @@ def test_detections_of_sigmoid_scores():
     predictions = np.roll(logits, -1, axis=1), deltas[:, 1:].reshape(NUM_ROIS, -1)
     (expected,), _ = head.inference(tuple(map(torch.tensor, predictions)), [instances])
     rules = {"config": DetectionConfig(num_detections=300, min_box_size=0.0)}
-    found = detect(
-        logits,
-        deltas,
-        Proposals(boxes, np.ones(NUM_ROIS, bool)),
-        np.array(SIZE),
-        np.float32(1e-4),
-        box_weights=WEIGHTS,
-        classifier="sigmoid",
-        **rules,
-    )
+    rules |= {"box_weights": WEIGHTS, "classifier": "sigmoid"}
+    proposals = Proposals(boxes, np.ones(NUM_ROIS, bool))
+    given = logits, deltas, proposals, np.array(SIZE), np.float32(1e-4)
+    found = detect(*jax.tree.map(jnp.asarray, given), **rules)
     assert len(expected) == found.valid.sum() == 300
     np.testing.assert_array_equal(found.classes, expected.pred_classes.numpy() + 1)
     np.testing.assert_allclose(found.scores, expected.scores.numpy(), rtol=1e-5)

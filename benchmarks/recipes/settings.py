@@ -95,9 +95,15 @@ def _shorten(config: Config) -> None:
 
 
 def _fruits(folder: Path, fold: int, workdir: Path) -> Config:
-    config = your_data.get_config()
+    """Starts from a model of the nuclei, with its preprocessing and anchors."""
+    config, start = your_data.get_config(), nuclei.get_config().model
     config.num_steps, config.evaluate_every = 150, 0
-    config.model.num_classes = 4
+    model = config.model
+    model.num_classes = 4
+    model.backbone.stride_in_1x1 = start.backbone.stride_in_1x1
+    model.backbone.norm_eps = start.backbone.norm_eps
+    model.image_mean, model.image_std = start.image_mean, start.image_std
+    model.rpn.anchor_sizes = start.rpn.anchor_sizes
     annotations = annotation_files.load(folder / "instances_train.json")
     workdir.mkdir(parents=True, exist_ok=True)
     for split, content in zip(("train", "val"), divide(annotations, fold), strict=True):

@@ -141,3 +141,13 @@ def test_the_page_of_results_has_the_tables_of_the_file():
     begin, end = "python -m benchmarks.recipes.tables -->\n", "<!-- End of the output. -->"
     shown = page.partition(begin)[2].partition(end)[0]
     assert shown == tables.tables(results.read(results.FILE))
+
+
+@pytest.mark.slow
+def test_the_losses_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    curve = {"curve": {"step": [15, 30], "loss": [2.0, 1.5]}}
+    tables.plot(
+        [entry("ours", 0, 0.5) | curve, entry("torchvision", 0, 0.5) | curve], tmp_path / "a.png"
+    )
+    assert (tmp_path / "a.png").read_bytes()[1:4] == b"PNG"

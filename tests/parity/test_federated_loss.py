@@ -115,7 +115,7 @@ def test_losses_and_gradients_on_the_same_rois_and_classes(federated):
         box_head(federated), boxes, objects, classes, logits, deltas
     )
     assert counted.sum() == (12 if federated else NUM_CLASSES + 1)
-    rois = box_targets(boxes, objects, classes)
+    rois = jax.tree.map(jnp.asarray, box_targets(boxes, objects, classes))
 
     def total(predictions):
         both = jnp.array([counted, counted])
@@ -145,6 +145,7 @@ def test_classes_are_drawn_as_often():
         there[(drawn + 1) % (NUM_CLASSES + 1)] += 1 / count
     slots = np.zeros((4, 4), np.float32)
     rois = RoITargets(slots, present, slots, present, present > 0, present >= 0)
+    rois = jax.tree.map(jnp.asarray, rois)
     keys = jax.random.split(jax.random.key(0), count)
     draw = jax.jit(jax.vmap(lambda key: targets.counted_classes(key, rois, config=config())))
     here = np.asarray(draw(keys)).mean(0)

@@ -35,11 +35,16 @@ def sample_counts(
     return {name: (total, num_images) for name, total in sums.items()}
 
 
-def box_accuracy(logits: Float[Array, "b r k"], targets: RoITargets) -> dict[str, SumAndCount]:
+def box_accuracy(
+    logits: Float[Array, "b r k"], targets: RoITargets, classifier: str = "softmax"
+) -> dict[str, SumAndCount]:
     """The accuracy of the classes, over all RoIs and over positive ones.
 
-    ``false_negatives`` is the share of positive RoIs that are classified as background.
+    ``false_negatives`` is the share of positive RoIs that are classified as background. With the
+    classifier "sigmoid" these are the RoIs whose classes all have probabilities of at most 0.5.
     """
+    if classifier == "sigmoid":
+        logits = logits.at[..., 0].set(0)
     found = logits.argmax(-1)
     right = found == targets.classes
     num_positive = _count(targets.positive)

@@ -127,6 +127,7 @@ class MaskRCNN(nn.Module):
             config=self.detection,
             box_weights=self.box_head.box_weights,
             limit_shrinking=self.config.limit_shrinking,
+            classifier=self.config.box_head.classifier,
         )
         return detect_each(logits, deltas, proposals, sizes, thresholds)
 

@@ -321,10 +321,22 @@ def applied(preset: str | Config, config: Config) -> Config:
         frozen_stages=backbone.frozen_stages,
     )
     chosen.model.rpn.num_convs = model.rpn.num_convs
-    chosen.model.fpn, chosen.model.box_head = model.fpn, model.box_head
-    chosen.model.mask_head = model.mask_head
+    chosen.model.fpn, chosen.model.mask_head = model.fpn, model.mask_head
+    chosen.model.box_head = _with_classifier(model.box_head, chosen.model.box_head)
     chosen.model.cascade = model.cascade and (chosen.model.cascade or model.cascade)
     return chosen
+
+
+def _with_classifier(head: BoxHeadConfig, preset: BoxHeadConfig) -> BoxHeadConfig:
+    """A box head with the classifier of a preset; arrays show the frequencies of classes alone."""
+    head = copy.deepcopy(head)
+    if preset.classifier != "softmax":
+        head.classifier = preset.classifier
+    if preset.federated_classes is not None:
+        head.federated_classes = preset.federated_classes
+    if not head.class_frequencies:
+        head.federated_power = preset.federated_power
+    return head
 
 
 def use_c4(config: Config) -> None:

@@ -55,6 +55,19 @@ def test_classes_by_hand():
     }
 
 
+def test_without_a_probability_above_a_half_there_is_no_object():
+    """Background's own logit is not read. Objects 2, 1 and 3 get 2, none and 1."""
+    found = jnp.array([[2, 0, 0, 0], [1, 0, 1, 0]])
+    is_found = jnp.expand_dims(found, 2) == jnp.arange(4).reshape(1, 1, 4)
+    logits = jnp.where(is_found, 5.0, -5.0).at[..., 0].set(9.0)
+    targets = roi_targets([[2, 1, 0, 0], [3, 0, 0, 0]], np.ones((2, 4)))
+    assert as_floats(diagnostics.box_accuracy(logits, targets, "sigmoid")) == {
+        "classification_accuracy": (5, 8),
+        "foreground_accuracy": (1, 3),
+        "false_negatives": (1, 3),
+    }
+
+
 def test_masks_by_hand():
     """The mask misses half of the first object and has one surplus cell in the second, empty one.
 

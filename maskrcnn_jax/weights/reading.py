@@ -41,7 +41,7 @@ class Origin(NamedTuple):
 
     family: ModuleType  # One of `FAMILIES`.
     is_bgr: bool  # The order of the channels that the stem of the file reads; ours is RGB.
-    extras: dict[str, np.ndarray]  # Batch counters; anchors and pixel statistics, if there.
+    extras: dict[str, np.ndarray]  # Batch counters; the arrays that are settings here, if there.
 
 
 class Source(NamedTuple):
@@ -152,7 +152,7 @@ def _extras(arrays: Mapping[str, np.ndarray], family: ModuleType) -> dict[str, n
     kept = {}
     for name, array in arrays.items():
         is_counter = name.endswith(f".{torchvision_resnet.COUNTER}")
-        is_setting = family is detectron2 and name in detectron2.PIXELS
+        is_setting = family is detectron2 and name in (*detectron2.PIXELS, detectron2.FEDERATED)
         is_setting |= family is detectron2 and name.startswith(detectron2.CELLS)
         if is_setting or (is_counter and not name.startswith(mmdetection.EMA)):
             kept[name] = np.asarray(array)

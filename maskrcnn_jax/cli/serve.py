@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
             app.application(detector, limits, name),
             access_log=False,
             http="h11",
+            log_config=None,  # Warnings and errors go to stderr.
             log_level="warning",
             loop="asyncio",
             server_header=False,

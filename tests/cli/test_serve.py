@@ -51,7 +51,7 @@ def test_it_serves_until_ctrl_c(run_directory, tmp_path, capsys):
     assert main([*command, "--queue", "3", "--timeout", "50"]) == 0
     thread.join()
     found, about = answers
-    assert [each["name"] for each in found["detections"]] == ["circle"]
+    assert [each["name"] for each in found["detections"]] == ["disc"]
     assert found["detections"][0]["box"] == [0, 0, 32, 32] and found["size"] == [64, 64]
     assert about["name"] == "run" and about["batch_size"] == 2
     assert about["limits"]["num_requests"] == 3 and about["limits"]["seconds"] == 50

@@ -100,7 +100,7 @@ def running(detector, **limits):
     """Serves a detector on a free port."""
     application = app.application(detector, Limits(**limits), "a model")
     config = uvicorn.Config(
-        application, log_level="error", loop="asyncio", ws="none", lifespan="on"
+        application, log_config=None, log_level="error", loop="asyncio", ws="none", lifespan="on"
     )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -189,8 +189,7 @@ def test_a_picture_is_dropped_and_mistakes_are_said(browser, server, picture, tm
     assert browser.evaluate("document.querySelector('#error').hidden")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [PHONE, SCREEN], ids=["phone", "screen"])
+@pytest.mark.parametrize("size, scheme", [(PHONE, "light"), (SCREEN, "dark")])
 def test_it_fits_and_can_be_read(browser, picture, size, scheme):
     browser.appear(*size, scheme)
     for is_opened in (False, True):

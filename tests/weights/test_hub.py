@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is the extra `hub`")
 
+import copy  # noqa: E402
 import pickle  # noqa: E402
 import re  # noqa: E402
 import socket  # noqa: E402
@@ -53,13 +54,23 @@ def small_config():
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def path(tmp_path_factory):
     """A weight file of a small network with its categories."""
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     config = small_config()
     metadata = model_metadata.encode(config, Categories((1, 2), NAMES))
     files.write(path, state_of(config.model), metadata)
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(path):
     return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def variables(path):
+    return loading.load(path).variables
 
 
 def check_variables(loaded):
@@ -170,7 +181,7 @@ def test_files_of_the_hub_are_read_as_untrusted_ones(server, tmp_path, monkeypat
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(variables, tmp_path, monkeypatch):
     """A run directory whose variables are those of a small network."""
     directory, config = tmp_path / "run", small_config()
     config.num_steps, config.batch_size = 8, 2
@@ -187,10 +198,7 @@ def run(tmp_path, monkeypatch):
         {"step": 9, "bbox": {}},
     ]
     (directory / "metrics.jsonl").write_text("".join(f"{x}\n".replace("'", '"') for x in entries))
-    path = tmp_path / "w.safetensors"
-    files.write(path, state_of(config.model), model_metadata.encode(config, categories))
-    variables = loading.load(path).variables
-    found = run_directory.Run(config, categories, variables, 8)
+    found = run_directory.Run(config, categories, copy.deepcopy(variables), 8)
     monkeypatch.setattr(run_directory, "load_run", lambda directory: found)
     return directory
 
@@ -219,6 +227,7 @@ def test_a_run_is_pushed_with_a_card_and_loaded_again(server, run, monkeypatch, 
     assert "secret" not in card and "\\<nut\\>" in card
 
 
+@pytest.mark.slow
 def test_a_network_that_torchvision_lacks_is_pushed_with_our_names(server, run, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", hub_stand_in.TOKEN)
     run_directory.load_run(run).config.model.roi.aligned = True

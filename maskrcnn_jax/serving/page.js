@@ -27,7 +27,7 @@ async function open(file) {
   Object.assign(state, { file, image: null, answer: null, masks: [], chosen: null, pointed: null });
   say("error", "");
   say("busy", "Looking for objects");
-  byId("empty").hidden = true;
+  byId("empty").hidden = byId("about").hidden = true;
   byId("controls").hidden = true;
   byId("view").hidden = true;
   const start = performance.now();
@@ -83,7 +83,9 @@ function layOut() {
   const size = imageSize(), stage = byId("stage"), canvas = byId("view");
   if (!size) return;
   const room = { width: stage.clientWidth - 32, height: Math.max(window.innerHeight - 120, 320) };
-  if (matchMedia("(max-width: 50rem)").matches) room.width = stage.clientWidth - 19;
+  if (matchMedia("(max-width: 50rem)").matches) {  // The list scrolls below the image.
+    Object.assign(room, { width: stage.clientWidth - 19, height: window.innerHeight / 2 });
+  }
   const scale = Math.min(room.width / size.width, room.height / size.height, 4);
   const shown = [size.width, size.height].map((side) => Math.max(Math.round(side * scale), 1));
   [canvas.style.width, canvas.style.height] = shown.map((side) => `${side}px`);
@@ -284,7 +286,7 @@ async function introduce() {
   const about = await (await fetch("about")).json();
   const count = about.categories.length;
   byId("model").textContent = `${about.name}, ${count} ${count === 1 ? "category" : "categories"}`;
-  byId("model").title = about.categories.map((category) => category.name).join(", ");
+  byId("categories").textContent = about.categories.map((category) => category.name).join(", ");
   byId("threshold").min = Math.min(Math.floor(100 * about.score_threshold) / 100, 0.5);
 }
 

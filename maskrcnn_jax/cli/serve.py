@@ -5,32 +5,19 @@ import errno
 import socket
 from pathlib import Path
 
-import jax
-
 from maskrcnn_jax.cli import progress
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.xla import cache, compiler
 
-try:
-    import uvicorn
-
-    from maskrcnn_jax.serving import app, uploads
-except ModuleNotFoundError as error:
-    if error.name not in ("starlette", "uvicorn"):
-        raise
-    uvicorn = None  # type: ignore[assignment]
-
 _BATCH_SIZE = 4  # On an accelerator, which several images keep busy.
-_SECONDS_TO_STOP = 30  # For requests that are in the model at Ctrl-C.
 
 
 def run(args: argparse.Namespace) -> int:
     """Serves until Ctrl-C; returns 0. The port is taken before the model is loaded."""
-    if uvicorn is None:
-        raise ValueError(
-            "serve needs the packages starlette and uvicorn: "
-            "install them by `pip install 'maskrcnn-jax[serve]'`"
-        )
+    try:
+        from maskrcnn_jax.serving import server, uploads
+    except ImportError as error:  # Its packages are an extra.
+        raise ValueError(str(error)) from error
     cache.keep_compiled_programs()
     with _listen(args.host, args.port) as listener:
         detector = _load(args)
@@ -38,21 +25,9 @@ def run(args: argparse.Namespace) -> int:
         limits = uploads.Limits(
             args.max_megabytes * 2**20, args.max_megapixels * 10**6, args.timeout, args.queue
         )
-        name = Path(args.weights or args.artifact).name
-        config = uvicorn.Config(
-            app.application(detector, limits, name),
-            access_log=False,
-            http="h11",
-            log_config=None,  # Warnings and errors go to stderr.
-            log_level="warning",
-            loop="asyncio",
-            server_header=False,
-            timeout_graceful_shutdown=_SECONDS_TO_STOP,
-            ws="none",
-        )
         print(f"{_address(listener)} is ready; Ctrl-C stops it", flush=True)
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(listener, detector, limits, Path(args.weights or args.artifact).name)
         except KeyboardInterrupt:  # It has answered what was under way.
             print("stopped")
     return 0
@@ -87,8 +62,7 @@ def _load(args: argparse.Namespace) -> Detector:
     print(loaded.report)
     detector = Detector.from_loaded(loaded, consume=True)
     detector.only_buckets = True
-    is_cpu = jax.default_backend() == "cpu"
-    detector.batch_size = args.batch or (1 if is_cpu else _BATCH_SIZE)
+    detector.batch_size = args.batch or (1 if detector.model.run.small_on_cpu else _BATCH_SIZE)
     return detector
 
 

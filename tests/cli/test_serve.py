@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import urllib.request
@@ -104,6 +105,9 @@ def test_mistakes_are_one_message(arguments, words, capsys):
 
 
 def test_without_its_packages_one_message_says_how_to_install_them(monkeypatch, capsys):
-    monkeypatch.setattr(serve, "uvicorn", None)
+    for name in [name for name in sys.modules if name.startswith("maskrcnn_jax.serving")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("maskrcnn_jax.serving", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve", "--weights", "w.pth"]) == 2
     assert "`pip install 'maskrcnn-jax[serve]'`" in capsys.readouterr().err

@@ -19,15 +19,11 @@ from PIL import Image
 
 pytest.importorskip("uvicorn", reason="uvicorn and starlette are the extra `serve`")
 
-from maskrcnn_jax import presets  # noqa: E402
 from maskrcnn_jax.config import Config  # noqa: E402
 from maskrcnn_jax.data.categories import Categories  # noqa: E402
 from maskrcnn_jax.detector import Detector  # noqa: E402
-from maskrcnn_jax.model import MaskRCNN  # noqa: E402
 from maskrcnn_jax.weights import saving  # noqa: E402
-from tests.conftest import random_variables  # noqa: E402
 from tests.serving.test_app import bomb, expected  # noqa: E402
-from tests.weights.states import small  # noqa: E402
 
 NUM_CLIENTS, NUM_ROUNDS, BATCH_SIZE = 32, 12, 4
 MEGABYTE = 2**20
@@ -36,14 +32,13 @@ ALLOWED_MEMORY = (48 * 20 + (2 * BATCH_SIZE + 2) * 50 * 3 + 500) * MEGABYTE
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    config = Config(model=small(presets.maskrcnn_resnet50_fpn(num_classes=4)))
+def weights(tiny, tmp_path_factory):
+    """The weight file of a small model that finds objects in noise."""
+    config = Config(model=tiny.model.config, detection=tiny.model.detection)
     config.data.test_short_side, config.data.test_max_long_side = 128, 192
     config.data.test_buckets = ((128, 192), (192, 128))
-    config.detection.num_detections = 10
     path = tmp_path_factory.mktemp("weights") / "small.npz"
-    variables = random_variables(MaskRCNN(config.model))
-    saving.save(path, config, variables, Categories((1, 2, 3), ("a", "b", "c")))
+    saving.save(path, config, tiny.variables, Categories((1, 2, 3), ("a", "b", "c")))
     return path
 
 

@@ -25,7 +25,7 @@ from maskrcnn_jax.detector import Detector  # noqa: E402
 from maskrcnn_jax.weights import saving  # noqa: E402
 from tests.serving.test_app import bomb, expected  # noqa: E402
 
-NUM_CLIENTS, NUM_ROUNDS, BATCH_SIZE = 32, 12, 4
+NUM_CLIENTS, NUM_ROUNDS, BATCH_SIZE = 32, 3, 4
 MEGABYTE = 2**20
 # A request in the queue holds its file. Few images are decoded, of at most 50 megapixels each.
 ALLOWED_MEMORY = (48 * 20 + (2 * BATCH_SIZE + 2) * 50 * 3 + 500) * MEGABYTE

@@ -31,6 +31,9 @@ MMDETECTION := mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7 addict==2.4.0 yapf
   platformdirs==4.14.8 shapely==2.2.0 terminaltables==3.1.10 matplotlib contourpy cycler fonttools \
   kiwisolver pyparsing python-dateutil
 
+# Without the packages that it needs for videos.
+SUPERVISION := supervision==0.31.2 'pydeprecate<0.14' defusedxml
+
 # The live comparison with torchvision, MMDetection, and the package that counts AP for LVIS. The
 # versions are pinned, because a build of torchvision has compiled operators for one version of
 # torch only.
@@ -38,7 +41,7 @@ MMDETECTION := mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7 addict==2.4.0 yapf
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt \
-	  $(MMDETECTION) lvis==0.5.3
+	  $(MMDETECTION) lvis==0.5.3 $(SUPERVISION)
 	touch $@
 
 test-parity: .venv/parity

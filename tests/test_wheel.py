@@ -53,6 +53,7 @@ RUNS = [  # In order: a command, its arguments, and a file that it writes, if an
     ("data prepare", f"{ANNOTATED} --split train --output prepared", "prepared"),
     ("plan", "--config tiny.py --devices 1 --output plan.json", "plan.json"),
     ("train", "--config tiny.py --workdir run --config.num_steps=1", "run/report.html"),
+    ("push", "run me/tiny --dry-run", None),
     ("convert", "tiny.npz copy.npz", "copy.npz"),
     ("export", "--weights tiny.npz artifact.npz", "artifact.npz"),
     (
@@ -76,7 +77,7 @@ RUNS = [  # In order: a command, its arguments, and a file that it writes, if an
         "pages/report.html",
     ),
 ]
-NEEDS_TORCH = {"parity"}
+NEED_MORE = {"parity", "serve"}  # Packages that the wheel does not require.
 
 
 def build(target, source, folder):
@@ -123,7 +124,7 @@ def commands(parser):
 
 
 def test_all_commands_are_tried_below():
-    assert {command for command, *_ in RUNS} | NEEDS_TORCH == set(commands(main._parser()))
+    assert {command for command, *_ in RUNS} | NEED_MORE == set(commands(main._parser()))
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +215,13 @@ def test_what_needs_torch_says_so(installed, tiny_data):
 
 
 @pytest.mark.wheel
-@pytest.mark.parametrize("command", sorted({command for command, *_ in RUNS} | NEEDS_TORCH))
+def test_what_needs_a_server_says_so(installed, tiny_data):
+    told = installed("maskrcnn-jax", "serve", "--weights", "tiny.npz", code=2)
+    assert "pip install 'maskrcnn-jax[serve]'" in told
+
+
+@pytest.mark.wheel
+@pytest.mark.parametrize("command", sorted({command for command, *_ in RUNS} | NEED_MORE))
 def test_the_help_of_every_command(installed, command):
     assert f"maskrcnn-jax {command}" in installed("maskrcnn-jax", *command.split(), "--help")
 

@@ -21,6 +21,7 @@ from maskrcnn_jax.weights import (
     detectron2,
     download,
     files,
+    hub,
     mmdetection,
     model_metadata,
     own,
@@ -62,7 +63,7 @@ class Source(NamedTuple):
 
 def is_released(name: str) -> bool:
     """Whether a name stands for released weights instead of a path."""
-    return name in RELEASED or zoo.is_name(name)
+    return name in RELEASED or zoo.is_name(name) or hub.is_name(name)
 
 
 def released_for(config: ModelConfig) -> dict[str, str]:
@@ -81,7 +82,7 @@ def read(
     """Reads arrays and the known facts about their model, without comparing them with a model.
 
     Args:
-        weights: A weight file, a run directory, or a released name.
+        weights: A weight file, a run directory, a released name, or hf://OWNER/NAME.
         released: Functions of torchvision by the released names of their weights.
         preset: As in `loading.load`.
         channel_order: As in `loading.load`.
@@ -99,6 +100,8 @@ def read(
         path = download.fetch(download.DETECTORS[released[str(weights)]])
     elif zoo.is_name(str(weights)):
         path = download.fetch_release(zoo.release(str(weights)))
+    elif hub.is_name(str(weights)):
+        path = hub.fetch(str(weights))
     else:
         path = Path(weights)
     if path.exists():

@@ -448,7 +448,7 @@ def test_a_tilde_in_workdir_is_the_home_folder(folder, tmp_path, monkeypatch, ca
     ids=lambda error: type(error).__name__,
 )
 def test_training_that_runs_out_of_memory(error, folder, tmp_path, monkeypatch, capsys):
-    def run_out(config, workdir, announce):
+    def run_out(config, workdir, announce, command):
         raise error
 
     monkeypatch.setattr(training_loop, "train", run_out)

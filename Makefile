@@ -41,7 +41,7 @@ MMDETECTION := mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7 addict==2.4.0 yapf
 	touch $@
 
 test-parity: .venv/parity
-	$(BIN)/python -m pytest -q -m 'parity and not slow' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m 'parity and not slow' -n 2 --dist worksteal
 
 # The site of documentation, in build/site. It needs no network to be read.
 .venv/docs: .venv/installed

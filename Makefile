@@ -45,7 +45,7 @@ SUPERVISION := supervision==0.31.2 'pydeprecate<0.14' defusedxml
 	touch $@
 
 test-parity: .venv/parity
-	$(BIN)/python -m pytest -q -m 'parity and not slow' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m 'parity and not slow' -n 2 --dist worksteal
 
 # The site of documentation, in build/site. It needs no network to be read.
 .venv/docs: .venv/installed

@@ -65,6 +65,8 @@ def infer(state: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Guess:
     """
     check_kind(state)
     config = _preset(state)
+    if FEDERATED in state:
+        _set_federated(config.model, state[FEDERATED])
     is_bgr, reason = _assume_input(config, state)
     reasons = [reason]
     if reason := _read_anchors(config, state):
@@ -141,8 +143,6 @@ def _preset_of_c4(state: Mapping[str, np.ndarray]) -> Config:
         model.mask_head = None
     guess.set_widths(model, state, name)
     guess.set_class_agnostic(model, state, name)
-    if FEDERATED in state:
-        _set_federated(model, state[FEDERATED])
     return config
 
 

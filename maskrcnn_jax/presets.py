@@ -321,8 +321,13 @@ def applied(preset: str | Config, config: Config) -> Config:
         frozen_stages=backbone.frozen_stages,
     )
     chosen.model.rpn.num_convs = model.rpn.num_convs
-    chosen.model.fpn, chosen.model.box_head = model.fpn, model.box_head
-    chosen.model.mask_head = model.mask_head
+    box_head, mask_head = chosen.model.box_head, chosen.model.mask_head
+    chosen.model.fpn, chosen.model.box_head = model.fpn, copy.copy(model.box_head)
+    chosen.model.mask_head = copy.copy(model.mask_head)
+    if box_head.res5 == model.box_head.res5:  # Arrays do not tell the side of pooled features.
+        chosen.model.box_head.resolution = box_head.resolution
+        if mask_head is not None and chosen.model.mask_head is not None:
+            chosen.model.mask_head.resolution = mask_head.resolution
     chosen.model.cascade = model.cascade and (chosen.model.cascade or model.cascade)
     return chosen
 

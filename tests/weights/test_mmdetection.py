@@ -15,11 +15,13 @@ from tests.weights import pytorch_bytes as build
 from tests.weights.families import reduced, state_of
 
 R50, GN, CAFFE = presets.mmdet_r50_fpn, presets.mmdet_r50_fpn_gn, presets.mmdet_r50_caffe_fpn
+X4, X8 = presets.mmdet_x101_32x4d_fpn, presets.mmdet_x101_32x8d_fpn
 C4 = presets.mmdet_r50_caffe_c4
 CASCADE = presets.mmdet_cascade_r50_fpn
+R101 = presets.mmdet_r101_fpn
 EVERY = pytest.mark.parametrize(
     "preset, scale",
-    [(R50, 1), (presets.mmdet_r101_fpn, 1), (CAFFE, 58), (GN, 58), (CASCADE, 1), (C4, 58)],
+    [(R50, 1), (R101, 1), (X4, 1), (X8, 1), (CAFFE, 58), (GN, 58), (CASCADE, 1), (C4, 58)],
 )
 CONFIG = """
 model = dict(type='MaskRCNN',
@@ -35,9 +37,9 @@ evil = __import__('os').system('touch marker')
     # Less the batch counters, which MMDetection has for each of its 53 or 104 norms.
     [
         (R50, 360 - 53, 44_396_336),
-        (presets.mmdet_r101_fpn, 666 - 104, 63_388_464),
-        (presets.mmdet_x101_32x4d_fpn, 666 - 104, 63_017_008),
-        (presets.mmdet_x101_32x8d_fpn, 666 - 104, 107_630_640),
+        (R101, 666 - 104, 63_388_464),
+        (X4, 666 - 104, 63_017_008),
+        (X8, 666 - 104, 107_630_640),
         (GN, 223, 45_711_152),
         (CASCADE, 400 - 53, 77_324_606),
         (C4, 332 - 53, 35_962_732),

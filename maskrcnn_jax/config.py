@@ -198,6 +198,16 @@ class BoxHeadConfig:
     num_layers: NumLayers = 2  # Fully connected layers.
     features: Annotated[int, at_least(1)] = 1024  # Of the fully connected layers.
     class_agnostic: bool = False  # One box for all classes, instead of one for each.
+    # "softmax": the probabilities of all classes and background sum to 1. "sigmoid": each class has
+    # a probability of its own, for long tails; the output of background is not used.
+    classifier: Annotated[str, one_of("softmax", "sigmoid")] = "softmax"
+    # Federated loss, for "sigmoid": the loss counts this many classes in each image, those of its
+    # RoIs and others at random. None: all classes.
+    federated_classes: Annotated[int | None, at_least(1)] = None
+    # The others are drawn by the number of training images with a class, to this power.
+    federated_power: Annotated[float, at_least(0)] = 0.5
+    # These numbers, for label 1, 2, ...; empty: a run counts them in its training set.
+    class_frequencies: Annotated[tuple[float, ...], at_least(0)] = ()
 
 
 @settings

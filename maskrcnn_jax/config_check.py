@@ -78,6 +78,7 @@ def _check_network(model: ModelConfig) -> None:
             "model.backbone.width_per_group times model.backbone.stem_channels must be a multiple "
             f"of 64; got {backbone.width_per_group} times {backbone.stem_channels}"
         )
+    _check_federated(model)
     _check_groups("backbone", model.backbone, "stem_channels")
     if model.fpn is not None:
         _check_groups("fpn", model.fpn, "channels")
@@ -133,6 +134,26 @@ def _check_cascade(model: ModelConfig) -> None:
         raise ValueError(
             'model.cascade.samples must be "drawn" with model.cascade.mask_heads "each", since the '
             'mask head of a stage learns from samples with the positive ones in front; got "all"'
+        )
+    if model.box_head.classifier != "softmax":
+        raise ValueError(
+            'model.box_head.classifier must be "softmax" with model.cascade, whose stages vote by '
+            f'softmax; got "{model.box_head.classifier}"'
+        )
+
+
+def _check_federated(model: ModelConfig) -> None:
+    head = model.box_head
+    if head.federated_classes is not None and head.classifier != "sigmoid":
+        raise ValueError(
+            'model.box_head.federated_classes needs model.box_head.classifier "sigmoid"; '
+            f"got {head.federated_classes} with {head.classifier!r}"
+        )
+    count, expected = len(head.class_frequencies), model.num_classes - 1
+    if count not in (0, expected):
+        raise ValueError(
+            "model.box_head.class_frequencies must be empty or have a number for each of the "
+            f"{expected} classes of model.num_classes without background; got {count} numbers"
         )
 
 

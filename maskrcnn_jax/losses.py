@@ -4,6 +4,7 @@ Sums and counts are added over devices and micro-batches and divided once: a mea
 another number if the counts differ. Padded slots add to neither.
 """
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
@@ -54,6 +55,7 @@ def box_loss(
     logits: Float[Array, "b r k"],
     deltas: Float[Array, "b r _k 4"],
     targets: RoITargets,
+    counted: Bool[Array, "b k"] | None = None,
     *,
     beta: float,
     form: str = "smooth_l1",
@@ -62,20 +64,22 @@ def box_loss(
 ) -> dict[str, SumAndCount]:
     """Classification and box regression of the sampled RoIs (Eq. 1 of Fast R-CNN).
 
-    Both losses are divided by the number of sampled RoIs.
+    Both losses are divided by the number of sampled RoIs. The classification is the cross-entropy
+    of all classes, or the sum of the binary cross-entropies of the counted classes.
 
     Args:
         logits: Class logits, background first.
         deltas: Deltas of each class, of which the loss reads those of the true class; or those for
             all classes, with an axis of length 1.
         targets: Classes and target deltas.
+        counted: From `targets.counted_classes`; None for the cross-entropy of all classes.
         beta: Where the smooth L1 loss turns from quadratic to linear; 0 is plain L1.
         form: Of the box loss, "smooth_l1" or "giou".
         weight: Factor of the box loss.
         box_weights: Scale of the deltas, which only "giou" needs.
     """
     classes = targets.classes
-    classification = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+    classification = _classification(logits, classes, counted)
     if deltas.shape[2] > 1:
         deltas = jnp.take_along_axis(deltas, jnp.expand_dims(classes, (2, 3)), axis=2)
     deltas = deltas.squeeze(2)
@@ -142,6 +146,15 @@ def _box_total(
     found = boxes.decode(deltas, unit, box_weights)
     loss = 1 - boxes.generalised_iou(found, boxes.decode(targets, unit, box_weights))
     return jnp.where(positive, loss, 0).sum()
+
+
+def _classification(logits: Array, classes: Array, counted: Array | None) -> Float[Array, "b r"]:
+    """The loss of the class of each RoI; arguments as in `box_loss`."""
+    if counted is None:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+    is_class = jax.nn.one_hot(classes, logits.shape[-1])
+    cells = optax.sigmoid_binary_cross_entropy(logits, is_class)
+    return jnp.where(jnp.expand_dims(counted, 1), cells, 0)[..., 1:].sum(-1)
 
 
 def _smooth_l1(deltas: Array, targets: Array, positive: Array, beta: float) -> Float[Array, ""]:

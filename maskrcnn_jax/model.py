@@ -127,6 +127,7 @@ class MaskRCNN(nn.Module):
             config=self.detection,
             box_weights=self.box_head.box_weights,
             limit_shrinking=self.config.limit_shrinking,
+            classifier=self.config.box_head.classifier,
         )
         return detect_each(logits, deltas, proposals, sizes, thresholds)
 
@@ -170,7 +171,7 @@ class MaskRCNN(nn.Module):
 
         proposals = self.propose(scores, pyramid, batch.sizes, batch.canvas, config.rpn)
         rois = self.each(roi_targets, config=config.roi)(keys[:, 1], proposals, batch.instances)
-        diagnostics = sample_counts(anchors, rois, batch.num_surplus)
+        diagnostics = sample_counts(anchors, rois, batch.num_surplus, batch.num_removed)
         pool = partial(self.pool, pyramid, canvas=batch.canvas)
         box_losses, accuracies, stages, pool = self.box_head.learn(pool, rois, batch, keys[:, 1])
         losses |= box_losses

@@ -322,7 +322,8 @@ def applied(preset: str | Config, config: Config) -> Config:
     )
     chosen.model.rpn.num_convs = model.rpn.num_convs
     box_head, mask_head = chosen.model.box_head, chosen.model.mask_head
-    chosen.model.fpn, chosen.model.box_head = model.fpn, copy.copy(model.box_head)
+    chosen.model.fpn = model.fpn
+    chosen.model.box_head = _with_classifier(model.box_head, box_head)
     chosen.model.mask_head = copy.copy(model.mask_head)
     if box_head.res5 == model.box_head.res5:  # Arrays do not tell the side of pooled features.
         chosen.model.box_head.resolution = box_head.resolution
@@ -330,6 +331,18 @@ def applied(preset: str | Config, config: Config) -> Config:
             chosen.model.mask_head.resolution = mask_head.resolution
     chosen.model.cascade = model.cascade and (chosen.model.cascade or model.cascade)
     return chosen
+
+
+def _with_classifier(head: BoxHeadConfig, preset: BoxHeadConfig) -> BoxHeadConfig:
+    """A box head with the classifier of a preset; arrays show the frequencies of classes alone."""
+    head = copy.deepcopy(head)
+    if preset.classifier != "softmax":
+        head.classifier = preset.classifier
+    if preset.federated_classes is not None:
+        head.federated_classes = preset.federated_classes
+    if not head.class_frequencies:
+        head.federated_power = preset.federated_power
+    return head
 
 
 def use_c4(config: Config) -> None:

@@ -128,7 +128,7 @@ def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
         if dataclasses.is_dataclass(x) and type(x) is type(y):
             found += differences(x, y, f"{prefix}{name}.")
         elif x != y:
-            found.append(f"{prefix}{name}: {x} -> {y}")
+            found.append(f"{prefix}{name}: {shortened(str(x))} -> {shortened(str(y))}")
     return found
 
 
@@ -196,7 +196,11 @@ def check_type(name: str, value: Any, hint: Any) -> None:
 
 def _shown(value: Any) -> str:
     """A value for a message, cut to one or two lines."""
-    text = repr(value)
+    return shortened(repr(value))
+
+
+def shortened(text: str) -> str:
+    """A text, cut to one or two lines."""
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({len(text)} characters)"
 
 

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from maskrcnn_jax.config import ModelConfig, RoIConfig, RPNConfig
@@ -167,6 +168,40 @@ def _match(
 def max_positives(config: RoIConfig) -> int:
     """The most positives that `roi_targets` samples: they lie in its first slots."""
     return int(config.num_samples * config.positive_fraction)
+
+
+def counted_classes(
+    key: sampling.Key, rois: RoITargets, *, config: ModelConfig
+) -> Bool[Array, " k"] | None:
+    """The classes of one image that the loss of sigmoid scores counts (federated loss).
+
+    They are the classes of the sampled RoIs, background included, and others up to
+    ``federated_classes``. The others are drawn without replacement; the probability of a class is
+    proportional to a power of its frequency. This is the rule of Detectron2's
+    ``get_fed_loss_classes``, which draws once for all images of a GPU. Here each image has a draw
+    of its own, so that the loss of a batch does not depend on the number of devices.
+
+    Args:
+        key: For the draws of this image.
+        rois: The sampled RoIs of the image.
+        config: `BoxHeadConfig` gives the number of classes, their frequencies and the power.
+            Without frequencies all are equal.
+
+    Returns:
+        Whether each class counts; None for softmax, whose loss has no such choice.
+    """
+    head, num_classes = config.box_head, config.num_classes
+    if head.classifier == "softmax":
+        return None
+    if head.federated_classes is None:
+        return jnp.ones(num_classes, bool)
+    frequencies = np.array(head.class_frequencies or (1.0,) * (num_classes - 1), np.float32)
+    weights = jnp.array([0.0, *frequencies**head.federated_power], jnp.float32)
+    present = jnp.zeros(num_classes, bool).at[rois.classes].max(rois.valid)
+    others = jnp.where(present, 0, weights)
+    # `roi_targets` splits the key, which makes the children 0 and 1.
+    child = jax.random.fold_in(key, 2)
+    return present | sampling.weighted(child, others, head.federated_classes - present.sum())
 
 
 def num_mask_samples(config: ModelConfig) -> int:

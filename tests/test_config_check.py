@@ -43,6 +43,7 @@ def test_our_own_configs_are_possible(path):
         ("model.roi.pooling", "pool"),
         ("model.box_head.num_layers", 0),
         ("model.fpn.norm", "frozen_batch"),
+        ("model.box_head.class_frequencies", [5.0] * 80),
         ("data.crop_size", 1),
         ("data.jitter", (0.1, 2.0)),
         ("optimizer.average_decay", 1.0),
@@ -103,6 +104,17 @@ def test_every_way_to_write_a_value(field, value):
         ("model.fpn.channels", 10**30, "model.fpn.channels must be finite and at most 2147483647"),
         ("model.mask_head.num_convs", 101, "model.mask_head.num_convs must be from 0 to 100"),
         ("model.backbone.frozen_stages", 9, "backbone.frozen_stages must be from 0 to 5; got 9"),
+        ("model.box_head.classifier", "x", "box_head.classifier must be one of softmax, sigmoid"),
+        (
+            "model.box_head.federated_classes",
+            50,
+            "federated_classes needs model.box_head.classifier \"sigmoid\"; got 50 with 'softmax'",
+        ),
+        (
+            "model.box_head.class_frequencies",
+            (3.0,) * 81,
+            "a number for each of the 80 classes of model.num_classes .* got 81 numbers",
+        ),
         ("data.crop_size", 0, "data.crop_size must be at least 1, or None"),
         ("data.jitter", (0.0, 2.0), r"data.jitter must be above 0; got \(0.0, 2.0\)"),
         ("data.jitter", (2.0, 0.1), r"data.jitter must be empty or two ascending numbers; got \(2"),
@@ -189,7 +201,7 @@ def test_every_number_has_a_range(field):
 
     pair = (1.0, 1.0) if "float" in str(field.hint) else (1,)
     value = {None: 1, (): pair}.get(field.value, field.value)
-    check(changed(field.name, value))
+    settings.check_fields(changed(field.name, value))
     if field.name != "model.image_mean":
         with pytest.raises(ValueError, match=f"^{field.name} must be"):
             check(changed(field.name, each(-1, value)))

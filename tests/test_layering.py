@@ -22,7 +22,8 @@ INPUTS |= {"pasting", "coco_metrics"}
 # detects window by window.
 DETECTOR = {"artifacts/", "detector", "detector_inputs", "tiling/", "weights/", "presets"}
 DRAWING = {"drawing/", "visualize"}
-TOOLS = {"parity/", "planning/", "report/", "test_time_augmentation", "torchvision_models", "video"}
+TOOLS = {"parity/", "planning/", "report/", "serving/", "test_time_augmentation"}
+TOOLS |= {"torchvision_models", "video"}
 
 MAY_IMPORT = {
     # Part: the other parts that it may import.
@@ -71,6 +72,15 @@ MAY_IMPORT = {
     "planning/": COMPUTED | INPUTS | {"training"},
     "report/": COMPUTED | INPUTS | DRAWING | {"evaluation", "runs/"},
     "parity/": COMPUTED | INPUTS | {"training", "weights/", "presets"},
+    "serving/": {
+        "detector",
+        "detector_inputs",
+        "image_files/",
+        "images",
+        "pasting",
+        "resizing",
+        "structures",
+    },
     "test_time_augmentation": COMPUTED | INPUTS | {"detector"},
     "torchvision_models": COMPUTED | INPUTS | DETECTOR | {"training"},
     # The entry points.

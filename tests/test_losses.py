@@ -103,6 +103,21 @@ def test_box_loss_equals_numpy():
     assert set(result) == {"loss_classifier", "loss_box_reg"}
 
 
+def test_sigmoid_scores_count_some_classes_of_each_image():
+    logits, deltas, targets = roi_case(np.random.default_rng(1), COUNTS)
+    counted = np.random.default_rng(2).uniform(size=(3, 5)) < 0.5
+    expected = 0.0
+    for i in range(3):
+        for r in np.flatnonzero(targets.valid[i]):
+            for k in range(1, 5):  # Background has no score.
+                is_class = targets.classes[i, r] == k
+                expected += counted[i, k] * binary_cross_entropy(logits[i, r, k], is_class)
+    result = box_loss(logits, deltas, targets, counted, beta=BETA)
+    np.testing.assert_allclose(result["loss_classifier"], (expected, 18), rtol=1e-5)
+    plain = box_loss(logits, deltas, targets, beta=BETA)
+    np.testing.assert_array_equal(result["loss_box_reg"], plain["loss_box_reg"])
+
+
 def test_one_box_for_all_classes_has_the_loss_of_equal_boxes():
     logits, deltas, targets = roi_case(np.random.default_rng(1), COUNTS)
     one = deltas[:, :, :1]

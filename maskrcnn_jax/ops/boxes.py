@@ -5,7 +5,9 @@ compute with one array per coordinate: an accelerator pads a last axis of 4 to 1
 """
 
 import math
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -29,6 +31,7 @@ def area(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
     return (x1 - x0) * (y1 - y0)
 
 
+@partial(jax.jit, inline=True)  # Traced once for each shape: NMS asks for many parts alike.
 def pairwise_iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
     """Intersection over union of every pair; NaN (0 / 0) for two boxes without area."""
     x0, y0, x1, y1 = (x.reshape(-1, 1) for x in split(a))

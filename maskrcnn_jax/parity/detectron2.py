@@ -168,6 +168,7 @@ def _converted(model: ModelConfig) -> dict[str, Any]:
         "MODEL.ROI_HEADS.IOU_THRESHOLDS": [model.roi.positive_iou],
         "MODEL.ROI_HEADS.NUM_CLASSES": model.num_classes - 1,
         "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignV2" if model.roi.aligned else "ROIAlign",
+        "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": model.box_head.classifier == "sigmoid",
     } | _cascade(model)
 
 

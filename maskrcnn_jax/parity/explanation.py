@@ -88,8 +88,9 @@ def _why_no_detection(key: int, here: Side, there: Side, seen: Seen) -> Steps:
     a, b = here.proposals.rank[proposal], there.proposals.rank[proposal]
     if pooled := _why_pooled_otherwise(a, b, here, there):
         return pooled
+    classifier = here.config.model.box_head.classifier
     scores = [
-        float(selection.softmax(side.outcome.class_logits)[i, label])
+        float(selection.probabilities(side.outcome.class_logits, classifier)[i, label])
         for side, i in ((here, a), (there, b))
     ]
     threshold = here.config.detection.score_threshold

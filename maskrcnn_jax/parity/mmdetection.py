@@ -25,6 +25,7 @@ C4_BASE = "configs/_base_/models/mask-rcnn_r50-caffe-c4.py"
 CASCADE_BASE = "configs/_base_/models/cascade-mask-rcnn_r50_fpn.py"
 # The settings that MMDetection does not have.
 RULES = {
+    "model.box_head.classifier": "softmax",
     "model.dtype": "float32",
     "model.limit_shrinking": True,
     "model.backbone.norm_eps": 1e-5,

@@ -77,6 +77,7 @@ NORMS = {"none": None, "batch": torch.nn.BatchNorm2d}
 NORMS |= dict.fromkeys(("frozen_batch", "fixed_batch"), FrozenBatchNorm2d)
 # The settings that torchvision's functions do not have.
 RULES = {
+    "model.box_head.classifier": "softmax",
     "model.limit_shrinking": False,
     "model.rpn.round_anchors": True,
     "model.rpn.anchor_stride": "canvas",

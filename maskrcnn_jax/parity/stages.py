@@ -159,6 +159,7 @@ def _heads(model: MaskRCNN, inputs: dict[str, Any], sizes: jax.Array) -> dict[st
         config=model.detection,
         box_weights=model.box_head.box_weights,
         limit_shrinking=model.config.limit_shrinking,
+        classifier=model.config.box_head.classifier,
     )
     last_rois = Proposals(inputs["last_rois"], inputs["valid"])
     given = inputs["class_logits"], inputs["class_deltas"], last_rois, sizes, thresholds

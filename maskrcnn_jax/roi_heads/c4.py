@@ -5,12 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.config import ModelConfig
-from maskrcnn_jax.diagnostics import box_accuracy
 from maskrcnn_jax.execution import Execution
-from maskrcnn_jax.losses import box_loss
 from maskrcnn_jax.modules.layers import Linear, as_function
 from maskrcnn_jax.modules.resnet import LastStage
-from maskrcnn_jax.roi_heads.plain import Losses, Pool
+from maskrcnn_jax.roi_heads.plain import Losses, Pool, losses_of_boxes
 from maskrcnn_jax.structures import Batch, Proposals, RoITargets
 
 
@@ -59,12 +57,12 @@ class C4BoxHead(nn.Module):
         """The losses, diagnostics, the RoIs, and the features of the first ones for masks."""
         features = self.pool_for_masks(pool)(rois.boxes)
         logits, deltas = self._scores(features)
-        losses = box_loss(logits, deltas, rois, **self.model.roi.regression)
+        found = losses_of_boxes(self.model, self.run.per_image, logits, deltas, rois, keys)
 
         def pool_positives(boxes: Float[Array, "b r 4"], resolution: int) -> Array:
             return features[:, : boxes.shape[1]]  # Positives come first.
 
-        return losses, box_accuracy(logits, rois), (rois,), pool_positives
+        return *found, (rois,), pool_positives
 
     def _scores(
         self, features: Float[Array, "b r s s c"]

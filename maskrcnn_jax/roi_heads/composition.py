@@ -36,7 +36,9 @@ def build(config: ModelConfig, run: Execution) -> tuple[nn.Module, nn.Module | N
     if config.box_head.res5:
         boxes = C4BoxHead(config, run)
     elif config.cascade is None:
-        boxes = PlainBoxHead(config.box_head, config.num_classes, config.dtype, roi=config.roi)
+        boxes = PlainBoxHead(
+            config.box_head, config.num_classes, config.dtype, model=config, run=run
+        )
     else:
         boxes = CascadeBoxHead(config, run)
     if config.mask_head is None:

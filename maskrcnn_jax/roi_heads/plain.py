@@ -6,14 +6,14 @@ from functools import partial
 import jax
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.config import ModelConfig, RoIConfig
+from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.diagnostics import box_accuracy, mask_accuracy
-from maskrcnn_jax.execution import Map
+from maskrcnn_jax.execution import Execution, Map
 from maskrcnn_jax.losses import box_loss, mask_loss
 from maskrcnn_jax.modules.box_head import BoxHead
 from maskrcnn_jax.modules.mask_head import MaskHead
 from maskrcnn_jax.structures import Batch, Proposals, RoITargets, SumAndCount
-from maskrcnn_jax.targets import mask_targets, num_mask_samples
+from maskrcnn_jax.targets import counted_classes, mask_targets, num_mask_samples
 
 Pool = Callable[..., Float[Array, "b r s s c"]]  # Of the boxes [b, r, 4] and ``resolution=s``.
 Losses = dict[str, SumAndCount]
@@ -22,12 +22,13 @@ Losses = dict[str, SumAndCount]
 class PlainBoxHead(BoxHead, kw_only=True):
     """The box head of Fast R-CNN."""
 
-    roi: RoIConfig
+    model: ModelConfig
+    run: Execution
 
     @property
     def box_weights(self) -> tuple[float, ...]:
         """Scale of the deltas that `predict` returns."""
-        return self.roi.box_weights
+        return self.model.roi.box_weights
 
     def predict(
         self, pool: Pool, proposals: Proposals, sizes: Int[Array, "b 2"]
@@ -55,11 +56,20 @@ class PlainBoxHead(BoxHead, kw_only=True):
             pool: Pools features of boxes.
             rois: The sampled RoIs.
             batch: The images, and their objects.
-            keys: One for each image, for the draws of later stages.
+            keys: One for each image, for draws of classes and of later stages.
         """
         logits, deltas = self(pool(rois.boxes, resolution=self.config.resolution), rois.valid)
-        losses = box_loss(logits, deltas, rois, **self.roi.regression)
-        return losses, box_accuracy(logits, rois), (rois,), pool
+        found = losses_of_boxes(self.model, self.run.per_image, logits, deltas, rois, keys)
+        return *found, (rois,), pool
+
+
+def losses_of_boxes(
+    config: ModelConfig, per_image: Map, logits: Array, deltas: Array, rois: RoITargets, keys: Array
+) -> tuple[Losses, Losses]:
+    """The losses of a box head, and the accuracy of its classes; arguments as in `box_loss`."""
+    counted = per_image(partial(counted_classes, config=config))(keys, rois)
+    losses = box_loss(logits, deltas, rois, counted, **config.roi.regression)
+    return losses, box_accuracy(logits, rois, config.box_head.classifier)
 
 
 class PlainMaskHead(MaskHead, kw_only=True):

@@ -27,6 +27,8 @@ RES5 = f"{ROI}res5."
 RPN = "proposal_generator.rpn_head."
 CELLS = "proposal_generator.anchor_generator.cell_anchors."
 PIXELS = ("pixel_mean", "pixel_std")
+FEDERATED = f"{ROI}box_predictor.fed_loss_cls_weights"  # Powers of the frequencies of classes.
+FEDERATED_CLASSES = 50  # Detectron2's default.
 # The names of other networks, and what they are. The first that matches a name counts.
 OTHERS = (
     (r"backbone\.res5\.", "a DC5 network, without a feature pyramid"),
@@ -139,7 +141,29 @@ def _preset_of_c4(state: Mapping[str, np.ndarray]) -> Config:
         model.mask_head = None
     guess.set_widths(model, state, name)
     guess.set_class_agnostic(model, state, name)
+    if FEDERATED in state:
+        _set_federated(model, state[FEDERATED])
     return config
+
+
+def _set_federated(model: ModelConfig, weights: np.ndarray) -> None:
+    """Sets sigmoid scores and the federated loss by the weights of its draw."""
+    head, weights = model.box_head, np.asarray(weights, np.float64)
+    if weights.shape != (model.num_classes - 1,) or not (weights >= 0).all():
+        raise ValueError(
+            f"{FEDERATED} must have a number from 0 for each of {model.num_classes - 1} classes"
+        )
+    head.classifier, head.federated_classes = "sigmoid", FEDERATED_CLASSES
+    head.class_frequencies = tuple((weights ** (1 / head.federated_power)).tolist())
+
+
+def extras(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file that no variable holds: the weights of the federated loss."""
+    head = config.box_head
+    if head.federated_classes is None or not head.class_frequencies:
+        return {}
+    weights = np.array(head.class_frequencies, np.float64) ** head.federated_power
+    return {FEDERATED: weights.astype(np.float32)}
 
 
 def norm_of(state: Mapping[str, np.ndarray], layer: str) -> str:
@@ -236,8 +260,8 @@ def num_classes(arrays: Mapping[str, np.ndarray]) -> int | None:
 
 
 def present(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Drops batch counters, and anchors and pixel statistics, which are settings here."""
-    dropped = (f".{COUNTER}", *PIXELS)
+    """Drops batch counters, and what are settings here, such as anchors and pixel statistics."""
+    dropped = (f".{COUNTER}", *PIXELS, FEDERATED)
     kept = (each for each in state if not each.endswith(dropped) and not each.startswith(CELLS))
     return {each: np.asarray(state[each]) for each in kept}, {}
 

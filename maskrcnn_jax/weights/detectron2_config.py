@@ -52,6 +52,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "MODEL.ROI_BOX_HEAD.NUM_FC": (0, "model.box_head.num_layers"),
     "MODEL.ROI_BOX_HEAD.FC_DIM": (1024, "model.box_head.features"),
     "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": (False, "model.box_head.class_agnostic"),
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER": (0.5, "model.box_head.federated_power"),
     "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": (14, "model.mask_head.resolution"),
     "MODEL.ROI_MASK_HEAD.NUM_CONV": (0, "model.mask_head.num_convs"),
     "MODEL.ROI_MASK_HEAD.CONV_DIM": (256, "model.mask_head.channels"),
@@ -86,6 +87,9 @@ CONVERTED: dict[str, Any] = {
         (20.0, 20.0, 10.0, 10.0),
         (30.0, 30.0, 15.0, 15.0),
     ),
+    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": False,
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": False,
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": 50,
     "INPUT.FORMAT": "BGR",
     "INPUT.RANDOM_FLIP": "horizontal",
 }
@@ -112,8 +116,6 @@ FIXED: dict[str, Any] = {
     "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": True,
     "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
     "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": False,
-    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": False,
-    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": False,
     "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
     "MODEL.KEYPOINT_ON": False,
     "MODEL.LOAD_PROPOSALS": False,
@@ -139,7 +141,7 @@ IGNORED = (
     *("INPUT.CROP.*", "INPUT.MASK_FORMAT", "MODEL.DEVICE", "MODEL.WEIGHTS"),
     *("MODEL.RETINANET.*", "MODEL.SEM_SEG_HEAD.*", "MODEL.PANOPTIC_FPN.*"),
     *("MODEL.ROI_KEYPOINT_HEAD.*", "MODEL.RESNETS.DEFORM_*", "MODEL.RESNETS.RES2_OUT_CHANNELS"),
-    *("MODEL.ROI_BOX_HEAD.FED_LOSS_*", "MODEL.ANCHOR_GENERATOR.ANGLES"),
+    "MODEL.ANCHOR_GENERATOR.ANGLES",
     *("MODEL.ROI_MASK_HEAD.POOLER_TYPE", "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO"),
 )
 
@@ -362,7 +364,22 @@ def _set_rest(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
         config.data.horizontal_flip, config.data.vertical_flip = flips[flip]
     else:
         yield f"INPUT.RANDOM_FLIP: {str(flip)[:100]}"
+    yield from _set_classifier(config, values)
     yield from _set_pixels(config, values)
+
+
+def _set_classifier(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
+    """Sets the probabilities of classes and the federated loss."""
+    sigmoid, federated = (
+        values[f"MODEL.ROI_BOX_HEAD.{key}"] for key in ("USE_SIGMOID_CE", "USE_FED_LOSS")
+    )
+    if sigmoid is True:
+        config.model.box_head.classifier = "sigmoid"
+    if federated is True and sigmoid is not True:
+        yield "MODEL.ROI_BOX_HEAD.USE_FED_LOSS: True needs MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE: True"
+    elif federated is True:
+        count = values["MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES"]
+        config.model.box_head.federated_classes = count
 
 
 def _set_pixels(config: Config, values: Mapping[str, Any]) -> Iterator[str]:

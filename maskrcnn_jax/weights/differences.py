@@ -89,6 +89,7 @@ FIELDS: dict[str, str] = {
     "model.box_head.num_layers": "",
     "model.box_head.features": "",
     "model.box_head.class_agnostic": "",
+    "model.box_head.classifier": "probabilities of classes",
     "model.mask_head.resolution": "",
     "model.mask_head.num_convs": "",
     "model.mask_head.channels": "",

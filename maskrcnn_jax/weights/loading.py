@@ -134,8 +134,10 @@ def _wanted(source: Source, config: ModelConfig | None, num_classes: int | None)
         raise ValueError(f"{source.path} has our names, but does not say what model it is of")
     if num_classes is None and config is None:
         num_classes = source.layout.num_classes(source.arrays)
-    if num_classes is not None:
-        model = dataclasses.replace(model, num_classes=num_classes)
+    if num_classes not in (None, model.num_classes):
+        # The frequencies are those of other classes.
+        head = dataclasses.replace(model.box_head, class_frequencies=())
+        model = dataclasses.replace(model, num_classes=num_classes, box_head=head)
     if model.num_classes < 2:
         raise ValueError(
             f"{source.path}: num_classes must be at least 2, with background; "

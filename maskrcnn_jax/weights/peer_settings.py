@@ -120,6 +120,8 @@ def detectron2(field: str, config: Config, is_bgr: bool) -> str | None:
             return both.format("POOLER_TYPE", kind)
         case "model.roi.sampling_ratio":
             return both.format("POOLER_SAMPLING_RATIO", value)
+        case "model.box_head.classifier":
+            return f"MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE: {value == 'sigmoid'}"
         case "model.num_classes":
             return f"MODEL.ROI_HEADS.NUM_CLASSES: {value - 1}"
         case "model.cascade.box_weights":

@@ -323,6 +323,8 @@ def missing(config: ModelConfig) -> list[str]:
             found.append(f'{name}.norm "{norm}"')
         if getattr(getattr(config, name), "class_agnostic", False):
             found.append(f"{name}.class_agnostic")
+    if config.box_head.classifier != "softmax":
+        found.append(f'box_head.classifier "{config.box_head.classifier}"')
     if config.backbone.stem_channels != ModelConfig().backbone.stem_channels:
         found.append(f"backbone.stem_channels {config.backbone.stem_channels}")
     if not config.box_head.num_convs and config.box_head.num_layers != 2:

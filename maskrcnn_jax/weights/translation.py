@@ -79,6 +79,7 @@ def translate(loaded: LoadedModel, target: str) -> Translation:
     if not is_own and (labels := _labels(categories, target)) is not None:
         variables = _with_labels(variables, labels)
         source.model.num_classes = len(labels) + 1
+        source.model.box_head.class_frequencies = ()  # They are those of the other labels.
         notes.append(_describe_labels(labels))
         categories = _coco_of(target)
     if target == "detectron2" and (parts := _parts_with_other_eps(source.model)):
@@ -92,6 +93,9 @@ def translate(loaded: LoadedModel, target: str) -> Translation:
     base, found = differences.find(source, target, is_bgr)
     there = differences.as_computed(source, found)
     extras = origin.extras if is_own else _counters(source.model, target)
+    if target == "detectron2" and not is_own and (drawn := detectron2.extras(source.model)):
+        extras |= drawn
+        notes.append(f"federated loss: {detectron2.FEDERATED}, for USE_FED_LOSS: True")
     is_smaller = source.model.num_classes < loaded.config.model.num_classes
     moves = is_smaller or any(each.setting is None for each in found)
     return Translation(
@@ -139,6 +143,8 @@ def _reasons(config: ModelConfig, target: str) -> Iterator[str]:
     if config.cascade is not None and config.mask_head is not None:
         if config.cascade.mask_heads != heads[target]:
             yield f"model.cascade.mask_heads {config.cascade.mask_heads}"
+    if target == "mmdet" and config.box_head.classifier != "softmax":
+        yield f'model.box_head.classifier "{config.box_head.classifier}"'
     for name in ("box_head", "mask_head"):
         head = getattr(config, name)
         if head is not None and head.num_convs > MAX_LAYERS:

@@ -1,8 +1,8 @@
 """Compares each stage and each detection with Detectron2 and MMDetection, live, on random weights.
 
-``make test-parity`` installs MMDetection, and runs one of its models. Detectron2 is not on PyPI:
-the environment variable DETECTRON2 names a checkout, of which nothing is compiled. ``maskrcnn-jax
-parity --family`` prints the same comparison.
+``make test-parity`` installs MMDetection, and runs one of its models. Detectron2 is not among its
+packages: the environment variable DETECTRON2 names a checkout, of which nothing is compiled.
+``maskrcnn-jax parity --family`` prints the same comparison.
 """
 
 import importlib

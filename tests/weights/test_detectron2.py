@@ -268,6 +268,29 @@ def test_one_box_or_one_mask_for_all_classes_is_recognised(tmp_path, head):
         torchvision.check_can_build(config.model)
 
 
+def test_the_weights_of_a_federated_loss_become_frequencies_and_go_back(tmp_path):
+    config = reduced(R50(4))
+    head = config.model.box_head
+    head.classifier, head.federated_classes = "sigmoid", 50
+    head.class_frequencies = (4.0, 0.0, 81.0)
+    state = state_of(detectron2, config)
+    weights = detectron2.extras(config.model)
+    assert list(weights) == ["roi_heads.box_predictor.fed_loss_cls_weights"]
+    np.testing.assert_array_equal(*weights.values(), np.float32([2, 0, 9]))
+    state |= {name: np.float32([2, 0, 3.3]) for name in weights}
+    loaded = load(tmp_path, state)
+    found = loaded.config.model.box_head
+    assert (found.classifier, found.federated_classes) == ("sigmoid", 50)
+    assert found.class_frequencies == pytest.approx((4, 0, 3.3**2))
+    assert set(loaded.variables["params"]["box_head"]) == {"fc6", "fc7", "cls_score", "bbox_pred"}
+    again = detectron2.extras(loaded.config.model)
+    np.testing.assert_array_equal(*again.values(), np.float32([2, 0, 3.3]))
+    with pytest.raises(ValueError, match='box_head.classifier "sigmoid"'):
+        torchvision.check_can_build(loaded.config.model)
+    smaller = load(tmp_path, state, num_classes=3).config.model.box_head
+    assert smaller.classifier == "sigmoid" and smaller.class_frequencies == ()
+
+
 def test_rules_stay_with_what_is_saved(tmp_path):
     loaded = load(tmp_path, state_of(detectron2, reduced(R50(4))))
     saving.save(tmp_path / "ours.npz", loaded.config, loaded.variables, None)
@@ -304,6 +327,9 @@ OTHERS = {
     "bbox_pred.weight has shape": other(roi_heads__box_predictor__bbox_pred__bias=np.ones(4)),
     "predictor.weight has shape": other(roi_heads__mask_head__predictor__bias=ONE),
     "no ResNet of": {"backbone.bottom_up.stem.conv1.weight": ONE},
+    "fed_loss_cls_weights must have": other(
+        roi_heads__box_predictor__fed_loss_cls_weights=np.ones(2)
+    ),
     "pixel_std is": other(pixel_mean=np.ones(3), pixel_std=np.zeros(3)),
     "no boxes": other(
         **{f"proposal_generator__anchor_generator__cell_anchors__{i}": ONE for i in range(5)}

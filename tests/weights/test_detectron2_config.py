@@ -141,6 +141,15 @@ def test_rgb_pixels_stay_in_their_order(tmp_path):
         ("  RPN:\n", "  RPN:\n    IOU_THRESHOLDS: [0.2, 0.6]\n", "rpn.negative_iou", 0.2),
         ("  ROI_HEADS: {", "  ROI_HEADS: {NUM_CLASSES: 7, ", "num_classes", 8),
         ("MASK_ON: True", "MASK_ON: False", "mask_head", None),
+        ("NUM_FC: 2", "NUM_FC: 2, USE_SIGMOID_CE: True", "box_head.classifier", "sigmoid"),
+        ("NUM_FC: 2", "NUM_FC: 2, USE_SIGMOID_CE: True", "box_head.federated_classes", None),
+        (
+            "NUM_FC: 2",
+            "NUM_FC: 2, USE_SIGMOID_CE: True, USE_FED_LOSS: True, FED_LOSS_NUM_CLASSES: 20",
+            "box_head.federated_classes",
+            20,
+        ),
+        ("NUM_FC: 2", "NUM_FC: 2, FED_LOSS_FREQ_WEIGHT_POWER: 1", "box_head.federated_power", 1),
     ],
 )
 def test_other_networks(tmp_path, old, new, field, value):
@@ -161,7 +170,12 @@ def test_other_networks(tmp_path, old, new, field, value):
         ("DEPTH: 50", "DEPTH: 50, NORM: LN", "MODEL.RESNETS.NORM: LN"),
         ("DEPTH: 50", "DEPTH: 50, DEPTHS: 3", "MODEL.RESNETS.DEPTHS: 3 has no counterpart"),
         ("NUM_FC: 2", "NUM_FC: 2, BBOX_REG_LOSS_TYPE: diou", "model.roi.box_loss must be one of"),
-        ("NUM_FC: 2", "NUM_FC: 2, USE_FED_LOSS: True", "USE_FED_LOSS"),
+        ("NUM_FC: 2", "NUM_FC: 2, USE_FED_LOSS: True", "USE_FED_LOSS: True needs .*SIGMOID_CE"),
+        (
+            "NUM_FC: 2",
+            "NUM_FC: 2, USE_FED_LOSS: True, USE_SIGMOID_CE: True, FED_LOSS_NUM_CLASSES: x",
+            "model.box_head.federated_classes must be of type",
+        ),
         ("NUM_FC: 2", "NUM_FC: 2, POOLER_TYPE: ROIAlignRotated", "POOLER_TYPE"),
         ("NUM_CONV: 4", "NUM_CONV: 4, POOLER_SAMPLING_RATIO: 2", "MASK_HEAD.POOLER_SAMPLING_RATIO"),
         ("[[32], [64],", "[[32, 64],", "ANCHOR_GENERATOR.SIZES"),

@@ -26,10 +26,16 @@ FORMATS = ("picture", "coco", "geojson", "labels", "csv")
 RANDOM_MODELS = {
     "torchvision": ("v1", "v1-batch-norm", "v2", "faster-v1", "faster-v2"),
     "detectron2": (
-        *("detectron2_r50_fpn", "detectron2_r101_fpn", "detectron2_r50_fpn_gn"),
-        *("detectron2_r50_fpn_syncbn", "detectron2_r50_fpn_lsj"),
+        *("detectron2_r50_fpn", "detectron2_r101_fpn", "detectron2_x101_32x8d_fpn"),
+        *("detectron2_r50_fpn_gn", "detectron2_r50_fpn_syncbn", "detectron2_r50_fpn_lsj"),
+        *("detectron2_cascade_r50_fpn", "detectron2_r50_c4"),
     ),
-    "mmdet": ("mmdet_r50_fpn", "mmdet_r101_fpn", "mmdet_r50_caffe_fpn", "mmdet_r50_fpn_gn"),
+    "mmdet": (
+        *("mmdet_r50_fpn", "mmdet_r101_fpn"),
+        *("mmdet_x101_32x4d_fpn", "mmdet_x101_64x4d_fpn", "mmdet_x101_32x8d_fpn"),
+        *("mmdet_r50_caffe_fpn", "mmdet_r50_fpn_gn", "mmdet_cascade_r50_fpn"),
+        "mmdet_r50_caffe_c4",
+    ),
 }
 
 _MAX_BATCH_SIZE = 1024  # A batch of images of usual sizes already takes gigabytes.

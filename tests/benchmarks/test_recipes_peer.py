@@ -25,7 +25,7 @@ from maskrcnn_jax.model import MaskRCNN  # noqa: E402
 
 def toy(**changes):
     model = ModelConfig(
-        num_classes=4,
+        num_classes=6,
         backbone=ResNetConfig(depth=50, stride_in_1x1=True, norm="batch", frozen_stages=0),
         fpn=FPNConfig(channels=16),
         box_head=BoxHeadConfig(features=32),

@@ -28,7 +28,6 @@ from maskrcnn_jax.modules.layers import as_function
 from maskrcnn_jax.modules.mask_head import MaskHead
 from maskrcnn_jax.modules.rpn import RPN
 from maskrcnn_jax.ops.anchors import map_shapes
-from maskrcnn_jax.ops.rounding import ceil32
 from maskrcnn_jax.ops.sampling import Key
 from maskrcnn_jax.ops.slots import map_chunks
 from maskrcnn_jax.poolers import pool_rois
@@ -105,7 +104,7 @@ class MaskRCNN(nn.Module):
         Raises:
             ValueError: The height or width of the bucket is not a multiple of 32.
         """
-        canvas = ceil32(sizes) if canvas is None else canvas
+        canvas = backbones.canvas_of(self.config.backbone, sizes, canvas)
         threshold = self.detection.score_threshold if score_threshold is None else score_threshold
 
         pyramid = self.features(images, sizes, canvas)
@@ -161,6 +160,8 @@ class MaskRCNN(nn.Module):
         otherwise the running statistics.
         """
         config = self.config
+        canvas = backbones.canvas_of(config.backbone, batch.sizes, batch.canvas)
+        batch = batch._replace(canvas=canvas)
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(batch.image_id)
         height, width = batch.images.shape[1:3]
         shapes = map_shapes((height, width))

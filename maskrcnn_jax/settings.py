@@ -114,9 +114,19 @@ def from_dict(cls: type[T], values: Any) -> T:
             raise ValueError(f"{cls.__name__} has no field {_shown(name)}")
         default = getattr(config, name)
         nested = dataclasses.is_dataclass(default) and value is not None
-        value = from_dict(type(default), value) if nested else _as_tuple(value)
+        value = from_dict(_kind(cls, name, value), value) if nested else _as_tuple(value)
         setattr(config, name, value)
     return config
+
+
+def _kind(cls: type, name: str, values: Any) -> type:
+    """The type of nested settings that has the fields of a dictionary; the first by default."""
+    hint = _without_constraints(typing.get_type_hints(cls)[name])
+    kinds = [x for x in typing.get_args(hint) or (hint,) if dataclasses.is_dataclass(x)]
+    fitting = (
+        kind for kind in kinds if isinstance(values, dict) and set(values) <= {*_names(kind)}
+    )
+    return next(fitting, kinds[0])
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[str]:

@@ -180,11 +180,16 @@ class Linear(nn.Module):
         return add_bias(matmul(x.astype(self.dtype), kernel.astype(self.dtype)), bias)
 
 
-def interleave(maps: list[Float[Array, "n h w"]]) -> Float[Array, "n 2*h 2*w"]:
+def interleave(maps: list[Float[Array, "n h w *c"]]) -> Float[Array, "n 2*h 2*w *c"]:
     """Joins the maps of the two by two output cells, ordered by row, then by column."""
-    n, h, w = maps[0].shape
-    cells = jnp.stack(maps, axis=-1).reshape(n, h, w, 2, 2)
-    return cells.transpose(0, 1, 3, 2, 4).reshape(n, 2 * h, 2 * w)
+    n, h, w, *c = maps[0].shape
+    cells = jnp.stack(maps, axis=3).reshape(n, h, w, 2, 2, *c)
+    return jnp.swapaxes(cells, 2, 3).reshape(n, 2 * h, 2 * w, *c)
+
+
+def gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+    """``x`` times the normal distribution at ``x`` (Hendrycks and Gimpel, 2016)."""
+    return nn.gelu(x, approximate=False)
 
 
 def roi_convs(

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config, ModelConfig, ViTConfig
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.weights import guess, torchvision
+from maskrcnn_jax.weights import guess, torchvision, vit
 from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Edit, Entry, Path
 from maskrcnn_jax.weights.torchvision_resnet import COUNTER
@@ -62,6 +62,9 @@ def infer(state: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Guess:
     """
     check_kind(state)
     config = _preset(state)
+    if isinstance(config.model.backbone, ViTConfig):
+        reason = "assumed: RGB pixels divided by their deviation, as in Detectron2's ViTDet"
+        return Guess(config, coco(config.model), False, (reason,))
     is_bgr, reason = _assume_input(config, state)
     reasons = [reason]
     if reason := _read_anchors(config, state):
@@ -78,6 +81,10 @@ def check_kind(state: Mapping[str, np.ndarray]) -> None:
 
 def _preset(state: Mapping[str, np.ndarray]) -> Config:
     """Returns the preset that has the norms and heads of a file, with its sizes."""
+    if any(name.startswith(vit.NET) for name in state):
+        config = presets.detectron2_vitdet_b()
+        vit.set_sizes(config.model.backbone, state)
+        return _with_heads(config, state)
     # The stem of a model with trained norms may be frozen, the last stage is not.
     match norm_of(state, f"{BODY}res5.0.conv1.norm"):
         case "group":
@@ -88,26 +95,34 @@ def _preset(state: Mapping[str, np.ndarray]) -> Config:
             config = presets.detectron2_r50_fpn_syncbn()
         case _:
             config = presets.detectron2_r50_fpn()
-    model = config.model
-    model.backbone.depth = guess.resnet_depth(
+    config.model.backbone.depth = guess.resnet_depth(
         state, rf"{re.escape(BODY)}res([2-5])\.(\d{{1,3}})\.(conv3\.)?"
     )
+    config.model.fpn.norm = norm_of(state, "backbone.fpn_lateral2.norm")
+    config = _with_heads(config, state)
+    first = (state.get(f"{BODY}res2.0.conv{i}.weight") for i in (1, 2))
+    guess.set_groups(config.model.backbone, *first)
+    return config
+
+
+def _with_heads(config: Config, state: Mapping[str, np.ndarray]) -> Config:
+    """Sets the numbers of layers and of channels of all but the backbone."""
+    model = config.model
+    group = "layer" if isinstance(model.backbone, ViTConfig) else "group"
     model.num_classes = num_classes(state) or model.num_classes
-    model.fpn.norm = norm_of(state, "backbone.fpn_lateral2.norm")
     model.rpn.num_convs = 1 + max(_numbers(state, rf"{re.escape(RPN)}conv\.conv(\d)\."), default=0)
     box_head = f"{re.escape(ROI)}box_head"
     model.box_head.num_convs = max(_numbers(state, rf"{box_head}\.conv(\d)\."), default=0)
     model.box_head.num_layers = max(_numbers(state, rf"{box_head}\.fc(\d)\."), default=0)
-    model.box_head.norm = norm_of(state, f"{ROI}box_head.conv1.norm")
+    model.box_head.norm = norm_of(state, f"{ROI}box_head.conv1.norm").replace("group", group)
     if not any(each.startswith(f"{ROI}mask_head.") for each in state):
         model.mask_head = None
     else:
         convs = _numbers(state, rf"{re.escape(ROI)}mask_head\.mask_fcn(\d)\.")
         model.mask_head.num_convs = max(convs, default=0)
-        model.mask_head.norm = norm_of(state, f"{ROI}mask_head.mask_fcn1.norm")
+        norm = norm_of(state, f"{ROI}mask_head.mask_fcn1.norm")
+        model.mask_head.norm = norm.replace("group", group)
     guess.set_widths(model, state, name)
-    first = (state.get(f"{BODY}res2.0.conv{i}.weight") for i in (1, 2))
-    guess.set_groups(model.backbone, *first)
     guess.set_class_agnostic(model, state, name)
     return config
 
@@ -243,8 +258,12 @@ def name(path: Path, config: ModelConfig) -> str:
     """Returns the name of a layer by its path among our modules."""
     part, layer = path[0], path[-1]
     match part:
+        case "backbone" if isinstance(config.backbone, ViTConfig):
+            return vit.name(path)
         case "backbone":
             return _backbone_name(path)
+        case "fpn" if isinstance(config.backbone, ViTConfig):
+            return vit.pyramid_name(layer)
         case "fpn":
             return f"backbone.fpn_{layer.removesuffix('_bn')}" + _norm(layer, "_bn")
         case "rpn":

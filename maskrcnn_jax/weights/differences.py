@@ -24,6 +24,8 @@ BASES: dict[str, dict[str, Callable[..., Any]]] = {
         "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x.yaml": (
             presets.detectron2_x101_32x8d_fpn
         ),
+        "projects/ViTDet/configs/COCO/mask_rcnn_vitdet_b_100ep.py": presets.detectron2_vitdet_b,
+        "projects/ViTDet/configs/COCO/mask_rcnn_vitdet_l_100ep.py": presets.detectron2_vitdet_l,
         "Misc/mask_rcnn_R_50_FPN_3x_gn.yaml": presets.detectron2_r50_fpn_gn,
         "Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml": presets.detectron2_r50_fpn_syncbn,
     },
@@ -58,6 +60,12 @@ FIELDS: dict[str, str] = {
     "model.backbone.stride_in_1x1": "stride in the 1x1 convolutions",
     "model.backbone.norm": "",
     "model.backbone.norm_eps": "",
+    "model.backbone.image_side": "",
+    "model.backbone.width": "",
+    "model.backbone.num_heads": "",
+    "model.backbone.window": "",
+    "model.backbone.global_blocks": "",
+    "model.fpn.top_down": "",
     "model.fpn.channels": "",
     "model.fpn.norm": "",
     "model.fpn.norm_eps": "",
@@ -127,6 +135,8 @@ def find(config: Config, target: str, is_bgr: bool) -> tuple[str, list[Differenc
     for name, build in BASES[target].items():
         base = build()
         base = base if isinstance(base, Config) else Config(model=base)
+        if type(base.model.backbone) is not type(config.model.backbone):
+            continue
         reads_bgr = target != "torchvision" and presets.reads_bgr(base.model)
         found[name] = list(_rules(config, base, is_bgr, reads_bgr, SETTINGS[target]))
     nearest = min(found, key=lambda name: len(found[name]))
@@ -189,6 +199,9 @@ def _is_used(config: Config, field: str) -> bool:
     model = config.model
     if ".mask_head." in field and model.mask_head is None:
         return False
+    if field.startswith("model.backbone.") and field.count(".") == 2:
+        if field.rpartition(".")[2] not in model.backbone.__dataclass_fields__:
+            return False
     if field.endswith(".norm_eps"):
         return value_of(config, field.removesuffix("_eps")) != "none"
     if field in ("model.box_head.channels", "model.box_head.norm"):

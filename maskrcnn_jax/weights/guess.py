@@ -103,7 +103,8 @@ def set_widths(
         if weight is not None and weight.ndim > axis and weight.shape[axis] > 0:
             setattr(part, field, weight.shape[axis])
 
-    set_size(config.backbone, "stem_channels", ("backbone", "conv1"), 0)
+    if isinstance(config.backbone, ResNetConfig):
+        set_size(config.backbone, "stem_channels", ("backbone", "conv1"), 0)
     set_size(config.fpn, "channels", ("rpn", "cls_logits"), 1)
     if config.box_head.num_convs:
         set_size(config.box_head, "channels", ("box_head", "conv0"), 0)

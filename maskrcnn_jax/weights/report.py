@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from maskrcnn_jax.config import ModelConfig, ResNetConfig
-from maskrcnn_jax.weights import torchvision
+from maskrcnn_jax.config import ModelConfig, ResNetConfig, ViTConfig
+from maskrcnn_jax.weights import torchvision, vit
 from maskrcnn_jax.weights.norm_eps import NormEps
 
 NORM_WORDS = {
@@ -11,6 +11,7 @@ NORM_WORDS = {
     "fixed_batch": "batch norm with fixed statistics",
     "batch": "batch norm",
     "group": "group norm",
+    "layer": "layer norm",
 }
 RULES = {"detectron2": "Detectron2", "mmdetection": "MMDetection"}
 
@@ -68,16 +69,17 @@ def describe(config: ModelConfig) -> str:
         has_convs = config.box_head.num_convs > 0
         heads = "maskrcnn_resnet50_fpn_v2" if has_convs else "the paper"
         name = f"{kind} with {describe_backbone(config.backbone)}-FPN and the heads of {heads}"
+    norm = getattr(config.backbone, "norm", config.fpn.norm)
     count = len(config.image_mean)
     channels = "" if count == 3 else f", {count} channel{'s' * (count > 1)}"
     rules = "" if rule == "torchvision" else f", rules of {RULES[rule]}"
-    return (
-        f"{name}, {NORM_WORDS[config.backbone.norm]}, {config.num_classes} classes{channels}{rules}"
-    )
+    return f"{name}, {NORM_WORDS[norm]}, {config.num_classes} classes{channels}{rules}"
 
 
-def describe_backbone(config: ResNetConfig) -> str:
-    """Names a backbone, such as ``ResNet-50`` or ``ResNeXt-101-32x8d``."""
+def describe_backbone(config: ResNetConfig | ViTConfig) -> str:
+    """Names a backbone, such as ``ResNet-50``, ``ResNeXt-101-32x8d`` or ``ViT-B``."""
+    if isinstance(config, ViTConfig):
+        return vit.describe(config)
     if (config.groups, config.width_per_group) == (1, 64):
         return f"ResNet-{config.depth}"
     kind = "ResNeXt" if config.groups > 1 else "ResNet"

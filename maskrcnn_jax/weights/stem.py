@@ -10,6 +10,7 @@ from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.weights.layout import Entry
 
 PATH = ("params", "backbone", "conv1", "kernel")
+PATHS = (PATH, ("params", "backbone", "patch_embed", "kernel"))
 _TYPICAL_STD = 0.226  # Mean of the standard deviations of ImageNet's channels, white as 1.
 
 
@@ -47,7 +48,7 @@ def adapt(
         Lines for the report; none if nothing was replaced.
     """
     count = len(config.image_mean)
-    entry = next(each for each in table if each.path == PATH)
+    entry = next(each for each in table if each.path in PATHS)
     axis, kernel = entry.axes[2], arrays.get(entry.name)
     if count == 3 or kernel is None or kernel.ndim != 4 or kernel.shape[axis] != 3:
         return ()

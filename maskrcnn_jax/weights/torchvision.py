@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config, ModelConfig, ViTConfig
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.modules import resnet
-from maskrcnn_jax.weights import guess, layout, torchvision_resnet
+from maskrcnn_jax.modules import backbones
+from maskrcnn_jax.weights import guess, layout, torchvision_resnet, vit
 from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Entry, Path
 from maskrcnn_jax.weights.pytorch_layers import (
@@ -168,13 +168,16 @@ def entries(config: ModelConfig) -> Iterator[Entry]:
     Raises:
         ValueError: torchvision's models do not have a norm of the config.
     """
+    if isinstance(config.backbone, ViTConfig):
+        raise ValueError("torchvision has no model with a ViT")
     _check_norms(config)
     yield from layers(config)
 
 
 def layers(config: ModelConfig) -> Iterator[Entry]:
     """Yields the table of a model with any norms: PyTorch's layers by torchvision's names."""
-    yield from torchvision_resnet.entries(config, BODY)
+    is_vit = isinstance(config.backbone, ViTConfig)
+    yield from vit.entries(config) if is_vit else torchvision_resnet.entries(config, BODY)
     yield from _fpn(config)
     yield from _rpn(config)
     yield from _box_head(config)
@@ -195,7 +198,7 @@ def _check_norms(config: ModelConfig) -> None:
 
 def _fpn(config: ModelConfig) -> Iterator[Entry]:
     width, norm = config.fpn.channels, config.fpn.norm
-    channels = resnet.channels(config.backbone)
+    channels = backbones.channels(config.backbone)
     for i in range(4):
         inputs = channels[i + 2]
         names = f"backbone.fpn.inner_blocks.{i}", ("fpn",), f"lateral{i + 2}", f"lateral{i + 2}_bn"
@@ -263,7 +266,7 @@ def function_of(config: ModelConfig) -> str | None:
 
     The number of classes, the number of channels and the kind of norm do not matter.
     """
-    if config.backbone.stride_in_1x1:
+    if getattr(config.backbone, "stride_in_1x1", False):
         return None
     for name, build in presets.PRESETS.items():
         preset = build(config.num_classes)
@@ -282,6 +285,8 @@ def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]] | None:
 
 def missing(config: ModelConfig) -> list[str]:
     """Names what a network has that torchvision cannot build; empty if it holds all arrays."""
+    if isinstance(config.backbone, ViTConfig):
+        return ["a ViT"]
     found = []
     for name in ("backbone", "fpn", "box_head", "mask_head"):
         norm = getattr(getattr(config, name), "norm", "none")
@@ -300,6 +305,8 @@ def missing(config: ModelConfig) -> list[str]:
 def check_can_build(config: ModelConfig) -> None:
     """Raises ValueError if torchvision has no such network, or computes different outputs."""
     differences = missing(config)
+    if differences == ["a ViT"]:
+        raise ValueError("torchvision has no model with a ViT; .npz holds any of ours")
     if config.backbone.stride_in_1x1 and config.backbone.depth >= 50:
         differences.append("backbone.stride_in_1x1")
     if config.roi.aligned:

@@ -31,9 +31,16 @@ def small_config():
     return config
 
 
+def resnext(config):
+    backbone = config.model.backbone
+    backbone.depth, backbone.groups, backbone.width_per_group = 50, 32, 4
+
+
 @pytest.mark.slow
-def test_two_images_are_learnt_by_heart():
+@pytest.mark.parametrize("change", [lambda config: None, resnext], ids=["resnet", "resnext"])
+def test_two_images_are_learnt_by_heart(change):
     config = small_config()
+    change(config)
     model = MaskRCNN(config.model, config.detection, execution.choose(config.execution))
     dataset = ShapesDataset(2, 96, seed=3)
     (batch, _, _) = next(eval_batches(dataset, config.data, batch_size=2))

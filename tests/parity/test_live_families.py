@@ -29,10 +29,14 @@ PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "your-data.jpg"
 ZOO = {
     "detectron2_r50_fpn": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
     "detectron2_r101_fpn": "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml",
+    "detectron2_x101_32x8d_fpn": "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x.yaml",
     "detectron2_r50_fpn_gn": "Misc/mask_rcnn_R_50_FPN_3x_gn.yaml",
     "detectron2_r50_fpn_syncbn": "Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml",
     "mmdet_r50_fpn": "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
     "mmdet_r101_fpn": "mask_rcnn/mask-rcnn_r101_fpn_1x_coco.py",
+    "mmdet_x101_32x4d_fpn": "mask_rcnn/mask-rcnn_x101-32x4d_fpn_1x_coco.py",
+    "mmdet_x101_64x4d_fpn": "mask_rcnn/mask-rcnn_x101-64x4d_fpn_1x_coco.py",
+    "mmdet_x101_32x8d_fpn": "mask_rcnn/mask-rcnn_x101-32x8d_fpn_1x_coco.py",
     "mmdet_r50_caffe_fpn": "mask_rcnn/mask-rcnn_r50-caffe_fpn_1x_coco.py",
     "mmdet_r50_fpn_gn": "gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py",
 }

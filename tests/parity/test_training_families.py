@@ -5,6 +5,7 @@ environment variable DETECTRON2 names, and ``fvcore iopath omegaconf hydra-core 
 it is compiled.
 """
 
+import dataclasses
 import importlib
 import os
 from functools import partial
@@ -86,6 +87,9 @@ def settings(preset):
 def weights(config, batches):
     plain = recipe.config("v1")
     plain.num_classes = config.model.num_classes
+    ours = config.model.backbone
+    sizes = {"depth": ours.depth, "groups": ours.groups, "width_per_group": ours.width_per_group}
+    plain.backbone = dataclasses.replace(plain.backbone, **sizes)
     plain.image_mean, plain.image_std = config.model.image_mean, config.model.image_std
     state = training_weights.settled(plain, batches[:1], **SIDES)
     return torchvision.from_state_dict(state, config.model)
@@ -165,11 +169,19 @@ def test_a_step_of_mmdetection(batches):
     check(ours, partial(training_peers.mmdetection_step, model), batches[:2])
 
 
+def resnext():
+    """Detectron2's ResNeXt with the sizes of a ResNeXt-50 32x4d."""
+    config = presets.detectron2_x101_32x8d_fpn()
+    config.model.backbone.depth, config.model.backbone.width_per_group = 50, 4
+    return config
+
+
 @pytest.mark.slow
-def test_a_step_of_detectron2(batches):
+@pytest.mark.parametrize("preset", [presets.detectron2_r50_fpn, resnext])
+def test_a_step_of_detectron2(batches, preset):
     if not os.environ.get("DETECTRON2"):
         pytest.skip("DETECTRON2 does not name a checkout")
-    config = settings(presets.detectron2_r50_fpn)
+    config = settings(preset)
     variables = weights(config, batches)
     peer = importlib.import_module("maskrcnn_jax.parity.detectron2").peer
     model = peer(config, variables, **SIDES).model

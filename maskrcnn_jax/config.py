@@ -63,6 +63,18 @@ class ResNetConfig:
 
 
 @settings
+class ConvNeXtConfig:
+    """The backbone ConvNeXt (Liu et al., 2022). ConvNeXt-T by default."""
+
+    depths: Annotated[tuple[int, int, int, int], between(1, 100)] = (3, 3, 9, 3)  # Blocks.
+    width: Annotated[int, at_least(1)] = 96  # Channels of C2; doubled in each later stage.
+    # In training the last block skips its branch with this probability, earlier blocks with less.
+    drop_path: Annotated[float, FRACTION_BELOW_1] = 0.1
+    # Stages that do not train: 0 none, 1 the stem, 2 the stem and C2, up to 5 for all.
+    frozen_stages: Annotated[int, between(0, 5)] = 0
+
+
+@settings
 class ViTConfig:
     """The backbone of ViTDet (Li et al., 2022): a plain vision transformer. ViT-B by default."""
 
@@ -219,7 +231,7 @@ class ModelConfig:
     dtype: Annotated[str, one_of("float32", "bfloat16")] = "float32"  # Of activations only.
     # Deltas make no box grow more than 62.5-fold. True: nor shrink, as in MMDetection.
     limit_shrinking: bool = False
-    backbone: ResNetConfig | ViTConfig = field(default_factory=ResNetConfig)
+    backbone: ResNetConfig | ConvNeXtConfig | ViTConfig = field(default_factory=ResNetConfig)
     fpn: FPNConfig = field(default_factory=FPNConfig)
     rpn: RPNConfig = field(default_factory=RPNConfig)
     roi: RoIConfig = field(default_factory=RoIConfig)

@@ -85,7 +85,7 @@ def _check_network(model: ModelConfig) -> None:
             )
     if isinstance(model.backbone, ResNetConfig):
         _check_resnet(model.backbone)
-    else:
+    elif isinstance(model.backbone, ViTConfig):
         _check_vit(model.backbone)
     _check_groups("backbone", model.backbone, "stem_channels")
     _check_groups("fpn", model.fpn, "channels")

@@ -14,6 +14,7 @@ from typing import Any
 from maskrcnn_jax.config import (
     BoxHeadConfig,
     Config,
+    ConvNeXtConfig,
     DataConfig,
     DetectionConfig,
     FPNConfig,
@@ -81,6 +82,14 @@ def fasterrcnn_resnet50_fpn_v2(num_classes: int = COCO_CLASSES) -> ModelConfig:
     config = maskrcnn_resnet50_fpn_v2(num_classes)
     config.mask_head = None
     return config
+
+
+def maskrcnn_convnext_tiny_fpn(num_classes: int = COCO_CLASSES) -> ModelConfig:
+    """Mask R-CNN with torchvision's ConvNeXt-T and a pyramid; ``num_classes`` includes background.
+
+    torchvision has the backbone and its ImageNet weights, and no function for the detector.
+    """
+    return ModelConfig(num_classes=num_classes, backbone=ConvNeXtConfig())
 
 
 PRESETS: dict[str, Callable[..., ModelConfig]] = {
@@ -340,7 +349,7 @@ def _not_in_arrays(preset: ResNetConfig | ViTConfig, model: ModelConfig) -> dict
 
 
 def use_torchvision_input(model: ModelConfig) -> None:
-    """Sets the pixel statistics and the place of the stride to those of torchvision's backbones."""
+    """Sets the pixel statistics and the place of the stride to those of torchvision's ResNets."""
     model.image_mean = (123.675 / 255, 116.28 / 255, 103.53 / 255)
     model.image_std = (58.395 / 255, 57.12 / 255, 57.375 / 255)
     model.backbone.stride_in_1x1 = False

@@ -13,9 +13,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from maskrcnn_jax.config import ResNetConfig, ViTConfig
+from maskrcnn_jax.config import ConvNeXtConfig, ResNetConfig, ViTConfig
 from maskrcnn_jax.execution import Execution
-from maskrcnn_jax.modules import resnet, vit
+from maskrcnn_jax.modules import convnext, resnet, vit
 from maskrcnn_jax.ops.rounding import ceil32
 
 
@@ -30,6 +30,7 @@ class Backbone(NamedTuple):
 
 BACKBONES: dict[type, Backbone] = {
     ResNetConfig: Backbone(resnet.ResNet, resnet.stage_of, resnet.channels, lambda _: 5),
+    ConvNeXtConfig: Backbone(convnext.ConvNeXt, convnext.stage_of, convnext.channels, lambda _: 5),
     ViTConfig: Backbone(vit.ViT, vit.stage_of, vit.channels, lambda config: config.depth + 1),
 }
 

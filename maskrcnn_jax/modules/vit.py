@@ -14,16 +14,22 @@ from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.config import ViTConfig
 from maskrcnn_jax.execution import Execution
-from maskrcnn_jax.modules.layers import Deconv2x2, add_bias, gelu, interleave, recomputed
+from maskrcnn_jax.modules.layers import (
+    Deconv2x2,
+    PatchConv,
+    Projection,
+    gelu,
+    interleave,
+    recomputed,
+    trunc_normal,
+    without_branches,
+)
 from maskrcnn_jax.modules.norms import LayerNorm
-from maskrcnn_jax.ops.convolution import matmul
 
 PATCH = 16  # Side of a patch in pixels.
 POSITIONS = 14  # Side of the grid of learned positions: that of images of 224 pixels.
 AFTER_BLOCKS = 1000  # A stage that no config freezes.
 CUBIC = -0.75  # PyTorch's coefficient of cubic interpolation.
-
-trunc_normal = nn.initializers.truncated_normal(0.02)
 
 
 class ViT(nn.Module):
@@ -56,7 +62,7 @@ class ViT(nn.Module):
             )
         if self.run.row_shards > 1:
             raise ValueError("a ViT needs whole images on each device: set execution.space to 1")
-        x = PatchEmbedding(c.width, self.dtype, name="patch_embed")(images)
+        x = PatchConv(c.width, PATCH, self.dtype, name="patch_embed")(images)
         positions = self.param("pos_embed", trunc_normal, (1, POSITIONS**2 + 1, c.width))
         x = self._stop_if_frozen(x + resized(positions, x.shape[1]).astype(x.dtype), stage=1)
         block = recomputed(Block, "blocks", self.run)
@@ -98,24 +104,6 @@ def stage_of(layer: str) -> int:
     return int(layer.removeprefix("blocks_")) + 2 if is_block else AFTER_BLOCKS
 
 
-class PatchEmbedding(nn.Module):
-    """A linear map of each patch of an image."""
-
-    width: int
-    dtype: str
-
-    @nn.compact
-    def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 f"]:
-        b, h, w, channels = images.shape
-        shape = (PATCH, PATCH, channels, self.width)
-        kernel = self.param("kernel", nn.initializers.lecun_uniform(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        patches = images.reshape(b, h // PATCH, PATCH, w // PATCH, PATCH, channels)
-        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // PATCH, w // PATCH, -1)
-        matrix = kernel.reshape(-1, self.width).astype(self.dtype)
-        return add_bias(matmul(patches.astype(self.dtype), matrix), bias)
-
-
 class Block(nn.Module):
     """Attention, then two fully connected layers, each after a norm and around a shortcut."""
 
@@ -133,10 +121,10 @@ class Block(nn.Module):
             y = self._attend(y)
         else:
             y = merge_windows(self._attend(split_windows(y, self.window)), x.shape)
-        x = x + self._dropped(y)
+        x = x + without_branches(self, y, self.drop)
         y = LayerNorm(dtype=self.dtype, name="norm2")(x)
         y = linear(c.width, name="fc2")(gelu(linear(4 * c.width, name="fc1")(y)))
-        return x + self._dropped(y)
+        return x + without_branches(self, y, self.drop)
 
     def _attend(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Attention of all tokens of a map to each other, with biases by row and by column."""
@@ -157,26 +145,6 @@ class Block(nn.Module):
         weights = jax.nn.softmax(logits.reshape(n, heads, h * w, h * w)).astype(self.dtype)
         y = jnp.einsum("naqk,nkac->nqac", weights, v).reshape(n, h, w, width)
         return Projection(width, self.dtype, name="proj")(y)
-
-    def _dropped(self, y: Float[Array, "b h w c"]) -> Array:
-        """Stochastic depth (Huang et al., 2016), if there is a random stream ``drop_path``."""
-        if self.drop == 0 or not self.has_rng("drop_path"):
-            return y
-        keep = jax.random.bernoulli(self.make_rng("drop_path"), 1 - self.drop, (len(y), 1, 1, 1))
-        return jnp.where(keep, y / (1 - self.drop), 0)
-
-
-class Projection(nn.Module):
-    """A fully connected layer over the channels of a map."""
-
-    features: int
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*axes i"]) -> Float[Array, "*axes f"]:
-        kernel = self.param("kernel", trunc_normal, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return add_bias(matmul(x, kernel.astype(self.dtype)), bias)
 
 
 def split_windows(x: Float[Array, "b h w c"], side: int) -> Float[Array, "n side side c"]:

@@ -12,8 +12,9 @@ import numpy as np
 from flax import traverse_util
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import ModelConfig, ResNetConfig, ViTConfig
+from maskrcnn_jax.config import ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
 from maskrcnn_jax.weights import (
+    convnext,
     detectron1,
     detectron2,
     download,
@@ -71,6 +72,8 @@ def load(
         raise ValueError(f"{path} holds a whole detector: give it as config.weights")
     if own.recognises(arrays):
         loaded, told = _own(path, arrays, variables, config)
+    elif _is_convnext(arrays) or isinstance(config.backbone, ConvNeXtConfig):
+        loaded, told = _from_convnext(path, arrays, config)
     elif vit.is_mae(arrays) or isinstance(config.backbone, ViTConfig):
         loaded, told = _from_mae(path, arrays, config)
     elif detectron1.is_backbone(arrays) or detectron2.is_backbone(arrays):
@@ -83,10 +86,14 @@ def load(
     return traverse_util.unflatten_dict(flat | loaded, sep="/")
 
 
-def _architecture(backbone: ResNetConfig | ViTConfig) -> str:
+def _architecture(backbone: ResNetConfig | ConvNeXtConfig | ViTConfig) -> str:
     """Names a backbone for messages, and as torchvision does if it has such a network."""
-    is_resnet = isinstance(backbone, ResNetConfig)
-    return torchvision_resnet.architecture(backbone) if is_resnet else vit.describe(backbone)
+    match backbone:
+        case ViTConfig():
+            return vit.describe(backbone)
+        case ConvNeXtConfig():
+            return convnext.architecture(backbone)
+    return torchvision_resnet.architecture(backbone)
 
 
 def _path(weights: str, architecture: str) -> Path:
@@ -104,6 +111,26 @@ def _path(weights: str, architecture: str) -> Path:
             f"backbone weights {weights!r}: no such file, and for {architecture} there is {names}"
         )
     return Path(weights)
+
+
+def _is_convnext(names: Mapping[str, np.ndarray]) -> bool:
+    return any(convnext.recognises(names, prefix) for prefix in ("", convnext.FEATURES))
+
+
+def _from_convnext(path: Path, arrays: Mapping[str, np.ndarray], config: ModelConfig) -> Loaded:
+    """Maps torchvision's ConvNeXts to variables."""
+    ours, named = config.backbone, convnext.backbone_of(arrays)
+    found, kind = ConvNeXtConfig(), "no ConvNeXt"
+    if _is_convnext(arrays):
+        convnext.set_sizes(found, named, "")
+        kind = convnext.architecture(found)
+    if kind != _architecture(ours):
+        advice = f"ConvNeXtConfig(depths={found.depths}, width={found.width}) fits it"
+        raise ValueError(
+            f"{path} holds {kind}, and config.model.backbone is {_architecture(ours)}"
+            + (f": {advice}" if _is_convnext(arrays) else "")
+        )
+    return _arranged(path, named, list(convnext.entries(config)), config, ModelConfig().image_std)
 
 
 def _from_mae(path: Path, arrays: Mapping[str, np.ndarray], config: ModelConfig) -> Loaded:
@@ -192,7 +219,7 @@ def _check_kind(
 def _is_known(names: Mapping[str, np.ndarray]) -> bool:
     """Whether names are those of a backbone or of a whole detector, without a prefix."""
     is_classifier = any(name.startswith(("layer1.", "backbone.layer1.")) for name in names)
-    is_classifier |= vit.is_mae(names)
+    is_classifier |= vit.is_mae(names) or _is_convnext(names)
     is_backbone = detectron1.is_backbone(names) or detectron2.is_backbone(names)
     is_whole = any(family.recognises(names) for family in (own, *DETECTORS))
     return is_classifier or is_backbone or is_whole

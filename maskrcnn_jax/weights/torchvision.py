@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ModelConfig, ViTConfig
+from maskrcnn_jax.config import Config, ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.modules import backbones
-from maskrcnn_jax.weights import guess, layout, torchvision_resnet, vit
+from maskrcnn_jax.weights import convnext, guess, layout, torchvision_resnet, vit
 from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Entry, Path
 from maskrcnn_jax.weights.pytorch_layers import (
@@ -29,7 +29,7 @@ from maskrcnn_jax.weights.torchvision_resnet import COUNTER
 
 WHOSE = "torchvision's"
 BODY = "backbone.body."
-STEM = f"{BODY}conv1.weight"
+STEM = f"{BODY}conv1.weight"  # Of a ResNet.
 MASK_HEAD = "roi_heads.mask_"
 NORMS_OF_BACKBONE = ("frozen_batch", "fixed_batch", "batch")
 NORMS = ("none", "batch")
@@ -59,9 +59,12 @@ def config(state: Mapping[str, np.ndarray]) -> ModelConfig:
     Raises:
         ValueError: The backbone is not a ResNet of a supported depth.
     """
+    is_convnext = convnext.recognises(state, BODY)
     depth = torchvision_resnet.resnet_depth(state, BODY)
-    if depth is None:
-        raise ValueError("its backbone is no ResNet of 18, 34, 50, 101 or 152 layers")
+    if depth is None and not is_convnext:
+        raise ValueError(
+            "its backbone is no ConvNeXt, and no ResNet of 18, 34, 50, 101 or 152 layers"
+        )
     classes = num_classes(state) or presets.COCO_CLASSES
     has_masks = any(name.startswith(MASK_HEAD) for name in state)
     kind = "maskrcnn_resnet50_fpn" if has_masks else "fasterrcnn_resnet50_fpn"
@@ -71,7 +74,12 @@ def config(state: Mapping[str, np.ndarray]) -> ModelConfig:
         found = presets.PRESETS[kind](classes)
         is_counted = any(name.endswith(f".{COUNTER}") for name in state)
         found.backbone.norm = "batch" if is_counted else "frozen_batch"
-    found.backbone.depth = depth
+    if is_convnext:
+        found.backbone = ConvNeXtConfig()
+        convnext.set_sizes(found.backbone, state, BODY)
+    else:
+        found.backbone.depth = depth
+        _set_resnet(found.backbone, state)
     _set_widths(found, state)
     return found
 
@@ -84,15 +92,17 @@ def _set_widths(config: ModelConfig, state: Mapping[str, np.ndarray]) -> None:
         if part is not None and weight is not None and weight.ndim >= 2:
             setattr(part, field, weight.shape[1])
 
-    if (stem := state.get(f"{BODY}bn1.weight")) is not None:
-        config.backbone.stem_channels = stem.size
-    first = (state.get(f"{BODY}layer1.0.conv{i}.weight") for i in (1, 2))
-    guess.set_groups(config.backbone, *first)
     set_inputs(config.fpn, "channels", "rpn.head.cls_logits")
     if config.box_head.num_convs:
         set_inputs(config.box_head, "channels", "roi_heads.box_head.1.0")
     set_inputs(config.box_head, "features", "roi_heads.box_predictor.cls_score")
     set_inputs(config.mask_head, "channels", "roi_heads.mask_predictor.mask_fcn_logits")
+
+
+def _set_resnet(backbone: ResNetConfig, state: Mapping[str, np.ndarray]) -> None:
+    if (stem := state.get(f"{BODY}bn1.weight")) is not None:
+        backbone.stem_channels = stem.size
+    guess.set_groups(backbone, *(state.get(f"{BODY}layer1.0.conv{i}.weight") for i in (1, 2)))
 
 
 def infer(state: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Guess:
@@ -176,8 +186,13 @@ def entries(config: ModelConfig) -> Iterator[Entry]:
 
 def layers(config: ModelConfig) -> Iterator[Entry]:
     """Yields the table of a model with any norms: PyTorch's layers by torchvision's names."""
-    is_vit = isinstance(config.backbone, ViTConfig)
-    yield from vit.entries(config) if is_vit else torchvision_resnet.entries(config, BODY)
+    match config.backbone:
+        case ViTConfig():
+            yield from vit.entries(config)
+        case ConvNeXtConfig():
+            yield from convnext.entries(config, BODY)
+        case _:
+            yield from torchvision_resnet.entries(config, BODY)
     yield from _fpn(config)
     yield from _rpn(config)
     yield from _box_head(config)
@@ -190,7 +205,7 @@ def _check_norms(config: ModelConfig) -> None:
     allowed |= dict.fromkeys(("fpn", "box_head", "mask_head"), NORMS)
     for name, norms in allowed.items():
         part = getattr(config, name)
-        if part is not None and part.norm not in norms:
+        if getattr(part, "norm", norms[0]) not in norms:
             raise ValueError(
                 f"torchvision has no model with {name}.norm={part.norm!r}, only {norms}"
             )
@@ -289,14 +304,17 @@ def missing(config: ModelConfig) -> list[str]:
         return ["a ViT"]
     found = []
     for name in ("backbone", "fpn", "box_head", "mask_head"):
-        norm = getattr(getattr(config, name), "norm", "none")
+        norm = getattr(getattr(config, name), "norm", None)
         allowed = NORMS_OF_BACKBONE if name == "backbone" else NORMS
-        if getattr(config, name) is not None and norm not in allowed:
+        if norm is not None and norm not in allowed:
             found.append(f'{name}.norm "{norm}"')
         if getattr(getattr(config, name), "class_agnostic", False):
             found.append(f"{name}.class_agnostic")
-    if config.backbone.stem_channels != ModelConfig().backbone.stem_channels:
-        found.append(f"backbone.stem_channels {config.backbone.stem_channels}")
+    stem_channels = getattr(config.backbone, "stem_channels", 64)
+    if stem_channels != 64:
+        found.append(f"backbone.stem_channels {stem_channels}")
+    if not config.fpn.top_down:
+        found.append("fpn.top_down False")
     if not config.box_head.num_convs and config.box_head.num_layers != 2:
         found.append(f"box_head.num_layers {config.box_head.num_layers}")
     return found
@@ -307,7 +325,7 @@ def check_can_build(config: ModelConfig) -> None:
     differences = missing(config)
     if differences == ["a ViT"]:
         raise ValueError("torchvision has no model with a ViT; .npz holds any of ours")
-    if config.backbone.stride_in_1x1 and config.backbone.depth >= 50:
+    if getattr(config.backbone, "stride_in_1x1", False) and config.backbone.depth >= 50:
         differences.append("backbone.stride_in_1x1")
     if config.roi.aligned:
         differences.append("roi.aligned")

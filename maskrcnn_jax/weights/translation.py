@@ -14,7 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ModelConfig, ViTConfig
+from maskrcnn_jax.config import Config, ConvNeXtConfig, ModelConfig, ViTConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.weights import (
     detectron2,
@@ -136,6 +136,8 @@ def _reasons(config: ModelConfig, target: str) -> Iterator[str]:
     is_vit = isinstance(config.backbone, ViTConfig)
     if is_vit and target == "mmdet":
         yield "a ViT"
+    if isinstance(config.backbone, ConvNeXtConfig):
+        yield "torchvision's ConvNeXt"
     if is_vit == config.fpn.top_down:
         yield f"model.fpn.top_down {config.fpn.top_down} and this backbone"
     for name in ("fpn", "box_head", "mask_head"):

@@ -85,7 +85,13 @@ def test_stages_are_blocks():
     above = [backbones.layers_above(CONFIG, layer) for layer in layers]
     assert above == [3, 3, 2, 1, 0]  # Detectron2's layers count down to the heads, 0.
     frozen = freeze(ViTConfig(frozen_stages=2))
-    assert [backbones.is_frozen(frozen, layer) for layer in layers] == [True, True, True, False, False]
+    assert [backbones.is_frozen(frozen, layer) for layer in layers] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_training_drops_branches_of_an_image_and_keeps_the_mean():

@@ -16,7 +16,7 @@ from maskrcnn_jax.config import Config, ConvNeXtConfig, OptimizerConfig
 def get_config() -> Config:
     config = Config(num_steps=270_000, backbone_weights="IMAGENET1K_V1")
     config.model.backbone = ConvNeXtConfig(drop_path=0.4)
-    config.data.jitter, config.data.short_sides = (), (640, 672, 704, 736, 768, 800)
+    config.data.short_sides = (640, 672, 704, 736, 768, 800)
     config.optimizer = OptimizerConfig(
         name="adamw",
         learning_rate=1e-4,

@@ -1,4 +1,4 @@
-"""The names of torchvision's ConvNeXts for classification, and of the same backbones in detectors."""
+"""The names of torchvision's ConvNeXts, for classification and in detectors."""
 
 from collections.abc import Iterable, Iterator, Mapping
 

@@ -17,7 +17,8 @@ from maskrcnn_jax.weights.peer_settings import MASKS, ORDER, value_of
 
 # Our presets by the names of the same networks there.
 BASES: dict[str, dict[str, Callable[..., Any]]] = {
-    "torchvision": dict(presets.PRESETS),
+    "torchvision": presets.PRESETS
+    | {"MaskRCNN on convnext_tiny": presets.maskrcnn_convnext_tiny_fpn},
     "detectron2": {
         "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml": presets.detectron2_r50_fpn,
         "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml": presets.detectron2_r101_fpn,
@@ -60,6 +61,7 @@ FIELDS: dict[str, str] = {
     "model.backbone.stride_in_1x1": "stride in the 1x1 convolutions",
     "model.backbone.norm": "",
     "model.backbone.norm_eps": "",
+    "model.backbone.depths": "",
     "model.backbone.image_side": "",
     "model.backbone.width": "",
     "model.backbone.num_heads": "",

@@ -10,7 +10,12 @@ from typing import Any
 
 from maskrcnn_jax.config import Config, ViTConfig
 from maskrcnn_jax.modules import resnet
-from maskrcnn_jax.weights import detectron2_config, mmdetection_config, torchvision_resnet
+from maskrcnn_jax.weights import (
+    convnext,
+    detectron2_config,
+    mmdetection_config,
+    torchvision_resnet,
+)
 
 ORDER = "order of channels"
 MASKS = "mask head"
@@ -70,6 +75,9 @@ def torchvision(field: str, config: Config, is_bgr: bool) -> str | None:
             name = torchvision_resnet.architecture(model.backbone)
             made = f"resnet_fpn_backbone(backbone_name='{name}', "
             return f"backbone={made}weights=None, norm_layer={norm})"
+        case ["model", "backbone", "depths" | "width"]:
+            name = convnext.architecture(model.backbone)
+            return f"backbone=BackboneWithFPN({name}().features, ...)"
         case ["model", _, "norm_eps"]:
             return f"eps={value:g} of the norms in {field.split('.')[1]}"
         case ["model", "rpn", "anchor_sizes" | "aspect_ratios"]:

@@ -7,7 +7,13 @@ import pytest
 import yaml
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, DetectionConfig, ModelConfig
+from maskrcnn_jax.config import (
+    Config,
+    ConvNeXtConfig,
+    DetectionConfig,
+    ModelConfig,
+    ViTConfig,
+)
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.settings import to_dict
 from maskrcnn_jax.weights import (
@@ -242,7 +248,7 @@ def test_faster_r_cnns_are_written_too(tmp_path):
 # Fields that only training reads, or that do not change what is detected.
 TRAINING = {
     *("positive_iou", "negative_iou", "num_samples", "positive_fraction", "smooth_l1_beta"),
-    *("max_samples", "frozen_stages", "dtype", "low_quality", "min_low_quality_iou"),
+    *("max_samples", "frozen_stages", "drop_path", "dtype", "low_quality", "min_low_quality_iou"),
     *("loss_divisor", "ground_truth", "mask_targets"),
 }
 OF_TRAINING = {"model.rpn.num_candidates", "model.rpn.num_proposals"}
@@ -263,6 +269,8 @@ def flat(values):
 
 def test_every_rule_of_detection_is_compared():
     fields = {*leaves(ModelConfig(), "model."), *leaves(DetectionConfig(), "detection.")}
+    for backbone in (ConvNeXtConfig(), ViTConfig()):
+        fields |= {*leaves(backbone, "model.backbone.")}
     wanted = {x for x in fields if x.rpartition(".")[2] not in TRAINING} - OF_TRAINING
     compared = {x for x in differences.FIELDS if not x.startswith("data.")}
     assert compared == wanted

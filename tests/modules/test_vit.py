@@ -1,7 +1,5 @@
 """ViT: sizes, windows, attention against loops, positions, stages, stochastic depth."""
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -37,7 +37,9 @@ def state_of(config):
 
 
 # Counted in Detectron2's models.
-@pytest.mark.parametrize("build, num_arrays, num_parameters", COUNTS)
+@pytest.mark.parametrize(
+    "build, num_arrays, num_parameters", [(B, 245, 110_895_792), (L, 413, 330_684_656)]
+)
 def test_the_tables_have_as_many_arrays_as_detectron2s_models(build, num_arrays, num_parameters):
     table = list(detectron2.entries(build().model))
     assert len(table) == len({x.name for x in table}) == num_arrays

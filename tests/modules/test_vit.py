@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax.config import ViTConfig
+from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.modules import backbones, vit
 from maskrcnn_jax.modules.vit import Block, ViT
 from maskrcnn_jax.settings import freeze
@@ -83,13 +84,7 @@ def test_stages_are_blocks():
     above = [backbones.layers_above(CONFIG, layer) for layer in layers]
     assert above == [3, 3, 2, 1, 0]  # Detectron2's layers count down to the heads, 0.
     frozen = freeze(ViTConfig(frozen_stages=2))
-    assert [backbones.is_frozen(frozen, layer) for layer in layers] == [
-        True,
-        True,
-        True,
-        False,
-        False,
-    ]
+    assert [x for x in layers if backbones.is_frozen(frozen, x)] == layers[:3]
 
 
 def test_training_drops_branches_of_an_image_and_keeps_the_mean():
@@ -107,8 +102,6 @@ def test_training_drops_branches_of_an_image_and_keeps_the_mean():
 
 
 def test_rematerialised_blocks_give_the_same():
-    from maskrcnn_jax.execution import Execution
-
     images, canvas = jnp.asarray(RNG.normal(size=(1, 64, 64, 3)), "f"), jnp.full((1, 2), 64)
     kept, again = ViT(CONFIG), ViT(CONFIG, run=Execution(recompute=("blocks",)))
     variables = filled(kept, images, canvas, scale=0.3)

@@ -87,6 +87,6 @@ def test_another_backbone_is_named_with_the_config_that_fits(tmp_path):
             backbones.load(str(path), {}, ours)
     files.write(path, {"layer1.0.conv1.weight": np.ones((4, 4, 3, 3))})
     with pytest.raises(
-        ValueError, match="w.safetensors holds no ConvNeXt, and .* is convnext of 8"
+        ValueError, match="w.safetensors holds no ConvNeXt, .* is convnext of 8"
     ):
         backbones.load(str(path), {}, model())

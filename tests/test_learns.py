@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from maskrcnn_jax import execution, pasting, training
-from maskrcnn_jax.config import Config
+from maskrcnn_jax.config import Config, ConvNeXtConfig, ViTConfig
 from maskrcnn_jax.data import rle
 from maskrcnn_jax.data.pipeline import eval_batches
 from maskrcnn_jax.data.shapes import ShapesDataset
@@ -36,8 +36,19 @@ def resnext(config):
     backbone.depth, backbone.groups, backbone.width_per_group = 50, 32, 4
 
 
+def convnext(config):
+    config.model.backbone = ConvNeXtConfig(depths=(1, 1, 2, 1), width=32)
+
+
+def vitdet(config):
+    config.model.backbone = ViTConfig(
+        image_side=96, width=128, depth=3, num_heads=4, window=4, global_blocks=(2,)
+    )
+    config.model.fpn.norm, config.model.fpn.top_down = "layer", False
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [lambda config: None, resnext], ids=["resnet", "resnext"])
+@pytest.mark.parametrize("change", [lambda config: None, resnext, convnext, vitdet])
 def test_two_images_are_learnt_by_heart(change):
     config = small_config()
     change(config)

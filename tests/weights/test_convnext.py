@@ -86,7 +86,5 @@ def test_another_backbone_is_named_with_the_config_that_fits(tmp_path):
         with pytest.raises(ValueError, match=f"w.safetensors holds convnext.* is {name}.*: {fits}"):
             backbones.load(str(path), {}, ours)
     files.write(path, {"layer1.0.conv1.weight": np.ones((4, 4, 3, 3))})
-    with pytest.raises(
-        ValueError, match="w.safetensors holds no ConvNeXt, .* is convnext of 8"
-    ):
+    with pytest.raises(ValueError, match="w.safetensors holds no ConvNeXt, .* is convnext of 8"):
         backbones.load(str(path), {}, model())

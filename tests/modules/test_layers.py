@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maskrcnn_jax import execution, sharding
 from maskrcnn_jax.modules import layers
 from maskrcnn_jax.modules.layers import Conv, Deconv2x2, add_bias, interleave, normed, relu
 from maskrcnn_jax.modules.norms import BatchNorm, FrozenBatchNorm, GroupNorm
@@ -147,3 +148,27 @@ def test_relu_is_zero_beyond_the_extent_and_so_is_its_gradient():
     y, vjp = jax.vjp(lambda x: relu(x, extent), x)
     np.testing.assert_array_equal(y, np.where(inside, x, 0))
     np.testing.assert_array_equal(vjp(x)[0], np.where(inside, x, 0))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_with_groups_gathers_no_images(stride):
+    """Each device convolves its own; the gradient of the kernel is summed over the devices."""
+    mesh = sharding.make_mesh(2, 2)
+    split, whole = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in (("data",), ()))
+    x, kernel = normal(2, 8, 6, 8), normal(3, 3, 2, 8)
+
+    def gradients(per_device, x, kernel):
+        module = Conv(8, 3, stride, groups=4, use_bias=False, per_device=per_device)
+
+        def total(x, kernel):
+            return jnp.sin(module.apply({"params": {"kernel": kernel}}, x)).sum()
+
+        return jax.grad(total, argnums=(0, 1))(x, kernel)
+
+    run = execution.choose(mesh=mesh)
+    program = jax.jit(partial(gradients, run.per_device), out_shardings=(split, whole))
+    compiled = program.lower(jax.device_put(x, split), jax.device_put(kernel, whole)).compile()
+    assert "all-gather" not in compiled.as_text() and "all-reduce" in compiled.as_text()
+    expected = jax.jit(partial(gradients, lambda function: function))(x, kernel)
+    for ours, theirs in zip(program(x, kernel), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from maskrcnn_jax import execution, sharding
 from maskrcnn_jax.modules import layers
@@ -154,7 +155,7 @@ def test_relu_is_zero_beyond_the_extent_and_so_is_its_gradient():
 def test_a_convolution_with_groups_gathers_no_images(stride):
     """Each device convolves its own; the gradient of the kernel is summed over the devices."""
     mesh = sharding.make_mesh(2, 2)
-    split, whole = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in (("data",), ()))
+    split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
     x, kernel = normal(2, 8, 6, 8), normal(3, 3, 2, 8)
 
     def gradients(per_device, x, kernel):

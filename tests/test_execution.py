@@ -26,6 +26,7 @@ def test_the_default_is_the_plain_network():
     assert Execution() == Execution(
         jax.vmap,
         jax.vmap,
+        execution._identity,
         1,
         execution._identity,
         "gather",

@@ -15,8 +15,10 @@ from tests.weights import pytorch_bytes as build
 from tests.weights.families import reduced, state_of
 
 R50, GN, CAFFE = presets.mmdet_r50_fpn, presets.mmdet_r50_fpn_gn, presets.mmdet_r50_caffe_fpn
+X4, X8 = presets.mmdet_x101_32x4d_fpn, presets.mmdet_x101_32x8d_fpn
 EVERY = pytest.mark.parametrize(
-    "preset, scale", [(R50, 1), (presets.mmdet_r101_fpn, 1), (CAFFE, 58), (GN, 58)]
+    "preset, scale",
+    [(R50, 1), (presets.mmdet_r101_fpn, 1), (X4, 1), (X8, 1), (CAFFE, 58), (GN, 58)],
 )
 CONFIG = """
 model = dict(type='MaskRCNN',
@@ -33,8 +35,8 @@ evil = __import__('os').system('touch marker')
     [
         (R50, 360 - 53, 44_396_336),
         (presets.mmdet_r101_fpn, 666 - 104, 63_388_464),
-        (presets.mmdet_x101_32x4d_fpn, 666 - 104, 63_017_008),
-        (presets.mmdet_x101_32x8d_fpn, 666 - 104, 107_630_640),
+        (X4, 666 - 104, 63_017_008),
+        (X8, 666 - 104, 107_630_640),
         (GN, 223, 45_711_152),
     ],
 )

@@ -117,34 +117,47 @@ class Block(nn.Module):
         c = self.config
         linear = partial(Projection, dtype=self.dtype)
         y = LayerNorm(dtype=self.dtype, name="norm1")(x)
+        attend = Attention(c.num_heads, self.dtype, name="attn")
         if self.window is None:
-            y = self._attend(y)
+            y = attend(y)
         else:
-            y = merge_windows(self._attend(split_windows(y, self.window)), x.shape)
+            y = merge_windows(attend(split_windows(y, self.window)), x.shape)
         x = x + without_branches(self, y, self.drop)
         y = LayerNorm(dtype=self.dtype, name="norm2")(x)
         y = linear(c.width, name="fc2")(gelu(linear(4 * c.width, name="fc1")(y)))
         return x + without_branches(self, y, self.drop)
 
-    def _attend(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Attention of all tokens of a map to each other, with biases by row and by column."""
+
+class Attention(nn.Module):
+    """Attention of all tokens of a map to each other, with biases by row and by column.
+
+    The biases depend on the query, and on its distance from the key (Li et al., 2021, MViTv2).
+    """
+
+    num_heads: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         n, h, w, width = x.shape
-        heads = self.config.num_heads
+        heads = self.num_heads
         qkv = Projection(3 * width, self.dtype, name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(n, h * w, 3, heads, width // heads), 2, 0)
         logits = jnp.einsum("nqac,nkac->naqk", q * (width // heads) ** -0.5, k)
         logits = logits.astype(jnp.float32).reshape(n, heads, h, w, h, w)
-        tables = (2 * h - 1, width // heads), (2 * w - 1, width // heads)
-        rows, columns = (
-            self.param(f"rel_pos_{axis}", nn.initializers.zeros, shape).astype(self.dtype)
-            for axis, shape in zip("hw", tables, strict=True)
-        )
         maps = q.reshape(n, h, w, heads, -1)
-        logits += jnp.einsum("nijac,ikc->naijk", maps, by_distance(rows, h))[..., None]
-        logits += jnp.einsum("nijac,jkc->naijk", maps, by_distance(columns, w))[..., None, :]
+        rows, columns = self._table("rel_pos_h", h, q), self._table("rel_pos_w", w, q)
+        logits += jnp.einsum("nijac,ikc->naijk", maps, rows)[..., None]
+        logits += jnp.einsum("nijac,jkc->naijk", maps, columns)[..., None, :]
         weights = jax.nn.softmax(logits.reshape(n, heads, h * w, h * w)).astype(self.dtype)
         y = jnp.einsum("naqk,nkac->nqac", weights, v).reshape(n, h, w, width)
         return Projection(width, self.dtype, name="proj")(y)
+
+    def _table(self, name: str, side: int, q: Array) -> Float[Array, "side side c"]:
+        """The learned vector for each pair of positions on an axis."""
+        shape = 2 * side - 1, q.shape[-1]
+        table = self.param(name, nn.initializers.zeros, shape)
+        return by_distance(table.astype(self.dtype), side)
 
 
 def split_windows(x: Float[Array, "b h w c"], side: int) -> Float[Array, "n side side c"]:

@@ -19,7 +19,6 @@ NET = "backbone.net."
 UNUSED = ("cls_token", "norm.weight", "norm.bias")
 # The first convolution of a level of the simple feature pyramid, in the numbering of its layers.
 LATERALS = {2: 4, 3: 1, 4: 0, 5: 1}
-LAYERS = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 
 
 def entries(config: ModelConfig) -> Iterator[Entry]:
@@ -47,9 +46,9 @@ def _block(name: str, path: Path, config: ViTConfig, is_global: bool) -> Iterato
     for axis in "hw":
         shape = 2 * side - 1, width // config.num_heads
         table = f"rel_pos_{axis}"
-        yield entry(f"{name}.attn.{table}", ("params", *path, table), shape, (0, 1))
-    yield from linear(f"{name}.attn.qkv", (*path, "qkv"), 3 * width, (width,))
-    yield from linear(f"{name}.attn.proj", (*path, "proj"), width, (width,))
+        yield entry(f"{name}.attn.{table}", ("params", *path, "attn", table), shape, (0, 1))
+    yield from linear(f"{name}.attn.qkv", (*path, "attn", "qkv"), 3 * width, (width,))
+    yield from linear(f"{name}.attn.proj", (*path, "attn", "proj"), width, (width,))
     yield from normalisation(f"{name}.norm2", (*path, "norm2"), width, "layer")
     yield from linear(f"{name}.mlp.fc1", (*path, "fc1"), 4 * width, (width,))
     yield from linear(f"{name}.mlp.fc2", (*path, "fc2"), width, (4 * width,))
@@ -66,9 +65,8 @@ def name(path: Path) -> str:
         part, level, number = layer.split("_")
         return f"backbone.{part}_{level}.{number}"
     block = f"{NET}blocks.{layer.removeprefix('blocks_')}"
-    if len(path) == 2:
-        return f"{block}.attn"  # Of the relative positions.
-    return f"{block}.{LAYERS.get(path[2], path[2])}"
+    rest = ".".join(path[2:])  # Relative positions are arrays of "attn" itself.
+    return f"{block}.mlp.{rest}" if rest.startswith("fc") else f"{block}.{rest}"
 
 
 def pyramid_name(layer: str) -> str:

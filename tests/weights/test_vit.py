@@ -112,8 +112,10 @@ def test_maes_encoder_starts_a_training(tmp_path):
     files.write(tmp_path / "mae.pth", state)
     loaded = backbones.load(str(tmp_path / "mae.pth"), variables_of(config), config)["params"]
     block = loaded["backbone"]["blocks_1"]
-    np.testing.assert_array_equal(block["qkv"]["kernel"], state["blocks.1.attn.qkv.weight"].T)
-    np.testing.assert_array_equal(block["rel_pos_h"], 1)
+    np.testing.assert_array_equal(
+        block["attn"]["qkv"]["kernel"], state["blocks.1.attn.qkv.weight"].T
+    )
+    np.testing.assert_array_equal(block["attn"]["rel_pos_h"], 1)
     np.testing.assert_array_equal(loaded["backbone"]["pos_embed"], state["pos_embed"])
     np.testing.assert_array_equal(loaded["fpn"]["lateral2"]["kernel"], 1)
 

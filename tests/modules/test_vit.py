@@ -73,8 +73,7 @@ def test_cubic_interpolation_is_pytorchs():
     np.testing.assert_array_equal(vit.cubic(5, 5), np.eye(5))
     matrix = vit.cubic(4, 8)
     np.testing.assert_allclose(matrix.sum(1), 1)
-    # A quarter of a cell before the second: distances 1.75, 0.75, 0.25 and 1.25; the first two
-    # cells are the first one.
+    # At 0.75: cells -1, 0, 1, 2 at the distances 1.75, 0.75, 0.25, 1.25; cell -1 is cell 0 again.
     np.testing.assert_allclose(matrix[2], [0.2265625, 0.87890625, -0.10546875, 0])
 
 

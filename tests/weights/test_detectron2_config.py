@@ -70,9 +70,12 @@ def test_every_key_that_is_read_is_set(tmp_path):
             if isinstance(default, bool)
             else 0.125
             if isinstance(default, float)
-            else {50: 101, 2: 3, 0: 1}.get(default, default + 1)
+            else {50: 101, 2: 3, 0: 1, 64: 128}.get(default, default + 1)
         )
-        changed = detectron2_config._convert(values | {key: other}).config
+        given = values | {key: other}
+        if key == "MODEL.RESNETS.STEM_OUT_CHANNELS":  # Ours scales the groups with the stem.
+            given["MODEL.RESNETS.WIDTH_PER_GROUP"] = other
+        changed = detectron2_config._convert(given).config
         (difference,) = differences(plain, changed)
         assert difference.startswith(f"{field}: "), key
         assert difference.endswith((f" -> {other}", f" -> {other}.0")), key
@@ -114,7 +117,8 @@ def test_other_networks(tmp_path, old, new, field, value):
         ("build_resnet_fpn_backbone", "build_regnet", "MODEL.BACKBONE.NAME"),
         ("BACKBONE: {NAME: build_resnet_fpn_backbone}", "KEYPOINT_ON: 1", "MODEL.BACKBONE.NAME"),
         ("StandardROIHeads", "CascadeROIHeads", "MODEL.ROI_HEADS.NAME"),
-        ("DEPTH: 50", "DEPTH: 50, NUM_GROUPS: 32", "MODEL.RESNETS.NUM_GROUPS"),
+        ("DEPTH: 50", "DEPTH: 50, WIDTH_PER_GROUP: wide", "MODEL.RESNETS.WIDTH_PER_GROUP: wide"),
+        ("DEPTH: 50", "DEPTH: 50, STEM_OUT_CHANNELS: 65", "WIDTH_PER_GROUP: 64, with 65"),
         ("DEPTH: 50", "DEPTH: 50, NORM: LN", "MODEL.RESNETS.NORM: LN"),
         ("DEPTH: 50", "DEPTH: 50, DEPTHS: 3", "MODEL.RESNETS.DEPTHS: 3 has no counterpart"),
         ("NUM_FC: 2", "NUM_FC: 2, BBOX_REG_LOSS_TYPE: giou", "BBOX_REG_LOSS_TYPE: giou"),

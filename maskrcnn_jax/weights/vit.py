@@ -88,13 +88,11 @@ def is_pretrained(name: str) -> bool:
 
 
 def described(arrays: Mapping[str, np.ndarray]) -> str:
-    """Names the backbone of a file, by its arrays."""
+    """Names the backbone of a file, by its arrays; none tells the number of heads."""
     if not is_mae(arrays):
         return "no vision transformer with MAE's names"
     depth = len({x.split(".")[1] for x in arrays if x.startswith("blocks.")})
-    width = arrays["pos_embed"].shape[-1]
-    heads = {12: 12, 24: 16, 32: 16}.get(depth, width // 64)  # No array tells.
-    return describe(ViTConfig(width=width, depth=depth, num_heads=heads))
+    return describe(ViTConfig(width=arrays["pos_embed"].shape[-1], depth=depth))
 
 
 def advice(found: str) -> str:
@@ -134,6 +132,6 @@ def from_mae(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def describe(config: ViTConfig) -> str:
     """Names a backbone, such as ``ViT-B``."""
-    names = {(768, 12, 12): "B", (1024, 24, 16): "L", (1280, 32, 16): "H"}
-    sizes = config.width, config.depth, config.num_heads
-    return f"ViT-{names[sizes]}" if sizes in names else "ViT of {}x{}, {} heads".format(*sizes)
+    names = {(768, 12): "ViT-B", (1024, 24): "ViT-L", (1280, 32): "ViT-H"}
+    sizes = config.width, config.depth
+    return names.get(sizes, f"ViT of {config.depth} blocks with {config.width} channels")

@@ -130,7 +130,7 @@ def test_backbones_of_another_kind_are_named_with_the_preset_that_fits(tmp_path)
         backbones.load(str(path), {}, small)
     state = mae(small)
     files.write(path, state)
-    with pytest.raises(ValueError, match="holds ViT of 16x3.*backbone is resnet50"):
+    with pytest.raises(ValueError, match="holds ViT of 3 blocks with 16.*is resnet50"):
         backbones.load(str(path), {}, ModelConfig())
     state = {"pos_embed": np.zeros((1, 197, 1024)), "patch_embed.proj.weight": np.zeros(1)}
     state |= {f"blocks.{i}.attn.qkv.weight": np.zeros(1) for i in range(24)}

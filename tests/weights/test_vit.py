@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import ModelConfig, ViTConfig
+from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.weights import (
     backbones,
     detectron2,
@@ -16,17 +16,14 @@ from maskrcnn_jax.weights import (
     translation,
     vit,
 )
+from tests.weights.families import reduced
 
 B, L = presets.detectron2_vitdet_b, presets.detectron2_vitdet_l
 
 
 def narrow():
-    config = B(4)
-    config.model.backbone = ViTConfig(
-        image_side=256, width=16, depth=3, num_heads=2, window=5, global_blocks=(1,)
-    )
-    config.model.fpn.channels, config.model.box_head.features = 8, 16
-    config.model.box_head.channels = config.model.mask_head.channels = 10
+    config = reduced(B(4))
+    config.model.backbone.image_side = 256
     return config
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ModelConfig, ViTConfig
+from maskrcnn_jax.config import Config, ConvNeXtConfig, ModelConfig, ViTConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.weights import guess, torchvision, vit
 from maskrcnn_jax.weights.guess import Guess
@@ -226,7 +226,13 @@ def present(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dic
 
 
 def entries(config: ModelConfig) -> Iterator[Entry]:
-    """Yields the table of a model, in torchvision's order of modules."""
+    """Yields the table of a model, in torchvision's order of modules.
+
+    Raises:
+        ValueError: Detectron2 has no such backbone.
+    """
+    if isinstance(config.backbone, ConvNeXtConfig):
+        raise ValueError("Detectron2 has no model with torchvision's ConvNeXt")
     for entry in torchvision.layers(config):
         yield renamed(entry, name(entry.path[1:-1], config))
 

@@ -8,9 +8,12 @@ from maskrcnn_jax.config import ConvNeXtConfig, ModelConfig
 from maskrcnn_jax.weights import (
     backbones,
     convnext,
+    detectron1,
+    detectron2,
     files,
     layout,
     loading,
+    mmdetection,
     torchvision,
     translation,
 )
@@ -76,6 +79,12 @@ def test_a_detector_comes_in_and_goes_out(tmp_path):
         np.testing.assert_array_equal(back[name], array, err_msg=name)
     with pytest.raises(ValueError, match="detectron2 has no network with torchvision's ConvNeXt"):
         translation.translate(loaded, "detectron2")
+
+
+@pytest.mark.parametrize("family", [detectron1, detectron2, mmdetection])
+def test_no_other_library_has_such_a_model(family):
+    with pytest.raises(ValueError, match="has no model with|with a ResNet only"):
+        list(family.entries(model()))
 
 
 def test_another_backbone_is_named_with_the_config_that_fits(tmp_path):

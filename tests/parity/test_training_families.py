@@ -37,7 +37,7 @@ from maskrcnn_jax.parity import (  # noqa: E402
     training_weights,
 )
 from maskrcnn_jax.weights import detectron2, layout, mmdetection, torchvision  # noqa: E402
-from tests.conftest import QUICK_COMPILE  # noqa: E402
+from tests.conftest import QUICK_COMPILE, smooth_activations  # noqa: E402
 from tests.parity import mmcv_operators, peer_replay, training_peers  # noqa: E402
 
 quick_jit = partial(jax.jit, compiler_options=QUICK_COMPILE)
@@ -202,9 +202,19 @@ def test_a_step_of_detectron2(batches, preset):
     check(ours, partial(training_peers.detectron2_step, model), batches)
 
 
+def smooth(model):
+    """Replaces the ReLUs of a model of PyTorch as `smooth_activations` does ours."""
+    nn = reference.torch.nn
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, nn.SiLU())
+    return model
+
+
 @pytest.mark.slow
-def test_a_step_of_vitdet(batches):
-    """Nothing but the heads has a ReLU, so random weights do."""
+def test_a_step_of_vitdet(batches, monkeypatch):
+    """With a smooth function for the ReLUs of the heads, on both sides: rounding flips a ReLU."""
     if not os.environ.get("DETECTRON2"):
         pytest.skip("DETECTRON2 does not name a checkout")
     config = settings(presets.detectron2_vitdet_b)
@@ -214,7 +224,8 @@ def test_a_step_of_vitdet(batches):
     )
     variables = recipe.variables(config.model)
     peer = importlib.import_module("maskrcnn_jax.parity.detectron2").peer
-    model = peer(config, variables, **SIDES).model
+    model = smooth(peer(config, variables, **SIDES).model)
+    smooth_activations(monkeypatch)
     ours = Ours(detectron2, config, variables, batches, square=side)
     check(ours, partial(training_peers.detectron2_step, model), batches[:1])
 

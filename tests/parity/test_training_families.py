@@ -30,6 +30,8 @@ from maskrcnn_jax.data.coco import CocoDataset  # noqa: E402
 from maskrcnn_jax.data.dataset import Example  # noqa: E402
 from maskrcnn_jax.execution import Execution  # noqa: E402
 from maskrcnn_jax.model import MaskRCNN  # noqa: E402
+from maskrcnn_jax.modules import box_head, layers, mask_head, rpn  # noqa: E402
+from maskrcnn_jax.modules.extents import zero_beyond  # noqa: E402
 from maskrcnn_jax.parity import (  # noqa: E402
     recipe,
     reference,
@@ -37,7 +39,7 @@ from maskrcnn_jax.parity import (  # noqa: E402
     training_weights,
 )
 from maskrcnn_jax.weights import detectron2, layout, mmdetection, torchvision  # noqa: E402
-from tests.conftest import QUICK_COMPILE, smooth_activations  # noqa: E402
+from tests.conftest import QUICK_COMPILE  # noqa: E402
 from tests.parity import mmcv_operators, peer_replay, training_peers  # noqa: E402
 
 quick_jit = partial(jax.jit, compiler_options=QUICK_COMPILE)
@@ -202,8 +204,13 @@ def test_a_step_of_detectron2(batches, preset):
     check(ours, partial(training_peers.detectron2_step, model), batches)
 
 
+def silu(x, extent=None):
+    y = jax.nn.silu(x)
+    return y if extent is None else zero_beyond(y, extent)
+
+
 def smooth(model):
-    """Replaces the ReLUs of a model of PyTorch as `smooth_activations` does ours."""
+    """Replaces the ReLUs of a model of PyTorch, as `silu` does ours."""
     nn = reference.torch.nn
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
@@ -225,7 +232,8 @@ def test_a_step_of_vitdet(batches, monkeypatch):
     variables = recipe.variables(config.model)
     peer = importlib.import_module("maskrcnn_jax.parity.detectron2").peer
     model = smooth(peer(config, variables, **SIDES).model)
-    smooth_activations(monkeypatch)
+    for module in (box_head, layers, mask_head, rpn):
+        monkeypatch.setattr(module, "relu", silu)
     ours = Ours(detectron2, config, variables, batches, square=side)
     check(ours, partial(training_peers.detectron2_step, model), batches[:1])
 

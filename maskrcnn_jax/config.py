@@ -7,7 +7,7 @@ must be hashable and must not change once it is compiled.
 """
 
 from dataclasses import field
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from maskrcnn_jax.settings import (
     NOT_EMPTY,
@@ -90,6 +90,12 @@ class ViTConfig:
     drop_path: Annotated[float, FRACTION_BELOW_1] = 0.1
     # Stages that do not train: 0 none, 1 the embeddings, 2 the first block too, and so on.
     frozen_stages: Annotated[int, between(0, 101)] = 0
+
+
+if TYPE_CHECKING:
+    Backbone = Any  # Which fields there are depends on the kind, which no type checker knows.
+else:
+    Backbone = ResNetConfig | ConvNeXtConfig | ViTConfig
 
 
 @settings
@@ -231,7 +237,7 @@ class ModelConfig:
     dtype: Annotated[str, one_of("float32", "bfloat16")] = "float32"  # Of activations only.
     # Deltas make no box grow more than 62.5-fold. True: nor shrink, as in MMDetection.
     limit_shrinking: bool = False
-    backbone: ResNetConfig | ConvNeXtConfig | ViTConfig = field(default_factory=ResNetConfig)
+    backbone: Backbone = field(default_factory=ResNetConfig)
     fpn: FPNConfig = field(default_factory=FPNConfig)
     rpn: RPNConfig = field(default_factory=RPNConfig)
     roi: RoIConfig = field(default_factory=RoIConfig)

@@ -228,6 +228,14 @@ def test_one_image_per_device_takes_the_steps_of_one(one):
 
 
 @pytest.mark.slow
+def test_convolutions_with_groups_gather_nothing():
+    config = small()
+    config.backbone = ResNetConfig(depth=50, stem_channels=8, groups=4, width_per_group=16)
+    program, _, _ = compiled_step(4, 1, config)
+    assert collectives(program) == ({"all-reduce"}, set())
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("smooth")
 def test_micro_batches_of_several_devices_take_the_steps_of_one(one):
     program, state, images = compiled_step(4, 1, num_microbatches=2)

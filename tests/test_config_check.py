@@ -223,3 +223,19 @@ def changed(field, value):
         part = getattr(part, parent)
     setattr(part, name, value)
     return config
+
+
+@pytest.mark.parametrize(
+    "depth, stem_channels, message",
+    [
+        (18, 64, "backbone.groups must be 1 for a depth of 18 or 34"),
+        (50, 6, "must be a multiple of 64; got 4 times 6"),
+    ],
+)
+def test_groups_fit_the_network(depth, stem_channels, message):
+    config = Config()
+    config.model.backbone = ResNetConfig(
+        depth=depth, stem_channels=stem_channels, groups=32, width_per_group=4
+    )
+    with pytest.raises(ValueError, match=message):
+        check(config)

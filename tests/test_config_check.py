@@ -245,7 +245,7 @@ def test_groups_fit_the_network(depth, stem_channels, message):
 @pytest.mark.parametrize(
     "field, value, message",
     [
-        ("model.backbone.num_heads", 5, "multiple of 4 times model.backbone.num_heads; got 768 and"),
+        ("model.backbone.num_heads", 5, "multiple of 4 times model.backbone.num_heads; got 768"),
         ("model.backbone.global_blocks", (2, 12), r"must be below .*, 12; got \(2, 12\)"),
         ("model.backbone.image_side", 100, "image_side must be a multiple of 32"),
         ("data.test_buckets", ((800, 1344),), r"must be \(\(1024, 1024\),\), the square of"),

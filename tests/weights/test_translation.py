@@ -49,7 +49,7 @@ def state_for(build, num_classes=81):
         return state_of(mmdetection, config, scale=scale, counters=("b", "n", "r"))
     # Detectron2 counts the batches of frozen stages too, if the others train.
     scale = 58 if presets.is_of_caffe(config.model) else 1
-    is_trained = config.model.backbone.norm == "batch"
+    is_trained = getattr(config.model.backbone, "norm", None) == "batch"
     counters = ("backbone", "roi_heads") if is_trained else ""
     return state_of(detectron2, config, scale=scale, counters=counters)
 

@@ -206,24 +206,9 @@ def print_tables(result: dict[str, Any]) -> None:
         print(f"{name:28}  {'  '.join(cells)}")
 
 
-def parse() -> argparse.Namespace:
-    """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--images", required=True, type=Path, metavar="DIR")
-    add("--annotations", required=True, type=Path, metavar="JSON")
-    add("--batch-size", default=4, type=int)
-    add("--num-images", default=40, type=int, help="in each turn of each contender (default: 40)")
-    add("--rounds", default=5, type=int)
-    add("--output", type=Path, metavar="FILE", help="for the figures as JSON")
-    return parser.parse_args()
-
-
 def main() -> int:
     """Prints both tables, and writes all figures on request."""
-    args = parse()
+    args = inputs.parse(__doc__, num_images=40, rounds=5)
     torch.set_num_threads(1)
     images.use_one_thread()
     dataset = CocoDataset(args.images, args.annotations, keep_empty=False)

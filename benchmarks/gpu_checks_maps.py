@@ -160,7 +160,7 @@ def project() -> Check:
 def read_windows() -> Check:
     features = np.random.default_rng(11).normal(size=(9, 11, 4)).astype("f")
     indices = np.array([0, 98, 99, 150, 296])  # Of 3 ratios with 99 cells each.
-    read = partial(windows.windows_at, num_ratios=3, radius=1)
+    read = partial(windows.windows_at, num_anchors=3, radius=1)
     ours = jax.jit(read)({2: features}, {2: np.array([9, 11])}, indices)
     padded, inside = np.pad(features, ((1, 1), (1, 1), (0, 0))), np.pad(np.ones((9, 11, 1)), 1)
     inside = inside[:, :, 1:2] > 0

@@ -170,24 +170,25 @@ def print_table(result: dict[str, Any]) -> None:
         print(f"{name:36}  {columns[0]}  {columns[1]}")
 
 
-def parse() -> argparse.Namespace:
-    """Parses the command line."""
+def parse(description: str | None, *, num_images: int, rounds: int) -> argparse.Namespace:
+    """Parses the command line of a measurement on a data set; the numbers are defaults."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    turn = f"in each turn of each contender (default: {num_images})"
     add("--images", required=True, type=Path, metavar="DIR")
     add("--annotations", required=True, type=Path, metavar="JSON")
     add("--batch-size", default=4, type=int)
-    add("--num-images", default=80, type=int, help="in each turn of each contender (default: 80)")
-    add("--rounds", default=7, type=int)
+    add("--num-images", default=num_images, type=int, help=turn)
+    add("--rounds", default=rounds, type=int)
     add("--output", type=Path, metavar="FILE", help="for the figures as JSON")
     return parser.parse_args()
 
 
 def main() -> int:
     """Prints a table of medians, and writes all figures on request."""
-    args = parse()
+    args = parse(__doc__, num_images=80, rounds=7)
     torch.set_num_threads(1)
     source, config = (args.images, args.annotations), DataConfig(num_threads=1)
     dataset = CocoDataset(*source, keep_empty=False)

@@ -105,14 +105,11 @@ def run_coco(
     bit. The arguments are those of `coco_summary`.
 
     By LVIS's rule, detections of a category count in the images that are labelled for it, and those
-    that match nothing do not count where its labels are not exhaustive. `keep_matches` leaves the
-    latter out.
+    that match nothing do not count where its labels are not exhaustive.
 
     Returns:
         The evaluator with its fields ``eval`` and ``params``, and ``evalImgs`` if `keep_matches`.
-
-    Raises:
-        ValueError: The annotations are of LVIS, and faster-coco-eval is not installed.
+        Ids of detections there count results from 1.
     """
     is_lvis = lvis.is_lvis(annotations)
     negative = any(image["id"] < 0 for image in annotations["images"])
@@ -120,10 +117,7 @@ def run_coco(
     api = faster_coco_eval.COCO if fast else COCO
     evaluator_of = faster_coco_eval.COCOeval_faster if fast else COCOeval
     if is_lvis:
-        results = _labelled(annotations, results, max_detections)
-        if not fast and not keep_matches:
-            install = "pip install 'maskrcnn-jax[fast]'"
-            raise ValueError(f"AP of LVIS needs faster-coco-eval, and image ids from 0: {install}")
+        results = _judged(annotations, results, max_detections)
         if fast:
             evaluator_of = functools.partial(evaluator_of, lvis_style=True)
     with contextlib.redirect_stdout(io.StringIO()):  # Both libraries print their progress.
@@ -135,25 +129,37 @@ def run_coco(
         evaluator = evaluator_of(truth, detected, iou_type)
         evaluator.params.maxDets = sorted({1, 10, 100, max_detections})
         evaluator.evaluate()
+        if is_lvis and not fast:
+            _ignore_unlabelled(evaluator, annotations)
         evaluator.accumulate()
     return evaluator
 
 
-def _labelled(
-    annotations: dict, results: Sequence[dict], max_detections: int
-) -> list[dict[str, Any]]:
-    """The best results of each image of LVIS, and of those the ones that its labels can judge."""
+def _judged(annotations: dict, results: Sequence[dict], max_detections: int) -> list[dict]:
+    """The results of LVIS, without the category where one counts for nothing.
+
+    The best results of each image count, over all categories, if its labels can judge them.
+    """
     known = {image["id"]: set(image["neg_category_ids"]) for image in annotations["images"]}
     for entry in annotations["annotations"]:
         known[entry["image_id"]].add(entry["category_id"])
     left = dict.fromkeys(known, max_detections)
-    kept = []
-    for result in sorted(results, key=lambda result: -result["score"]):
-        left[result["image_id"]] -= 1
-        is_labelled = result["category_id"] in known[result["image_id"]]
-        if is_labelled and left[result["image_id"]] >= 0:
-            kept.append(result)
-    return kept
+    nothing = 1 + max((category["id"] for category in annotations["categories"]), default=0)
+    judged = list(results)
+    for i in sorted(range(len(results)), key=lambda i: -results[i]["score"]):
+        image_id, category_id = results[i]["image_id"], results[i]["category_id"]
+        left[image_id] -= 1
+        if category_id not in known[image_id] or left[image_id] < 0:
+            judged[i] = results[i] | {"category_id": nothing}
+    return judged
+
+
+def _ignore_unlabelled(evaluator: COCOeval, annotations: dict) -> None:
+    """Ignores detections that match nothing, where labels of their category are not exhaustive."""
+    partly = {x["id"]: set(x["not_exhaustive_category_ids"]) for x in annotations["images"]}
+    for result in filter(None, evaluator.evalImgs):
+        if result["category_id"] in partly[result["image_id"]]:
+            result["dtIgnore"] |= result["dtMatches"] == 0
 
 
 def _index(api: Callable[[], Any], annotations: dict, objects: Sequence[dict]) -> Any:

@@ -31,9 +31,13 @@ NormOrNone = Annotated[
 # torchvision and Detectron2. "assign": they are positive, and take that object, the last one if
 # there are several, as in MMDetection.
 LowQuality = Annotated[str, one_of("none", "label", "assign")]
+# The loss of boxes: "smooth_l1" of their deltas, or "giou", one less the generalised overlap
+# (Rezatofighi et al., 2019).
+BoxLoss = Annotated[str, one_of("smooth_l1", "giou")]
 # Limited because a config may come from a weight file of others: more layers take minutes to trace.
 NumLayers = Annotated[int, between(0, 100)]
 SHARE = Constraint("above 0 and at most 1", lambda x: 0 < x <= 1)
+FEW = Constraint("at most 9", lambda x: len(x) <= 9, of_members=False)
 FRACTION_BELOW_1 = Constraint("at least 0 and below 1", lambda x: 0 <= x < 1)
 MULTIPLE_OF_32 = Constraint("a multiple of 32", lambda x: x >= 32 and x % 32 == 0)
 SIDE = Constraint("pairs of multiples of 32", lambda x: x >= 32 and x % 32 == 0)
@@ -55,6 +59,8 @@ class ResNetConfig:
     norm_eps: Annotated[float, at_least(0)] = 1e-5  # Added to the variance.
     # Stages that do not train: 0 none, 1 the stem, 2 the stem and C2, up to 5 for all.
     frozen_stages: Annotated[int, between(0, 5)] = 2
+    # The coarsest feature map, C5 or C4. In a C4 network the heads compute C5 of each RoI.
+    last_level: Annotated[int, one_of(4, 5)] = 5
 
     @property
     def width(self) -> int:
@@ -115,7 +121,8 @@ class RPNConfig:
     """Region proposal network: anchors, samples for its loss, selection of proposals."""
 
     num_convs: NumLayers = 1
-    # The size of the anchors of each level, P2 to P6, in pixels.
+    # The size of the anchors of each level, P2 to P6, in pixels. Without a pyramid, the sizes of
+    # the anchors of each cell of the only level.
     anchor_sizes: Annotated[tuple[float, ...], above(0)] = (32, 64, 128, 256, 512)
     # Round the corners of anchors to whole pixels, as torchvision does.
     round_anchors: bool = True
@@ -135,8 +142,10 @@ class RPNConfig:
     positive_fraction: Annotated[float, SHARE] = 0.5  # At most this share of them is positive.
     # Scale of the targets dx, dy, dw, dh.
     box_weights: Annotated[tuple[float, float, float, float], above(0)] = (1.0, 1.0, 1.0, 1.0)
-    # The box loss turns from quadratic to linear here; 0 is plain L1.
+    box_loss: BoxLoss = "smooth_l1"
+    # The smooth L1 loss turns from quadratic to linear here; 0 is plain L1.
     smooth_l1_beta: Annotated[float, at_least(0)] = 1 / 9
+    box_loss_weight: Annotated[float, above(0)] = 1.0  # Of the box loss, in the sum of all losses.
     # Both losses are divided by a number of anchors. "drawn": those sampled, as in torchvision.
     # "fixed": num_samples for each image, as in Detectron2. "mmdetection": positives and negatives,
     # at least one of each for each image.
@@ -162,6 +171,11 @@ class RPNConfig:
             "rounded": self.round_anchors,
         }
 
+    @property
+    def regression(self) -> dict[str, Any]:
+        """The fields of the box loss: arguments of `losses.rpn_loss`."""
+        return _regression(self)
+
 
 @settings
 class RoIConfig:
@@ -179,8 +193,10 @@ class RoIConfig:
     positive_fraction: Annotated[float, SHARE] = 0.25  # At most this share of them is positive.
     # Scale of the targets dx, dy, dw, dh.
     box_weights: Annotated[tuple[float, float, float, float], above(0)] = (10.0, 10.0, 5.0, 5.0)
-    # The box loss turns from quadratic to linear here; 0 is plain L1.
+    box_loss: BoxLoss = "smooth_l1"
+    # The smooth L1 loss turns from quadratic to linear here; 0 is plain L1.
     smooth_l1_beta: Annotated[float, at_least(0)] = 1 / 9
+    box_loss_weight: Annotated[float, above(0)] = 1.0  # Of the box loss, in the sum of all losses.
     # "align": RoIAlign, means of bilinear samples. "pool": RoIPool, maxima of whole cells.
     pooling: Annotated[str, one_of("align", "pool")] = "align"
     # RoIAlign averages this many samples per axis in each bin; 0 adapts to the size of the RoI.
@@ -194,11 +210,28 @@ class RoIConfig:
     # the same, but masks go on, empty, in the padding: few cells at a border of the image differ.
     mask_targets: Annotated[str, one_of("share", "detectron2", "mmdetection")] = "share"
 
+    @property
+    def regression(self) -> dict[str, Any]:
+        """The fields of the box loss: arguments of `losses.box_loss`."""
+        return _regression(self)
+
+
+def _regression(part: RPNConfig | RoIConfig) -> dict[str, Any]:
+    return {
+        "form": part.box_loss,
+        "beta": part.smooth_l1_beta,
+        "weight": part.box_loss_weight,
+        "box_weights": part.box_weights,
+    }
+
 
 @settings
 class BoxHeadConfig:
     """Class scores and box refinement: 3x3 convolutions, then fully connected layers."""
 
+    # Instead of these layers, the last stage of the ResNet, whose features are averaged: a C4
+    # network (appendix A of the ResNet paper). The mask head reads the same features.
+    res5: bool = False
     resolution: Annotated[int, at_least(1)] = 7  # Side of the features pooled for each RoI.
     num_convs: NumLayers = 0
     channels: Annotated[int, at_least(1)] = 256  # Of the convolutions.
@@ -207,13 +240,24 @@ class BoxHeadConfig:
     num_layers: NumLayers = 2  # Fully connected layers.
     features: Annotated[int, at_least(1)] = 1024  # Of the fully connected layers.
     class_agnostic: bool = False  # One box for all classes, instead of one for each.
+    # "softmax": the probabilities of all classes and background sum to 1. "sigmoid": each class has
+    # a probability of its own, for long tails; the output of background is not used.
+    classifier: Annotated[str, one_of("softmax", "sigmoid")] = "softmax"
+    # Federated loss, for "sigmoid": the loss counts this many classes in each image, those of its
+    # RoIs and others at random. None: all classes.
+    federated_classes: Annotated[int | None, at_least(1)] = None
+    # The others are drawn by the number of training images with a class, to this power.
+    federated_power: Annotated[float, at_least(0)] = 0.5
+    # These numbers, for label 1, 2, ...; empty: a run counts them in its training set.
+    class_frequencies: Annotated[tuple[float, ...], at_least(0)] = ()
 
 
 @settings
 class MaskHeadConfig:
     """A mask for each RoI: 3x3 convolutions, upsampling by two, a 1x1 convolution."""
 
-    # Side of the features pooled for each RoI; masks have twice this side.
+    # Side of the features pooled for each RoI; masks have twice this side. In a C4 network the side
+    # of the features after the last stage, half of those pooled.
     resolution: Annotated[int, at_least(1)] = 14
     num_convs: NumLayers = 4
     channels: Annotated[int, at_least(1)] = 256  # Of the convolutions.
@@ -222,6 +266,41 @@ class MaskHeadConfig:
     # At most this many of the positive RoIs of an image train the head; None for all.
     max_samples: Annotated[int | None, at_least(1)] = None
     class_agnostic: bool = False  # One mask for all classes, instead of one for each.
+
+
+@settings
+class CascadeConfig:
+    """Stages of the box head after the first (Cai and Vasconcelos, 2018).
+
+    Each stage has a box head of its own, and refines the boxes of the stage before. `RoIConfig`
+    holds the rules of the first stage.
+    """
+
+    # For each later stage: boxes with at least this overlap with an object are positive.
+    positive_ious: Annotated[tuple[float, ...], NOT_EMPTY, FEW, between(0, 1)] = (0.6, 0.7)
+    # For each later stage: scale of the targets dx, dy, dw, dh.
+    box_weights: Annotated[tuple[tuple[float, float, float, float], ...], NOT_EMPTY, above(0)] = (
+        (20.0, 20.0, 10.0, 10.0),
+        (30.0, 30.0, 15.0, 15.0),
+    )
+    # The boxes that train a later stage. "all": those of the stage before, as in Detectron2.
+    # "drawn": samples of them and of the objects, as in MMDetection.
+    samples: Annotated[str, one_of("all", "drawn")] = "all"
+    # What the stages' predictions of a class are averaged as: "probabilities", as in Detectron2, or
+    # "logits", as in MMDetection.
+    average: Annotated[str, one_of("probabilities", "logits")] = "probabilities"
+    loss_weight: Annotated[float, above(0)] = 1.0  # Of a stage, relative to the stage before.
+    # Factor of the gradient by the pooled features. None: one over the number of stages, as in
+    # Detectron2, which is the mean over the stages.
+    feature_gradient: Annotated[float | None, above(0)] = None
+    # "one" mask head, which learns from the samples of the first stage, as in Detectron2, or one
+    # for "each" stage, whose probabilities are averaged, as in MMDetection.
+    mask_heads: Annotated[str, one_of("one", "each")] = "one"
+
+    @property
+    def num_stages(self) -> int:
+        """The number of stages, the first included."""
+        return 1 + len(self.positive_ious)
 
 
 @settings
@@ -238,11 +317,24 @@ class ModelConfig:
     # Deltas make no box grow more than 62.5-fold. True: nor shrink, as in MMDetection.
     limit_shrinking: bool = False
     backbone: Backbone = field(default_factory=ResNetConfig)
-    fpn: FPNConfig = field(default_factory=FPNConfig)
+    fpn: FPNConfig | None = field(default_factory=FPNConfig)  # None: only the coarsest map.
     rpn: RPNConfig = field(default_factory=RPNConfig)
     roi: RoIConfig = field(default_factory=RoIConfig)
     box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
     mask_head: MaskHeadConfig | None = field(default_factory=MaskHeadConfig)  # None: Faster R-CNN.
+    cascade: CascadeConfig | None = None  # None: a single stage.
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The levels of the pyramid, the finest first; the stride of a level is ``2**level``."""
+        last = getattr(self.backbone, "last_level", 5)  # Only a ResNet may end earlier.
+        return (last,) if self.fpn is None else (2, 3, 4, 5, 6)
+
+    @property
+    def anchors_per_cell(self) -> int:
+        """Anchors of each cell of a feature map."""
+        sizes = len(self.rpn.anchor_sizes) if len(self.levels) == 1 else 1
+        return sizes * len(self.rpn.aspect_ratios)
 
 
 @settings
@@ -340,6 +432,9 @@ class DataConfig:
     # long side would exceed its maximum.
     short_sides: Annotated[tuple[int, ...], NOT_EMPTY, at_least(1)] = (800,)
     max_long_side: Annotated[int, at_least(1)] = 1333  # Pixels.
+    # The network sees each image padded to multiples of so many pixels, inside its bucket. 1 is
+    # Detectron2's rule for networks without a pyramid.
+    padding: Annotated[int, one_of(1, 32)] = 32
     # The rule for the size of resized images; see `resizing.resized_size`.
     size_rule: Annotated[str, one_of("torchvision", "detectron2", "mmdetection")] = "torchvision"
     # How images are resized; see `resizing.resize`.

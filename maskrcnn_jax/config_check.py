@@ -68,7 +68,7 @@ def _check_shown(shown: Sequence[int], num_channels: int) -> None:
 
 
 def _check_network(model: ModelConfig) -> None:
-    if len(model.rpn.anchor_sizes) != 5:
+    if model.fpn is not None and len(model.rpn.anchor_sizes) != 5:
         raise ValueError(
             f"model.rpn.anchor_sizes must be five, for P2 to P6; got {model.rpn.anchor_sizes}"
         )
@@ -83,12 +83,18 @@ def _check_network(model: ModelConfig) -> None:
                 f"{name}.num_samples times {name}.positive_fraction must be at least 1, or nothing "
                 f"positive is sampled; got {stage.num_samples} times {stage.positive_fraction}"
             )
+    _check_cascade(model)
+    _check_federated(model)
     if isinstance(model.backbone, ResNetConfig):
         _check_resnet(model.backbone)
-    elif isinstance(model.backbone, ViTConfig):
+        _check_res5(model)
+    elif model.box_head.res5:
+        raise ValueError("model.box_head.res5 needs a ResNet as model.backbone")
+    if isinstance(model.backbone, ViTConfig):
         _check_vit(model.backbone)
     _check_groups("backbone", model.backbone, "stem_channels")
-    _check_groups("fpn", model.fpn, "channels")
+    if model.fpn is not None:
+        _check_groups("fpn", model.fpn, "channels")
     for name in ("box_head", "mask_head"):
         head = getattr(model, name)
         if head is not None and head.num_convs > 0:
@@ -118,6 +124,75 @@ def _check_resnet(backbone: ResNetConfig) -> None:
         raise ValueError(
             "model.backbone.width_per_group times model.backbone.stem_channels must be a multiple "
             f"of 64; got {backbone.width_per_group} times {backbone.stem_channels}"
+        )
+
+
+def _check_res5(model: ModelConfig) -> None:
+    """Raises ValueError if the stages of a ResNet and the heads of a C4 network do not fit."""
+    head, backbone, masks = model.box_head, model.backbone, model.mask_head
+    if backbone.last_level < 5 and model.fpn is not None:
+        raise ValueError(
+            "model.backbone.last_level must be 5 with model.fpn; got "
+            f"{backbone.last_level}, and model.fpn=None has no pyramid"
+        )
+    if not head.res5:
+        return
+    if backbone.last_level != 4 or backbone.depth < 50:
+        raise ValueError(
+            "model.box_head.res5 needs model.backbone.last_level 4 and a depth of at least 50; "
+            f"got {backbone.last_level} and {backbone.depth}"
+        )
+    if model.cascade is not None or head.num_convs or head.num_layers:
+        raise ValueError(
+            "model.box_head.res5 needs model.cascade=None, model.box_head.num_convs=0 and "
+            "model.box_head.num_layers=0"
+        )
+    if masks is not None and 2 * masks.resolution != head.resolution:
+        raise ValueError(
+            "model.mask_head.resolution must be half of model.box_head.resolution with "
+            f"model.box_head.res5; got {masks.resolution} and {head.resolution}"
+        )
+
+
+def _check_cascade(model: ModelConfig) -> None:
+    cascade = model.cascade
+    if cascade is None:
+        return
+    if len(cascade.positive_ious) != len(cascade.box_weights):
+        raise ValueError(
+            "model.cascade.positive_ious and model.cascade.box_weights must have as many members, "
+            f"one for each stage after the first; got {len(cascade.positive_ious)} and "
+            f"{len(cascade.box_weights)}"
+        )
+    if not model.box_head.class_agnostic:
+        raise ValueError(
+            "model.box_head.class_agnostic must be True with model.cascade: a stage passes one box "
+            "for each RoI to the next"
+        )
+    if cascade.mask_heads == "each" and cascade.samples == "all":
+        raise ValueError(
+            'model.cascade.samples must be "drawn" with model.cascade.mask_heads "each", since the '
+            'mask head of a stage learns from samples with the positive ones in front; got "all"'
+        )
+    if model.box_head.classifier != "softmax":
+        raise ValueError(
+            'model.box_head.classifier must be "softmax" with model.cascade, whose stages vote by '
+            f'softmax; got "{model.box_head.classifier}"'
+        )
+
+
+def _check_federated(model: ModelConfig) -> None:
+    head = model.box_head
+    if head.federated_classes is not None and head.classifier != "sigmoid":
+        raise ValueError(
+            'model.box_head.federated_classes needs model.box_head.classifier "sigmoid"; '
+            f"got {head.federated_classes} with {head.classifier!r}"
+        )
+    count, expected = len(head.class_frequencies), model.num_classes - 1
+    if count not in (0, expected):
+        raise ValueError(
+            "model.box_head.class_frequencies must be empty or have a number for each of the "
+            f"{expected} classes of model.num_classes without background; got {count} numbers"
         )
 
 

@@ -20,6 +20,7 @@ def detect(
     config: DetectionConfig,
     box_weights: tuple[float, ...],
     limit_shrinking: bool = False,
+    classifier: str = "softmax",
 ) -> Detections:
     """Turns each proposal into one candidate per class, and keeps the best; without masks.
 
@@ -34,9 +35,10 @@ def detect(
         config: Thresholds and the number of detections.
         box_weights: Scale of the deltas.
         limit_shrinking: As in `boxes.decode`.
+        classifier: "softmax" or "sigmoid", see `BoxHeadConfig`.
     """
     boxes = decode(deltas, proposals, size, box_weights, limit_shrinking)
-    scores = jax.nn.softmax(logits)
+    scores = jax.nn.softmax(logits) if classifier == "softmax" else jax.nn.sigmoid(logits)
     num_proposals, num_classes = logits.shape
     classes = jnp.tile(jnp.arange(1, num_classes, dtype=jnp.int32), num_proposals)
     boxes, scores = boxes[:, 1 - num_classes :], scores[:, 1:].reshape(-1)  # Without background.

@@ -239,6 +239,24 @@ class Detector:
         top_k: int | None = None,
     ) -> list[pasting.ImageDetections]:
         """Detects the objects of at most ``batch_size`` images that `images.load` returned."""
+        found = self.detect_resized(batch, score_threshold, top_k)
+        return [
+            pasting.to_original(
+                each, self.place(image.shape[:2])[0], image.shape[:2], self.model.detection
+            )
+            for image, each in zip(batch, found, strict=True)
+        ]
+
+    def detect_resized(
+        self,
+        batch: Sequence[np.ndarray],
+        score_threshold: float | int | None = None,
+        top_k: int | None = None,
+    ) -> list[Detections]:
+        """As `detect_batch`, but boxes are in pixels of the resized images; `place` gives the size.
+
+        Masks are those of the network, and padded slots remain: NumPy arrays without the axis b.
+        """
         threshold, top_k = self._checked(score_threshold, top_k)
         placed = [self.place(image.shape[:2]) for image in batch]
         found = {}
@@ -248,11 +266,12 @@ class Detector:
             detections = self._run([batch[i] for i in members], sizes, bucket, threshold)
             for row, i in enumerate(members):
                 # Detections come by descending score.
-                best = jax.tree.map(lambda x, row=row: x[row, :top_k], detections)
-                found[i] = pasting.to_original(
-                    best, sizes[row], batch[i].shape[:2], self.model.detection
-                )
+                found[i] = jax.tree.map(lambda x, row=row: x[row, :top_k], detections)
         return [found[i] for i in range(len(batch))]
+
+    def compile(self, bucket: resizing.Size) -> None:
+        """Compiles the model for a bucket, and runs it once on black images."""
+        self._run([], [], bucket, np.float32(self.model.detection.score_threshold))
 
     def _checked(
         self, score_threshold: float | int | None, top_k: int | None
@@ -312,7 +331,8 @@ class Detector:
                 resized = np.rint(resized * np.float32(255))
             slot[:height, :width] = resized
         numbers = np.array([*sizes, *[bucket] * (self.batch_size - len(sizes))], np.int32)
-        canvas = np.array([resizing.ceil32(size) for size in numbers], np.int32)
+        canvases = [resizing.canvas_of(size, self.data.padding) for size in numbers]
+        canvas = np.array(canvases, np.int32)
         return padded, numbers, canvas
 
 

@@ -11,10 +11,14 @@ from maskrcnn_jax.structures import AnchorTargets, RoITargets, SumAndCount
 
 
 def sample_counts(
-    anchors: AnchorTargets, rois: RoITargets, num_surplus: Int[Array, " b"]
+    anchors: AnchorTargets,
+    rois: RoITargets,
+    num_surplus: Int[Array, " b"],
+    num_removed: Int[Array, " b"] | None = None,
 ) -> dict[str, SumAndCount]:
     """Per image: positive and negative anchors and RoIs, and objects without a slot.
 
+    ``removed_instances``, the objects that transforms removed, is there only if they were counted.
     ``missing_images`` is the share of images of size 0: every other one has an anchor in the loss.
     """
     num_images = jnp.float32(len(num_surplus))
@@ -26,14 +30,21 @@ def sample_counts(
         "surplus_instances": num_surplus.sum(dtype=jnp.float32),
         "missing_images": _count(~anchors.valid.any(1)),
     }
+    if num_removed is not None:
+        sums["removed_instances"] = num_removed.sum(dtype=jnp.float32)
     return {name: (total, num_images) for name, total in sums.items()}
 
 
-def box_accuracy(logits: Float[Array, "b r k"], targets: RoITargets) -> dict[str, SumAndCount]:
+def box_accuracy(
+    logits: Float[Array, "b r k"], targets: RoITargets, classifier: str = "softmax"
+) -> dict[str, SumAndCount]:
     """The accuracy of the classes, over all RoIs and over positive ones.
 
-    ``false_negatives`` is the share of positive RoIs that are classified as background.
+    ``false_negatives`` is the share of positive RoIs that are classified as background. With the
+    classifier "sigmoid" these are the RoIs whose classes all have probabilities of at most 0.5.
     """
+    if classifier == "sigmoid":
+        logits = logits.at[..., 0].set(0)
     found = logits.argmax(-1)
     right = found == targets.classes
     num_positive = _count(targets.positive)

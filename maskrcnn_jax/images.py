@@ -163,6 +163,19 @@ def header(path: str | os.PathLike[str]) -> bands.Header:
     return _header(path, None)[0]
 
 
+def content_header(content: bytes) -> bands.Header:
+    """Reads the header of the content of an image file.
+
+    Raises OSError if it is no image, and its subclass `bands.TooManyPixels` if it is too large.
+    """
+    try:
+        return _opened_header(io.BytesIO(content))[0]
+    except bands.TooManyPixels:
+        raise
+    except Exception as error:  # As in `decode_image`.
+        raise OSError(str(error)) from error
+
+
 def _header(
     path: str | os.PathLike[str], num_channels: int | None
 ) -> tuple[bands.Header, str | None]:
@@ -178,7 +191,7 @@ def _header(
     return found, kind
 
 
-def _opened_header(file: io.BufferedReader) -> tuple[bands.Header, str | None]:
+def _opened_header(file: io.BufferedReader | io.BytesIO) -> tuple[bands.Header, str | None]:
     start = file.read(len(npy.MAGIC))
     if start == npy.MAGIC:
         start += file.read(npy.LONGEST_HEADER)

@@ -4,11 +4,15 @@ Sums and counts are added over devices and micro-batches and divided once: a mea
 another number if the counts differ. Padded slots add to neither.
 """
 
+import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from maskrcnn_jax.ops import boxes
 from maskrcnn_jax.structures import AnchorTargets, RoITargets, SumAndCount
+
+BoxWeights = tuple[float, float, float, float]
 
 
 def rpn_loss(
@@ -18,6 +22,9 @@ def rpn_loss(
     *,
     beta: float,
     divisor: str = "drawn",
+    form: str = "smooth_l1",
+    weight: float = 1.0,
+    box_weights: BoxWeights = (1.0, 1.0, 1.0, 1.0),
 ) -> dict[str, SumAndCount]:
     """Objectness and box regression of the sampled anchors (Eq. 1 of Faster R-CNN).
 
@@ -27,15 +34,20 @@ def rpn_loss(
         logits: Objectness logits of the sampled anchors.
         deltas: Their deltas.
         targets: Their labels and target deltas.
-        beta: Where the box loss turns from quadratic to linear; 0 is plain L1.
+        beta: Where the smooth L1 loss turns from quadratic to linear; 0 is plain L1.
+        form: Of the box loss, "smooth_l1" or "giou".
+        weight: Factor of the box loss.
+        box_weights: Scale of the deltas, which only "giou" needs.
         divisor: The anchors to count: "drawn" or "fixed" or "mmdetection", see `RPNConfig`.
     """
     positive = targets.positive.astype(jnp.float32)
     objectness = optax.sigmoid_binary_cross_entropy(logits, positive)
     count = _num_anchors(targets, divisor)
+    given = deltas, targets.deltas, targets.positive
+    total = _box_total(*given, form, beta, box_weights)
     return {
         "loss_objectness": (jnp.where(targets.valid, objectness, 0).sum(), count),
-        "loss_rpn_box_reg": (_smooth_l1(deltas, targets.deltas, targets.positive, beta), count),
+        "loss_rpn_box_reg": (weight * total, count),
     }
 
 
@@ -43,29 +55,40 @@ def box_loss(
     logits: Float[Array, "b r k"],
     deltas: Float[Array, "b r _k 4"],
     targets: RoITargets,
+    counted: Bool[Array, "b k"] | None = None,
     *,
     beta: float,
+    form: str = "smooth_l1",
+    weight: float = 1.0,
+    box_weights: BoxWeights = (10.0, 10.0, 5.0, 5.0),
 ) -> dict[str, SumAndCount]:
     """Classification and box regression of the sampled RoIs (Eq. 1 of Fast R-CNN).
 
-    Both losses are divided by the number of sampled RoIs.
+    Both losses are divided by the number of sampled RoIs. The classification is the cross-entropy
+    of all classes, or the sum of the binary cross-entropies of the counted classes.
 
     Args:
         logits: Class logits, background first.
         deltas: Deltas of each class, of which the loss reads those of the true class; or those for
             all classes, with an axis of length 1.
         targets: Classes and target deltas.
-        beta: Where the box loss turns from quadratic to linear; 0 is plain L1.
+        counted: From `targets.counted_classes`; None for the cross-entropy of all classes.
+        beta: Where the smooth L1 loss turns from quadratic to linear; 0 is plain L1.
+        form: Of the box loss, "smooth_l1" or "giou".
+        weight: Factor of the box loss.
+        box_weights: Scale of the deltas, which only "giou" needs.
     """
     classes = targets.classes
-    classification = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+    classification = _classification(logits, classes, counted)
     if deltas.shape[2] > 1:
         deltas = jnp.take_along_axis(deltas, jnp.expand_dims(classes, (2, 3)), axis=2)
     deltas = deltas.squeeze(2)
     count = targets.valid.sum(dtype=jnp.float32)
+    given = deltas, targets.deltas, targets.positive
+    total = _box_total(*given, form, beta, box_weights)
     return {
         "loss_classifier": (jnp.where(targets.valid, classification, 0).sum(), count),
-        "loss_box_reg": (_smooth_l1(deltas, targets.deltas, targets.positive, beta), count),
+        "loss_box_reg": (weight * total, count),
     }
 
 
@@ -105,6 +128,33 @@ def _num_anchors(targets: AnchorTargets, divisor: str) -> Float[Array, ""]:
         case _:
             counts = valid
     return jnp.where(valid > 0, counts, 0).sum()
+
+
+def _box_total(
+    deltas: Float[Array, "b s 4"],
+    targets: Float[Array, "b s 4"],
+    positive: Bool[Array, "b s"],
+    form: str,
+    beta: float,
+    box_weights: BoxWeights,
+) -> Float[Array, ""]:
+    """The box loss summed over the positives."""
+    if form == "smooth_l1":
+        return _smooth_l1(deltas, targets, positive, beta)
+    # The overlap of two boxes is the same in units of the box that their deltas belong to.
+    unit = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0, 1.0]), deltas.shape)
+    found = boxes.decode(deltas, unit, box_weights)
+    loss = 1 - boxes.generalised_iou(found, boxes.decode(targets, unit, box_weights))
+    return jnp.where(positive, loss, 0).sum()
+
+
+def _classification(logits: Array, classes: Array, counted: Array | None) -> Float[Array, "b r"]:
+    """The loss of the class of each RoI; arguments as in `box_loss`."""
+    if counted is None:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+    is_class = jax.nn.one_hot(classes, logits.shape[-1])
+    cells = optax.sigmoid_binary_cross_entropy(logits, is_class)
+    return jnp.where(jnp.expand_dims(counted, 1), cells, 0)[..., 1:].sum(-1)
 
 
 def _smooth_l1(deltas: Array, targets: Array, positive: Array, beta: float) -> Float[Array, ""]:

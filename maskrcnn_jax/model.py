@@ -17,21 +17,19 @@ from jaxtyping import Array, Float, Int, UInt8
 from maskrcnn_jax import sharding
 from maskrcnn_jax.config import DetectionConfig, ModelConfig, RPNConfig
 from maskrcnn_jax.detections import detect
-from maskrcnn_jax.diagnostics import box_accuracy, mask_accuracy, sample_counts
+from maskrcnn_jax.diagnostics import sample_counts
 from maskrcnn_jax.execution import Execution
-from maskrcnn_jax.losses import box_loss, mask_loss, mean, rpn_loss
-from maskrcnn_jax.modules import backbones
-from maskrcnn_jax.modules.box_head import BoxHead
+from maskrcnn_jax.losses import mean, rpn_loss
+from maskrcnn_jax.modules import backbones, fpn
 from maskrcnn_jax.modules.extents import zero_beyond
-from maskrcnn_jax.modules.fpn import FPN
 from maskrcnn_jax.modules.layers import as_function
-from maskrcnn_jax.modules.mask_head import MaskHead
 from maskrcnn_jax.modules.rpn import RPN
 from maskrcnn_jax.ops.anchors import map_shapes
 from maskrcnn_jax.ops.sampling import Key
 from maskrcnn_jax.ops.slots import map_chunks
 from maskrcnn_jax.poolers import pool_rois
 from maskrcnn_jax.proposals import propose
+from maskrcnn_jax.roi_heads import composition as roi_heads
 from maskrcnn_jax.settings import freeze
 from maskrcnn_jax.structures import (
     AnchorScores,
@@ -39,10 +37,9 @@ from maskrcnn_jax.structures import (
     Detections,
     Proposals,
     Pyramid,
-    RoITargets,
     SumAndCount,
 )
-from maskrcnn_jax.targets import anchor_targets, mask_targets, num_mask_samples, roi_targets
+from maskrcnn_jax.targets import anchor_targets, roi_targets
 
 Images = UInt8[Array, "b h w c"] | Float[Array, "b h w c"]
 Sizes = Int[Array, "b 2"]  # Height and width.
@@ -74,11 +71,9 @@ class MaskRCNN(nn.Module):
     def setup(self) -> None:
         c = self.config
         self.backbone = backbones.build(c.backbone, c.dtype, self.run)
-        self.fpn = FPN(c.fpn, c.dtype, self.run)
-        self.rpn = RPN(c.rpn, c.dtype, self.run)
-        self.box_head = BoxHead(c.box_head, c.num_classes, c.dtype)
-        if c.mask_head is not None:
-            self.mask_head = MaskHead(c.mask_head, c.num_classes, c.dtype, self.run)
+        self.fpn = fpn.build(c.fpn, c.dtype, self.run)
+        self.rpn = RPN(c.rpn, c.dtype, self.run, c.anchors_per_cell)
+        self.box_head, self.mask_head = roi_heads.build(c, self.run)
 
     def __call__(
         self,
@@ -123,14 +118,15 @@ class MaskRCNN(nn.Module):
         """Detects objects, without their masks; arguments as in `__call__`."""
         scores = self.rpn(pyramid, canvas)
         proposals = self.propose(scores, pyramid, sizes, canvas, self.detection)
-        pooled = self.pool(pyramid, proposals.boxes, canvas, self.config.box_head.resolution)
-        logits, deltas = self.box_head(pooled)
+        pool = partial(self.pool, pyramid, canvas=canvas)
+        logits, deltas, proposals = self.box_head.predict(pool, proposals, sizes)
         thresholds = jnp.full(len(sizes), score_threshold, jnp.float32)
         detect_each = self.each(
             detect,
             config=self.detection,
-            box_weights=self.config.roi.box_weights,
+            box_weights=self.box_head.box_weights,
             limit_shrinking=self.config.limit_shrinking,
+            classifier=self.config.box_head.classifier,
         )
         return detect_each(logits, deltas, proposals, sizes, thresholds)
 
@@ -141,9 +137,10 @@ class MaskRCNN(nn.Module):
         head, config = as_function(self.mask_head), self.config.mask_head
         assert config is not None, "a model without a mask head draws no masks"
 
+        pool = self.box_head.pool_for_masks(partial(self.pool, pyramid, canvas=canvas))
+
         def draw(boxes: Float[Array, "b d 4"], classes: Int[Array, "b d"]) -> Array:
-            pooled = self.pool(pyramid, boxes, canvas, config.resolution)
-            return jax.nn.sigmoid(head(pooled, classes))
+            return jax.nn.sigmoid(head(pool(boxes, resolution=config.resolution), classes))
 
         if self.run.mask_chunk is None or self.is_initializing():
             return draw(detections.boxes, detections.classes)
@@ -164,43 +161,27 @@ class MaskRCNN(nn.Module):
         batch = batch._replace(canvas=canvas)
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(batch.image_id)
         height, width = batch.images.shape[1:3]
-        shapes = map_shapes((height, width))
+        shapes = map_shapes((height, width), config.levels)
 
         match_each = self.each(anchor_targets, shapes=shapes, config=config.rpn)
         anchors = match_each(keys[:, 0], batch.instances, batch.canvas)
         pyramid = self.features(batch.images, batch.sizes, batch.canvas)
         pyramid, scores, sampled = self.rpn.learn(pyramid, batch.canvas, anchors.indices)
-        beta, divisor = config.rpn.smooth_l1_beta, config.rpn.loss_divisor
-        losses = rpn_loss(*sampled, anchors, beta=beta, divisor=divisor)
+        divisor, regression = config.rpn.loss_divisor, config.rpn.regression
+        losses = rpn_loss(*sampled, anchors, divisor=divisor, **regression)
 
         proposals = self.propose(scores, pyramid, batch.sizes, batch.canvas, config.rpn)
         rois = self.each(roi_targets, config=config.roi)(keys[:, 1], proposals, batch.instances)
-        pooled = self.pool(pyramid, rois.boxes, batch.canvas, config.box_head.resolution)
-        logits, deltas = self.box_head(pooled, rois.valid)
-        losses |= box_loss(logits, deltas, rois, beta=config.roi.smooth_l1_beta)
-        diagnostics = sample_counts(anchors, rois, batch.num_surplus)
-        diagnostics |= box_accuracy(logits, rois)
+        diagnostics = sample_counts(anchors, rois, batch.num_surplus, batch.num_removed)
+        pool = partial(self.pool, pyramid, canvas=batch.canvas)
+        box_losses, accuracies, stages, pool = self.box_head.learn(pool, rois, batch, keys[:, 1])
+        losses |= box_losses
+        diagnostics |= accuracies
         if config.mask_head is None:
             return losses, diagnostics
 
-        logits, masks, positives = self.learn_masks(pyramid, rois, batch)
-        losses |= mask_loss(logits, masks, positives)
-        return losses, diagnostics | mask_accuracy(logits, masks, positives)
-
-    def learn_masks(
-        self, pyramid: Pyramid, rois: RoITargets, batch: Batch
-    ) -> tuple[Float[Array, "b r m m"], Float[Array, "b r m m"], RoITargets]:
-        """Mask logits of the positive RoIs, their target masks, and these RoIs."""
-        config = self.config.mask_head
-        assert config is not None, "a model without a mask head learns no masks"
-        count = num_mask_samples(self.config)
-        positives = jax.tree.map(lambda x: x[:, :count], rois)  # They come first.
-        pooled = self.pool(pyramid, positives.boxes, batch.canvas, config.resolution)
-        logits = self.mask_head(pooled, positives.classes, positives.positive)
-        rule = {"resolution": 2 * config.resolution, "rule": self.config.roi.mask_targets}
-        cut_each = self.each(mask_targets, **rule)
-        masks = cut_each(positives, batch.instances, batch.sizes, batch.canvas)
-        return logits, masks, positives
+        mask_losses, accuracies = self.mask_head.learn(pool, stages, batch)
+        return losses | mask_losses, diagnostics | accuracies
 
     def loss(self, batch: Batch, key: Key) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The sum of the mean losses, and the losses and diagnostics as metrics."""
@@ -210,7 +191,7 @@ class MaskRCNN(nn.Module):
         return total, means | {name: mean(pair) for name, pair in diagnostics.items()}
 
     def features(self, images: Images, sizes: Sizes, canvas: Sizes) -> Pyramid:
-        """Images to the pyramid P2 to P6.
+        """Images to the pyramid, P2 to P6.
 
         Raises ValueError for a bucket whose sides are no multiples of 32.
         """
@@ -250,8 +231,8 @@ class MaskRCNN(nn.Module):
     def pool(
         self, pyramid: Pyramid, boxes: Float[Array, "b r 4"], canvas: Sizes, resolution: int
     ) -> Float[Array, "b r s s c"]:
-        """Features of each RoI; the coarsest level has anchors only, so it is left out."""
-        levels = {level: pyramid[level] for level in sorted(pyramid)[:-1]}
+        """Features of each RoI; of several levels the coarsest has anchors only: it is left out."""
+        levels = {level: pyramid[level] for level in sorted(pyramid)[: max(1, len(pyramid) - 1)]}
         pool_each = partial(pool_rois, resolution=resolution, config=self.config.roi, run=self.run)
         return self.run.per_pyramid(pool_each)(levels, boxes, canvas)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from maskrcnn_jax.config import (
     BoxHeadConfig,
+    CascadeConfig,
     Config,
     ConvNeXtConfig,
     DataConfig,
@@ -188,6 +189,13 @@ def detectron2_r50_fpn_lsj(num_classes: int = COCO_80_CLASSES) -> Config:
     return config
 
 
+def detectron2_cascade_r50_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
+    """Detectron2's ``cascade_mask_rcnn_R_50_FPN_3x``; ``num_classes`` includes background."""
+    config = detectron2_r50_fpn(num_classes)
+    use_cascade(config)
+    return config
+
+
 def detectron2_x101_32x8d_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
     """Detectron2's ``mask_rcnn_X_101_32x8d_FPN_3x``; ``num_classes`` includes background."""
     config = detectron2_r101_fpn(num_classes)
@@ -231,6 +239,14 @@ def detectron2_vitdet_l(num_classes: int = COCO_80_CLASSES) -> Config:
         width=1024, depth=24, num_heads=16, global_blocks=(5, 11, 17, 23), drop_path=0.4
     )
     config.optimizer.layer_decay = 0.8
+    return config
+
+
+def detectron2_r50_c4(num_classes: int = COCO_80_CLASSES) -> Config:
+    """Detectron2's ``mask_rcnn_R_50_C4_3x``; ``num_classes`` includes background."""
+    config = detectron2_r50_fpn(num_classes)
+    use_c4(config)
+    config.data.padding = 1
     return config
 
 
@@ -301,6 +317,21 @@ def mmdet_r50_fpn_gn(num_classes: int = COCO_80_CLASSES) -> Config:
     return config
 
 
+def mmdet_r50_caffe_c4(num_classes: int = COCO_80_CLASSES) -> Config:
+    """MMDetection's ``mask-rcnn_r50-caffe-c4_1x_coco``; ``num_classes`` includes background."""
+    config = mmdet_r50_caffe_fpn(num_classes)
+    use_c4(config)
+    config.model.roi.low_quality = "none"
+    return config
+
+
+def mmdet_cascade_r50_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
+    """MMDetection's ``cascade-mask-rcnn_r50_fpn_1x_coco``; ``num_classes`` includes background."""
+    config = mmdet_r50_fpn(num_classes)
+    use_cascade_of_mmdetection(config)
+    return config
+
+
 OF_OTHERS: dict[str, Callable[..., Config]] = {
     build.__name__: build
     for build in (
@@ -312,6 +343,8 @@ OF_OTHERS: dict[str, Callable[..., Config]] = {
         detectron2_r50_fpn_lsj,
         detectron2_vitdet_b,
         detectron2_vitdet_l,
+        detectron2_cascade_r50_fpn,
+        detectron2_r50_c4,
         mmdet_r50_fpn,
         mmdet_r101_fpn,
         mmdet_x101_32x4d_fpn,
@@ -319,6 +352,8 @@ OF_OTHERS: dict[str, Callable[..., Config]] = {
         mmdet_x101_32x8d_fpn,
         mmdet_r50_caffe_fpn,
         mmdet_r50_fpn_gn,
+        mmdet_cascade_r50_fpn,
+        mmdet_r50_caffe_c4,
     )
 }
 
@@ -332,8 +367,9 @@ def applied(preset: str | Config, config: Config) -> Config:
         raise ValueError(f"the preset has a {type(backbone).__name__}, the file another backbone")
     chosen.model.backbone = dataclasses.replace(model.backbone, **_not_in_arrays(backbone, model))
     chosen.model.rpn.num_convs = model.rpn.num_convs
-    chosen.model.fpn, chosen.model.box_head = model.fpn, model.box_head
-    chosen.model.mask_head = model.mask_head
+    chosen.model.fpn, chosen.model.mask_head = model.fpn, model.mask_head
+    chosen.model.box_head = _with_classifier(model.box_head, chosen.model.box_head)
+    chosen.model.cascade = model.cascade and (chosen.model.cascade or model.cascade)
     return chosen
 
 
@@ -346,6 +382,69 @@ def _not_in_arrays(preset: ResNetConfig | ViTConfig, model: ModelConfig) -> dict
     is_of_preset = {preset.norm, model.backbone.norm} <= {"frozen_batch", "fixed_batch"}
     found["norm"] = preset.norm if is_of_preset else model.backbone.norm
     return found | {"stride_in_1x1": preset.stride_in_1x1}
+
+
+def _with_classifier(head: BoxHeadConfig, preset: BoxHeadConfig) -> BoxHeadConfig:
+    """A box head with the classifier of a preset; arrays show the frequencies of classes alone."""
+    head = copy.deepcopy(head)
+    if preset.classifier != "softmax":
+        head.classifier = preset.classifier
+    if preset.federated_classes is not None:
+        head.federated_classes = preset.federated_classes
+    if not head.class_frequencies:
+        head.federated_power = preset.federated_power
+    return head
+
+
+def use_c4(config: Config) -> None:
+    """Takes the pyramid from a network, and puts the last stage of its ResNet into its heads."""
+    model = config.model
+    model.fpn, model.backbone.last_level = None, 4
+    model.box_head = BoxHeadConfig(res5=True, resolution=14, num_layers=0)
+    if model.mask_head is not None:
+        model.mask_head = MaskHeadConfig(resolution=7, num_convs=0)
+    model.rpn.num_candidates, model.rpn.num_proposals = 12_000, 2000
+    config.detection.num_candidates = 6000
+
+
+def use_cascade(config: Config) -> None:
+    """Makes a network of Detectron2 a cascade of three stages."""
+    config.model.cascade = CascadeConfig()
+    config.model.box_head.class_agnostic = True
+    config.model.rpn.num_proposals = 2000
+
+
+def use_cascade_of_mmdetection(config: Config) -> None:
+    """Makes a network of MMDetection a cascade of three stages."""
+    use_cascade(config)
+    model = config.model
+    model.cascade.box_weights = tuple(
+        tuple(1 / std for std in stds)
+        for stds in ((0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
+    )
+    model.cascade.samples, model.cascade.average = "drawn", "logits"
+    model.cascade.mask_heads, model.cascade.loss_weight = "each", 0.5
+    model.cascade.feature_gradient = 1.0
+    model.rpn.smooth_l1_beta, model.roi.smooth_l1_beta = 1 / 9, 1.0
+    model.roi.low_quality = "none"
+
+
+def name_of(model: ModelConfig) -> str | None:
+    """The name of the preset of `OF_OTHERS` with the layers of a network, of any width; or None."""
+    kinds = {name: _kind(build().model) for name, build in OF_OTHERS.items()}
+    return next((name for name, kind in kinds.items() if kind == _kind(model)), None)
+
+
+def _kind(model: ModelConfig) -> tuple[object, ...]:
+    """What makes a network one of another kind."""
+    backbone, head = model.backbone, model.box_head
+    if isinstance(backbone, ResNetConfig):
+        names = "depth", "groups", "width_per_group", "last_level"
+    else:
+        names = ("depth",) if isinstance(backbone, ViTConfig) else ("depths", "width")
+    sizes = type(backbone), *(getattr(backbone, name) for name in names)
+    layers = head.res5, head.num_convs, head.norm, model.mask_head is None, model.cascade
+    return sizes, model.fpn and model.fpn.norm, layers, model.roi.level_rule
 
 
 def use_torchvision_input(model: ModelConfig) -> None:

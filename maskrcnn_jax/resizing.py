@@ -175,6 +175,11 @@ def transpose(image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "w h c"]
     return np.ascontiguousarray(image.transpose(1, 0, 2))
 
 
+def canvas_of(size: Sequence[int] | Int[np.ndarray, " 2"], padding: int) -> Size:
+    """The height and width of a padded image that the network sees; see `DataConfig.padding`."""
+    return ceil32(size) if padding == 32 else (int(size[0]), int(size[1]))
+
+
 def ceil32(size: Sequence[int] | Int[np.ndarray, " 2"]) -> Size:
     """Rounds height and width up to multiples of 32, the stride of the last backbone stage."""
     return rounding.ceil32(int(size[0])), rounding.ceil32(int(size[1]))

@@ -108,25 +108,27 @@ def from_dict(cls: type[T], values: Any) -> T:
     if not isinstance(values, dict):
         expected = f"{cls.__name__} must be an object with names and values"
         raise ValueError(f"{expected}, got {_shown(values)}")
-    config = cls()
+    config, hints = cls(), typing.get_type_hints(cls)
     for name, value in values.items():
         if name not in _names(cls):
             raise ValueError(f"{cls.__name__} has no field {_shown(name)}")
         default = getattr(config, name)
-        nested = dataclasses.is_dataclass(default) and value is not None
-        value = from_dict(_kind(cls, name, value), value) if nested else _as_tuple(value)
+        kind = _kind(hints[name], default, value)
+        value = _as_tuple(value) if kind is None or value is None else from_dict(kind, value)
         setattr(config, name, value)
     return config
 
 
-def _kind(cls: type, name: str, values: Any) -> type:
-    """The type of nested settings that has the fields of a dictionary; the first by default."""
-    hint = _without_constraints(typing.get_type_hints(cls)[name])
-    kinds = [x for x in typing.get_args(hint) or (hint,) if dataclasses.is_dataclass(x)]
-    fitting = (
-        kind for kind in kinds if isinstance(values, dict) and set(values) <= {*_names(kind)}
-    )
-    return next(fitting, kinds[0])
+def _kind(hint: Any, default: Any, values: Any) -> Any:
+    """The type of nested settings for a dictionary: the first of a hint with all of its fields.
+
+    None if the field holds no settings.
+    """
+    plain = _without_constraints(hint)
+    kinds = [x for x in typing.get_args(plain) or (plain,) if dataclasses.is_dataclass(x)]
+    given = set(values) if isinstance(values, dict) else set()
+    first = next(iter(kinds), None) if default is None else type(default) if kinds else None
+    return next((kind for kind in kinds if given <= {*_names(kind)}), first)
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
@@ -137,7 +139,7 @@ def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
         if dataclasses.is_dataclass(x) and type(x) is type(y):
             found += differences(x, y, f"{prefix}{name}.")
         elif x != y:
-            found.append(f"{prefix}{name}: {x} -> {y}")
+            found.append(f"{prefix}{name}: {shortened(str(x))} -> {shortened(str(y))}")
     return found
 
 
@@ -205,7 +207,11 @@ def check_type(name: str, value: Any, hint: Any) -> None:
 
 def _shown(value: Any) -> str:
     """A value for a message, cut to one or two lines."""
-    text = repr(value)
+    return shortened(repr(value))
+
+
+def shortened(text: str) -> str:
+    """A text, cut to one or two lines."""
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({len(text)} characters)"
 
 

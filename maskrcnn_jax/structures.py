@@ -50,6 +50,7 @@ class Batch(NamedTuple):
     image_id: Int[Array, " b"]  # Random draws depend on no other field.
     instances: Instances
     num_surplus: Int[Array, " b"]  # Objects of the image without a slot in `instances`.
+    num_removed: Int[Array, " b"] | None = None  # Objects that transforms removed, if counted.
 
 
 class Proposals(NamedTuple):

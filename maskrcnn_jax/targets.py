@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from maskrcnn_jax.config import ModelConfig, RoIConfig, RPNConfig
@@ -49,7 +50,7 @@ def anchor_targets(
         min_low_quality_iou=config.min_low_quality_iou,
     )
     indices, positive, valid = sampling.sample(
-        _grid_priorities(key, shapes, len(config.aspect_ratios)),
+        _grid_priorities(key, shapes, len(grid)),
         inside & (labels == 1),
         inside & (labels == 0),
         num_samples=config.num_samples,
@@ -94,7 +95,30 @@ def roi_targets(
         num_samples=config.num_samples,
         max_positives=max_positives(config),
     )
-    rois, matched = candidates[indices], matched[indices]
+    return _targets(candidates[indices], matched[indices], positive, valid, instances, config)
+
+
+def rematched_targets(
+    proposals: Proposals, instances: Instances, *, config: RoIConfig
+) -> RoITargets:
+    """Targets of all boxes that an earlier stage of a cascade has refined; none is drawn.
+
+    Boxes without an area take no part. The positive ones do not come first. The objects are no
+    candidates, whatever ``config.ground_truth`` says.
+    """
+    rois, valid = proposals.boxes, proposals.valid & boxes.has_area(proposals.boxes)
+    matched, labels = _match(rois, valid, instances, config)
+    return _targets(rois, matched, valid & (labels == 1), valid, instances, config)
+
+
+def _targets(
+    rois: Float[Array, "r 4"],
+    matched: Int[Array, " r"],
+    positive: Bool[Array, " r"],
+    valid: Bool[Array, " r"],
+    instances: Instances,
+    config: RoIConfig,
+) -> RoITargets:
     deltas = boxes.encode(instances.boxes[matched], rois, config.box_weights)
     return RoITargets(
         boxes=rois,
@@ -114,13 +138,23 @@ def _match_rois(
 ) -> tuple[Int[Array, " r"], Int[Array, " r"]]:
     """The object and the label of each candidate. Objects in front belong to themselves."""
     num_given = 0 if config.ground_truth == "last" else len(instances.boxes)
+    matched, labels = _match(candidates[num_given:], exists[num_given:], instances, config)
+    own = jnp.arange(num_given, dtype=jnp.int32)
+    return jnp.concatenate([own, matched]), jnp.concatenate([jnp.ones_like(own), labels])
 
+
+def _match(
+    candidates: Float[Array, "r 4"],
+    exists: Bool[Array, " r"],
+    instances: Instances,
+    config: RoIConfig,
+) -> tuple[Int[Array, " r"], Int[Array, " r"]]:
     def overlaps(objects: Float[Array, "s 4"]) -> Float[Array, "s n"]:
         # An empty slot must not become the best match of an object.
-        iou = boxes.pairwise_iou(objects, candidates[num_given:])
-        return jnp.where(exists[num_given:].reshape(1, -1), iou, -1.0)
+        iou = boxes.pairwise_iou(objects, candidates)
+        return jnp.where(exists.reshape(1, -1), iou, -1.0)
 
-    matched, labels = matching.match(
+    return matching.match(
         instances.boxes,
         _with_area(instances),
         overlaps,
@@ -129,13 +163,45 @@ def _match_rois(
         low_quality=config.low_quality,
         min_low_quality_iou=config.min_low_quality_iou,
     )
-    own = jnp.arange(num_given, dtype=jnp.int32)
-    return jnp.concatenate([own, matched]), jnp.concatenate([jnp.ones_like(own), labels])
 
 
 def max_positives(config: RoIConfig) -> int:
     """The most positives that `roi_targets` samples: they lie in its first slots."""
     return int(config.num_samples * config.positive_fraction)
+
+
+def counted_classes(
+    key: sampling.Key, rois: RoITargets, *, config: ModelConfig
+) -> Bool[Array, " k"] | None:
+    """The classes of one image that the loss of sigmoid scores counts (federated loss).
+
+    They are the classes of the sampled RoIs, background included, and others up to
+    ``federated_classes``. The others are drawn without replacement; the probability of a class is
+    proportional to a power of its frequency. This is the rule of Detectron2's
+    ``get_fed_loss_classes``, which draws once for all images of a GPU. Here each image has a draw
+    of its own, so that the loss of a batch does not depend on the number of devices.
+
+    Args:
+        key: For the draws of this image.
+        rois: The sampled RoIs of the image.
+        config: `BoxHeadConfig` gives the number of classes, their frequencies and the power.
+            Without frequencies all are equal.
+
+    Returns:
+        Whether each class counts; None for softmax, whose loss has no such choice.
+    """
+    head, num_classes = config.box_head, config.num_classes
+    if head.classifier == "softmax":
+        return None
+    if head.federated_classes is None:
+        return jnp.ones(num_classes, bool)
+    frequencies = np.array(head.class_frequencies or (1.0,) * (num_classes - 1), np.float32)
+    weights = jnp.array([0.0, *frequencies**head.federated_power], jnp.float32)
+    present = jnp.zeros(num_classes, bool).at[rois.classes].max(rois.valid)
+    others = jnp.where(present, 0, weights)
+    # `roi_targets` splits the key, which makes the children 0 and 1.
+    child = jax.random.fold_in(key, 2)
+    return present | sampling.weighted(child, others, head.federated_classes - present.sum())
 
 
 def num_mask_samples(config: ModelConfig) -> int:
@@ -197,16 +263,17 @@ def _with_area(instances: Instances) -> Bool[Array, " g"]:
 
 
 def _grid_priorities(
-    key: sampling.Key, shapes: dict[int, tuple[int, int]], num_ratios: int
+    key: sampling.Key, shapes: dict[int, tuple[int, int]], num_anchors: int
 ) -> UInt32[Array, " n"]:
     """Random priorities of the anchors of all levels, in the order of `anchors.pyramid_anchors`."""
+    per_cell = num_anchors // sum(height * width for height, width in shapes.values())
     levels = []
     for level in sorted(shapes):
         height, width = shapes[level]
-        axes = map(jnp.arange, (num_ratios, height, width))
-        ratio, row, column = jnp.meshgrid(*axes, indexing="ij")
+        axes = map(jnp.arange, (per_cell, height, width))
+        anchor, row, column = jnp.meshgrid(*axes, indexing="ij")
         # The number of an anchor must not depend on the size of the map.
-        position = ((row << 14) + column) * num_ratios + ratio
+        position = ((row << 14) + column) * per_cell + anchor
         level_key = jax.random.fold_in(key, level)
         levels.append(sampling.priorities(level_key, position.reshape(-1)))
     return jnp.concatenate(levels)

@@ -62,11 +62,12 @@ pooled = jax.jit(jax.vmap(pool))(pyramids, boxes)  # [images, boxes, 7, 7, chann
 
 
 @jax.jit
+@jax.value_and_grad
 def energy(pyramids):
     return (jax.vmap(pool)(pyramids, boxes) ** 2).sum()
 
 
-gradient = jax.jit(jax.grad(energy))(pyramids)
+_, gradient = energy(pyramids)
 
 mesh = Mesh(np.array(jax.devices()), ("images",))
 shared = jax.shard_map(jax.vmap(pool), mesh=mesh, in_specs=P("images"), out_specs=P("images"))
@@ -82,7 +83,7 @@ direction = {level: jnp.sin(x) for level, x in pyramids.items()}
 
 def along(t):
     moved = {level: x + t * direction[level] for level, x in pyramids.items()}
-    return energy(moved)
+    return energy(moved)[0]
 
 
 slope = sum((gradient[level] * direction[level]).sum() for level in sides)
@@ -177,12 +178,16 @@ assert "dice" in losses
 # %% [markdown]
 # ## In Flax NNX
 #
-# `nnx.bridge.ToNNX` makes an NNX module of the model. Its parameters are `nnx.Param`.
+# `nnx.bridge.ToNNX` makes an NNX module of the model. Its parameters are `nnx.Param`. `nnx.jit`
+# compiles the first call, which draws them; without it each operation would run on its own.
 
 
 # %%
-bridged = nnx.bridge.ToNNX(MaskRCNN(config.model), rngs=nnx.Rngs(0))
-images, sizes = example_inputs(config.model)
-nnx.bridge.lazy_init(bridged, images, sizes)
-parameters = nnx.state(bridged, nnx.Param)
+@nnx.jit
+def make():
+    bridged = nnx.bridge.ToNNX(MaskRCNN(config.model), rngs=nnx.Rngs(0))
+    return nnx.bridge.lazy_init(bridged, *example_inputs(config.model))
+
+
+parameters = nnx.state(make(), nnx.Param)
 print(sum(array.size for array in jax.tree.leaves(parameters)), "parameters")

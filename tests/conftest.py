@@ -2,6 +2,7 @@
 
 import gc
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,15 @@ from maskrcnn_jax.modules import box_head, layers, mask_head, resnet, rpn  # noq
 from maskrcnn_jax.modules.extents import zero_beyond  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# All processes of a test session share what took long to compile; the first one removes it.
+COMPILED = "MASKRCNN_JAX_TESTS_COMPILED"
+if COMPILED not in os.environ:
+    compiled = tempfile.TemporaryDirectory(prefix="maskrcnn_jax_tests_")
+    os.environ[COMPILED] = compiled.name
+jax.config.update("jax_compilation_cache_dir", os.environ[COMPILED])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_enable_compilation_cache", True)
+
 # Tracing makes many small objects; looking through them all too often costs a tenth of the time.
 gc.set_threshold(200_000, 50, 100)
 

@@ -1,10 +1,18 @@
 """Settings can be assigned until they are frozen, refuse unknown names, and hash when frozen."""
 
 import dataclasses
+import json
 
 import pytest
 
-from maskrcnn_jax.config import Config, DataConfig, MaskHeadConfig, ModelConfig, RPNConfig
+from maskrcnn_jax.config import (
+    CascadeConfig,
+    Config,
+    DataConfig,
+    MaskHeadConfig,
+    ModelConfig,
+    RPNConfig,
+)
 from maskrcnn_jax.settings import differences, freeze, from_dict, to_dict
 
 
@@ -109,3 +117,11 @@ def test_absent_heads_survive_json():
     restored = from_dict(Config, to_dict(config))
     assert restored == config and freeze(restored).model.mask_head is None
     assert from_dict(Config, {}).model.mask_head == MaskHeadConfig()
+
+
+def test_stages_that_defaults_lack_survive_json():
+    config = Config()
+    config.model.cascade = CascadeConfig(positive_ious=(0.6,), box_weights=((1.0, 2.0, 3.0, 4.0),))
+    restored = from_dict(Config, json.loads(json.dumps(to_dict(config))))
+    assert restored == config and isinstance(restored.model.cascade, CascadeConfig)
+    assert hash(freeze(restored)) == hash(freeze(config))

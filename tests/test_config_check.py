@@ -10,6 +10,7 @@ from maskrcnn_jax import presets, settings
 from maskrcnn_jax.cli import config_file
 from maskrcnn_jax.config import (
     BoxHeadConfig,
+    CascadeConfig,
     Config,
     FPNConfig,
     MaskHeadConfig,
@@ -43,6 +44,7 @@ def test_our_own_configs_are_possible(path):
         ("model.roi.pooling", "pool"),
         ("model.box_head.num_layers", 0),
         ("model.fpn.norm", "frozen_batch"),
+        ("model.box_head.class_frequencies", [5.0] * 80),
         ("data.crop_size", 1),
         ("data.jitter", (0.1, 2.0)),
         ("optimizer.average_decay", 1.0),
@@ -103,6 +105,17 @@ def test_every_way_to_write_a_value(field, value):
         ("model.fpn.channels", 10**30, "model.fpn.channels must be finite and at most 2147483647"),
         ("model.mask_head.num_convs", 101, "model.mask_head.num_convs must be from 0 to 100"),
         ("model.backbone.frozen_stages", 9, "backbone.frozen_stages must be from 0 to 5; got 9"),
+        ("model.box_head.classifier", "x", "box_head.classifier must be one of softmax, sigmoid"),
+        (
+            "model.box_head.federated_classes",
+            50,
+            "federated_classes needs model.box_head.classifier \"sigmoid\"; got 50 with 'softmax'",
+        ),
+        (
+            "model.box_head.class_frequencies",
+            (3.0,) * 81,
+            "a number for each of the 80 classes of model.num_classes .* got 81 numbers",
+        ),
         ("data.crop_size", 0, "data.crop_size must be at least 1, or None"),
         ("data.jitter", (0.0, 2.0), r"data.jitter must be above 0; got \(0.0, 2.0\)"),
         ("data.jitter", (2.0, 0.1), r"data.jitter must be empty or two ascending numbers; got \(2"),
@@ -133,6 +146,42 @@ def test_what_is_impossible_is_told_by_field(field, value, message):
         check(changed(field, value))
 
 
+@pytest.mark.parametrize(
+    "part, field, value, message",
+    [
+        ("backbone", "last_level", 5, "model.box_head.res5 needs model.backbone.last_level 4"),
+        ("backbone", "depth", 18, "a depth of at least 50; got 4 and 18"),
+        ("box_head", "num_layers", 2, "model.box_head.res5 needs model.cascade=None"),
+        ("mask_head", "resolution", 14, "must be half of model.box_head.resolution.*14 and 14"),
+        ("model", "fpn", FPNConfig(), "model.backbone.last_level must be 5 with model.fpn; got 4"),
+    ],
+)
+def test_impossible_c4_networks_are_told_by_field(part, field, value, message):
+    config = presets.detectron2_r50_c4()
+    check(config)
+    setattr(getattr(config.model, part, config.model), field, value)
+    with pytest.raises(ValueError, match=message):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    "rules, agnostic, message",
+    [
+        ({}, False, "model.box_head.class_agnostic must be True with model.cascade"),
+        ({"positive_ious": (0.6,)}, True, "must have as many members.*; got 1 and 2"),
+        ({"mask_heads": "each"}, True, 'model.cascade.samples must be "drawn".*; got "all"'),
+        ({"positive_ious": (0.6,) * 10}, True, "model.cascade.positive_ious must be at most 9"),
+        ({"positive_ious": ()}, True, "model.cascade.positive_ious must be not empty"),
+        ({"average": "votes"}, True, "model.cascade.average must be one of probabilities, logits"),
+    ],
+)
+def test_impossible_cascades_are_told_by_field(rules, agnostic, message):
+    config = changed("model.cascade", CascadeConfig(**rules))
+    config.model.box_head.class_agnostic = agnostic
+    with pytest.raises(ValueError, match=message):
+        check(config)
+
+
 def is_number(field):
     """Whether a field is a number, or contains numbers."""
     hint = str(field.hint)
@@ -153,7 +202,7 @@ def test_every_number_has_a_range(field):
 
     pair = (1.0, 1.0) if "float" in str(field.hint) else (1,)
     value = {None: 1, (): pair}.get(field.value, field.value)
-    check(changed(field.name, value))
+    settings.check_fields(changed(field.name, value))
     if field.name != "model.image_mean":
         with pytest.raises(ValueError, match=f"^{field.name} must be"):
             check(changed(field.name, each(-1, value)))

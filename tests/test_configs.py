@@ -12,8 +12,10 @@ from maskrcnn_jax import config_check, training
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.pack import batch_shapes
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.planning.plan import make_plan
 from maskrcnn_jax.settings import differences, freeze, from_dict, to_dict
 from maskrcnn_jax.weights import detectron2
+from tests.conftest import QUICK_COMPILE
 
 NAMES = sorted(path.stem for path in Path("configs").glob("*.py") if path.stem != "__init__")
 
@@ -40,11 +42,13 @@ def test_losses_gradients_and_detections_have_the_right_shapes(name):
 
     after, metrics = jax.eval_shape(step, state, batch, jax.random.key(0))
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
-    assert sum(name.startswith("loss_") for name in metrics) == 5
+    stages = config.model.cascade.num_stages if config.model.cascade else 1
+    assert sum(name.startswith("loss_") for name in metrics) == 3 + 2 * stages
     detections = jax.eval_shape(model.apply, variables, batch.images, batch.sizes)
     slots = config.detection.num_detections
     assert detections.boxes.shape == (config.batch_size, slots, 4)
-    assert detections.masks.shape == (config.batch_size, slots, 28, 28)
+    side = 2 * config.model.mask_head.resolution
+    assert detections.masks.shape == (config.batch_size, slots, side, side)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,6 +87,33 @@ def test_the_long_schedules_are_100_epochs_from_random_weights():
         entries = detectron2.entries(config.model)
         trained = sum(math.prod(x.shape) for x in entries if x.path[0] == "params")
         assert trained == 46_301_232
+
+
+def test_lvis_has_detectron2s_schedule_and_parameters():
+    config, coco = get_config("lvis_r50_fpn"), get_config("r50_fpn_3x")
+    config_check.check(config)
+    assert (config.num_steps, config.optimizer.decay_steps) == (180_000, (120_000, 160_000))
+    assert (config.data.sampling, config.data.repeat_threshold) == ("repeat_factor", 0.001)
+    assert (config.detection.score_threshold, config.detection.num_detections) == (1e-4, 300)
+    trained = [
+        sum(math.prod(x.shape) for x in detectron2.entries(x.model) if x.path[0] == "params")
+        for x in (coco, config)
+    ]
+    # Each of the 1,123 further classes has a score, four deltas and a mask.
+    assert trained[1] - trained[0] == 1123 * (5 * 1025 + 257)
+    assert trained[1] == 50_387_202
+
+
+@pytest.mark.slow
+def test_a_step_for_lvis_takes_little_more_memory_than_one_for_coco():
+    def peak(name):
+        config = get_config(name)
+        config.batch_size = 1
+        return make_plan(config, jax.devices()[:1], (256, 320), QUICK_COMPILE).memory.peak
+
+    coco, lvis = peak("r50_fpn_3x"), peak("lvis_r50_fpn")
+    print(coco / 2**20, lvis / 2**20, lvis / coco)
+    assert coco < lvis <= 1.3 * coco
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,9 +18,10 @@ CONFIG = freeze(DetectionConfig(num_detections=30))
 SIZE = np.array([80, 100])
 
 
-@partial(jax.jit, static_argnames="config")
-def run(logits, deltas, proposals, size, threshold, config=CONFIG):
-    return detect(logits, deltas, proposals, size, threshold, config=config, box_weights=WEIGHTS)
+@partial(jax.jit, static_argnames=("config", "classifier"))
+def run(logits, deltas, proposals, size, threshold, config=CONFIG, classifier="softmax"):
+    rules = {"config": config, "box_weights": WEIGHTS, "classifier": classifier}
+    return detect(logits, deltas, proposals, size, threshold, **rules)
 
 
 def case(seed, num_proposals=40, num_classes=4, spread=2.0):
@@ -34,10 +35,10 @@ def case(seed, num_proposals=40, num_classes=4, spread=2.0):
     return logits, deltas, Proposals(boxes, np.arange(num_proposals) < num_proposals - 5)
 
 
-def detect_slowly(logits, deltas, proposals, threshold=0.05, config=CONFIG):
+def detect_slowly(logits, deltas, proposals, threshold=0.05, config=CONFIG, sigmoid=False):
     """Rows ``(x0, y0, x1, y1, class, score)``, by torchvision's steps.
 
-    Softmax, decode, clip, drop background, filter, suppress per class, take the best.
+    Softmax or sigmoid, decode, clip, drop background, filter, suppress per class, take the best.
     """
     rows = []
     for r in np.flatnonzero(proposals.valid):
@@ -51,6 +52,7 @@ def detect_slowly(logits, deltas, proposals, threshold=0.05, config=CONFIG):
             moved = np.concatenate([center - half, center + half])
             moved = np.clip(moved, 0, np.float32([SIZE[1], SIZE[0]] * 2))
             score = exponentials[k] / exponentials.sum()
+            score = 1 / (1 + np.exp(-logits[r, k])) if sigmoid else score
             if score > threshold and (moved[2:] - moved[:2] >= config.min_box_size).all():
                 rows.append([*moved, k, score])
     rows = np.float32(rows).reshape(-1, 6)
@@ -75,6 +77,16 @@ def test_equals_the_oracle(seed):
     expected = detect_slowly(*given)
     assert len(expected) == 30
     check(run(*given, SIZE, 0.05), expected)
+
+
+def test_sigmoid_scores_ignore_background():
+    logits, deltas, proposals = case(1, spread=3.0)
+    config = freeze(DetectionConfig(num_detections=200))
+    expected = detect_slowly(logits, deltas, proposals, 1e-4, config, sigmoid=True)
+    assert 60 < len(expected) < 200
+    for background in (logits[:, 0], 9 * logits[:, 1]):
+        logits[:, 0] = background
+        check(run(logits, deltas, proposals, SIZE, 1e-4, config, "sigmoid"), expected)
 
 
 def test_one_box_for_all_classes_is_that_of_each():

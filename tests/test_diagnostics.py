@@ -30,7 +30,7 @@ ROIS = roi_targets([[2, 1, 0, 0], [3, 0, 0, 0]], [[1, 1, 1, 0], [1, 1, 0, 0]])
 
 def test_counts_are_per_image_and_leave_empty_slots_out():
     anchors = anchor_targets([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0]], [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])
-    assert as_floats(diagnostics.sample_counts(anchors, ROIS, jnp.array([0, 7]))) == {
+    expected = {
         "positive_anchors": (3, 2),
         "negative_anchors": (6, 2),
         "positive_rois": (3, 2),
@@ -38,6 +38,10 @@ def test_counts_are_per_image_and_leave_empty_slots_out():
         "surplus_instances": (7, 2),
         "missing_images": (0, 2),
     }
+    surplus, removed = jnp.array([0, 7]), jnp.array([4, 1])
+    assert as_floats(diagnostics.sample_counts(anchors, ROIS, surplus)) == expected
+    found = diagnostics.sample_counts(anchors, ROIS, surplus, removed)
+    assert as_floats(found) == expected | {"removed_instances": (5, 2)}
 
 
 def test_classes_by_hand():
@@ -46,6 +50,19 @@ def test_classes_by_hand():
     logits = 5.0 * (jnp.expand_dims(found, 2) == jnp.arange(4).reshape(1, 1, 4))
     assert as_floats(diagnostics.box_accuracy(logits, ROIS)) == {
         "classification_accuracy": (2, 5),
+        "foreground_accuracy": (1, 3),
+        "false_negatives": (1, 3),
+    }
+
+
+def test_without_a_probability_above_a_half_there_is_no_object():
+    """Background's own logit is not read. Objects 2, 1 and 3 get 2, none and 1."""
+    found = jnp.array([[2, 0, 0, 0], [1, 0, 1, 0]])
+    is_found = jnp.expand_dims(found, 2) == jnp.arange(4).reshape(1, 1, 4)
+    logits = jnp.where(is_found, 5.0, -5.0).at[..., 0].set(9.0)
+    targets = roi_targets([[2, 1, 0, 0], [3, 0, 0, 0]], np.ones((2, 4)))
+    assert as_floats(diagnostics.box_accuracy(logits, targets, "sigmoid")) == {
+        "classification_accuracy": (5, 8),
         "foreground_accuracy": (1, 3),
         "false_negatives": (1, 3),
     }

@@ -1,5 +1,6 @@
 """An interrupted run resumes, and ends with the same bits as an uninterrupted run."""
 
+import json
 import os
 import random
 import signal
@@ -9,8 +10,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from maskrcnn_jax import distributed
+from maskrcnn_jax.data import coco_instances, shapes
+from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.runs import run_directory
 from tests.train_process import finish, log_of, start
 
@@ -70,9 +74,9 @@ def wait_for(condition, process) -> None:
         time.sleep(0.01)
 
 
-def kill_when_saved(step: int, workdir: Path, cache: Path) -> int:
+def kill_when_saved(step: int, workdir: Path, cache: Path, **overrides) -> int:
     """Starts the run, and kills it when a step is saved; returns the newest saved step."""
-    process = start(workdir, cache, **RUN)
+    process = start(workdir, cache, **RUN | overrides)
     wait_for((workdir / "checkpoints" / str(step)).is_dir, process)
     process.kill()
     assert finish(process).returncode == -signal.SIGKILL
@@ -100,6 +104,42 @@ def test_killed_at_any_moment(whole, cache, tmp_path, seed):
             break
     result = finish(start(workdir, cache, **RUN))
     assert result.returncode == 0 and killed == 3, result.stderr
+    assert_same_end(workdir, whole)
+
+
+def write_shapes(folder: Path, seed: int) -> tuple[str, str]:
+    """Writes eight images with their json; returns the folder and the json."""
+    folder.mkdir()
+    dataset = shapes.ShapesDataset(8, 64, seed)
+    content = dataset.annotations()
+    for i, entry in enumerate(content["images"]):
+        entry["file_name"] = f"{i}.png"
+        Image.fromarray(dataset[i].image).save(folder / entry["file_name"])
+    (folder / "a.json").write_text(json.dumps(content))
+    return str(folder), str(folder / "a.json")
+
+
+def test_two_weighted_sets_killed_in_between(cache, tmp_path):
+    """One set is COCO json, the other prepared records; both take part on both sides."""
+    first, second = (write_shapes(tmp_path / name, seed) for seed, name in enumerate("ab"))
+    source = CocoDataset(*second, keep_empty=True)
+    coco_instances.prepare(source, "train", tmp_path / "records", lambda count: None)
+    sets = {
+        "data__source": "coco",
+        "data__train": f"{((*first, 1.0), (str(tmp_path / 'records'), '', 3.0))}",
+        "data__val_images": first[0],
+        "data__val_annotations": first[1],
+        "data__copy_paste": 0.5,
+        "data__quarter_turn": 0.5,
+    }
+    whole, workdir = tmp_path / "whole", tmp_path / "run"
+    result = finish(start(whole, cache, **RUN | sets))
+    assert result.returncode == 0, result.stderr
+    assert any(entry.get("removed_instances") for entry in log_of(whole))
+    saved = kill_when_saved(3, workdir, cache, **sets)
+    assert saved < RUN["num_steps"]
+    result = finish(start(workdir, cache, **RUN | sets))
+    assert result.returncode == 0, result.stderr
     assert_same_end(workdir, whole)
 
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "maskrcnn_jax"
 
 GROUND = {"config", "settings", "structures"}
 STAGES = {"proposals", "detections", "targets", "losses", "diagnostics"}
-NETWORK = GROUND | STAGES | {"model", "modules/", "ops/", "poolers"}
+NETWORK = GROUND | STAGES | {"model", "modules/", "ops/", "poolers", "roi_heads/"}
 COMPUTED = NETWORK | {"execution", "sharding", "xla/"}
 INPUTS = {"data/", "images", "resizing", "distributed", "config_check", "whole_files"}
 INPUTS |= {"pasting", "coco_metrics"}
@@ -22,7 +22,8 @@ INPUTS |= {"pasting", "coco_metrics"}
 # detects window by window.
 DETECTOR = {"artifacts/", "detector", "detector_inputs", "tiling/", "weights/", "presets"}
 DRAWING = {"drawing/", "visualize"}
-TOOLS = {"parity/", "planning/", "report/", "test_time_augmentation", "torchvision_models", "video"}
+TOOLS = {"parity/", "planning/", "report/", "serving/", "test_time_augmentation"}
+TOOLS |= {"torchvision_models", "video"}
 
 MAY_IMPORT = {
     # Part: the other parts that it may import.
@@ -41,7 +42,10 @@ MAY_IMPORT = {
     "losses": GROUND | {"ops/"},
     "diagnostics": GROUND | {"ops/"},
     "poolers": GROUND | {"ops/", "execution"},
-    "model": GROUND | STAGES | {"modules/", "ops/", "poolers", "execution", "sharding"},
+    "roi_heads/": GROUND | STAGES | {"modules/", "ops/", "execution"},
+    "model": GROUND
+    | STAGES
+    | {"modules/", "ops/", "poolers", "roi_heads/", "execution", "sharding"},
     "presets": {"config"},
     # Images, ground truth and processes; none of it knows the network.
     "images": {"image_files/"},
@@ -68,6 +72,15 @@ MAY_IMPORT = {
     "planning/": COMPUTED | INPUTS | {"training"},
     "report/": COMPUTED | INPUTS | DRAWING | {"evaluation", "runs/"},
     "parity/": COMPUTED | INPUTS | {"training", "weights/", "presets"},
+    "serving/": {
+        "detector",
+        "detector_inputs",
+        "image_files/",
+        "images",
+        "pasting",
+        "resizing",
+        "structures",
+    },
     "test_time_augmentation": COMPUTED | INPUTS | {"detector"},
     "torchvision_models": COMPUTED | INPUTS | DETECTOR | {"training"},
     # The entry points.

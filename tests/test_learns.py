@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from maskrcnn_jax import execution, pasting, training
+from maskrcnn_jax import execution, pasting, presets, training
 from maskrcnn_jax.config import Config, ConvNeXtConfig, ViTConfig
 from maskrcnn_jax.data import rle
 from maskrcnn_jax.data.pipeline import eval_batches
@@ -47,8 +47,38 @@ def vitdet(config):
     config.model.fpn.norm, config.model.fpn.top_down = "layer", False
 
 
+def cascade_of(use):
+    """Makes the network a cascade, by the rules of a library."""
+
+    def change(config):
+        use(config)
+        config.model.rpn.num_proposals = 64
+
+    return change
+
+
+def c4(config):
+    presets.use_c4(config)
+    model, backbone = config.model, config.model.backbone
+    backbone.depth, backbone.stem_channels = 50, 32
+    model.box_head.resolution, model.mask_head.resolution = 8, 4
+    model.mask_head.channels, model.rpn.num_proposals = 32, 64
+    config.detection.num_candidates = 1000
+
+
+NETWORKS = {
+    "plain": lambda config: None,
+    "resnext": resnext,
+    "convnext": convnext,
+    "vitdet": vitdet,
+    "C4": c4,
+    "cascade": cascade_of(presets.use_cascade),
+    "cascade of MMDetection": cascade_of(presets.use_cascade_of_mmdetection),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [lambda config: None, resnext, convnext, vitdet])
+@pytest.mark.parametrize("change", NETWORKS.values(), ids=NETWORKS)
 def test_two_images_are_learnt_by_heart(change):
     config = small_config()
     change(config)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import losses
+from maskrcnn_jax.ops import boxes as box_ops
 from maskrcnn_jax.structures import AnchorTargets, RoITargets
 
 BETA = 1 / 9
@@ -102,6 +103,21 @@ def test_box_loss_equals_numpy():
     assert set(result) == {"loss_classifier", "loss_box_reg"}
 
 
+def test_sigmoid_scores_count_some_classes_of_each_image():
+    logits, deltas, targets = roi_case(np.random.default_rng(1), COUNTS)
+    counted = np.random.default_rng(2).uniform(size=(3, 5)) < 0.5
+    expected = 0.0
+    for i in range(3):
+        for r in np.flatnonzero(targets.valid[i]):
+            for k in range(1, 5):  # Background has no score.
+                is_class = targets.classes[i, r] == k
+                expected += counted[i, k] * binary_cross_entropy(logits[i, r, k], is_class)
+    result = box_loss(logits, deltas, targets, counted, beta=BETA)
+    np.testing.assert_allclose(result["loss_classifier"], (expected, 18), rtol=1e-5)
+    plain = box_loss(logits, deltas, targets, beta=BETA)
+    np.testing.assert_array_equal(result["loss_box_reg"], plain["loss_box_reg"])
+
+
 def test_one_box_for_all_classes_has_the_loss_of_equal_boxes():
     logits, deltas, targets = roi_case(np.random.default_rng(1), COUNTS)
     one = deltas[:, :, :1]
@@ -151,6 +167,41 @@ def test_beta_zero_is_plain_l1_with_a_finite_gradient():
     loss, gradient = jax.value_and_grad(box_loss)(deltas)
     np.testing.assert_allclose(loss, np.abs(deltas).sum(), rtol=1e-6)
     np.testing.assert_array_equal(gradient, np.sign(deltas))
+
+
+def generalised_iou(a, b):
+    """Of two boxes, by hand."""
+    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    shared = max(width, 0) * max(height, 0)
+    union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared
+    around = (np.maximum(a[2:], b[2:]) - np.minimum(a[:2], b[:2])).prod()
+    return shared / union - (around - union) / around
+
+
+@pytest.mark.parametrize("box_weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
+def test_the_overlap_of_boxes_is_that_of_their_pixels(box_weights):
+    rng = np.random.default_rng(0)
+    anchors, targets = (
+        np.concatenate([x, x + rng.uniform(5, 40, (6, 2))], axis=1).astype("f")
+        for x in rng.uniform(0, 60, (2, 6, 2))
+    )
+    deltas = jnp.array(rng.normal(size=(6, 4)) * box_weights, jnp.float32)
+    found = np.asarray(box_ops.decode(deltas, jnp.array(anchors), box_weights))
+    overlaps = [generalised_iou(*pair) for pair in zip(found, targets, strict=True)]
+    assert min(overlaps) < 0 < max(overlaps)
+    encoded = box_ops.encode(jnp.array(targets), jnp.array(anchors), box_weights)[None]
+    positive = jnp.array([[True] * 5 + [False]])
+    given = AnchorTargets(jnp.zeros((1, 6), int), positive, encoded, jnp.ones((1, 6), bool))
+
+    def loss(deltas):
+        rule = {"form": "giou", "weight": 2.0, "box_weights": box_weights}
+        found = losses.rpn_loss(jnp.zeros((1, 6)), deltas, given, beta=0.0, **rule)
+        return found["loss_rpn_box_reg"][0]
+
+    value, gradient = jax.value_and_grad(loss)(deltas[None])
+    assert float(value) == pytest.approx(2 * (1 - np.array(overlaps[:5])).sum(), rel=1e-5)
+    assert np.isfinite(gradient).all() and not gradient[0, 5].any()
+    assert loss(encoded) == pytest.approx(0, abs=1e-4)
 
 
 @jax.jit

@@ -24,6 +24,7 @@ from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.losses import mean
 from maskrcnn_jax.model import MaskRCNN, example_inputs
 from maskrcnn_jax.ops.rounding import ceil32
+from maskrcnn_jax.roi_heads import plain
 from maskrcnn_jax.structures import Batch, Crops, Detections, Instances
 
 # Two proposals of one image have the same score up to rounding; this key draws neither or both.
@@ -370,8 +371,8 @@ def test_rules_of_training_reach_their_stages(tiny, monkeypatch):
     config.roi = dataclasses.replace(config.roi, mask_targets="mmdetection", smooth_l1_beta=0.5)
     given = {}
 
-    def watched(name):
-        stage = getattr(model_file, name)
+    def watched(file, name):
+        stage = getattr(file, name)
 
         def watch(*arguments, **rules):
             given[name] = rules
@@ -379,12 +380,13 @@ def test_rules_of_training_reach_their_stages(tiny, monkeypatch):
 
         return watch
 
-    for name in ("rpn_loss", "box_loss", "mask_targets"):
-        monkeypatch.setattr(model_file, name, watched(name))
+    for file, name in ((model_file, "rpn_loss"), (plain, "box_loss"), (plain, "mask_targets")):
+        monkeypatch.setattr(file, name, watched(file, name))
     lose = partial(MaskRCNN(config).apply, method="losses")
     jax.eval_shape(lose, tiny.variables, make_batch(), jax.random.key(0))
-    assert given["rpn_loss"] == {"beta": 0.0, "divisor": "fixed"}
-    assert given["box_loss"] == {"beta": 0.5}
+    assert given["rpn_loss"] == {"divisor": "fixed"} | config.rpn.regression
+    assert given["box_loss"] == config.roi.regression
+    assert [given[name]["beta"] for name in ("rpn_loss", "box_loss")] == [0.0, 0.5]
     assert given["mask_targets"] == {"resolution": 28, "rule": "mmdetection"}
 
 

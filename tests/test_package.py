@@ -72,7 +72,8 @@ def test_packages_that_are_imported_are_declared_and_no_others():
     """Packages that others install today may be missing tomorrow."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = (
-        project["optional-dependencies"][name] for name in ("fast", "parity", "tiff", "video")
+        project["optional-dependencies"][name]
+        for name in ("fast", "hub", "parity", "serve", "tiff", "video")
     )
     needed, optional = names(project["dependencies"]), names(sum(extras, []))
     files = [ROOT / "train.py", *(ROOT / "maskrcnn_jax").rglob("*.py")]

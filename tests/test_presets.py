@@ -23,12 +23,16 @@ def test_presets_are_possible(build):
         (detectron2, "detectron2_r50_fpn_gn", 45_485_808),
         (detectron2, "detectron2_r50_fpn_syncbn", 45_485_808),
         (detectron2, "detectron2_r50_fpn_lsj", 46_301_232),
+        (detectron2, "detectron2_cascade_r50_fpn", 71_762_526),
+        (detectron2, "detectron2_r50_c4", 35_687_212),
         (mmdetection, "mmdet_r50_fpn", 44_170_992),
         (mmdetection, "mmdet_r101_fpn", 63_163_120),
         (mmdetection, "mmdet_x101_32x4d_fpn", 62_801_648),
         (mmdetection, "mmdet_x101_32x8d_fpn", 107_002_608),
         (mmdetection, "mmdet_r50_caffe_fpn", 44_120_816),
         (mmdetection, "mmdet_r50_fpn_gn", 45_485_808),
+        (mmdetection, "mmdet_cascade_r50_fpn", 77_099_262),
+        (mmdetection, "mmdet_r50_caffe_c4", 35_687_212),
     ],
 )
 def test_as_many_numbers_train_as_in_the_library(family, preset, count):

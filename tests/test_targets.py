@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import targets
-from maskrcnn_jax.config import RoIConfig, RPNConfig
+from maskrcnn_jax.config import BoxHeadConfig, ModelConfig, RoIConfig, RPNConfig
 from maskrcnn_jax.ops import anchors, boxes
 from maskrcnn_jax.settings import freeze
-from maskrcnn_jax.structures import Bitmaps, Crops, Instances, Proposals
+from maskrcnn_jax.structures import Bitmaps, Crops, Instances, Proposals, RoITargets
 from tests import oracles
 from tests.conftest import QUICK_COMPILE
 
@@ -354,3 +354,64 @@ def test_a_batch_without_masks_has_no_mask_targets():
     sampled = roi_targets(jax.random.key(0), proposals(3), given)
     with pytest.raises(ValueError, match="the batch has none"):
         mask_targets(sampled, given)
+
+
+NUM_CLASSES = 31  # With background.
+
+
+def head(**settings):
+    settings = {"classifier": "sigmoid", "federated_classes": 12} | settings
+    return ModelConfig(num_classes=NUM_CLASSES, box_head=BoxHeadConfig(**settings))
+
+
+def rois(classes, num_empty=3):
+    """RoIs of these classes; the classes of empty slots mean nothing."""
+    slots = np.concatenate([classes, np.full(num_empty, 30)]).astype(np.int32)
+    valid = np.arange(len(slots)) < len(classes)
+    zeros = np.zeros((len(slots), 4), np.float32)
+    return RoITargets(zeros, slots, zeros, slots, valid & (slots > 0), valid)
+
+
+def counted(seed, classes, **settings):
+    key = jax.random.fold_in(jax.random.key(seed), 7)
+    found = targets.counted_classes(key, rois(classes), config=head(**settings))
+    return found if found is None else set(np.flatnonzero(found).tolist())
+
+
+def test_softmax_counts_no_classes_and_sigmoid_all_of_them():
+    assert counted(0, [1], classifier="softmax", federated_classes=None) is None
+    assert counted(0, [1], federated_classes=None) == set(range(NUM_CLASSES))
+
+
+@pytest.mark.parametrize("classes", [[3, 5, 5, 0, 0], [3], [0], range(1, 25), range(12)])
+def test_the_classes_of_the_rois_count_and_others_up_to_the_number(classes):
+    found = counted(0, classes)
+    present = set(classes)
+    assert present <= found and len(found) == max(12, len(present))
+    assert (0 in found) == (0 in present)  # Background is never drawn.
+
+
+def test_classes_without_training_images_are_not_drawn():
+    frequencies = tuple(float(k % 3 == 0) for k in range(1, NUM_CLASSES))
+    assert counted(0, [1, 2], class_frequencies=frequencies) == {1, 2, *range(3, 31, 3)}
+
+
+def test_frequent_classes_are_drawn_more_often():
+    """By the square root of their frequencies, by default: 1 and 100 times the weight of others."""
+    frequencies = (1e4, *(1.0,) * (NUM_CLASSES - 2))
+    settings = {"class_frequencies": frequencies, "federated_classes": 2}
+    draws = [counted(seed, [5], **settings) for seed in range(40)]
+    assert 20 < sum(1 in found for found in draws) < 40
+    equal = [counted(seed, [5], federated_power=0.0, **settings) for seed in range(40)]
+    assert sum(1 in found for found in equal) < 10
+
+
+def test_the_draw_depends_on_the_key_and_not_on_empty_slots():
+    draws = [counted(seed, [3, 5, 0]) for seed in range(4)]
+    assert draws[0] == counted(0, [0, 5, 3, 3]) and len(set(map(frozenset, draws))) == 4
+    key = jax.random.fold_in(jax.random.key(0), 7)
+    more = targets.counted_classes(key, rois([3, 5, 0], num_empty=50), config=head())
+    assert draws[0] == set(np.flatnonzero(more).tolist())
+    # The draws of RoIs by the same key are others.
+    children = [*jax.random.split(key), jax.random.fold_in(key, 2)]
+    assert len({tuple(jax.random.key_data(x).tolist()) for x in children}) == 3

@@ -1,7 +1,8 @@
 """The wheel has every file of the package, and its commands run outside the checkout.
 
 The commands run in a new environment with the packages that the wheel requires and no others;
-`make test-wheel` runs these tests.
+`make test-wheel` runs these tests. The variable ``WHEEL_PYTHON`` names the Python of the
+environment, and ``WHEEL_CONSTRAINTS`` a file of versions, `/dev/null` for the newest.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import numpy as np
@@ -31,6 +33,7 @@ def get_config():
     config = Config(batch_size=1, test_batch_size=1)
     config.data.train_images = config.data.val_images = "photos"
     config.data.train_annotations = config.data.val_annotations = "annotations.json"
+    config.data.short_sides, config.data.max_long_side = (64,), 96
     config.data.test_short_side, config.data.test_max_long_side = 64, 96
     config.data.buckets = config.data.test_buckets = ((64, 96),)
     model = config.model
@@ -50,6 +53,7 @@ RUNS = [  # In order: a command, its arguments, and a file that it writes, if an
     ("data prepare", f"{ANNOTATED} --split train --output prepared", "prepared"),
     ("plan", "--config tiny.py --devices 1 --output plan.json", "plan.json"),
     ("train", "--config tiny.py --workdir run --config.num_steps=1", "run/report.html"),
+    ("push", "run me/tiny --dry-run", None),
     ("convert", "tiny.npz copy.npz", "copy.npz"),
     ("export", "--weights tiny.npz artifact.npz", "artifact.npz"),
     (
@@ -73,25 +77,20 @@ RUNS = [  # In order: a command, its arguments, and a file that it writes, if an
         "pages/report.html",
     ),
 ]
-NEEDS_TORCH = {"parity"}
+NEED_MORE = {"parity", "serve"}  # Packages that the wheel does not require.
+
+
+def build(target, source, folder):
+    """Builds an archive of the sources in a folder; returns its path."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", target]
+    subprocess.run([*command, "--directory", folder], cwd=source, check=True, capture_output=True)
+    (path,) = folder.iterdir()
+    return path
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "hatchling",
-        "build",
-        "--target",
-        "wheel",
-        "--directory",
-        folder,
-    ]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+    return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
 
 
 def test_every_file_of_the_package_is_in_it_and_no_other(wheel):
@@ -105,6 +104,17 @@ def test_every_file_of_the_package_is_in_it_and_no_other(wheel):
     assert names == {str(path.relative_to(ROOT)) for path in files}
 
 
+@pytest.mark.wheel
+def test_the_source_archive_makes_the_same_wheel(wheel, tmp_path):
+    for name in ("source", "unpacked", "wheel"):
+        (tmp_path / name).mkdir()
+    with tarfile.open(build("sdist", ROOT, tmp_path / "source")) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (source,) = (tmp_path / "unpacked").iterdir()
+    again = build("wheel", source, tmp_path / "wheel")
+    assert again.name == wheel.name and again.read_bytes() == wheel.read_bytes()
+
+
 def commands(parser):
     """The commands of a parser, with their actions."""
     choices = [x.choices for x in parser._actions if isinstance(x, argparse._SubParsersAction)]
@@ -114,7 +124,7 @@ def commands(parser):
 
 
 def test_all_commands_are_tried_below():
-    assert {command for command, *_ in RUNS} | NEEDS_TORCH == set(commands(main._parser()))
+    assert {command for command, *_ in RUNS} | NEED_MORE == set(commands(main._parser()))
 
 
 @pytest.fixture(scope="module")
@@ -127,15 +137,10 @@ def folder(tmp_path_factory):
 def installed(wheel, folder, tmp_path_factory):
     """Runs a program in the environment of the wheel; returns the output."""
     environment = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    install = [
-        environment / "bin" / "pip",
-        "install",
-        "--quiet",
-        "-c",
-        ROOT / "constraints.txt",
-        wheel,
-    ]
+    python = os.environ.get("WHEEL_PYTHON") or sys.executable
+    constraints = os.environ.get("WHEEL_CONSTRAINTS") or ROOT / "constraints.txt"
+    subprocess.run([python, "-m", "venv", environment], check=True)
+    install = [environment / "bin" / "pip", "install", "--quiet", "-c", constraints, wheel]
     subprocess.run(install, check=True, cwd=folder)
     variables = os.environ | {"XLA_FLAGS": "", "MASKRCNN_JAX_CACHE": str(folder / "cache")}
     variables.pop("PYTHONPATH", None)
@@ -210,7 +215,13 @@ def test_what_needs_torch_says_so(installed, tiny_data):
 
 
 @pytest.mark.wheel
-@pytest.mark.parametrize("command", sorted({command for command, *_ in RUNS} | NEEDS_TORCH))
+def test_what_needs_a_server_says_so(installed, tiny_data):
+    told = installed("maskrcnn-jax", "serve", "--weights", "tiny.npz", code=2)
+    assert "pip install 'maskrcnn-jax[serve]'" in told
+
+
+@pytest.mark.wheel
+@pytest.mark.parametrize("command", sorted({command for command, *_ in RUNS} | NEED_MORE))
 def test_the_help_of_every_command(installed, command):
     assert f"maskrcnn-jax {command}" in installed("maskrcnn-jax", *command.split(), "--help")
 

@@ -38,6 +38,13 @@ def up_to(limit: int) -> Callable[[str], int]:
     return parse
 
 
+def port(text: str) -> int:
+    """The number of a port, from 0 to 65535."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 65535, got {text}")
+    return int(text)
+
+
 def some_of(names: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     """Makes a parser of one or several of some names, with commas between them."""
 

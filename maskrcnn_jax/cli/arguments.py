@@ -2,14 +2,23 @@
 
 from typing import Any
 
-from maskrcnn_jax.cli.argument_types import bucket, fraction, given, path, positive, some_of, up_to
+from maskrcnn_jax.cli.argument_types import (
+    bucket,
+    fraction,
+    given,
+    path,
+    port,
+    positive,
+    some_of,
+    up_to,
+)
 
 WEIGHTS = (
     "directory of a training run, or of one of its checkpoints (RUN/checkpoints/STEP); or a weight "
     "file of ours, torchvision, Detectron2 or MMDetection (.npz, .pth, .safetensors, .pkl); or "
     "COCO_V1 or V2_COCO_V1: torchvision's maskrcnn_resnet50_fpn and maskrcnn_resnet50_fpn_v2, "
     "downloaded once; or a name such as detectron2:mask_rcnn_R_50_FPN_3x or "
-    "mmdet:mask-rcnn_r50_fpn_1x_coco"
+    "mmdet:mask-rcnn_r50_fpn_1x_coco; or hf://OWNER/NAME, a model of the Hugging Face Hub"
 )
 AUGMENT = "join the detections of every image in three sizes and mirrored: slower, and more exact"
 FORMATS = ("picture", "coco", "geojson", "labels", "csv")
@@ -212,6 +221,76 @@ def add_export(commands: Any) -> None:
         help="where the caller gives none (default: the model's)",
     )
     _add_force(parser, "OUT, whoever has written it, but never an input")
+
+
+def add_push(commands: Any) -> None:
+    """Adds the command ``push`` with its arguments to the subparsers."""
+    parser = commands.add_parser(
+        "push", help="upload the model of a run to the Hugging Face Hub, with a card"
+    )
+    parser.add_argument(
+        "run", type=path, metavar="RUN", help="a run directory, or one of its checkpoints"
+    )
+    parser.add_argument("repository", type=given, metavar="OWNER/NAME", help="made if it is absent")
+    parser.add_argument(
+        "--license", metavar="ID", help="of the model, for its card, such as apache-2.0"
+    )
+    parser.add_argument(
+        "--private", action="store_true", help="a repository that is made here is private"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the card, and upload nothing")
+
+
+def add_serve(commands: Any) -> None:
+    """Adds the command ``serve`` with its arguments to the subparsers."""
+    parser = commands.add_parser(
+        "serve", help="try a model in the browser, and answer other programs with JSON"
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--weights", type=given, metavar="W", help=WEIGHTS)
+    source.add_argument(
+        "--artifact", type=path, metavar="FILE", help="instead: a file of `maskrcnn-jax export`"
+    )
+    parser.add_argument(
+        "--port", default=8000, type=port, metavar="N", help="(default: 8000; 0: any free one)"
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        type=given,
+        metavar="ADDRESS",
+        help="where to listen; others than this machine reach 0.0.0.0 (default: 127.0.0.1)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=up_to(_MAX_BATCH_SIZE),
+        metavar="N",
+        help="most images in the model at once (default: 1 on a CPU, otherwise 4)",
+    )
+    parser.add_argument(
+        "--queue",
+        default=32,
+        type=positive,
+        metavar="N",
+        help="requests at once; more are told to come again (default: 32)",
+    )
+    parser.add_argument(
+        "--max-megabytes", default=20, type=positive, metavar="N", help="of a file (default: 20)"
+    )
+    parser.add_argument(
+        "--max-megapixels",
+        default=50,
+        type=positive,
+        metavar="N",
+        help="of an image (default: 50)",
+    )
+    parser.add_argument(
+        "--timeout",
+        default=60,
+        type=positive,
+        metavar="SECONDS",
+        help="for the upload and the answer of a request (default: 60)",
+    )
 
 
 def add_parity(commands: Any) -> None:

@@ -15,7 +15,7 @@ from maskrcnn_jax import config_check, resizing, settings, visualize, whole_file
 from maskrcnn_jax.cli import config_file, outputs, progress
 from maskrcnn_jax.cli.console import Console
 from maskrcnn_jax.config import Config, DataConfig
-from maskrcnn_jax.data import sources, statistics, summary, transforms
+from maskrcnn_jax.data import checks, sources, statistics, summary, transforms
 from maskrcnn_jax.data.dataset import AnnotatedDataset, Dataset
 from maskrcnn_jax.data.findings import plain_line
 from maskrcnn_jax.data.pack import pack
@@ -50,17 +50,19 @@ def run(args: argparse.Namespace) -> int:
     with outputs.claim("maskrcnn-jax data", paths, inputs=read, force=args.force) as add:
         outputs.make_directory(args.output)
         crowds = _crowds(annotations)
-        num_failed, num_removed = _draw(args, dataset, chosen, crowds, data_config, add)
+        failures, num_removed = _draw(args, dataset, chosen, crowds, data_config, add)
+    for reason in checks.advise_once(failures):
+        print(f"maskrcnn-jax data: {reason}", file=sys.stderr)
     left_out = args.split == "train" and not data_config.keep_empty
     slots = data_config.max_instances
     counts = summary.summarize(annotations, slots, data_config.keep_rule)
     _print(counts, slots, left_out)
-    num_drawn = len(chosen) - num_failed
+    num_drawn = len(chosen) - len(failures)
     if args.augmented:
         num_views = num_drawn * (_COLUMNS - 1)
         print(f"{num_removed} objects were cut off or hidden in {num_views} views of training")
     print(f"{num_drawn} of {len(dataset)} images are drawn in {args.output}")
-    return 1 if num_failed else 0
+    return 1 if failures else 0
 
 
 def _num_pages(args: argparse.Namespace, chosen: list[int]) -> int:
@@ -142,13 +144,13 @@ def _draw(
     crowds: dict[int, list[dict[str, Any]]],
     data_config: DataConfig,
     add: Callable[..., None],
-) -> tuple[int, int]:
+) -> tuple[list[str], int]:
     """Writes the drawings, and tells ``add``.
 
     Returns:
-        The number of images that failed, and the number of objects that augmentation removed.
+        Why images failed, and the number of objects that augmentation removed.
     """
-    page, num_pages, num_failed, num_removed = [], 0, 0, 0
+    page, num_pages, failures, num_removed = [], 0, [], 0
     with progress.images("browse", len(chosen)) as advance:
         for index in chosen:
             image_id = int(dataset.image_ids[index])
@@ -157,8 +159,8 @@ def _draw(
                 drawings, removed = _drawings(dataset, index, own, args, data_config)
                 num_removed += removed
             except (OSError, ValueError) as error:
-                print(f"maskrcnn-jax data: {error}", file=sys.stderr)
-                drawings, num_failed = [], num_failed + 1
+                drawings = []
+                failures.append(str(error))
             if args.separate and drawings:
                 add(args.output / f"{image_id}.png")
                 _save(args.output / f"{image_id}.png", drawings)
@@ -170,7 +172,7 @@ def _draw(
                 _save(args.output / f"page-{num_pages:03}.png", page)
                 page = []
             advance(1)
-    return num_failed, num_removed
+    return failures, num_removed
 
 
 def _drawings(
@@ -194,9 +196,8 @@ def _drawings(
         sample = transforms.train_sample(example, seed, data_config, stages)
         sample = sample._replace(image=channels.rgb(sample.image, shown))
         row = pack(sample, resizing.ceil32(sample.image.shape[:2]), data_config)
-        title, removed = f"view {view}", sample.num_removed
-        drawings.append(gallery.varied(row, dataset.categories, title, args.side, removed))
-        num_removed += removed
+        drawings.append(gallery.varied(row, dataset.categories, f"view {view}", args.side))
+        num_removed += int(row.num_removed)
     return drawings, num_removed
 
 

@@ -41,7 +41,7 @@ def split(args: argparse.Namespace) -> int:
             same = splitting.photographs(files)
             parts = splitting.split(annotations, args.fraction, args.seed, same)
         except ValueError as error:
-            raise ValueError("; ".join([str(error), *bad.values()])) from error
+            raise ValueError("; ".join([str(error), *checks.advise_once(bad.values())])) from error
         outputs.make_directory(args.output)
         add(*paths)
         with contextlib.ExitStack() as stack:  # Both or none: parts of two splits may overlap.
@@ -123,5 +123,5 @@ def _report(bad: dict[int, str], num_images: int) -> int:
     if not bad:
         return 0
     told = f"maskrcnn-jax data: {len(bad)} of {num_images} images cannot be used:"
-    print(told, *bad.values(), sep="\n  ", file=sys.stderr)
+    print(told, *checks.advise_once(bad.values()), sep="\n  ", file=sys.stderr)
     return 1

@@ -115,7 +115,7 @@ def _report_lost(lost: dict[int, str], num_images: int) -> int:
         return 0
     print(
         f"maskrcnn-jax evaluate: {len(lost)} of {num_images} images are missing in these numbers:",
-        *lost.values(),
+        *checks.advise_once(lost.values()),
         sep="\n  ",
         file=sys.stderr,
     )

@@ -1,6 +1,5 @@
 """Errors that Python would print with a traceback, and go on."""
 
-import os
 import signal
 import sys
 import threading
@@ -19,7 +18,9 @@ def handle() -> None:
 
     def hook(found: Any) -> None:
         if found.exc_type is KeyboardInterrupt:
-            threading.Timer(_SECONDS, os.kill, [os.getpid(), signal.SIGINT]).start()
+            # To the main thread: a signal to the process may reach another, and wakes no sleep.
+            thread = threading.main_thread().ident
+            threading.Timer(_SECONDS, signal.pthread_kill, [thread, signal.SIGINT]).start()
         elif found.exc_type is not RuntimeError or str(found.exc_value) != "Event loop is closed":
             previous(found)
 

@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     command_arguments.add_evaluate(commands)
     command_arguments.add_convert(commands)
     command_arguments.add_export(commands)
+    command_arguments.add_push(commands)
+    command_arguments.add_serve(commands)
     command_arguments.add_parity(commands)
     command_arguments.add_plan(commands)
     data_arguments.add_data(commands)

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from maskrcnn_jax import video, whole_files
 from maskrcnn_jax.cli import formats, inputs, outputs, predictions, progress
 from maskrcnn_jax.cli.predictions import Find, Task
+from maskrcnn_jax.data import checks
 from maskrcnn_jax.data.findings import plain
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.detector_inputs import checked_top_k
@@ -243,4 +244,5 @@ def _report(
         print(f"videos: {num_videos}, in {args.output} {files}")
     if failures:
         failed = f"maskrcnn-jax predict: {len(failures)} of {len(tasks)} files failed:"
-        print(failed, *map(plain, failures.values()), sep="\n  ", file=sys.stderr)
+        reasons = map(plain, checks.advise_once(failures.values()))
+        print(failed, *reasons, sep="\n  ", file=sys.stderr)

@@ -12,7 +12,7 @@ import jax
 from maskrcnn_jax import distributed, training
 from maskrcnn_jax.cli import in_use, outputs, progress
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.data import checks
+from maskrcnn_jax.data import checks, sampling
 from maskrcnn_jax.data.annotations import without_images
 from maskrcnn_jax.data.dataset import Dataset
 from maskrcnn_jax.data.schedule import check_sizes
@@ -64,6 +64,7 @@ def prepare(config: Config, workdir: str | Path) -> Start:
     known_by = "the training set"
     val_data, annotations = open_val(config.data, train_data.categories, known_by=known_by, **needs)
     check_categories(config.model, train_data.categories, val_data.categories)
+    config = _with_frequencies(config, train_data)
     bad = left_out.find(workdir, config.data, train_data, val_data, progress.images)
     train_data = checks.without(train_data, bad["train"])
     val_data = checks.without(val_data, bad["val"])
@@ -89,6 +90,16 @@ def prepare(config: Config, workdir: str | Path) -> Start:
             weights = os.path.expanduser(config.backbone_weights)
             variables = backbones.load(weights, variables, config.model, print_once)
     return Start(config, train_data, val_data, annotations, variables)
+
+
+def _with_frequencies(config: Config, train_data: Dataset) -> Config:
+    """The config with the frequencies of the classes, if the loss draws by them."""
+    model, head = config.model, config.model.box_head
+    if head.federated_classes is None or head.class_frequencies:
+        return config
+    counted = sampling.class_frequencies(train_data.labels, model.num_classes)
+    head = dataclasses.replace(head, class_frequencies=counted)
+    return dataclasses.replace(config, model=dataclasses.replace(model, box_head=head))
 
 
 def _with_fresh_heads(variables: dict[str, Any], config: Config) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from maskrcnn_jax import config_check
 from maskrcnn_jax.cli import config_file, outputs, progress
 from maskrcnn_jax.cli.console import Console
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.data import statistics, summary
+from maskrcnn_jax.data import checks, statistics, summary
 from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.findings import named, plain, plain_line
 from maskrcnn_jax.data.statistics import AnchorFit, Channels, Objects
@@ -221,6 +221,6 @@ def _write(path: Path, found: Found, config: Config, annotations: Path) -> None:
 
 
 def _report(bad: dict[int, str]) -> int:
-    for reason in bad.values():
+    for reason in checks.advise_once(bad.values()):
         print(f"left out of the channels: {plain(reason)}")
     return 1 if bad else 0

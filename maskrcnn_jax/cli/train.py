@@ -138,7 +138,7 @@ def _train(rest: list[str]) -> None:
     workdir = Path(os.path.expanduser(WORKDIR.value))
     outputs.make_directory(workdir, "--workdir")
     with claim_results(workdir, FORCE.value) as announce:
-        result = training_loop.train(CONFIG.value, workdir, announce)
+        result = training_loop.train(CONFIG.value, workdir, announce, sys.argv)
     print_once(evaluation.headline(result))
     print_once(f"curves, numbers and images in {workdir}/report.html")
     if unwritten := streams.flush():

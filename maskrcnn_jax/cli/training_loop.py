@@ -1,7 +1,7 @@
 """The training loop: `train` opens a run, takes its remaining steps and writes its results."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,20 @@ from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.lost_images import LostImages
 from maskrcnn_jax.data.pipeline import train_batches
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.runs import run_directory
 from maskrcnn_jax.runs.checkpoints import Checkpoints, NotSaved
 from maskrcnn_jax.xla import compiler
 
 
 def train(
-    config: Config, workdir: str | Path, announce: Callable[[], object] = lambda: None
+    config: Config,
+    workdir: str | Path,
+    announce: Callable[[], object] = lambda: None,
+    command: Sequence[str] = (),
 ) -> evaluation.Evaluation:
     """Takes the remaining steps of an experiment, and returns the last evaluation.
 
-    ``announce`` is called before the results are written.
+    ``announce`` is called before the results are written. The words of ``command`` are recorded.
 
     Raises:
         Preempted: SIGTERM or Ctrl-C came. The state after the last step is saved.
@@ -48,6 +52,8 @@ def train(
 
     start = prepare(config, workdir)
     config = start.config
+    if command and distributed.is_first():
+        run_directory.add_command(workdir, command)
     model = MaskRCNN(config.model, config.detection, run)
     optimizer = training.make_optimizer(config, start.variables["params"])
     train_step = training.compile_step(model, optimizer, config)

@@ -66,9 +66,19 @@ def check_few(bad: dict[int, str], count: int, what: str) -> None:
         raise ValueError(f"{len(bad)} of {count} {what} cannot be used: {summary(bad)}")
 
 
+def advise_once(reasons: Iterable[str]) -> list[str]:
+    """Reasons in their order. A package to install stands in the first that asks for it only."""
+    told, known = [], set()
+    for reason in reasons:
+        text, is_advice, package = reason.rpartition(": pip install ")
+        told.append(text if is_advice and package in known else reason)
+        known.add(package)
+    return told
+
+
 def summary(bad: dict[int, str]) -> str:
     """The first reasons in one line."""
-    reasons = list(bad.values())
+    reasons = advise_once(bad.values())
     rest = f"; and {len(reasons) - _NUM_NAMED} more" if len(reasons) > _NUM_NAMED else ""
     return "; ".join(short(reason, _MAX_REASON) for reason in reasons[:_NUM_NAMED]) + rest
 

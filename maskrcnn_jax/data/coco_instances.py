@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from maskrcnn_jax import images
 from maskrcnn_jax.data import coco, prepared
 from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.dataset import Example
@@ -73,6 +74,7 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
                 sizes=self._dataset.sizes.tolist(),
                 file_names=self._dataset.file_names,
                 # One list for each image, appended when the image is read.
+                pixels=[],
                 category_ids=[],
                 without_mask=[],
                 too_small=[],
@@ -97,7 +99,7 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
             example = self._dataset[index]
             categories = self._dataset.categories
             category_ids = [categories.category_id(int(label)) for label in example.classes]
-            self._describe(example, category_ids)
+            self._describe(index, example, category_ids)
             record = {
                 "image": str(self._dataset.path(index)),
                 "image_id": example.image_id,
@@ -108,9 +110,10 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
             yield index, record
             self._advance(1)
 
-    def _describe(self, example: Example, category_ids: list[int]) -> None:
+    def _describe(self, index: int, example: Example, category_ids: list[int]) -> None:
         """Adds the metadata of an image, which `PreparedDataset` needs before it reads records."""
-        metadata = self.info.metadata
+        metadata, header = self.info.metadata, images.header(self._dataset.path(index))
+        metadata["pixels"].append([header.num_channels, header.dtype, header.has_alpha])
         metadata["category_ids"].append(category_ids)
         metadata["without_mask"].append([i for i, mask in enumerate(example.masks) if mask is None])
         metadata["too_small"].append(np.flatnonzero(~coco.is_learnable(example.boxes)).tolist())

@@ -49,6 +49,7 @@ def _row_shapes(
             valid=shape((slots,), np.bool_),
         ),
         num_surplus=shape((), np.int32),
+        num_removed=shape((), np.int32),
     )
 
 
@@ -73,7 +74,8 @@ def nothing(
     """
     shapes = _row_shapes(config, bucket, num_channels, np.dtype(dtype), masks)
     row = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    return row._replace(image_id=np.int32(image_id), num_surplus=np.int32(0))
+    none = np.int32(0)
+    return row._replace(image_id=np.int32(image_id), num_surplus=none, num_removed=none)
 
 
 def pack(
@@ -81,8 +83,9 @@ def pack(
 ) -> Batch:
     """Pads one image to its bucket and puts its objects into the slots of a batch.
 
-    Objects whose box is empty are dropped. The first ``config.max_instances`` of the others get a
-    slot; ``num_surplus`` counts the rest.
+    Objects whose box is empty are dropped; ``num_removed`` counts them and those that transforms
+    removed. The first ``config.max_instances`` of the others get a slot; ``num_surplus`` counts the
+    rest.
 
     Args:
         sample: The image and its objects.
@@ -112,14 +115,16 @@ def pack(
     row = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     row.images[: size[0], : size[1]] = sample.image
     row.sizes[:] = size
-    row.canvas[:] = resizing.ceil32(size)
+    row.canvas[:] = resizing.canvas_of(size, config.padding)
     row.instances.boxes[:count] = chosen.boxes
     row.instances.classes[:count] = chosen.classes
     row.instances.valid[:count] = True
     if masks:
         _draw_masks(row.instances.masks, chosen, config)
     return row._replace(
-        image_id=np.int32(sample.image_id), num_surplus=np.int32(len(visible) - count)
+        image_id=np.int32(sample.image_id),
+        num_surplus=np.int32(len(visible) - count),
+        num_removed=np.int32(sample.num_removed + len(boxes) - len(visible)),
     )
 
 

@@ -16,8 +16,9 @@ from maskrcnn_jax import images
 from maskrcnn_jax.data import coco
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Example
+from maskrcnn_jax.image_files import bands
 
-VERSION = "1.1.0"  # Version of the layout on disk.
+VERSION = "1.2.0"  # Version of the layout on disk.
 ANNOTATIONS = "annotations.json.gz"
 
 
@@ -121,6 +122,21 @@ class PreparedDataset:
             raise OSError(
                 f"image id {int(record['image_id'])} in {self.folder}: {error}"
             ) from error
+
+    def check(self, index: int | np.integer) -> None:
+        """Looks at the number of channels of an image, without reading its record.
+
+        Raises OSError, which names the image, if it has another number than ``num_channels``.
+        """
+        position = int(self._kept[index])
+        height, width = self._metadata["sizes"][position]
+        num_channels, dtype, has_alpha = self._metadata["pixels"][position]
+        try:
+            found = bands.Header(height, width, num_channels, dtype, has_alpha)
+            bands.check_count(found, self.num_channels)
+        except ValueError as error:
+            image_id, name = (self._metadata[x][position] for x in ("image_ids", "file_names"))
+            raise OSError(f"image id {image_id}, {name}, in {self.folder}: {error}") from error
 
     def without(self, image_ids: Iterable[int]) -> "PreparedDataset":
         """The data set without some images."""

@@ -65,6 +65,21 @@ def _occurrences(
     return classes, np.bincount(np.concatenate([*classes, np.zeros(0, int)]))
 
 
+def class_frequencies(
+    labels: Sequence[Int[np.ndarray, " _"]], num_classes: int
+) -> tuple[float, ...]:
+    """The number of images with each class, for `BoxHeadConfig.class_frequencies`.
+
+    Args:
+        labels: The labels of the objects of every image, from 1.
+        num_classes: With background, which is not counted.
+    """
+    _, images = _occurrences(labels)
+    counts = np.zeros(num_classes, int)
+    counts[: len(images)] = images
+    return tuple(map(float, counts[1:]))
+
+
 def length(images: Int[np.ndarray, " n"], repeats: Float[np.ndarray, " _"] | None) -> int:
     """The number of images of a cycle: the sum of the repeats, rounded, and at least 1.
 

@@ -120,13 +120,7 @@ def annotated(
     return captions.title(drawing, title)
 
 
-def varied(
-    row: Batch,
-    categories: Categories,
-    title: str,
-    long_side: int = LONG_SIDE,
-    num_removed: int = 0,
-) -> Drawing:
+def varied(row: Batch, categories: Categories, title: str, long_side: int = LONG_SIDE) -> Drawing:
     """Draws an image after the transforms of training, with the objects and masks of its slots.
 
     Args:
@@ -134,7 +128,6 @@ def varied(
         categories: The categories of the objects.
         title: The start of the title.
         long_side: Long side of the drawing, in pixels.
-        num_removed: Objects of the image that the transforms removed, for the title.
     """
     height, width = row.sizes.tolist()
     image, count = row.images[:height, :width], int(row.instances.valid.sum())
@@ -148,8 +141,8 @@ def varied(
     scale = long_side / max(height, width)
     drawing = visualize.draw(image, boxes, classes, None, masks, categories.names, scale=scale)
     title = f"{title}: {height}x{width}, {_counted(count, 'object')}"
-    if num_removed:
-        title += f", {num_removed} removed"
+    if row.num_removed:
+        title += f", {row.num_removed} removed"
     if row.num_surplus:
         title += f", {row.num_surplus} without a slot"
     return captions.title(drawing, title)

@@ -10,6 +10,10 @@ _LARGEST = {"uint8": 255, "uint16": 65535}
 _NUMBERS = ("uint8", "uint16", "float16", "float32", "float64")
 
 
+class TooManyPixels(OSError):
+    """An image is larger than Pillow would read."""
+
+
 class Bands(NamedTuple):
     """The pixels of a file."""
 
@@ -82,13 +86,13 @@ def check_type(dtype: np.dtype) -> None:
 
 
 def check_size(height: int, width: int, num_channels: int = 1) -> None:
-    """Raises OSError if an image is larger than Pillow would read, three channels counted."""
+    """Raises `TooManyPixels` for more than Pillow would read, three channels counted."""
     most = Image.MAX_IMAGE_PIXELS
     if most is None or (height * width <= 2 * most and height * width * num_channels <= 6 * most):
         return
     size = f"{height * width} pixels" + f" of {num_channels} channels" * (num_channels > 1)
     limit = f"{2 * most} pixels" + " of 3 channels" * (num_channels > 1)
-    raise OSError(
+    raise TooManyPixels(
         f"Image size ({size}) exceeds limit of {limit}: cut it into parts or make it smaller, or "
         "raise PIL.Image.MAX_IMAGE_PIXELS if it is to be trusted"
     )

@@ -27,8 +27,10 @@ def within(shape: tuple[int, int], extent: Int[Array, "b 2"]) -> Bool[Array, "b 
     return rows & columns
 
 
-def halve(extent: Int[Array, "b 2"], stride: int = 2) -> Int[Array, "b 2"]:
+def halve(extent: Int[Array, "b 2"] | None, stride: int = 2) -> Int[Array, "b 2"] | None:
     """Extent of the result of a convolution or pooling of this stride."""
+    if extent is None:
+        return None
     # XLA repeats this division wherever the extent is read. jax.lax.div is a single operation, the
     # floor division of ``ceil_div`` some thirty.
     return jax.lax.div(extent + (stride - 1), jnp.full_like(extent, stride))

@@ -12,6 +12,20 @@ from maskrcnn_jax.ops import upsampling
 from maskrcnn_jax.structures import Pyramid
 
 
+def build(config: FPNConfig | None, dtype: str, run: Execution) -> nn.Module:
+    """The pyramid of a config."""
+    return LastLevel() if config is None else FPN(config, dtype, run)
+
+
+class LastLevel(nn.Module):
+    """The coarsest feature map alone, for networks without a pyramid."""
+
+    def __call__(self, features: Pyramid, canvas: Int[Array, "b 2"]) -> Pyramid:
+        """The only map; zero beyond its extent."""
+        level = max(features)
+        return {level: zero_beyond(features[level], pyramid_extents([level], canvas)[level])}
+
+
 class FPN(nn.Module):
     """Feature maps C2 to C5 to the pyramid P2 to P6, all with the same number of channels.
 

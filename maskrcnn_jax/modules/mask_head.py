@@ -53,7 +53,7 @@ class MaskHead(nn.Module):
         upsample = as_function(Deconv2x2(self.config.channels, self.dtype, name="deconv"))
 
         def draw(
-            x: Float[Array, "b r s s c"], kernel: Float[Array, "b r c"], bias: Float[Array, "b r"]
+            x: Float[Array, "b r s s c"], kernel: Float[Array, "b r f"], bias: Float[Array, "b r"]
         ) -> Float[Array, "b r 2*s 2*s"]:
             b, r, side = x.shape[:3]
             kernel = kernel.reshape(b * r, -1)
@@ -72,7 +72,7 @@ class MaskHead(nn.Module):
 
     def _class_parameters(
         self, classes: Int[Array, "b r"]
-    ) -> tuple[Float[Array, "b r c"], Float[Array, "b r"]]:
+    ) -> tuple[Float[Array, "b r f"], Float[Array, "b r"]]:
         """The weights and bias of the 1x1 convolution for the class of each RoI."""
         # torchvision scales the initial weights by the number of classes: with a single class,
         # logits would start at 20.

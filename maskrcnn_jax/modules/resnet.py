@@ -3,6 +3,7 @@
 Layers have torchvision's names.
 """
 
+from collections.abc import Iterator
 from functools import partial
 
 import flax.linen as nn
@@ -26,7 +27,7 @@ DEPTHS = {
 
 
 class ResNet(nn.Module):
-    """Images to ``{level: [b, h, w, c]}``, for levels 2 to 5 with strides 4 to 32."""
+    """Images to ``{level: [b, h, w, c]}``, for levels 2 to 5, or 4, with strides 4 to 32."""
 
     config: ResNetConfig
     dtype: str = "float32"
@@ -39,7 +40,6 @@ class ResNet(nn.Module):
         c, sharded = self.config, self.run.row_shards > 1
         norm = partial(NORMS[c.norm], eps=c.norm_eps, dtype=self.dtype)
         conv = partial(Conv, use_bias=False, dtype=self.dtype, rows_sharded=sharded)
-        grouped = partial(conv, groups=c.groups, per_device=self.run.per_device)
 
         extent = halve(canvas)
         stem = conv(c.stem_channels, 7, stride=2, name="conv1")
@@ -50,24 +50,50 @@ class ResNet(nn.Module):
         extent = halve(extent)
         x = self._stop_if_frozen(x, stage=1)
 
-        sizes, has_bottleneck = DEPTHS[c.depth]
-        block = Bottleneck if has_bottleneck else BasicBlock
-        block = recomputed(block, "blocks", self.run)
         features = {}
-        for level, num_blocks in enumerate(sizes, start=2):
-            outputs = channels(c)[level]
-            width = c.width * 2 ** (level - 2) if has_bottleneck else outputs
-            for i in range(num_blocks):
-                stride = 2 if level > 2 and i == 0 else 1
-                name = f"layer{level - 1}_{i}"
-                layers = conv, grouped, norm, self.run
-                x = block(width, outputs, stride, c.stride_in_1x1, *layers, name=name)(x, extent)
+        for level in range(2, c.last_level + 1):
+            for block, stride in blocks(c, level, self.dtype, self.run):
+                x = block(x, extent)
                 extent = halve(extent, stride)
             x = features[level] = self._stop_if_frozen(x, stage=level)
         return features
 
     def _stop_if_frozen(self, x: Array, stage: int) -> Array:
         return jax.lax.stop_gradient(x) if self.config.frozen_stages >= stage else x
+
+
+class LastStage(nn.Module):
+    """C5 of RoIs, from their features of C4, in half the resolution."""
+
+    config: ResNetConfig
+    dtype: str = "float32"
+    run: Execution = Execution()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n s s c"]) -> Float[Array, "n t t f"]:
+        run = self.run._replace(row_shards=1)  # No devices share the rows of an RoI.
+        for block, _ in blocks(self.config, 5, self.dtype, run):
+            x = block(x, None)
+        return x
+
+
+def blocks(
+    c: ResNetConfig, level: int, dtype: str, run: Execution
+) -> Iterator[tuple[nn.Module, int]]:
+    """The blocks of the stage that computes a level, as submodules, and their strides."""
+    norm = partial(NORMS[c.norm], eps=c.norm_eps, dtype=dtype)
+    conv = partial(Conv, use_bias=False, dtype=dtype, rows_sharded=run.row_shards > 1)
+    grouped = partial(conv, groups=c.groups, per_device=run.per_device)
+    sizes, has_bottleneck = DEPTHS[c.depth]
+    block = Bottleneck if has_bottleneck else BasicBlock
+    block = recomputed(block, "blocks", run)
+    outputs = channels(c)[level]
+    width = c.width * 2 ** (level - 2) if has_bottleneck else outputs
+    for i in range(sizes[level - 2]):
+        stride = 2 if level > 2 and i == 0 else 1
+        layers = conv, grouped, norm, run
+        name = f"layer{level - 1}_{i}"
+        yield block(width, outputs, stride, c.stride_in_1x1, *layers, name=name), stride
 
 
 def channels(config: ResNetConfig) -> dict[int, int]:
@@ -97,7 +123,7 @@ class Bottleneck(nn.Module):
     run: Execution
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Array:
+    def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"] | None) -> Array:
         outer = halve(extent, self.stride)
         # Before a stride, the first layer makes four times as much as any other of the block.
         halves_late = self.stride > 1 and not self.stride_in_1x1
@@ -107,7 +133,7 @@ class Bottleneck(nn.Module):
         y = normed(self.conv(self.outputs, 1, name="conv3"), self.norm(name="bn3"), y, outer)
         return relu(_shortcut(self, x, y, outer) + y)
 
-    def _narrow(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Array:
+    def _narrow(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"] | None) -> Array:
         """The first two convolutions, one of which has the stride."""
         first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
         inner = halve(extent, first)
@@ -130,7 +156,7 @@ class BasicBlock(nn.Module):
     run: Execution
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"]) -> Array:
+    def __call__(self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"] | None) -> Array:
         outer = halve(extent, self.stride)
         first = self.conv(self.width, 3, stride=self.stride, name="conv1")
         y = normed(first, self.norm(name="bn1"), zero_beyond(x, extent), outer)
@@ -140,7 +166,7 @@ class BasicBlock(nn.Module):
 
 
 def _shortcut(
-    block: Bottleneck | BasicBlock, x: Array, y: Array, extent: Int[Array, "b 2"]
+    block: Bottleneck | BasicBlock, x: Array, y: Array, extent: Int[Array, "b 2"] | None
 ) -> Array:
     """``x``, or its projection to the shape of ``y`` by a 1x1 convolution."""
     if x.shape == y.shape:

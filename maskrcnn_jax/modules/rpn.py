@@ -26,12 +26,13 @@ class RPN(nn.Module):
     config: RPNConfig
     dtype: str = "float32"
     run: Execution = Execution()
+    num_anchors: int = 3  # Per cell.
 
     def __call__(self, pyramid: Pyramid, canvas: Int[Array, "b 2"]) -> AnchorScores:
         """Scores all anchors: per level ``[b, n]`` logits and ``[b, n, 4]`` deltas.
 
-        Maps must be zero beyond their extents. The anchors of a level are ordered by ratio, row,
-        column.
+        Maps must be zero beyond their extents. The anchors of a level are ordered by size, ratio,
+        row, column.
         """
         convs, predict = self._parameters(next(iter(pyramid.values())).shape[-1])
         extent = pyramid_extents(pyramid, canvas)
@@ -77,24 +78,21 @@ class RPN(nn.Module):
         All other anchors have a zero cotangent, and the gradient of whole maps would mostly
         multiply these zeros.
         """
-        windows_one = partial(windows_at, num_ratios=self.num_ratios, radius=self.config.num_convs)
+        windows_one = partial(
+            windows_at, num_anchors=self.num_anchors, radius=self.config.num_convs
+        )
         extent = pyramid_extents(pyramid, canvas)
-        windows, inside, ratios = self.run.per_image(windows_one)(pyramid, extent, indices)
+        windows, inside, anchors = self.run.per_image(windows_one)(pyramid, extent, indices)
         x, inside = (y.reshape(-1, *y.shape[2:]) for y in (windows, inside))
         convs, predict = self._parameters(x.shape[-1])
         for parameters in convs:
             x = relu(self._valid_conv(jnp.where(inside, x, 0), *parameters))
             inside = inside[:, 1:-1, 1:-1]
         y = self._conv(x, *predict).astype(jnp.float32).reshape(*indices.shape, -1)
-        logits, deltas = y[..., : self.num_ratios], y[..., self.num_ratios :]
-        deltas, ratios = deltas.reshape(*logits.shape, 4), jnp.expand_dims(ratios, (2, 3))
-        deltas = jnp.take_along_axis(deltas, ratios, axis=2).squeeze(2)
-        return jnp.take_along_axis(logits, ratios.squeeze(3), axis=2).squeeze(2), deltas
-
-    @property
-    def num_ratios(self) -> int:
-        """Anchors per cell."""
-        return len(self.config.aspect_ratios)
+        logits, deltas = y[..., : self.num_anchors], y[..., self.num_anchors :]
+        deltas, anchors = deltas.reshape(*logits.shape, 4), jnp.expand_dims(anchors, (2, 3))
+        deltas = jnp.take_along_axis(deltas, anchors, axis=2).squeeze(2)
+        return jnp.take_along_axis(logits, anchors.squeeze(3), axis=2).squeeze(2), deltas
 
     def _by_anchor(
         self, y: Float[Array, "b h w k"]
@@ -102,8 +100,8 @@ class RPN(nn.Module):
         """The logits and deltas of a level, from those of each cell."""
         b, h, w, _ = y.shape
         y = jnp.moveaxis(y, -1, 1)
-        logits, deltas = y[:, : self.num_ratios], y[:, self.num_ratios :]
-        deltas = jnp.moveaxis(deltas.reshape(b, self.num_ratios, 4, h, w), 2, -1)
+        logits, deltas = y[:, : self.num_anchors], y[:, self.num_anchors :]
+        deltas = jnp.moveaxis(deltas.reshape(b, self.num_anchors, 4, h, w), 2, -1)
         return logits.reshape(b, -1), deltas.reshape(b, -1, 4)
 
     def _conv(self, x: Array, kernel: Array, bias: Array) -> Array:
@@ -137,7 +135,7 @@ class RPN(nn.Module):
             ConvParameters(features, 3, small, name=f"conv{i}")(features)
             for i in range(self.config.num_convs)
         ]
-        logits = ConvParameters(self.num_ratios, 1, small, name="cls_logits")(features)
-        deltas = ConvParameters(4 * self.num_ratios, 1, small, name="bbox_pred")(features)
+        logits = ConvParameters(self.num_anchors, 1, small, name="cls_logits")(features)
+        deltas = ConvParameters(4 * self.num_anchors, 1, small, name="bbox_pred")(features)
         kernel, bias = (jnp.concatenate(pair, axis=-1) for pair in zip(logits, deltas, strict=True))
         return convs, (kernel, bias)

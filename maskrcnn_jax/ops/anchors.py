@@ -1,5 +1,7 @@
 """Anchors: the reference boxes that the region proposal network scores and moves."""
 
+from collections.abc import Iterable, Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -25,16 +27,18 @@ def cell_anchors(
     return np.round(half).astype(np.float32) if rounded else half
 
 
-def map_shapes(bucket: tuple[int, int]) -> dict[int, tuple[int, int]]:
-    """Height and width of the feature maps P2 to P6 for images of this height and width."""
-    return {level: tuple(ceil_div(side, 2**level) for side in bucket) for level in range(2, 7)}
+def map_shapes(
+    bucket: tuple[int, int], levels: Iterable[int] = range(2, 7)
+) -> dict[int, tuple[int, int]]:
+    """Height and width of the feature maps, P2 to P6, for images of this height and width."""
+    return {level: tuple(ceil_div(side, 2**level) for side in bucket) for level in levels}
 
 
 def grid_anchors(
     shape: tuple[int, int],
     extent: Int[Array, "2"],
     canvas: Int[Array, "2"],
-    size: float | int,
+    sizes: Sequence[float | int],
     aspect_ratios: tuple[float, ...],
     *,
     stride: int | None = None,
@@ -42,14 +46,15 @@ def grid_anchors(
 ) -> tuple[Float[Array, "n 4"], Bool[Array, " n"]]:
     """Anchors of one level, and whether the cell of each lies on the canvas.
 
-    Anchors are ordered by ratio, row, column: the innermost axis is a long one, as accelerators
-    need. The first anchor is centred on the corner of the image, without half a stride of offset.
+    Anchors are ordered by size, ratio, row, column: the innermost axis is a long one, as
+    accelerators need. The first anchor is centred on the corner of the image, without half a stride
+    of offset.
 
     Args:
         shape: Height and width of the feature map, in cells.
         extent: Height and width of the part of the map that the canvas covers, in cells.
         canvas: Height and width of the padded image, in pixels.
-        size: Side of a square anchor, in pixels.
+        sizes: Sides of the square anchors of a cell, in pixels.
         aspect_ratios: Height over width of the anchors of a cell.
         stride: Distance of neighbouring anchors, in pixels. None is torchvision's rule, the whole
             number ``canvas // extent`` per axis: 61, not 64, for 800 pixels on the 13 rows of P6.
@@ -59,8 +64,9 @@ def grid_anchors(
     rows, columns = jnp.arange(shape[0]), jnp.arange(shape[1])
     y = (rows * down).astype(jnp.float32).reshape(1, -1, 1)
     x = (columns * across).astype(jnp.float32).reshape(1, 1, -1)
-    whole = (len(aspect_ratios), *shape)
-    bases = cell_anchors(size, aspect_ratios, rounded).T.reshape(4, -1, 1, 1)
+    whole = (len(sizes) * len(aspect_ratios), *shape)
+    cells = np.concatenate([cell_anchors(size, aspect_ratios, rounded) for size in sizes])
+    bases = cells.T.reshape(4, -1, 1, 1)
     corners = [shift + base for shift, base in zip((x, y, x, y), bases, strict=True)]
     coordinates = [jnp.broadcast_to(corner, whole).reshape(-1) for corner in corners]
     inside = (rows < extent[0]).reshape(1, -1, 1) & (columns < extent[1]).reshape(1, 1, -1)
@@ -81,17 +87,18 @@ def pyramid_anchors(
     Args:
         shapes: Per level, height and width of the feature map, in cells.
         canvas: Height and width of the padded image, in pixels.
-        sizes: The anchor size of each level, the finest first.
+        sizes: The anchor size of each level, the finest first; or all sizes of a single level.
         aspect_ratios: Height over width of the anchors of a cell.
         stride: "level" for ``2**level`` pixels, "canvas" for torchvision's rule; see
             `grid_anchors`.
         rounded: As in `cell_anchors`.
     """
     grids = {}
-    for level, size in zip(sorted(shapes), sizes, strict=True):
+    of_levels = [sizes] if len(shapes) == 1 else [(size,) for size in sizes]
+    for level, of_cell in zip(sorted(shapes), of_levels, strict=True):
         extent = ceil_div(canvas, 2**level)
         pixels = 2**level if stride == "level" else None
         grids[level] = grid_anchors(
-            shapes[level], extent, canvas, size, aspect_ratios, stride=pixels, rounded=rounded
+            shapes[level], extent, canvas, of_cell, aspect_ratios, stride=pixels, rounded=rounded
         )
     return grids

@@ -5,7 +5,9 @@ compute with one array per coordinate: an accelerator pads a last axis of 4 to 1
 """
 
 import math
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -29,6 +31,7 @@ def area(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
     return (x1 - x0) * (y1 - y0)
 
 
+@partial(jax.jit, inline=True)  # Traced once for each shape: NMS asks for many parts alike.
 def pairwise_iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
     """Intersection over union of every pair; NaN (0 / 0) for two boxes without area."""
     x0, y0, x1, y1 = (x.reshape(-1, 1) for x in split(a))
@@ -38,6 +41,23 @@ def pairwise_iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array,
     intersection = jnp.maximum(width, 0) * jnp.maximum(height, 0)
     areas = (x1 - x0) * (y1 - y0) + (right - left) * (bottom - top)
     return intersection / (areas - intersection)
+
+
+def generalised_iou(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
+    """The IoU of each pair, less the empty share of the smallest box around both.
+
+    It is between -1 and 1 (Rezatofighi et al., 2019). One box of each pair must have an area.
+    """
+    x0, y0, x1, y1 = split(a)
+    left, top, right, bottom = split(b)
+    width = jnp.minimum(x1, right) - jnp.maximum(x0, left)
+    height = jnp.minimum(y1, bottom) - jnp.maximum(y0, top)
+    intersection = jnp.maximum(width, 0) * jnp.maximum(height, 0)
+    union = (x1 - x0) * (y1 - y0) + (right - left) * (bottom - top) - intersection
+    around = (jnp.maximum(x1, right) - jnp.minimum(x0, left)) * (
+        jnp.maximum(y1, bottom) - jnp.minimum(y0, top)
+    )
+    return intersection / union - (around - union) / around
 
 
 def encode(

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt32
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from maskrcnn_jax.ops import ranking
 
@@ -60,3 +60,19 @@ def _draw(
     key = jnp.where(eligible, (priority >> 1).astype(jnp.int32), -1)
     _, indices = ranking.top_k(key, min(count, key.shape[0]))
     return indices, jnp.minimum(eligible.sum(), count)
+
+
+def weighted(key: Key, weights: Float[Array, " n"], count: Int[Array, ""]) -> Bool[Array, " n"]:
+    """Draws ``count`` candidates without replacement, with probabilities proportional to weights.
+
+    Candidates of weight 0 are never drawn, so there may be fewer. The draw of a candidate depends
+    on the key, its position and the weights.
+
+    The first ``count`` of exponential times with the rates ``weights`` are such a draw (Efraimidis
+    and Spirakis, 2006).
+    """
+    bits = priorities(key, jnp.arange(len(weights)))
+    uniform = ((bits >> 8).astype(jnp.float32) + 0.5) / (1 << 24)  # Above 0.
+    times = jnp.where(weights > 0, -jnp.log(uniform) / weights, jnp.inf)
+    rank = jnp.argsort(jnp.argsort(times))
+    return (rank < count) & (weights > 0)

@@ -11,7 +11,7 @@ def windows_at(
     extents: dict[int, Int[Array, "2"]],
     indices: Int[Array, " s"],
     *,
-    num_ratios: int,
+    num_anchors: int,
     radius: int,
 ) -> tuple[Float[Array, "s d d c"], Bool[Array, "s d d 1"], Int[Array, " s"]]:
     """Reads the cells around the cell of each anchor, on its level.
@@ -21,22 +21,22 @@ def windows_at(
         extents: Per level, height and width in cells of the part that the canvas covers.
         indices: Indices of anchors among those of all levels, in the order of
             `anchors.pyramid_anchors`.
-        num_ratios: Anchors per cell.
+        num_anchors: Anchors per cell.
         radius: Cells on each side of the cell of the anchor: ``d = 2 * radius + 1``.
 
     Returns:
         The windows, whether each of their cells lies within the extent (the others are zero), and
-        the index of each anchor's ratio.
+        the index of each anchor among those of its cell.
     """
     offset = jnp.arange(-radius, radius + 1)
-    windows, inside, ratios, first = 0, False, 0, 0
+    windows, inside, anchors, first = 0, False, 0, 0
     for level in sorted(pyramid):
         height, width, channels = pyramid[level].shape
         index, num_cells = indices - first, height * width
-        first += num_ratios * num_cells
-        on_level = (index >= 0) & (index < num_ratios * num_cells)
+        first += num_anchors * num_cells
+        on_level = (index >= 0) & (index < num_anchors * num_cells)
         cell = index % num_cells
-        ratios += jnp.where(on_level, index // num_cells, 0)
+        anchors += jnp.where(on_level, index // num_cells, 0)
         rows = (cell // width).reshape(-1, 1, 1) + offset.reshape(1, -1, 1)
         columns = (cell % width).reshape(-1, 1, 1) + offset.reshape(1, 1, -1)
         covered = (rows >= 0) & (rows < extents[level][0])
@@ -47,4 +47,4 @@ def windows_at(
         features = pyramid[level].reshape(-1, channels)
         windows += features.at[cells].get(mode="fill", fill_value=0)
         inside |= covered
-    return windows, inside[..., None], ratios
+    return windows, inside[..., None], anchors

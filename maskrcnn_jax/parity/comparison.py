@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from maskrcnn_jax import images as image_files
+from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.parity import explanation, pairing
 from maskrcnn_jax.parity.jax_model import JaxModel
 from maskrcnn_jax.parity.padding import Size
@@ -33,6 +34,7 @@ PIXEL_TOLERANCES = {
 }
 PROBABILITY_TOLERANCES = {"final scores": 1e-5, "pasted masks": 1e-5}
 MASK_STAGES = ("pooled for masks", "mask logits", "pasted masks")  # For models with a mask head.
+ALL_MAPS = {f"C{level}" for level in range(2, 6)} | {f"P{level}" for level in range(2, 7)}
 # The last stages in the report, in this order.
 ORDER = ["anchors", "proposals", "pooled for boxes", "class logits", "class deltas"]
 ORDER += ["final boxes", "final scores", "boxes in original pixels", *MASK_STAGES]
@@ -49,7 +51,7 @@ class Comparer:
     def __init__(self, peer: Peer, jax_model: JaxModel) -> None:
         self.peer, self.jax_model = peer, jax_model
         self.run_stages = StageRunner(jax_model)
-        self.stages = make_stages(has_masks=jax_model.config.model.mask_head is not None)
+        self.stages = make_stages(jax_model.config.model)
         self.alone = Comparison("each image alone")
         self.in_bucket = Comparison("ours alone, and in a larger bucket")
         self.in_batch = Comparison("ours alone, and in a batch")
@@ -149,8 +151,10 @@ class Comparer:
         self.stages["final scores"].add(error)
 
 
-def make_stages(*, has_masks: bool) -> dict[str, Stage]:
+def make_stages(config: ModelConfig) -> dict[str, Stage]:
     """All stages of a model by name, in the order of the report, with no results yet."""
+    has_masks, maps = config.mask_head is not None, {f"P{level}" for level in config.levels}
+    maps |= {f"C{level}" for level in ((2, 3, 4, 5) if config.fpn else config.levels)}
     tolerances = {
         "relative": TOLERANCES,
         "px": PIXEL_TOLERANCES,
@@ -162,7 +166,12 @@ def make_stages(*, has_masks: bool) -> dict[str, Stage]:
         for name, tolerance in by_name.items()
     }
     names = [name for name in TOLERANCES if name not in ORDER] + ORDER
-    return {name: found[name] for name in names if has_masks or name not in MASK_STAGES}
+    return {
+        name: found[name]
+        for name in names
+        if (has_masks or name not in MASK_STAGES)
+        and (name.split()[-1] in maps or name.split()[-1] not in ALL_MAPS)
+    }
 
 
 def run(

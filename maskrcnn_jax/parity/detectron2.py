@@ -19,7 +19,7 @@ from maskrcnn_jax import presets
 from maskrcnn_jax.config import Config, ModelConfig, ViTConfig
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.parity import recording, reference
-from maskrcnn_jax.parity.recording import channels_last, levels, rows
+from maskrcnn_jax.parity.recording import channels_last, rows
 from maskrcnn_jax.parity.records import Outcome, Peer, Stages
 from maskrcnn_jax.weights import detectron2, detectron2_config, layout
 
@@ -36,6 +36,8 @@ RULES = {
     "model.rpn.anchor_stride": "level",
     "model.rpn.score_threshold": 0.0,
     "model.roi.pooling": "align",
+    "model.cascade.average": "probabilities",
+    "model.cascade.mask_heads": "one",
     "model.roi.level_rule": "detectron2",
     "detection.min_box_size": 0.0,
     "detection.clip_to_original": True,
@@ -111,7 +113,8 @@ def state_dict(variables: Mapping[str, Any], config: ModelConfig) -> dict[str, n
     """Variables by Detectron2's names, without batch counters."""
     state = layout.restore(variables, list(detectron2.entries(config)))
     if presets.reads_bgr(config):
-        state[detectron2.STEM] = np.ascontiguousarray(state[detectron2.STEM][:, ::-1])
+        stem = next(name for name in detectron2.STEMS if name in state)
+        state[stem] = np.ascontiguousarray(state[stem][:, ::-1])
     return state
 
 
@@ -119,6 +122,9 @@ def settings(config: Config) -> CfgNode:
     """The settings of a model as Detectron2's, for a CPU and without pretrained weights."""
     cfg, model = get_cfg(), config.model
     values = dict(detectron2_config.FIXED) | _fields(config) | _converted(model)
+    if model.box_head.res5:
+        values |= detectron2_config.OTHER_DEFAULTS
+        values["MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"] = model.box_head.resolution
     values |= {
         "MODEL.DEVICE": "cpu",
         "MODEL.WEIGHTS": "",
@@ -188,20 +194,34 @@ def _converted(model: ModelConfig) -> dict[str, Any]:
     step = -1 if presets.reads_bgr(model) else 1
     return {
         "MODEL.RESNETS.NORM": NORMS[model.backbone.norm],
-        "MODEL.FPN.NORM": NORMS[model.fpn.norm],
+        "MODEL.FPN.NORM": NORMS["none" if model.fpn is None else model.fpn.norm],
         "MODEL.ROI_BOX_HEAD.NORM": NORMS[model.box_head.norm],
         "MODEL.ROI_MASK_HEAD.NORM": NORMS[mask_norm],
         "MODEL.MASK_ON": model.mask_head is not None,
         "INPUT.FORMAT": "BGR" if presets.reads_bgr(model) else "RGB",
         "MODEL.PIXEL_MEAN": [255 * x for x in model.image_mean[::step]],
         "MODEL.PIXEL_STD": [255 * x for x in model.image_std[::step]],
-        "MODEL.ANCHOR_GENERATOR.SIZES": [[size] for size in rpn.anchor_sizes],
+        "MODEL.ANCHOR_GENERATOR.SIZES": (
+            [list(rpn.anchor_sizes)] if model.fpn is None else [[x] for x in rpn.anchor_sizes]
+        ),
         "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [list(rpn.aspect_ratios)],
         "MODEL.RPN.IOU_THRESHOLDS": [rpn.negative_iou, rpn.positive_iou],
         "MODEL.RPN.CONV_DIMS": [-1] * rpn.num_convs,
         "MODEL.ROI_HEADS.IOU_THRESHOLDS": [model.roi.positive_iou],
         "MODEL.ROI_HEADS.NUM_CLASSES": model.num_classes - 1,
         "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignV2" if model.roi.aligned else "ROIAlign",
+        "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": model.box_head.classifier == "sigmoid",
+    } | _cascade(model)
+
+
+def _cascade(model: ModelConfig) -> dict[str, Any]:
+    if model.cascade is None:
+        return {}
+    weights = model.roi.box_weights, *model.cascade.box_weights
+    return {
+        "MODEL.ROI_HEADS.NAME": "CascadeROIHeads",
+        "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": weights,
+        "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": (model.roi.positive_iou, *model.cascade.positive_ious),
     }
 
 
@@ -216,31 +236,38 @@ def predict(model: torch.nn.Module, cfg: CfgNode, images: Sequence[np.ndarray]) 
         size = dict(zip(("height", "width"), image.shape[:2], strict=True))
         inputs.append({"image": torch.as_tensor(resized.transpose(2, 0, 1)), **size})
     heads, rpn = model.roi_heads, model.proposal_generator
+    is_c4 = not hasattr(heads, "box_pooler")
     parts = {
         **_maps(model.backbone),
         "pyramid": model.backbone,
         "rpn_head": rpn.rpn_head,
         "anchors": rpn.anchor_generator,
         "rpn": rpn,
-        "box_pool": heads.box_pooler,
-        "box_predictor": heads.box_predictor,
         "roi_heads": heads,
     }
     if heads.mask_on:
-        parts |= {"mask_pool": heads.mask_pooler, "mask_logits": heads.mask_head.predictor}
+        # In a C4 network the last call is that for masks.
+        pooled = heads.res5 if is_c4 else heads.mask_pooler
+        parts |= {"mask_pool": pooled, "mask_logits": heads.mask_head.predictor}
     # Detectron2 later scales the boxes in place.
     copies = {"roi_heads": lambda output: [_copy(found) for found in output[0]]}
-    with recording.recorded(parts, copies) as outputs:
+    is_cascade = isinstance(heads.box_predictor, torch.nn.ModuleList)
+    predictors = heads.box_predictor if is_cascade else [heads.box_predictor]
+    parts |= {f"box_predictor/{stage}": x for stage, x in enumerate(predictors)}
+    pooler = heads.pooler if is_c4 else heads.box_pooler
+    with recording.recorded(parts, copies, {"box_pool": pooler}) as outputs:
         outputs["images"] = model.preprocess_image(inputs)
         predictions = [prediction["instances"] for prediction in model(inputs)]
+    outputs["box_pool"] = outputs["box_pool"][: len(predictors)]
+    outputs["first_level"] = 4 if is_c4 else 2
     is_bgr = cfg.INPUT.FORMAT == "BGR"
     return [_stages(outputs, found, is_bgr, i) for i, found in enumerate(predictions)]
 
 
 def _maps(backbone: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """The modules that make C2 to C5, by name."""
-    if hasattr(backbone, "bottom_up"):
-        return {"bottom_up": backbone.bottom_up}
+    if not hasattr(backbone, "simfp_2"):
+        return {"bottom_up": getattr(backbone, "bottom_up", backbone)}
     finest = backbone.simfp_2[3], backbone.simfp_3[0], backbone.net, backbone.simfp_5[0]
     return {f"C{level}": module for level, module in enumerate(finest, start=2)}
 
@@ -254,6 +281,7 @@ def _copy(found: Any) -> Any:
 def _stages(outputs: dict[str, Any], final: Any, is_bgr: bool, i: int) -> Stages:
     """The results for one image of a batch, of which ``final`` holds the detections."""
     image = channels_last(outputs["images"].tensor[i]).numpy()
+    levels = partial(recording.levels, first=outputs["first_level"])
     proposals = outputs["rpn"][0]
     detected = [len(found) for found in outputs["roi_heads"]]
     kept = _kept(outputs["roi_heads"][i], final.image_size)
@@ -268,7 +296,9 @@ def _stages(outputs: dict[str, Any], final: Any, is_bgr: bool, i: int) -> Stages
         image=image[:, :, ::-1] if is_bgr else image,
         backbone=levels([channels_last(x[i]) for x in _of_maps(outputs)]),
         pyramid=levels([channels_last(x[i]) for x in outputs["pyramid"].values()]),
-        box_features=channels_last(outputs["box_pool"][rows(proposals, i)]).numpy(),
+        box_features=np.concatenate(
+            [channels_last(x[rows(proposals, i)]).numpy() for _, x in outputs["box_pool"]]
+        ),
         mask_features=mask_features,
         mask_logits=mask_logits,
         outcome=_outcome(outputs, final, kept, i),
@@ -294,9 +324,14 @@ def _kept(found: Any, original_size: tuple[int, int]) -> np.ndarray:
 def _outcome(outputs: dict[str, Any], final: Any, kept: np.ndarray, i: int) -> Outcome:
     """The detections of one image of a batch, and the numbers behind them."""
     images, proposals = outputs["images"], outputs["rpn"][0]
+    levels = partial(recording.levels, first=outputs["first_level"])
     objectness, deltas = outputs["rpn_head"]
-    predicted = [x[rows(proposals, i)].numpy() for x in outputs["box_predictor"]]
-    class_logits, class_deltas = recording.background_first(*predicted)
+    of_image, num_stages = rows(proposals, i), len(outputs["box_pool"])
+    predicted = [outputs[f"box_predictor/{stage}"] for stage in range(num_stages)]
+    logits = [x[of_image] for x, _ in predicted]
+    scored = logits[0] if num_stages == 1 else recording.log_mean_of_softmax(logits)
+    found = scored.numpy(), predicted[-1][1][of_image].numpy()
+    class_logits, class_deltas = recording.background_first(*found)
     return Outcome(
         size=tuple(images.image_sizes[i]),
         original_size=tuple(final.image_size),
@@ -305,6 +340,7 @@ def _outcome(outputs: dict[str, Any], final: Any, kept: np.ndarray, i: int) -> O
         objectness=levels([channels_last(x[i]).flatten() for x in objectness]),
         deltas=levels([channels_last(x[i]).reshape(-1, 4) for x in deltas]),
         proposals=proposals[i].proposal_boxes.tensor.numpy(),
+        rois=np.stack([boxes[i].tensor.numpy() for (_, boxes), _ in outputs["box_pool"]]),
         class_logits=class_logits,
         class_deltas=class_deltas,
         boxes=outputs["roi_heads"][i].pred_boxes.tensor.numpy()[kept],

@@ -86,12 +86,11 @@ def _why_no_detection(key: int, here: Side, there: Side, seen: Seen) -> Steps:
         steps = _why_no_proposal(proposal, here, there, seen)
         return (_follows("its proposal is missing"), *steps)
     a, b = here.proposals.rank[proposal], there.proposals.rank[proposal]
-    rois = here.outcome.proposals[a], there.outcome.proposals[b]
-    pooled = roi_decisions.why_pooled_otherwise(*rois, here, here.config.model.box_head.resolution)
-    if pooled:
+    if pooled := _why_pooled_otherwise(a, b, here, there):
         return pooled
+    classifier = here.config.model.box_head.classifier
     scores = [
-        float(selection.softmax(side.outcome.class_logits)[i, label])
+        float(selection.probabilities(side.outcome.class_logits, classifier)[i, label])
         for side, i in ((here, a), (there, b))
     ]
     threshold = here.config.detection.score_threshold
@@ -222,17 +221,26 @@ def _why_changed(a: int, b: int, here: Side, there: Side) -> Steps:
     text = f"box {box_error:.1e} px, score {score_error:.1e}"
     is_box = box_error > pairing.BOX_TOLERANCE or score_error > pairing.SCORE_TOLERANCE
     if is_box or config.mask_head is None:
-        rois = one.proposals[i], other.proposals[j]
-        steps = roi_decisions.why_pooled_otherwise(*rois, here, config.box_head.resolution)
+        steps = _why_pooled_otherwise(i, j, here, there)
     else:
         rois = one.boxes[a], other.boxes[b]
-        steps = roi_decisions.why_pooled_otherwise(*rois, here, config.mask_head.resolution)
+        head = config.box_head if config.box_head.res5 else config.mask_head
+        steps = roi_decisions.why_pooled_otherwise(*rois, here, head.resolution)
         if here.config.detection.paste == "expanded":
             drawn_in = one.original_boxes[a], other.original_boxes[b]
             steps = steps or roi_decisions.why_pasted_otherwise(*drawn_in)
     if config.mask_head is not None:
         text += f", {pairing.differing_share(one.masks[a], other.masks[b]):.2%} of the mask"
     return steps or (_unknown(f"{text} differ"),)
+
+
+def _why_pooled_otherwise(a: int, b: int, here: Side, there: Side) -> Steps:
+    """Checks whether a stage of the box head pools two versions of an RoI in different ways."""
+    resolution = here.config.model.box_head.resolution
+    for rois in zip(here.outcome.rois[:, a], there.outcome.rois[:, b], strict=True):
+        if steps := roi_decisions.why_pooled_otherwise(*rois, here, resolution):
+            return steps
+    return ()
 
 
 def _too_small(candidates: Selection, key: int, least: float) -> Step:

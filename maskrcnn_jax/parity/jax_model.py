@@ -88,7 +88,8 @@ class JaxModel:
         """
         sizes = [self.size(image) for image in images]
         bucket = bucket or self.bucket(sizes)
-        canvases = [canvas or self.square or resizing.ceil32(size) for size in sizes]
+        padding_of = self.config.data.padding
+        canvases = [canvas or self.square or resizing.canvas_of(x, padding_of) for x in sizes]
         numbers = np.array(sizes, np.int32), np.array(canvases, np.int32)
         batch = self.pad(images, bucket)
         self.compiled.add(batch.shape)
@@ -102,7 +103,7 @@ class JaxModel:
 
     def anchors(self, canvas: Size) -> Levels:
         """The anchors of a canvas in the order of the peers, ``[n, 4]`` by level."""
-        shapes = anchors.map_shapes(canvas)
+        shapes = anchors.map_shapes(canvas, self.config.model.levels)
         rule = self.config.model.rpn.anchors
         grids = anchors.pyramid_anchors(shapes, jnp.array(canvas), **rule)
         boxes = {level: np.asarray(boxes) for level, (boxes, _) in grids.items()}
@@ -115,8 +116,9 @@ class JaxModel:
         detections, recorded = result
         intermediates = recorded["intermediates"]
         (proposals,), (scores,) = intermediates["propose"], intermediates["rpn"]["__call__"]
-        (predicted,) = intermediates["box_head"]["__call__"]
-        class_logits, class_deltas = (x[proposals.valid] for x in predicted)
+        box_head = intermediates["box_head"]
+        ((class_logits, class_deltas, _),) = box_head["predict"]
+        stages = proposals, *box_head.get("refine", ())
         settings = self.config.detection
         scaled, kept = pasting.scale_boxes(detections.boxes, size, original_size, settings)
         kept &= detections.valid
@@ -132,8 +134,9 @@ class JaxModel:
             objectness=padding.crop_anchors(scores.logits, canvas, bucket),
             deltas=padding.crop_anchors(scores.deltas, canvas, bucket),
             proposals=proposals.boxes[proposals.valid],
-            class_logits=class_logits,
-            class_deltas=class_deltas,
+            rois=np.stack([stage.boxes[proposals.valid] for stage in stages]),
+            class_logits=class_logits[proposals.valid],
+            class_deltas=class_deltas[proposals.valid],
             boxes=detections.boxes[kept],
             labels=detections.classes[kept].astype(np.int64),
             scores=detections.scores[kept],
@@ -143,6 +146,6 @@ class JaxModel:
 
 
 def _is_recorded(module: nn.Module, method: str) -> bool:
-    """Whether Flax captures the results of a method: the proposals, and all scores."""
-    is_head = method == "__call__" and module.name in ("rpn", "box_head")
-    return method == "propose" or is_head
+    """Whether Flax captures the results of a method: proposals, RoIs, and all scores."""
+    methods = {"rpn": ("__call__",), "box_head": ("predict", "refine")}
+    return method == "propose" or method in methods.get(module.name, ())

@@ -16,13 +16,16 @@ from maskrcnn_jax import presets
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.parity import recording, reference
-from maskrcnn_jax.parity.recording import channels_last, levels, rows
+from maskrcnn_jax.parity.recording import channels_last, rows
 from maskrcnn_jax.parity.records import Outcome, Peer, Stages
 from maskrcnn_jax.weights import layout, mmdetection, mmdetection_config
 
 BASE = "configs/_base_/models/mask-rcnn_r50_fpn.py"
+C4_BASE = "configs/_base_/models/mask-rcnn_r50-caffe-c4.py"
+CASCADE_BASE = "configs/_base_/models/cascade-mask-rcnn_r50_fpn.py"
 # The settings that MMDetection does not have.
 RULES = {
+    "model.box_head.classifier": "softmax",
     "model.dtype": "float32",
     "model.limit_shrinking": True,
     "model.backbone.norm_eps": 1e-5,
@@ -33,6 +36,8 @@ RULES = {
     "model.rpn.anchor_stride": "level",
     "model.rpn.score_threshold": 0.0,
     "model.roi.pooling": "align",
+    "model.cascade.average": "logits",
+    "model.cascade.mask_heads": "each",
     "model.roi.level_rule": "mmdetection",
     "detection.min_box_size": 0.0,
     "detection.clip_to_original": False,
@@ -47,6 +52,7 @@ NORMS = {
     "batch": {"type": "BN", "requires_grad": True},
     "group": {"type": "GN", "num_groups": 32, "requires_grad": True},
 }
+OF_RESNEXT = ("backbone.groups", "backbone.base_width")  # No argument of its ResNet.
 # MMCV's NMS adds offsets to the coordinates of fewer than 10,000 boxes.
 MAX_BOXES_WITH_OFFSETS = 9_999
 
@@ -107,16 +113,59 @@ def settings(config: Config) -> MMConfig:
     """
     package = Path(mmdet.__file__).parent
     # The first folder is that of an installed package, the second that of a checkout.
-    found = [x / BASE for x in (package / ".mim", package.parent) if (x / BASE).is_file()]
+    name = BASE if config.model.cascade is None else CASCADE_BASE
+    name = C4_BASE if config.model.box_head.res5 else name
+    found = [x / name for x in (package / ".mim", package.parent) if (x / name).is_file()]
     if not found:
-        raise FileNotFoundError(f"MMDetection in {package} has no {BASE}")
+        raise FileNotFoundError(f"MMDetection in {package} has no {name}")
     base = MMConfig.fromfile(found[0])
     if config.model.mask_head is None:
-        base.model.type = "FasterRCNN"
+        base.model.type = "FasterRCNN" if config.model.cascade is None else "CascadeRCNN"
         del base.model.roi_head["mask_head"], base.model.roi_head["mask_roi_extractor"]
     values = _fields(config) | _converted(config.model)
+    if config.model.box_head.res5:
+        values = _of_c4(values, config.model)
+    if config.model.cascade is not None:
+        values = _of_stages(values, config.model)
     base.merge_from_dict({f"model.{key}": value for key, value in values.items()})
     return base
+
+
+def _of_c4(values: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
+    """The values of a network with a pyramid as those of a C4 network of the same sizes."""
+    head, kept = "roi_head.bbox_head.", ("num_classes", "bbox_coder.target_stds")
+    kept = {f"{head}{name}" for name in (*kept, "reg_class_agnostic")}
+    dropped = (head, "neck.", "roi_head.mask_roi_extractor.", "rpn_head.anchor_generator.scales")
+    found = {k: x for k, x in values.items() if k in kept or not k.startswith(dropped)}
+    channels = resnet.channels(model.backbone)
+    found |= dict.fromkeys(("rpn_head.in_channels", "rpn_head.feat_channels"), channels[4])
+    found["roi_head.bbox_roi_extractor.out_channels"] = channels[4]
+    found["rpn_head.anchor_generator.scales"] = [size / 16 for size in model.rpn.anchor_sizes]
+    found["roi_head.shared_head.depth"] = model.backbone.depth
+    found["roi_head.shared_head.norm_cfg"] = NORMS[model.backbone.norm]
+    found["roi_head.bbox_head.in_channels"] = channels[5]
+    if model.mask_head is not None:
+        found["roi_head.mask_head.in_channels"] = channels[5]
+        found.pop("roi_head.mask_head.norm_cfg")
+    found["train_cfg.rpn.allowed_border"] = -1
+    return found
+
+
+def _of_stages(values: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
+    """The values of a single stage as those of each stage of a cascade."""
+    found, stages = {}, range(model.cascade.num_stages)
+    for key, value in values.items():
+        parts = next((x for x in ("roi_head.bbox_head.", "train_cfg.rcnn.") if x in key), None)
+        by_stage = [key.replace(parts, f"{parts}{i}.") for i in stages] if parts else [key]
+        found |= dict.fromkeys(by_stage, value)
+    for i, weights in enumerate(model.cascade.box_weights, start=1):
+        found[f"roi_head.bbox_head.{i}.bbox_coder.target_stds"] = [1 / x for x in weights]
+    # Our anchors that cross the border of the image take part in training, as in its Mask R-CNN.
+    found["train_cfg.rpn.allowed_border"] = -1
+    for i, iou in enumerate(model.cascade.positive_ious, start=1):
+        for name in ("pos_iou_thr", "neg_iou_thr", "min_pos_iou"):
+            found[f"train_cfg.rcnn.{i}.assigner.{name}"] = iou
+    return found
 
 
 def _fields(config: Config) -> dict[str, Any]:
@@ -126,14 +175,15 @@ def _fields(config: Config) -> dict[str, Any]:
         value: Any = config
         for part in field.split("."):
             value = getattr(value, part, None)  # A model may have no mask head.
-        if value is not None:
+        if value is not None and key not in OF_RESNEXT:
             found[key] = value
     return found
 
 
 def _converted(model: ModelConfig) -> dict[str, Any]:
     """The values of MMDetection's keys that have another form than ours."""
-    backbone, channels, head = model.backbone, model.fpn.channels, model.box_head
+    backbone, head = model.backbone, model.box_head
+    channels, neck_norm = (model.fpn.channels, model.fpn.norm) if model.fpn else (0, "none")
     stem, is_bgr = backbone.stem_channels, presets.reads_bgr(model)
     step, box = -1 if is_bgr else 1, "roi_head.bbox_head"
     values = {
@@ -147,7 +197,7 @@ def _converted(model: ModelConfig) -> dict[str, Any]:
         "backbone.stem_channels": stem,
         "backbone.base_channels": stem,
         "neck.in_channels": list(resnet.channels(backbone).values()),
-        "neck.norm_cfg": NORMS[model.fpn.norm],
+        "neck.norm_cfg": NORMS[neck_norm],
         "rpn_head.in_channels": channels,
         "rpn_head.feat_channels": channels,
         "rpn_head.num_convs": model.rpn.num_convs,
@@ -169,15 +219,15 @@ def _converted(model: ModelConfig) -> dict[str, Any]:
     if backbone.groups > 1:
         values |= {"backbone.type": "ResNeXt", "backbone.groups": backbone.groups}
         values["backbone.base_width"] = backbone.width // backbone.groups
-    return values if model.mask_head is None else values | _mask_values(model)
+    return values if model.mask_head is None else values | _mask_values(model, channels)
 
 
-def _mask_values(model: ModelConfig) -> dict[str, Any]:
+def _mask_values(model: ModelConfig, channels: int) -> dict[str, Any]:
     return {
-        "roi_head.mask_roi_extractor.out_channels": model.fpn.channels,
+        "roi_head.mask_roi_extractor.out_channels": channels,
         "roi_head.mask_roi_extractor.roi_layer.sampling_ratio": model.roi.sampling_ratio,
         "roi_head.mask_roi_extractor.roi_layer.aligned": model.roi.aligned,
-        "roi_head.mask_head.in_channels": model.fpn.channels,
+        "roi_head.mask_head.in_channels": channels,
         "roi_head.mask_head.num_classes": model.num_classes - 1,
         "roi_head.mask_head.norm_cfg": NORMS[model.mask_head.norm],
     }
@@ -201,20 +251,33 @@ def predict(
     parts = {
         "input": model.data_preprocessor,
         "backbone": model.backbone,
-        "neck": model.neck,
+        "neck": model.neck if model.with_neck else model.backbone,
         "rpn_head": rpn,
-        "box_pool": heads.bbox_roi_extractor,
-        "box_head": heads.bbox_head,
     }
+    stages = {"box_pool": heads.bbox_roi_extractor, "box_head": heads.bbox_head}
     if heads.with_mask:
-        parts |= {"mask_pool": heads.mask_roi_extractor, "mask_head": heads.mask_head}
-    with recording.recorded(parts) as outputs, _results(outputs, rpn, heads):
+        # In a C4 network the last call is that for masks.
+        pooled = heads.shared_head if heads.with_shared_head else heads.mask_roi_extractor
+        stages |= {"mask_pool": pooled, "mask_head": heads.mask_head}
+    is_cascade = isinstance(heads.bbox_head, torch.nn.ModuleList)
+    stages = {name: list(x) if is_cascade else [x] for name, x in stages.items()}
+    of_stages = {
+        f"{name}/{i}": module for name, found in stages.items() for i, module in enumerate(found)
+    }
+    with recording.recorded(parts, None, of_stages) as outputs, _results(outputs, rpn, heads):
         predictions = [sample.pred_instances for sample in model.test_step(data)]
-    if heads.with_mask and "mask_head" not in outputs:  # There is no detection in the batch.
-        side, head = heads.mask_roi_extractor.roi_layers[0].output_size[0], heads.mask_head
-        outputs["mask_pool"] = torch.zeros(0, head.in_channels, side, side)
-        outputs["mask_head"] = torch.zeros(0, head.num_classes, 2 * side, 2 * side)
+    for name, found in stages.items():
+        calls = [outputs[f"{name}/{i}"] for i in range(len(found))]
+        place = -1 if name.startswith("mask") else 0
+        outputs[name] = [each[place] for each in calls] if all(calls) else []
+    if heads.with_mask and not outputs["mask_head"]:  # There is no detection in the batch.
+        extractor = heads.mask_roi_extractor[0] if is_cascade else heads.mask_roi_extractor
+        side = extractor.roi_layers[0].output_size[0] // (2 if heads.with_shared_head else 1)
+        head = stages["mask_head"][0]
+        outputs["mask_pool"] = [((), torch.zeros(0, head.in_channels, side, side))]
+        outputs["mask_head"] = [((), torch.zeros(0, head.num_classes, 2 * side, 2 * side))]
     outputs["is_bgr"] = is_bgr
+    outputs["first_level"] = int(np.log2(rpn.prior_generator.strides[0][0]))
     sizes = [tuple(each.shape[-2:]) for each in outputs["neck"]]
     outputs["anchors"] = rpn.prior_generator.grid_priors(sizes, device="cpu")
     return [_stages(outputs, found, images[i].shape[:2], i) for i, found in enumerate(predictions)]
@@ -247,9 +310,13 @@ def _stages(outputs: dict[str, Any], final: Any, original_size: tuple[int, int],
     """The results for one image of a batch, of which ``final`` holds the detections."""
     batch, of_rois = outputs["input"]["inputs"], rows(outputs["proposals"], i)
     image = channels_last(batch[i]).numpy()
+    levels = partial(recording.levels, first=outputs["first_level"])
     mask_features, mask_logits, masks = _masks(outputs, final, i)
-    class_scores = (x[of_rois].numpy() for x in outputs["box_head"])
-    class_logits, class_deltas = recording.background_first(*class_scores)
+    logits = [logits[of_rois] for _, (logits, _) in outputs["box_head"]]
+    scored = logits[0] if len(logits) == 1 else sum(logits) / len(logits)
+    deltas_of_rois = outputs["box_head"][-1][1][1][of_rois]
+    found = scored.numpy(), deltas_of_rois.numpy()
+    class_logits, class_deltas = recording.background_first(*found)
     sample = outputs["input"]["data_samples"][i]
     boxes = outputs["detected"][i].numpy()
     if masks is None:
@@ -264,6 +331,7 @@ def _stages(outputs: dict[str, Any], final: Any, original_size: tuple[int, int],
         objectness=levels([channels_last(x[i]).flatten() for x in objectness]),
         deltas=levels([channels_last(x[i]).reshape(-1, 4) for x in deltas]),
         proposals=outputs["proposals"][i].numpy(),
+        rois=np.stack([x[of_rois, 1:].numpy() for (_, x, *_), _ in outputs["box_pool"]]),
         class_logits=class_logits,
         class_deltas=class_deltas,
         boxes=boxes,
@@ -276,7 +344,9 @@ def _stages(outputs: dict[str, Any], final: Any, original_size: tuple[int, int],
         image=image[:, :, ::-1] if outputs["is_bgr"] else image,
         backbone=levels([channels_last(x[i]) for x in outputs["backbone"]]),
         pyramid=levels([channels_last(x[i]) for x in outputs["neck"]]),
-        box_features=channels_last(outputs["box_pool"][of_rois]).numpy(),
+        box_features=np.concatenate(
+            [channels_last(x[of_rois]).numpy() for _, x in outputs["box_pool"]]
+        ),
         mask_features=mask_features,
         mask_logits=mask_logits,
         outcome=outcome,
@@ -293,9 +363,10 @@ def _masks(
     if final.get("masks", None) is None:
         return None, None, None
     of_image, labels = rows(outputs["detected"], i), final.labels.numpy()
-    pooled, logits = (
-        channels_last(outputs[x][of_image]).numpy() for x in ("mask_pool", "mask_head")
-    )
-    drawn = outputs["mask_head"][of_image].sigmoid()[range(len(labels)), labels]
+    pooled = channels_last(outputs["mask_pool"][0][1][of_image]).numpy()
+    votes = torch.stack([x[of_image] for _, x in outputs["mask_head"]])
+    merged = votes[0] if len(votes) == 1 else recording.logit_of_mean(votes)
+    logits = channels_last(merged).numpy()
+    drawn = votes.sigmoid().mean(0)[range(len(labels)), labels]
     pasted = recording.paste(fcn_mask_head._do_paste_mask, drawn, final.bboxes, final.masks.numpy())
     return pooled, recording.of_class(logits, labels), pasted

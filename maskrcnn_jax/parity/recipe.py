@@ -6,6 +6,7 @@ On photographs, features neither vanish nor explode, objectness and class scores
 boxes move, and an image has about as many detections as slots, of several classes.
 """
 
+import re
 from functools import partial
 from typing import Any
 
@@ -42,6 +43,8 @@ GAINS = {
     "roi_heads.box_predictor.bbox_pred.weight": 1.5,
     "roi_heads.mask_predictor.mask_fcn_logits.weight": 2.0,
 }
+# In a C4 network the classifier reads means over the cells of an RoI, which vary less.
+OF_MEANS = {"roi_heads.box_predictor.cls_score.weight": 11.0}
 # The bias of the background logit, in units of the expected maximum of ``num_classes`` normal
 # numbers, for box heads without and with convolutions.
 BACKGROUND_GAIN = {False: 2.75, True: 2.5}
@@ -51,6 +54,9 @@ BACKGROUND_ROWS = {
     "roi_heads.box_predictor.bbox_pred": 4,
     "roi_heads.mask_predictor.mask_fcn_logits": 1,
 }
+
+
+STAGE = re.compile(r"\.stage_\d+(?=\.)")  # Of a cascade, in the name of a layer.
 
 
 def config(variant: str) -> ModelConfig:
@@ -85,10 +91,10 @@ def variables(config: ModelConfig, seed: int = 0) -> dict[str, Any]:
     Boxes and masks of background, which nothing reads, are zero: only torchvision has them.
     """
     arrays = torchvision_resnet.without_counters(state_dict(config, seed))
-    for name, rows in BACKGROUND_ROWS.items():
-        for kind in ("weight", "bias"):
-            if f"{name}.{kind}" in arrays:
-                arrays[f"{name}.{kind}"][:rows] = 0
+    for name, array in arrays.items():
+        rows = BACKGROUND_ROWS.get(STAGE.sub("", name).rpartition(".")[0], 0)
+        if len(array) > rows:  # Not one box, or one mask, for all classes.
+            array[:rows] = 0
     return layout.arrange(arrays, list(torchvision.layers(config)))
 
 
@@ -102,7 +108,7 @@ def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     state = {}
     for entry in torchvision.layers(config):
-        name, shape = entry.name, entry.shape
+        name, shape = STAGE.sub("", entry.name), entry.shape
         if name.endswith("running_var"):
             array = random.uniform(0.5, 1.5, shape)
         elif name.endswith("running_mean") or name.endswith("bias"):
@@ -115,10 +121,11 @@ def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
         elif name.endswith("layer_scale"):
             array = random.uniform(0.2, 0.6, shape)
         else:
-            array = _weight(random, name, shape)
-        state[name] = array.astype(np.float32)
+            gains = GAINS | OF_MEANS if config.box_head.res5 else GAINS
+            array = _weight(random, name, shape, gains.get(name, 1.0))
+        state[entry.name] = array.astype(np.float32)
         if name.endswith("running_var") and entry.path[0] == "batch_stats":
-            state[name.replace("running_var", COUNTER)] = np.array(0, np.int64)
+            state[entry.name.replace("running_var", COUNTER)] = np.array(0, np.int64)
     if presets.is_of_caffe(config):  # The gains are for pixels with a deviation of about 1.
         state[torchvision.STEM] *= np.float32(np.mean(config.image_std) / DEVIATION)
     return state
@@ -136,8 +143,10 @@ def _norm_gain(name: str, depth: int) -> float:
     return small if last in name else 1.0
 
 
-def _weight(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Draws a kernel by He's rule, with zero mean over the inputs.
+def _weight(
+    random: np.random.Generator, name: str, shape: tuple[int, ...], factor: float
+) -> np.ndarray:
+    """Draws a kernel by He's rule times a factor, with zero mean over the inputs.
 
     The inputs are positive after a ReLU, so a non-zero mean would dominate the outputs.
     """
@@ -146,4 +155,4 @@ def _weight(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> n
     weight -= weight.mean(axis=inputs, keepdims=True)
     fan_in = shape[0] if "conv5_mask" in name else np.prod(shape[1:])
     gain = 1.0 if "fpn" in name or "downsample" in name else 2.0
-    return weight * GAINS.get(name, 1.0) * np.sqrt(gain / fan_in)
+    return weight * factor * np.sqrt(gain / fan_in)

@@ -17,16 +17,20 @@ from maskrcnn_jax.weights.torchvision_resnet import COUNTER
 
 @contextlib.contextmanager
 def recorded(
-    modules: Mapping[str, Any], copies: Mapping[str, Callable[[Any], Any]] | None = None
+    modules: Mapping[str, Any],
+    copies: Mapping[str, Callable[[Any], Any]] | None = None,
+    inputs_too: Mapping[str, Any] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yields a dictionary that gets the last output of each module by its name.
 
     Args:
         modules: PyTorch's modules by names.
         copies: By name, functions that copy outputs that the peer overwrites later.
+        inputs_too: Further modules by names, whose entries are the list of all calls, each with its
+            inputs and its output.
     """
     outputs: dict[str, Any] = {}
-    copies = copies or {}
+    copies, inputs_too = copies or {}, inputs_too or {}
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: Any, inputs: Any, output: Any) -> None:
@@ -34,7 +38,12 @@ def recorded(
 
         return hook
 
+    def add(name: str) -> Callable[..., None]:
+        outputs[name] = []
+        return lambda module, inputs, output: outputs[name].append((inputs, output))
+
     hooks = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
+    hooks += [module.register_forward_hook(add(name)) for name, module in inputs_too.items()]
     try:
         yield outputs
     finally:
@@ -55,9 +64,9 @@ def of_class(
     return np.take_along_axis(logits, labels.reshape(-1, 1, 1, 1), axis=3)[..., 0]
 
 
-def levels(tensors: Sequence[Any]) -> Levels:
+def levels(tensors: Sequence[Any], first: int = 2) -> Levels:
     """Arrays by level, the finest first."""
-    return {level: tensor.numpy() for level, tensor in enumerate(tensors, start=2)}
+    return {level: tensor.numpy() for level, tensor in enumerate(tensors, start=first)}
 
 
 def channels_last(x: Any) -> Any:
@@ -78,6 +87,21 @@ def background_first(
     is_agnostic = deltas.shape[1] == 1 < logits.shape[1] - 1
     background = 0 if is_agnostic else 1
     return np.roll(logits, 1, axis=1), np.pad(deltas, ((0, 0), (background, 0), (0, 0)))
+
+
+def log_mean_of_softmax(logits: Sequence[Any]) -> Any:
+    """Logits whose softmax is the mean of those of several tensors ``[p, k]``, in float32."""
+    logs = [x.double().log_softmax(1) for x in logits]
+    total = logs[0]
+    for log in logs[1:]:
+        total = total.logaddexp(log)
+    return (total - float(np.log(len(logs)))).float()
+
+
+def logit_of_mean(logits: Any) -> Any:
+    """The logit of the mean probability over the first axis of a tensor, in float32."""
+    inside, outside = ((sign * logits.double()).sigmoid().mean(0).log() for sign in (1, -1))
+    return (inside - outside).float()
 
 
 def paste(

@@ -26,6 +26,9 @@ class Outcome(NamedTuple):
     objectness: Levels  # Logits, [n].
     deltas: Levels  # [n, 4]
     proposals: Float32[np.ndarray, "p 4"]
+    # The boxes whose features each stage of the box head pools: the proposals, and in a cascade
+    # what the stages before made of them. The class deltas belong to those of the last stage.
+    rois: Float32[np.ndarray, "s p 4"]
     class_logits: Float32[np.ndarray, "p k"]
     class_deltas: Float32[np.ndarray, "p _k 4"]
     boxes: Float32[np.ndarray, "d 4"]
@@ -42,7 +45,8 @@ class Stages(NamedTuple):
     image: Float32[np.ndarray, "h w 3"]  # Normalised, resized and padded.
     backbone: Levels  # C2 to C5, [h, w, c]
     pyramid: Levels  # P2 to P6
-    box_features: Float32[np.ndarray, "p s s c"]  # Pooled from the proposals.
+    # Pooled from the RoIs of each stage of the box head, one stage after the other.
+    box_features: Float32[np.ndarray, "n s s c"]
     mask_features: Float32[np.ndarray, "d t t c"] | None  # Pooled from the detected boxes.
     mask_logits: Float32[np.ndarray, "d m m"] | None  # Of the detected class.
     outcome: Outcome

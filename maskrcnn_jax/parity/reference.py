@@ -77,6 +77,7 @@ NORMS = {"none": None, "batch": torch.nn.BatchNorm2d}
 NORMS |= dict.fromkeys(("frozen_batch", "fixed_batch"), FrozenBatchNorm2d)
 # The settings that torchvision's functions do not have.
 RULES = {
+    "model.box_head.classifier": "softmax",
     "model.limit_shrinking": False,
     "model.rpn.round_anchors": True,
     "model.rpn.anchor_stride": "canvas",
@@ -338,6 +339,7 @@ def _outcome(
         objectness=levels([channels_last(x[i]).flatten() for x in objectness]),
         deltas=levels([channels_last(x[i]).reshape(-1, 4) for x in deltas]),
         proposals=proposals[i].numpy(),
+        rois=proposals[i].numpy()[None],
         class_logits=class_logits.numpy(),
         class_deltas=class_deltas.reshape(len(class_deltas), -1, 4).numpy(),
         boxes=outputs["roi_heads"][i]["boxes"].numpy(),

@@ -19,8 +19,8 @@ def why_pooled_otherwise(
     one: Float[np.ndarray, " 4"], other: Float[np.ndarray, " 4"], side: Side, resolution: int
 ) -> Steps:
     """Checks whether two versions of an RoI differ in level, samples, or samples beyond the map."""
-    config = side.config.model.roi
-    levels = [_level(box, config.level_rule) for box in (one, other)]
+    config, pooled_from = side.config.model.roi, side.config.model.levels
+    levels = [_level(box, config.level_rule, pooled_from) for box in (one, other)]
     if levels[0] != levels[1]:
         boundary = max(levels)
         exact = [_exact_level(box) for box in (one, other)]
@@ -76,11 +76,12 @@ def _why_sampled_beyond(
     return ()
 
 
-def _level(box: Float[np.ndarray, " 4"], rule: str) -> int:
-    """`assign_levels` for one RoI."""
+def _level(box: Float[np.ndarray, " 4"], rule: str, levels: tuple[int, ...]) -> int:
+    """`assign_levels` for one RoI, for the levels of a model."""
     width, height = (box[2:] - box[:2]).astype(np.float32)
     smallest = np.array(SMALLEST_SIDES[rule], np.uint32).view(np.float32)
-    return 2 + int(np.count_nonzero(np.sqrt(np.maximum(width * height, 0)) >= smallest))
+    level = 2 + int(np.count_nonzero(np.sqrt(np.maximum(width * height, 0)) >= smallest))
+    return min(max(level, levels[0]), levels[-1])  # No RoI is on P6 in any case.
 
 
 def _exact_level(box: Float[np.ndarray, " 4"]) -> float:

@@ -124,13 +124,13 @@ class Side:
     def detections(self) -> Selection:
         """Selects detections from proposals; the groups are the classes."""
         outcome, config, model = self.outcome, self.config.detection, self.config.model
-        scores = softmax(outcome.class_logits)
+        scores = probabilities(outcome.class_logits, model.box_head.classifier)
         scores[:, 0] = 0  # Background is never detected.
         rows, classes = np.nonzero(scores > config.score_threshold)
         # The last deltas are the only ones if they are for all classes.
         deltas = outcome.class_deltas[rows, np.minimum(classes, outcome.class_deltas.shape[1] - 1)]
-        proposals = outcome.proposals[rows]
-        boxes = decode(deltas, proposals, model.roi.box_weights, model.limit_shrinking)
+        weights = model.cascade.box_weights[-1] if model.cascade else model.roi.box_weights
+        boxes = decode(deltas, outcome.rois[-1][rows], weights, model.limit_shrinking)
         boxes = clip(boxes, outcome.size)
         large = shorter_side(boxes) >= config.min_box_size
         rows, classes, boxes = rows[large], classes[large], boxes[large]
@@ -192,7 +192,7 @@ def shorter_side(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, " n"]:
     return (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf)
 
 
-def sigmoid(logits: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def sigmoid(logits: Float[np.ndarray, "*axes"]) -> Float[np.ndarray, "*axes"]:
     """Probabilities in float64."""
     return 1 / (1 + np.exp(-logits.astype(np.float64)))
 
@@ -206,7 +206,9 @@ def rounding_of_probability(logit: float) -> float:
     return 2 * PROBABILITY_STEP / max(slope, 1e-30)
 
 
-def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-    """Probabilities of the classes in each row, in float64."""
+def probabilities(logits: Float[np.ndarray, "n k"], classifier: str) -> Float[np.ndarray, "n k"]:
+    """Probabilities of the classes in each row, in float64; see `BoxHeadConfig.classifier`."""
+    if classifier == "sigmoid":
+        return sigmoid(logits)
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)

@@ -62,7 +62,7 @@ class StageRunner:
             "pyramid": padding.fill_levels(theirs.pyramid, bucket),
             "objectness": padding.fill_anchors(given.objectness, given.canvas, bucket),
             "deltas": padding.fill_anchors(given.deltas, given.canvas, bucket),
-            "proposals": padding.slots(given.proposals, detection.num_proposals),
+            "rois": _stage_slots(given.rois, detection.num_proposals),
             "boxes": padding.slots(given.boxes, detection.num_detections),
         }
 
@@ -70,11 +70,14 @@ class StageRunner:
         """The inputs of `_heads`, padded to the slots of detections."""
         given, detection = theirs.outcome, self.jax_model.config.detection
         num_rois, num_found = detection.num_proposals, detection.num_detections
+        side = theirs.box_features.shape[1:]
+        features = theirs.box_features.reshape(*given.rois.shape[:2], *side)
         inputs = {
-            "box_features": padding.slots(theirs.box_features, num_rois),
+            "box_features": _stage_slots(features, num_rois),
             "class_logits": padding.slots(given.class_logits, num_rois),
             "class_deltas": padding.slots(given.class_deltas, num_rois),
             "proposals": padding.slots(given.proposals, num_rois),
+            "last_rois": padding.slots(given.rois[-1], num_rois),
             "valid": padding.slots(np.ones(len(given.proposals), bool), num_rois),
             "labels": padding.slots(given.labels, num_found),
         }
@@ -109,7 +112,7 @@ class StageRunner:
             image=results["image"][:height, :width],
             backbone=padding.crop_levels(results["backbone"], given.canvas),
             pyramid=padding.crop_levels(results["pyramid"], given.canvas),
-            box_features=results["box_features"][:num_rois],
+            box_features=_without_slots(results["box_features"], given.rois),
             mask_features=mask_features,
             mask_logits=mask_logits,
             outcome=outcome,
@@ -131,26 +134,35 @@ def _maps(
         "objectness": objectness,
         "deltas": deltas,
         "proposals": model.propose(given, pyramid, sizes, canvas, model.detection),
-        "box_features": model.pool(pyramid, inputs["proposals"], canvas, box_resolution),
+        "box_features": model.pool(pyramid, inputs["rois"], canvas, box_resolution),
     }
     if config.mask_head is not None:
+        pool = model.box_head.pool_for_masks(partial(model.pool, pyramid, canvas=canvas))
         resolution = config.mask_head.resolution
-        results["mask_features"] = model.pool(pyramid, inputs["boxes"], canvas, resolution)
+        results["mask_features"] = pool(inputs["boxes"], resolution=resolution)
     return results
 
 
 def _heads(model: MaskRCNN, inputs: dict[str, Any], sizes: jax.Array) -> dict[str, Any]:
     """Runs the heads on pooled features, and selects detections."""
-    class_logits, class_deltas = model.box_head(inputs["box_features"])
+    features, num_rois = inputs["box_features"], inputs["valid"].shape[1]
+    stages = iter(jnp.split(features, features.shape[1] // num_rois, axis=1))
+
+    def next_features(boxes: jax.Array, resolution: int) -> jax.Array:
+        return next(stages)
+
     proposals = Proposals(inputs["proposals"], inputs["valid"])
+    class_logits, class_deltas, _ = model.box_head.predict(next_features, proposals, sizes)
     thresholds = jnp.full(len(sizes), model.detection.score_threshold, jnp.float32)
     detect_each = model.each(
         detect,
         config=model.detection,
-        box_weights=model.config.roi.box_weights,
+        box_weights=model.box_head.box_weights,
         limit_shrinking=model.config.limit_shrinking,
+        classifier=model.config.box_head.classifier,
     )
-    given = inputs["class_logits"], inputs["class_deltas"], proposals, sizes, thresholds
+    last_rois = Proposals(inputs["last_rois"], inputs["valid"])
+    given = inputs["class_logits"], inputs["class_deltas"], last_rois, sizes, thresholds
     results = {
         "class_logits": class_logits,
         "class_deltas": class_deltas,
@@ -159,6 +171,17 @@ def _heads(model: MaskRCNN, inputs: dict[str, Any], sizes: jax.Array) -> dict[st
     if model.config.mask_head is not None:
         results["mask_logits"] = model.mask_head(inputs["mask_features"], inputs["labels"])
     return results
+
+
+def _stage_slots(arrays: np.ndarray, num_slots: int) -> np.ndarray:
+    """Pads the arrays of each stage to slots, and joins the stages: ``[1, s * num_slots, ...]``."""
+    return np.concatenate([padding.slots(array, num_slots) for array in arrays], axis=1)
+
+
+def _without_slots(joined: np.ndarray, rois: np.ndarray) -> np.ndarray:
+    """The inverse of `_stage_slots` for an image: all rows of the first stage, and so on."""
+    by_stage = joined.reshape(len(rois), -1, *joined.shape[1:])
+    return by_stage[:, : rois.shape[1]].reshape(-1, *joined.shape[1:])
 
 
 def _with_detections(given: Outcome, detections: Detections) -> Outcome:

@@ -100,7 +100,7 @@ def compare_training(
     for number, (step, batch) in enumerate(zip(steps, replayed, strict=True)):
         samples, losses, gradients = ours.step(batch, step)
         bucket, canvas = batch.images.shape[1:3], tuple(batch.canvas[0].tolist())
-        places = training_replay.anchor_places(bucket, canvas, len(config.rpn.aspect_ratios))
+        places = training_replay.anchor_places(bucket, canvas, config)
         found = [*_sample_rows(step, samples, places), _loss_row(step, losses)]
         found.append(_gradient_row(step, gradients))
         rows += [row._replace(where=f"step {number}, {row.where}") for row in found]

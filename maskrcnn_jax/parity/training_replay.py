@@ -68,7 +68,7 @@ def draw(
 
     Positive RoIs move to the front, because the mask head trains on the first slots.
     """
-    places = anchor_places(bucket, canvas, len(config.rpn.aspect_ratios))
+    places = anchor_places(bucket, canvas, config)
     pairs = zip(step.positive_anchors, step.negative_anchors, strict=True)
     indices = [places[np.concatenate(pair)] for pair in pairs]
     orders = [np.argsort(classes == 0, kind="stable") for classes in step.roi_classes]
@@ -84,12 +84,12 @@ def draw(
 
 
 def anchor_places(
-    bucket: tuple[int, int], canvas: tuple[int, int], num_ratios: int
+    bucket: tuple[int, int], canvas: tuple[int, int], config: ModelConfig
 ) -> Int[np.ndarray, " n"]:
     """The index in the bucket of each anchor of the canvas, in the order of torchvision."""
     places, start = [], 0
-    for level, (height, width) in anchors.map_shapes(bucket).items():
-        count = height * width * num_ratios
+    for level, (height, width) in anchors.map_shapes(bucket, config.levels).items():
+        count = height * width * config.anchors_per_cell
         indices = {level: np.arange(start, start + count)}
         places.append(padding.crop_anchors(indices, canvas, bucket)[level])
         start += count
@@ -104,7 +104,8 @@ def _slots(arrays: list[np.ndarray], count: int) -> np.ndarray:
 def make_samples(batch: Batch, drawn: Drawn, *, config: ModelConfig) -> Samples:
     """Computes our targets for torchvision's samples."""
     bucket = batch.images.shape[1:3]
-    anchor_one = partial(_anchor_targets, shapes=anchors.map_shapes(bucket), config=config)
+    shapes = anchors.map_shapes(bucket, config.levels)
+    anchor_one = partial(_anchor_targets, shapes=shapes, config=config)
     inputs = drawn.anchors, drawn.positive_anchors, drawn.valid_anchors
     anchor_targets, labels = jax.vmap(anchor_one)(batch.instances, batch.canvas, *inputs)
     roi_one = partial(_roi_targets, config=config)
@@ -252,17 +253,21 @@ class Trainer:
 
 
 def batches(
-    groups: Sequence[Sequence[Example]], short_side: int, max_long_side: int
+    groups: Sequence[Sequence[Example]],
+    short_side: int,
+    max_long_side: int,
+    image_padding: int = 32,
 ) -> Iterator[Batch]:
     """Makes a batch of each group of examples with our data pipeline and whole masks.
 
-    All batches have the same bucket, and all images of a batch the same canvas.
+    All batches have the same bucket, and all images of a batch the same canvas, for
+    ``image_padding`` as `DataConfig.padding`.
     """
     examples = [example for group in groups for example in group]
     shapes = [example.image.shape[:2] for example in examples]
     sizes = [resizing.resized_size(shape, short_side, max_long_side) for shape in shapes]
     settings = DataConfig(test_short_side=short_side, test_max_long_side=max_long_side)
-    settings.mask_store = "full"
+    settings.mask_store, settings.padding = "full", image_padding
     settings.test_buckets = (resizing.ceil32(np.max(sizes, axis=0)),)
     settings.max_instances = max(1, *(len(example.boxes) for example in examples))
     dataset, batch_size = InMemory(examples), len(groups[0])

@@ -31,7 +31,7 @@ class Stage(NamedTuple):
 
 
 def _anchor_targets(model: MaskRCNN, keys, images, instances, canvas):
-    shapes = map_shapes(images.shape[1:3])
+    shapes = map_shapes(images.shape[1:3], model.config.levels)
     match_each = model.each(anchor_targets, shapes=shapes, config=model.config.rpn)
     return (match_each(keys[:, 0], instances, canvas),)
 
@@ -144,6 +144,7 @@ STAGES = {
         "detections": Stage(_detections, ("logits", "deltas", "rois", "sizes"), ("found",)),
     },
 }
+_OF_SINGLE_STAGE = ("box_head", "mask_head", "roi_align", "detections")
 NAMES = sorted(STAGES["train"] | STAGES["detect"])
 
 
@@ -166,6 +167,10 @@ def trace(
         ValueError: The program has no such stage.
     """
     stages = dict(STAGES[program])
+    if (
+        model.config.cascade is not None or model.config.box_head.res5
+    ):  # Their stages are parts of the whole program only.
+        stages = {key: stage for key, stage in stages.items() if key not in _OF_SINGLE_STAGE}
     if model.config.mask_head is None:
         stages = {key: stage for key, stage in stages.items() if not key.startswith("mask")}
     if name not in stages:

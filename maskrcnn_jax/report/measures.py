@@ -3,7 +3,8 @@
 All numbers come from pycocotools' matches, so the page agrees with the AP. pycocotools matches
 detections greedily by descending score, so detections below a threshold cannot change the matches
 above it. The counts at any threshold therefore follow from the matches of all detections. Scores
-are integers in thousandths, which keeps the page small.
+are integers in thousandths, which keeps the page small. Annotations of LVIS follow its rule: what
+their labels cannot judge counts neither as correct nor as false.
 """
 
 from collections.abc import Sequence
@@ -39,7 +40,8 @@ def measure(
     Args:
         annotations: Ground truth in COCO's format.
         results: Detections in COCO's results format; may be empty.
-        max_detections: The number of best detections that count in each image and class.
+        max_detections: The number of best detections that count in each image and class; with LVIS,
+            in each image.
         masks: Whether the results have masks. Otherwise only boxes are measured.
     """
     kinds = IOU_TYPES if masks else ("bbox",)

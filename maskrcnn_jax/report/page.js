@@ -114,12 +114,13 @@ function show() {
 
 function start() {
   const { overall, images, numImages, maxDetections } = data;
+  const isLvis = "APr" in data.numbers.bbox;
   const counts = overall[data.kinds[0]];
   const detections = sum(counts.correct) + sum(counts.false);
   byId("overview").textContent =
     `${integer(numImages)} images, ${integer(overall.objects)} objects of `
     + `${integer(names.length)} classes, ${integer(detections)} detections that count, `
-    + `which are at most ${integer(maxDetections)} of each image and class.`;
+    + `which are at most ${integer(maxDetections)} of each image${isLvis ? "" : " and class"}.`;
   const listed = `Of ${integer(numImages)} images those ${integer(images.length)} with the most `
     + "mistakes are listed. ";
   const drawn = integer(images.filter((image) => image.objects.drawing).length);

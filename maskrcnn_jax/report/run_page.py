@@ -15,6 +15,7 @@ from maskrcnn_jax.drawing import gallery
 from maskrcnn_jax.evaluation import Evaluation
 from maskrcnn_jax.report import drawings, page
 from maskrcnn_jax.runs.run_directory import read_settings
+from maskrcnn_jax.settings import shortened
 
 NUM_DRAWN = 8  # Images, evenly spaced in the validation set.
 # Longer logs are shortened to means of neighbouring entries; long logs make the page slow.
@@ -142,7 +143,7 @@ def _fields(config: Any, default: Any, prefix: str = "") -> list[dict[str, Any]]
         if dataclasses.is_dataclass(value):
             found += _fields(value, usual, f"{prefix}{name}.")
         else:
-            texts = {"value": str(value), "default": str(usual)}
+            texts = {"value": shortened(str(value)), "default": shortened(str(usual))}
             changed = texts["value"] != texts["default"]
             found.append({"field": prefix + name, "changed": changed} | texts)
     return found

@@ -20,6 +20,10 @@ function apColumns(kinds) {
 function fillNumbers(numbers, kinds) {
   for (const row of document.querySelectorAll("#numbers tbody tr")) {
     const name = row.dataset.number;
+    if (!(name in numbers.bbox)) {  // COCO has no frequencies of categories.
+      row.remove();
+      continue;
+    }
     const cells = kinds.map((kind) => html("td", {}, fraction(numbers[kind][name])));
     row.prepend(html("th", { scope: "row" }, name), ...cells);
   }

@@ -65,7 +65,8 @@ def _look(sets: dict[str, Dataset], config: DataConfig, progress: Progress) -> L
             found[name] = {}
             continue
         several = name == "train" and config.train
-        what = "images of data.train" if several else f"images of data.{name}_annotations"
+        one = "tfds_dir" if config.source == "tfds" else f"{name}_annotations"
+        what = f"images of data.{'train' if several else one}"
         with progress(f"check {name}", len(dataset)) as advance:
             found[name] = checks.find_bad(dataset, advance=advance)
         checks.check_few(found[name], len(dataset), what)
@@ -123,4 +124,6 @@ def _digests(config: DataConfig) -> dict[str, str]:
 def _files(config: DataConfig) -> list[str]:
     train, val = config.train_images, config.val_images
     several = [path for entry in config.train for path in entry[:2]]
-    return [config.source, train, config.train_annotations, val, config.val_annotations, *several]
+    named = [config.source, train, config.train_annotations, val, config.val_annotations]
+    prepared = [config.tfds_dir] if config.source == "tfds" else []
+    return [*named, *several, *prepared]

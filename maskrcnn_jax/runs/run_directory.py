@@ -1,11 +1,12 @@
 """Run directories: the config and the categories of a run, and the variables it has learned.
 
-A run directory holds ``config.json``, ``categories.json``, ``metrics.jsonl`` and
-``checkpoints/STEP/``.
+A run directory holds ``config.json``, ``categories.json``, ``metrics.jsonl``, ``commands.jsonl``
+and ``checkpoints/STEP/``.
 """
 
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from maskrcnn_jax.model import MaskRCNN, example_inputs
 from maskrcnn_jax.runs import saved_states
 from maskrcnn_jax.runs.plain_path import PlainPath
 from maskrcnn_jax.settings import differences, from_dict, to_dict
+
+COMMANDS = "commands.jsonl"
 
 
 class Run(NamedTuple):
@@ -101,7 +104,7 @@ def load_run(directory: str | Path) -> Run:
         FileNotFoundError: The directory is no run directory, or has no such checkpoint.
         ValueError: A file of the run is broken; the message names the file.
     """
-    directory, chosen = _split_step(Path(directory))
+    directory, chosen = split_step(Path(directory))
     config, categories = read_settings(directory)
     with contextlib.closing(PlainPath(directory)) as plain:
         with ocp.CheckpointManager(plain.path / "checkpoints") as manager:
@@ -136,10 +139,33 @@ def _variables_on_one_device(config: ModelConfig) -> dict[str, Any]:
     return jax.tree.map(place, variables)
 
 
-def _split_step(directory: Path) -> tuple[Path, int | None]:
+def split_step(directory: Path) -> tuple[Path, int | None]:
+    """Splits ``RUN/checkpoints/STEP``; a directory of another form has no step."""
     if directory.absolute().parent.name == "checkpoints" and directory.name.isdigit():
         return directory.absolute().parent.parent, int(directory.name)
     return directory, None
+
+
+def add_command(directory: str | Path, command: Sequence[str]) -> None:
+    """Records the words of the command that starts or resumes a run, one list in each line."""
+    with (Path(directory) / COMMANDS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(list(command)) + "\n")
+
+
+def commands(directory: Path) -> list[list[str]]:
+    """Returns the recorded commands of a run; none if it has no record.
+
+    Raises ValueError if the record is broken; the message names the file.
+    """
+    path = directory / COMMANDS
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        found = [json.loads(line) for line in lines]
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not all(isinstance(x, list) and all(isinstance(word, str) for word in x) for x in found):
+        raise ValueError(f"{path} must have a list of words in each line")
+    return found
 
 
 def read_settings(directory: Path) -> tuple[Config, Categories]:

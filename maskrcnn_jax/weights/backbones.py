@@ -171,13 +171,27 @@ def _from_torchvision(path: Path, arrays: Mapping[str, np.ndarray], config: Mode
         )
     depth = torchvision_resnet.resnet_depth(arrays)
     _check_kind(path, depth, arrays, "layer1.0.conv{}.weight", config)
-    table = list(torchvision_resnet.entries(config))
+    table = _table(config)
     if found == "group":
         table = [detectron2.renamed(x, mmdetection.name(x.path[1:-1], config)) for x in table]
         table = [x._replace(name=x.name.removeprefix(mmdetection.BODY)) for x in table]
     arrays = torchvision_resnet.present(arrays)
     std = _turn_to_rgb(path, arrays, "conv1.weight", "bn1.running_var", config)
     return _arranged(path, arrays, table, config, std)
+
+
+def _table(config: ModelConfig) -> list[layout.Entry]:
+    """Returns the table of a whole ResNet, though the last stage may be part of the heads."""
+    whole = dataclasses.replace(config.backbone, last_level=5)
+    return list(torchvision_resnet.entries(dataclasses.replace(config, backbone=whole)))
+
+
+def _placed(entry: layout.Entry, config: ModelConfig) -> layout.Entry:
+    """Returns an entry of the last stage of a C4 network with its path in the heads."""
+    collection, _, layer, *rest = entry.path
+    if not (config.box_head.res5 and layer.startswith("layer4")):
+        return entry
+    return entry._replace(path=(collection, "box_head", "res5", layer, *rest))
 
 
 def _arranged(
@@ -188,6 +202,7 @@ def _arranged(
     std: Sequence[float],
 ) -> Loaded:
     """Adapts the first convolution to the channels of the model, and maps arrays to variables."""
+    table = [_placed(entry, config) for entry in table]
     told = stem.adapt(arrays, table, config, std)
     layout.check_fit(arrays, layout.shapes(table), f"{path} does not fit the backbone")
     return traverse_util.flatten_dict(layout.arrange(arrays, table), sep="/"), told
@@ -262,7 +277,7 @@ def _turn_to_rgb(
 
 def _from_detectron(path: Path, arrays: Mapping[str, np.ndarray], config: ModelConfig) -> Loaded:
     """Maps the arrays of a backbone of Caffe2, or with Detectron2's names, to variables."""
-    table = list(torchvision_resnet.entries(config))
+    table = _table(config)
     if detectron1.is_backbone(arrays):
         named, _ = detectron1.present(arrays)
         first = {f"conv{i}": named.get(f"res2_0_branch2{x}_w") for i, x in ((1, "a"), (2, "b"))}
@@ -276,7 +291,8 @@ def _from_detectron(path: Path, arrays: Mapping[str, np.ndarray], config: ModelC
         depth = torchvision_resnet.matched_depth(named, r"res([2-5])\.(\d{1,3})\.(conv3\.)?")
         _check_kind(path, depth, named, "res2.0.conv{}.weight", config)
         table = [detectron2.renamed(x, detectron2.name(x.path[1:-1], config)) for x in table]
-        table = [x._replace(name=x.name.removeprefix(detectron2.BODY)) for x in table]
+        for body in (detectron2.BODY, detectron2.BODY_OF_C4):
+            table = [x._replace(name=x.name.removeprefix(body)) for x in table]
         kernel, variance = "stem.conv1.weight", "stem.conv1.norm.running_var"
     std = _turn_to_rgb(path, named, kernel, variance, config)
     return _arranged(path, named, table, config, std)

@@ -18,6 +18,7 @@ from maskrcnn_jax.weights.layout import Entry, Path
 
 WHOSE = "Detectron 1's"
 STEM = "conv1_w"
+STEMS = (STEM,)
 PATTERN = r"res([2-5])_(\d{1,3})_branch2[abc]"
 # Detectron 1 divides by nothing and subtracts this, in the order RGB.
 IMAGE_MEAN = (122.7717 / 255, 115.9465 / 255, 102.9801 / 255)

@@ -1,4 +1,4 @@
-"""The names of Detectron2's Mask R-CNN and Faster R-CNN with a ResNet-FPN backbone.
+"""The names of Detectron2's Mask R-CNN, Cascade and Faster R-CNN with a ResNet-FPN backbone.
 
 The arrays are those of PyTorch's layers. Some differ from torchvision's: background is the last
 class, neither box deltas nor masks have rows for it, and the stem reads BGR images, as a rule.
@@ -19,16 +19,19 @@ from maskrcnn_jax.weights.torchvision_resnet import COUNTER
 
 WHOSE = "Detectron2's"
 BODY = "backbone.bottom_up."
-STEM = f"{BODY}stem.conv1.weight"
+BODY_OF_C4 = "backbone."
+STEM, STEM_OF_C4 = f"{BODY}stem.conv1.weight", f"{BODY_OF_C4}stem.conv1.weight"
+STEMS = STEM, STEM_OF_C4
 ROI = "roi_heads."
+RES5 = f"{ROI}res5."
 RPN = "proposal_generator.rpn_head."
 CELLS = "proposal_generator.anchor_generator.cell_anchors."
 PIXELS = ("pixel_mean", "pixel_std")
+FEDERATED = f"{ROI}box_predictor.fed_loss_cls_weights"  # Powers of the frequencies of classes.
+FEDERATED_CLASSES = 50  # Detectron2's default.
 # The names of other networks, and what they are. The first that matches a name counts.
 OTHERS = (
-    (r"roi_heads\.res5\.", "a C4 network, whose box head is the last stage of the ResNet"),
     (r"backbone\.res5\.", "a DC5 network, without a feature pyramid"),
-    (r"roi_heads\.box_(head|predictor)\.0\.", "a Cascade R-CNN"),
     (r".*\.conv2_offset\.", "a network with deformable convolutions"),
     (r"backbone\.bottom_up\.s1\.", "a RegNet"),
     (
@@ -79,12 +82,19 @@ def check_kind(state: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"it is {kind}, and only ResNets with a feature pyramid are loaded")
 
 
+def _body(state: Mapping[str, np.ndarray]) -> str:
+    """Returns the start of the names of the backbone."""
+    return BODY if STEM in state else BODY_OF_C4
+
+
 def _preset(state: Mapping[str, np.ndarray]) -> Config:
     """Returns the preset that has the norms and heads of a file, with its sizes."""
     if any(name.startswith(vit.NET) for name in state):
         config = presets.detectron2_vitdet_b()
         vit.set_sizes(config.model.backbone, state)
         return _with_heads(config, state)
+    if any(each.startswith(RES5) for each in state):
+        return _preset_of_c4(state)
     # The stem of a model with trained norms may be frozen, the last stage is not.
     match norm_of(state, f"{BODY}res5.0.conv1.norm"):
         case "group":
@@ -95,7 +105,8 @@ def _preset(state: Mapping[str, np.ndarray]) -> Config:
             config = presets.detectron2_r50_fpn_syncbn()
         case _:
             config = presets.detectron2_r50_fpn()
-    config.model.backbone.depth = guess.resnet_depth(
+    model = config.model
+    model.backbone.depth = guess.resnet_depth(
         state, rf"{re.escape(BODY)}res([2-5])\.(\d{{1,3}})\.(conv3\.)?"
     )
     config.model.fpn.norm = norm_of(state, "backbone.fpn_lateral2.norm")
@@ -109,12 +120,16 @@ def _with_heads(config: Config, state: Mapping[str, np.ndarray]) -> Config:
     """Sets the numbers of layers and of channels of all but the backbone."""
     model = config.model
     group = "layer" if isinstance(model.backbone, ViTConfig) else "group"
+    if guess.num_stages(state, rf"{re.escape(ROI)}box_predictor\.(\d)\."):
+        presets.use_cascade(config)
+    stage = "" if model.cascade is None else ".0"
     model.num_classes = num_classes(state) or model.num_classes
     model.rpn.num_convs = 1 + max(_numbers(state, rf"{re.escape(RPN)}conv\.conv(\d)\."), default=0)
-    box_head = f"{re.escape(ROI)}box_head"
+    box_head = re.escape(f"{ROI}box_head{stage}")
     model.box_head.num_convs = max(_numbers(state, rf"{box_head}\.conv(\d)\."), default=0)
     model.box_head.num_layers = max(_numbers(state, rf"{box_head}\.fc(\d)\."), default=0)
-    model.box_head.norm = norm_of(state, f"{ROI}box_head.conv1.norm").replace("group", group)
+    norm = norm_of(state, f"{ROI}box_head{stage}.conv1.norm")
+    model.box_head.norm = norm.replace("group", group)
     if not any(each.startswith(f"{ROI}mask_head.") for each in state):
         model.mask_head = None
     else:
@@ -125,6 +140,47 @@ def _with_heads(config: Config, state: Mapping[str, np.ndarray]) -> Config:
     guess.set_widths(model, state, name)
     guess.set_class_agnostic(model, state, name)
     return config
+
+
+def _preset_of_c4(state: Mapping[str, np.ndarray]) -> Config:
+    """Returns the preset of a C4 network with the sizes of a file."""
+    config = presets.detectron2_r50_c4()
+    model = config.model
+    model.backbone.norm = norm_of(state, f"{RES5}0.conv1.norm")
+    names = [each.replace(RES5, f"{BODY_OF_C4}res5.") for each in state]
+    pattern = rf"{re.escape(BODY_OF_C4)}res([2-5])\.(\d{{1,3}})\.(conv3\.)?"
+    model.backbone.depth = guess.resnet_depth(names, pattern)
+    first, second = (state.get(f"{BODY_OF_C4}res2.0.conv{i}.weight") for i in (1, 2))
+    guess.set_groups(model.backbone, first, second)
+    model.num_classes = num_classes(state) or model.num_classes
+    model.rpn.num_convs = 1 + max(_numbers(state, rf"{re.escape(RPN)}conv\.conv(\d)\."), default=0)
+    if not any(each.startswith(f"{ROI}mask_head.") for each in state):
+        model.mask_head = None
+    guess.set_widths(model, state, name)
+    guess.set_class_agnostic(model, state, name)
+    if FEDERATED in state:
+        _set_federated(model, state[FEDERATED])
+    return config
+
+
+def _set_federated(model: ModelConfig, weights: np.ndarray) -> None:
+    """Sets sigmoid scores and the federated loss by the weights of its draw."""
+    head, weights = model.box_head, np.asarray(weights, np.float64)
+    if weights.shape != (model.num_classes - 1,) or not (weights >= 0).all():
+        raise ValueError(
+            f"{FEDERATED} must have a number from 0 for each of {model.num_classes - 1} classes"
+        )
+    head.classifier, head.federated_classes = "sigmoid", FEDERATED_CLASSES
+    head.class_frequencies = tuple((weights ** (1 / head.federated_power)).tolist())
+
+
+def extras(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file that no variable holds: the weights of the federated loss."""
+    head = config.box_head
+    if head.federated_classes is None or not head.class_frequencies:
+        return {}
+    weights = np.array(head.class_frequencies, np.float64) ** head.federated_power
+    return {FEDERATED: weights.astype(np.float32)}
 
 
 def norm_of(state: Mapping[str, np.ndarray], layer: str) -> str:
@@ -148,7 +204,9 @@ def _assume_input(config: Config, state: Mapping[str, np.ndarray]) -> tuple[bool
     """
     if found := _read_pixels(config, state):
         return found
-    ratio = guess.input_ratio(state.get(STEM), state.get(f"{BODY}stem.conv1.norm.running_var"))
+    stem = f"{_body(state)}stem.conv1"
+    variance = state.get(f"{stem}.norm.running_var")
+    ratio = guess.input_ratio(state.get(f"{stem}.weight"), variance)
     if ratio is None:
         where = "1x1" if config.model.backbone.stride_in_1x1 else "3x3"
         return True, (
@@ -214,13 +272,13 @@ def coco(config: ModelConfig) -> Categories | None:
 
 def num_classes(arrays: Mapping[str, np.ndarray]) -> int | None:
     """Returns the number of classes, including background; None if the classifier is missing."""
-    bias = arrays.get(f"{ROI}box_predictor.cls_score.bias")
-    return None if bias is None else bias.size
+    names = f"{ROI}box_predictor.cls_score.bias", f"{ROI}box_predictor.0.cls_score.bias"
+    return next((arrays[each].size for each in names if each in arrays), None)
 
 
 def present(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Drops batch counters, and anchors and pixel statistics, which are settings here."""
-    dropped = (f".{COUNTER}", *PIXELS)
+    """Drops batch counters, and what are settings here, such as anchors and pixel statistics."""
+    dropped = (f".{COUNTER}", *PIXELS, FEDERATED)
     kept = (each for each in state if not each.endswith(dropped) and not each.startswith(CELLS))
     return {each: np.asarray(state[each]) for each in kept}, {}
 
@@ -241,11 +299,11 @@ def renamed(entry: Entry, layer: str) -> Entry:
     """Returns the entry of an array by another name of its layer, with background last."""
     entry = entry._replace(name=f"{layer}.{entry.name.rpartition('.')[2]}")
     match entry.path[1:-1]:
-        case ("box_head", "cls_score"):
+        case ("box_head", *_, "cls_score"):
             return entry._replace(edit=BACKGROUND_LAST)
-        case ("box_head", "bbox_pred") if entry.shape[0] > 4:
+        case ("box_head", *_, "bbox_pred") if entry.shape[0] > 4:
             return _without_background(entry, 4)
-        case ("mask_head", "logits") if entry.shape[0] > 1:
+        case ("mask_head", *_, "logits") if entry.shape[0] > 1:
             return _without_background(entry, 1)
     return entry  # Boxes and masks for all classes have no rows of background.
 
@@ -263,11 +321,14 @@ def _without_background(entry: Entry, rows: int) -> Entry:
 def name(path: Path, config: ModelConfig) -> str:
     """Returns the name of a layer by its path among our modules."""
     part, layer = path[0], path[-1]
+    stage = f".{path[1][-1]}" if len(path) == 3 else ""  # Of a head of a cascade.
     match part:
         case "backbone" if isinstance(config.backbone, ViTConfig):
             return vit.name(path)
         case "backbone":
-            return _backbone_name(path)
+            return _backbone_name(path, BODY if config.fpn is not None else BODY_OF_C4)
+        case "box_head" if path[1] == "res5":
+            return _block_name(path[2:], ROI)
         case "fpn" if isinstance(config.backbone, ViTConfig):
             return vit.pyramid_name(layer)
         case "fpn":
@@ -277,21 +338,26 @@ def name(path: Path, config: ModelConfig) -> str:
             conv = "conv" if config.rpn.num_convs == 1 else f"conv.{layer}"
             return RPN + names.get(layer, conv)
         case "box_head" if layer in ("cls_score", "bbox_pred"):
-            return f"{ROI}box_predictor.{layer}"
+            return f"{ROI}box_predictor{stage}.{layer}"
         case "box_head" if layer.startswith("fc"):
-            return f"{ROI}box_head.fc{int(layer[2:]) - 5}"
+            return f"{ROI}box_head{stage}.fc{int(layer[2:]) - 5}"
     names = {"deconv": "deconv", "logits": "predictor"}
     kind = "conv" if part == "box_head" else "mask_fcn"
     number = int(layer[-1]) + 1 if layer[-1].isdigit() else 0
-    return f"{ROI}{part}." + names.get(layer, f"{kind}{number}{_norm(layer, 'bn')}")
+    return f"{ROI}{part}{stage}." + names.get(layer, f"{kind}{number}{_norm(layer, 'bn')}")
 
 
-def _backbone_name(path: Path) -> str:
-    layer = path[-1]
+def _backbone_name(path: Path, body: str) -> str:
     if len(path) == 2:
-        return f"{BODY}stem.conv1" + ("" if layer == "conv1" else ".norm")
-    stage, block = path[1].removeprefix("layer").split("_")
-    block_name = f"{BODY}res{int(stage) + 1}.{block}"
+        return f"{body}stem.conv1" + ("" if path[-1] == "conv1" else ".norm")
+    return _block_name(path[1:], body)
+
+
+def _block_name(path: Path, body: str) -> str:
+    """Returns the name of a layer in a block, such as ``layer4_0``, ``conv1``."""
+    layer = path[-1]
+    stage, block = path[0].removeprefix("layer").split("_")
+    block_name = f"{body}res{int(stage) + 1}.{block}"
     if layer.startswith("downsample"):
         return f"{block_name}.shortcut" + _norm(layer, "_bn")
     return f"{block_name}.conv{layer[-1]}" + _norm(layer, "bn")

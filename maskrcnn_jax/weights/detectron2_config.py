@@ -27,6 +27,8 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "MODEL.FPN.OUT_CHANNELS": (256, "model.fpn.channels"),
     "MODEL.RPN.BATCH_SIZE_PER_IMAGE": (256, "model.rpn.num_samples"),
     "MODEL.RPN.POSITIVE_FRACTION": (0.5, "model.rpn.positive_fraction"),
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": ("smooth_l1", "model.rpn.box_loss"),
+    "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": (1.0, "model.rpn.box_loss_weight"),
     "MODEL.RPN.SMOOTH_L1_BETA": (0.0, "model.rpn.smooth_l1_beta"),
     "MODEL.RPN.BBOX_REG_WEIGHTS": ((1.0, 1.0, 1.0, 1.0), "model.rpn.box_weights"),
     "MODEL.RPN.PRE_NMS_TOPK_TRAIN": (12000, "model.rpn.num_candidates"),
@@ -40,6 +42,8 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": (0.05, "detection.score_threshold"),
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": (0.5, "detection.nms_threshold"),
     "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": ((10.0, 10.0, 5.0, 5.0), "model.roi.box_weights"),
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": ("smooth_l1", "model.roi.box_loss"),
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": (1.0, "model.roi.box_loss_weight"),
     "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": (0.0, "model.roi.smooth_l1_beta"),
     "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": (0, "model.roi.sampling_ratio"),
     "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": (14, "model.box_head.resolution"),
@@ -48,6 +52,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "MODEL.ROI_BOX_HEAD.NUM_FC": (0, "model.box_head.num_layers"),
     "MODEL.ROI_BOX_HEAD.FC_DIM": (1024, "model.box_head.features"),
     "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": (False, "model.box_head.class_agnostic"),
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER": (0.5, "model.box_head.federated_power"),
     "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": (14, "model.mask_head.resolution"),
     "MODEL.ROI_MASK_HEAD.NUM_CONV": (0, "model.mask_head.num_convs"),
     "MODEL.ROI_MASK_HEAD.CONV_DIM": (256, "model.mask_head.channels"),
@@ -76,6 +81,15 @@ CONVERTED: dict[str, Any] = {
     "MODEL.ROI_HEADS.IOU_THRESHOLDS": (0.5,),
     "MODEL.ROI_HEADS.NUM_CLASSES": 80,
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignV2",
+    "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": (0.5, 0.6, 0.7),
+    "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": (
+        (10.0, 10.0, 5.0, 5.0),
+        (20.0, 20.0, 10.0, 10.0),
+        (30.0, 30.0, 15.0, 15.0),
+    ),
+    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": False,
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": False,
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": 50,
     "INPUT.FORMAT": "BGR",
     "INPUT.RANDOM_FLIP": "horizontal",
 }
@@ -93,8 +107,6 @@ FIXED: dict[str, Any] = {
     "MODEL.ANCHOR_GENERATOR.OFFSET": 0.0,
     "MODEL.RPN.HEAD_NAME": "StandardRPNHead",
     "MODEL.RPN.IN_FEATURES": ("p2", "p3", "p4", "p5", "p6"),
-    "MODEL.RPN.BBOX_REG_LOSS_TYPE": "smooth_l1",
-    "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": 1.0,
     "MODEL.RPN.BOUNDARY_THRESH": -1,
     "MODEL.RPN.LOSS_WEIGHT": 1.0,
     "MODEL.RPN.IOU_LABELS": (0, -1, 1),
@@ -103,11 +115,7 @@ FIXED: dict[str, Any] = {
     "MODEL.ROI_HEADS.IOU_LABELS": (0, 1),
     "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": True,
     "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "smooth_l1",
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": 1.0,
     "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": False,
-    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": False,
-    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": False,
     "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
     "MODEL.KEYPOINT_ON": False,
     "MODEL.LOAD_PROPOSALS": False,
@@ -124,6 +132,7 @@ OTHER_DEFAULTS: dict[str, Any] = {
     "MODEL.ROI_HEADS.IN_FEATURES": ("res4",),
     "MODEL.ROI_BOX_HEAD.NAME": "",
 }
+CASCADE = ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads")  # Another value of `FIXED` that is possible.
 # Keys without influence on this network: of other networks, of the schedule, of data sets.
 IGNORED = (
     *("VERSION", "OUTPUT_DIR", "SEED", "VIS_PERIOD", "CUDNN_BENCHMARK", "FLOAT32_PRECISION"),
@@ -131,9 +140,8 @@ IGNORED = (
     *("TEST.AUG.*", "TEST.PRECISE_BN.*", "TEST.EVAL_PERIOD", "TEST.KEYPOINT_OKS_SIGMAS"),
     *("INPUT.CROP.*", "INPUT.MASK_FORMAT", "MODEL.DEVICE", "MODEL.WEIGHTS"),
     *("MODEL.RETINANET.*", "MODEL.SEM_SEG_HEAD.*", "MODEL.PANOPTIC_FPN.*"),
-    *("MODEL.ROI_KEYPOINT_HEAD.*", "MODEL.ROI_BOX_CASCADE_HEAD.*"),
-    *("MODEL.RESNETS.DEFORM_*", "MODEL.RESNETS.RES2_OUT_CHANNELS"),
-    *("MODEL.ROI_BOX_HEAD.FED_LOSS_*", "MODEL.ANCHOR_GENERATOR.ANGLES"),
+    *("MODEL.ROI_KEYPOINT_HEAD.*", "MODEL.RESNETS.DEFORM_*", "MODEL.RESNETS.RES2_OUT_CHANNELS"),
+    "MODEL.ANCHOR_GENERATOR.ANGLES",
     *("MODEL.ROI_MASK_HEAD.POOLER_TYPE", "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO"),
 )
 
@@ -234,13 +242,15 @@ def _convert(found: Mapping[str, Any]) -> Settings:
     values = defaults | FIXED | OTHER_DEFAULTS | dict(found)
     problems = []
     for key, value in values.items():
-        if key in FIXED and value != FIXED[key]:
+        if key in FIXED and value != FIXED[key] and (key, value) != CASCADE:
             problems.append(f"{key}: {str(value)[:100]}, only {FIXED[key]} is possible")
         elif key not in defaults and key not in FIXED and not _is_ignored(key):
             problems.append(f"{key}: {str(value)[:100]} has no counterpart")
     config = presets.detectron2_r50_fpn()
     if values["MODEL.MASK_ON"] is not True:
         config.model.mask_head = None
+    if values[CASCADE[0]] == CASCADE[1]:
+        presets.use_cascade(config)
     for key, (_, field) in FIELDS.items():
         set_field(config, field, values[key])
     problems += _set_converted(config, values)
@@ -298,7 +308,26 @@ def _set_converted(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
         (model.rpn.negative_iou, model.rpn.positive_iou), (model.roi.positive_iou,) = thresholds
     else:
         yield f"MODEL.RPN.IOU_THRESHOLDS, MODEL.ROI_HEADS.IOU_THRESHOLDS: {str(thresholds)[:100]}"
+    yield from _set_cascade(config, values)
     yield from _set_rest(config, values)
+
+
+def _set_cascade(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
+    """Sets the rules of the stages of a cascade, of which the first are those of the RoIs."""
+    prefix, model = "MODEL.ROI_BOX_CASCADE_HEAD", config.model
+    if model.cascade is None:
+        return
+    if not model.box_head.class_agnostic:
+        yield "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: False, a cascade needs True"
+    ious, weights = values[f"{prefix}.IOUS"], values[f"{prefix}.BBOX_REG_WEIGHTS"]
+    are_lists = isinstance(ious, tuple) and isinstance(weights, tuple)
+    if not are_lists or len(ious) != len(weights) or len(ious) < 2:
+        yield f"{prefix}.IOUS, BBOX_REG_WEIGHTS: {str((ious, weights))[:100]}, expected a pair each"
+    elif ious[0] != model.roi.positive_iou:
+        yield f"{prefix}.IOUS: {str(ious)[:100]}, MODEL.ROI_HEADS has {model.roi.positive_iou}"
+    else:
+        model.roi.box_weights, model.cascade.box_weights = weights[0], weights[1:]
+        model.cascade.positive_ious = ious[1:]
 
 
 def _are_lists_of_one(values: Any) -> bool:
@@ -335,7 +364,22 @@ def _set_rest(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
         config.data.horizontal_flip, config.data.vertical_flip = flips[flip]
     else:
         yield f"INPUT.RANDOM_FLIP: {str(flip)[:100]}"
+    yield from _set_classifier(config, values)
     yield from _set_pixels(config, values)
+
+
+def _set_classifier(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
+    """Sets the probabilities of classes and the federated loss."""
+    sigmoid, federated = (
+        values[f"MODEL.ROI_BOX_HEAD.{key}"] for key in ("USE_SIGMOID_CE", "USE_FED_LOSS")
+    )
+    if sigmoid is True:
+        config.model.box_head.classifier = "sigmoid"
+    if federated is True and sigmoid is not True:
+        yield "MODEL.ROI_BOX_HEAD.USE_FED_LOSS: True needs MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE: True"
+    elif federated is True:
+        count = values["MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES"]
+        config.model.box_head.federated_classes = count
 
 
 def _set_pixels(config: Config, values: Mapping[str, Any]) -> Iterator[str]:

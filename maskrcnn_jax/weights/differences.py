@@ -29,6 +29,8 @@ BASES: dict[str, dict[str, Callable[..., Any]]] = {
         "projects/ViTDet/configs/COCO/mask_rcnn_vitdet_l_100ep.py": presets.detectron2_vitdet_l,
         "Misc/mask_rcnn_R_50_FPN_3x_gn.yaml": presets.detectron2_r50_fpn_gn,
         "Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml": presets.detectron2_r50_fpn_syncbn,
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_3x.yaml": presets.detectron2_r50_c4,
+        "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml": presets.detectron2_cascade_r50_fpn,
     },
     "mmdet": {
         "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py": presets.mmdet_r50_fpn,
@@ -37,7 +39,9 @@ BASES: dict[str, dict[str, Callable[..., Any]]] = {
         "mask_rcnn/mask-rcnn_x101-32x4d_fpn_1x_coco.py": presets.mmdet_x101_32x4d_fpn,
         "mask_rcnn/mask-rcnn_x101-64x4d_fpn_1x_coco.py": presets.mmdet_x101_64x4d_fpn,
         "mask_rcnn/mask-rcnn_x101-32x8d_fpn_1x_coco.py": presets.mmdet_x101_32x8d_fpn,
+        "mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py": presets.mmdet_r50_caffe_c4,
         "gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py": presets.mmdet_r50_fpn_gn,
+        "cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py": presets.mmdet_cascade_r50_fpn,
     },
 }
 SETTINGS: dict[str, Callable[[str, Config, bool], str | None]] = {
@@ -50,6 +54,7 @@ PIXELS = ("model.image_mean", "model.image_std")
 FIELDS: dict[str, str] = {
     "data.size_rule": "size of resized images",
     "data.resize": "resizing",
+    "data.padding": "padding of images",
     "data.test_short_side": "",
     "data.test_max_long_side": "",
     "model.image_mean": "mean of pixels",
@@ -94,12 +99,15 @@ FIELDS: dict[str, str] = {
     "model.box_head.num_layers": "",
     "model.box_head.features": "",
     "model.box_head.class_agnostic": "",
+    "model.box_head.classifier": "probabilities of classes",
     "model.mask_head.resolution": "",
     "model.mask_head.num_convs": "",
     "model.mask_head.channels": "",
     "model.mask_head.norm": "",
     "model.mask_head.norm_eps": "",
     "model.mask_head.class_agnostic": "",
+    "model.cascade.box_weights": "box weights of the later stages",
+    "model.cascade.average": "average over the stages",
     "model.num_classes": "classes, with background",
     "detection.num_candidates": "",
     "detection.num_proposals": "",
@@ -137,12 +145,18 @@ def find(config: Config, target: str, is_bgr: bool) -> tuple[str, list[Differenc
     for name, build in BASES[target].items():
         base = build()
         base = base if isinstance(base, Config) else Config(model=base)
-        if type(base.model.backbone) is not type(config.model.backbone):
+        if _kind(base) != _kind(config):
             continue
         reads_bgr = target != "torchvision" and presets.reads_bgr(base.model)
         found[name] = list(_rules(config, base, is_bgr, reads_bgr, SETTINGS[target]))
     nearest = min(found, key=lambda name: len(found[name]))
     return nearest, found[nearest]
+
+
+def _kind(config: Config) -> tuple[object, ...]:
+    """The parts that make a network one of another kind."""
+    model = config.model
+    return type(model.backbone), model.cascade is None, model.fpn is None, model.box_head.res5
 
 
 def _rules(
@@ -204,8 +218,10 @@ def _is_used(config: Config, field: str) -> bool:
     if field.startswith("model.backbone.") and field.count(".") == 2:
         if field.rpartition(".")[2] not in model.backbone.__dataclass_fields__:
             return False
+    if value_of(config, field) is None:  # Of a part that the network does not have.
+        return False
     if field.endswith(".norm_eps"):
-        return value_of(config, field.removesuffix("_eps")) != "none"
+        return value_of(config, field.removesuffix("_eps")) not in ("none", None)
     if field in ("model.box_head.channels", "model.box_head.norm"):
         return model.box_head.num_convs > 0
     if field in ("model.roi.sampling_ratio", "model.roi.aligned"):

@@ -4,13 +4,15 @@ A state dict holds no pixel statistics, no order of channels and no strides. Eac
 for its networks; the functions here find the evidence for one of them.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskrcnn_jax.config import Config, ModelConfig, ResNetConfig
+from maskrcnn_jax.config import CascadeConfig, Config, ModelConfig, ResNetConfig
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.roi_heads.composition import module_paths
 from maskrcnn_jax.weights import torchvision_resnet
 from maskrcnn_jax.weights.layout import Path
 
@@ -88,6 +90,23 @@ def set_groups(backbone: ResNetConfig, first: np.ndarray | None, second: np.ndar
     backbone.width_per_group = max(64 * inputs // stem_channels, 1)
 
 
+def num_stages(names: Iterable[str], pattern: str) -> int:
+    """Returns the number of stages of a box head; 0 unless it is a cascade.
+
+    Args:
+        names: Names of arrays.
+        pattern: Matches the start of a name in a stage, with the number of the stage as its group.
+
+    Raises:
+        ValueError: The cascade has another number of stages than three, so that its rules are
+            unknown.
+    """
+    count = 1 + max((int(m[1]) for x in names if (m := re.match(pattern, x))), default=-1)
+    if count not in (0, CascadeConfig().num_stages):
+        raise ValueError(f"it is a Cascade R-CNN, but not of 3 stages: the last is {count - 1}")
+    return count
+
+
 def set_widths(
     config: ModelConfig,
     state: Mapping[str, np.ndarray],
@@ -105,12 +124,15 @@ def set_widths(
 
     if isinstance(config.backbone, ResNetConfig):
         set_size(config.backbone, "stem_channels", ("backbone", "conv1"), 0)
-    set_size(config.fpn, "channels", ("rpn", "cls_logits"), 1)
+    if config.fpn is not None:
+        set_size(config.fpn, "channels", ("rpn", "cls_logits"), 1)
+    first = {part: paths[0] for part, paths in module_paths(config).items()}
     if config.box_head.num_convs:
-        set_size(config.box_head, "channels", ("box_head", "conv0"), 0)
-    set_size(config.box_head, "features", ("box_head", "cls_score"), 1)
+        set_size(config.box_head, "channels", (*first["box_head"], "conv0"), 0)
+    if config.box_head.num_layers:
+        set_size(config.box_head, "features", (*first["box_head"], "cls_score"), 1)
     if config.mask_head is not None:
-        set_size(config.mask_head, "channels", ("mask_head", "logits"), 1)
+        set_size(config.mask_head, "channels", (*first["mask_head"], "logits"), 1)
 
 
 def set_class_agnostic(
@@ -121,12 +143,23 @@ def set_class_agnostic(
     """Sets whether a file has one box, and one mask, for all classes; arguments as `set_widths`.
 
     The files have no rows of background, so for a single class both forms are the same.
+
+    Raises:
+        ValueError: The stages of a cascade have a box for each class.
     """
+    first = {part: paths[0] for part, paths in module_paths(config).items()}
 
     def is_one(path: Path, rows: int) -> bool:
         bias = state.get(f"{name(path, config)}.bias")
         return bias is not None and bias.size == rows < rows * (config.num_classes - 1)
 
-    config.box_head.class_agnostic = is_one(("box_head", "bbox_pred"), 4)
+    config.box_head.class_agnostic = is_one((*first["box_head"], "bbox_pred"), 4)
     if config.mask_head is not None:
-        config.mask_head.class_agnostic = is_one(("mask_head", "logits"), 1)
+        config.mask_head.class_agnostic = is_one((*first["mask_head"], "logits"), 1)
+    if config.cascade is not None and config.num_classes > 2:
+        if not config.box_head.class_agnostic:
+            raise ValueError(
+                "it is a Cascade R-CNN with a box for each class, and only those with one box for "
+                "all classes are loaded"
+            )
+    config.box_head.class_agnostic |= config.cascade is not None

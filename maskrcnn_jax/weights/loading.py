@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from maskrcnn_jax import presets
 from maskrcnn_jax.config import Config, ModelConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.weights import (
@@ -133,8 +134,10 @@ def _wanted(source: Source, config: ModelConfig | None, num_classes: int | None)
         raise ValueError(f"{source.path} has our names, but does not say what model it is of")
     if num_classes is None and config is None:
         num_classes = source.layout.num_classes(source.arrays)
-    if num_classes is not None:
-        model = dataclasses.replace(model, num_classes=num_classes)
+    if num_classes not in (None, model.num_classes):
+        # The frequencies are those of other classes.
+        head = dataclasses.replace(model.box_head, class_frequencies=())
+        model = dataclasses.replace(model, num_classes=num_classes, box_head=head)
     if model.num_classes < 2:
         raise ValueError(
             f"{source.path}: num_classes must be at least 2, with background; "
@@ -157,6 +160,8 @@ def _matched(source: Source, config: ModelConfig) -> tuple[list[Entry], tuple[st
     message = f"{source.path} does not fit {describe(config)}"
     if source.config is not None and describe(source.config.model) != describe(config):
         message += f"; it looks like {describe(source.config.model)}"
+        if preset := presets.name_of(source.config.model):
+            message += f", the network of presets.{preset}"
     layout.check_fit(source.arrays, layout.shapes(table), message)
     return table, told
 

@@ -1,4 +1,6 @@
-"""The names of MMDetection's Mask R-CNN and Faster R-CNN with a ResNet-FPN backbone, 2.x and 3.x.
+"""The names of MMDetection's Mask R-CNN, Cascade and Faster R-CNN with a ResNet-FPN backbone.
+
+Versions 2.x and 3.x have the same names.
 
 As in Detectron2, background is the last class, and box deltas and masks have no rows for it. The
 order of the stem's channels depends on the config: BGR in the style of Caffe, RGB in that of
@@ -23,12 +25,12 @@ from maskrcnn_jax.weights.torchvision_resnet import COUNTER
 WHOSE = "MMDetection's"
 BODY = "backbone."
 STEM = f"{BODY}conv1.weight"
+STEMS = (STEM,)
+SHARED = "roi_head.shared_head."
 BOX, MASK = "roi_head.bbox_head.", "roi_head.mask_head."
 EMA = "ema_"  # MMDetection 2 keeps averages beside the weights.
 STARTS = ("neck.", "rpn_head.", "roi_head.", "bbox_head.")
 OTHERS = (
-    (r"roi_head\.shared_head\.", "a C4 network, whose box head is the last stage of the ResNet"),
-    (r"roi_head\.(bbox|mask)_head\.0\.", "a Cascade R-CNN"),
     (r".*\.conv2_offset\.|.*\.conv2\.conv_offset\.", "a network with deformable convolutions"),
     (r"backbone\.(stages|patch_embed|layers)\.", "a network with a transformer backbone"),
     (r"roi_head\.(point_head|glbctx_head|semantic_head|grid_head)\.", "another kind of network"),
@@ -76,8 +78,13 @@ def check_kind(state: Mapping[str, np.ndarray]) -> None:
 
 def _preset(state: Mapping[str, np.ndarray]) -> Config:
     """Returns the preset of MMDetection with the norms, heads and sizes of a file."""
+    if any(name.startswith(SHARED) for name in state):
+        return _preset_of_c4(state)
     config = presets.mmdet_r50_fpn()
     model = config.model
+    if guess.num_stages(state, rf"{re.escape(BOX)}(\d)\."):
+        presets.use_cascade_of_mmdetection(config)
+    box, mask = (re.escape(f"{x}{_stage(model)}") for x in (BOX, MASK))
     pattern = r"backbone\.layer([1-4])\.(\d{1,3})\.(conv3\.)?"
     model.backbone.depth = guess.resnet_depth(state, pattern)
     model.num_classes = num_classes(state) or model.num_classes
@@ -87,18 +94,38 @@ def _preset(state: Mapping[str, np.ndarray]) -> Config:
     model.fpn.norm = _norm_kind(state, "neck.lateral_convs.0.")
     convs = _numbers(state, r"rpn_head\.rpn_conv\.(\d)\.conv\.")
     model.rpn.num_convs = 1 + max(convs, default=0)
-    model.box_head.num_convs = len(_numbers(state, r"roi_head\.bbox_head\.shared_convs\.(\d)\."))
-    model.box_head.num_layers = len(_numbers(state, r"roi_head\.bbox_head\.shared_fcs\.(\d)\."))
-    model.box_head.norm = _norm_kind(state, f"{BOX}shared_convs.0.")
+    model.box_head.num_convs = len(_numbers(state, rf"{box}shared_convs\.(\d)\."))
+    model.box_head.num_layers = len(_numbers(state, rf"{box}shared_fcs\.(\d)\."))
+    model.box_head.norm = _norm_kind(state, f"{BOX}{_stage(model)}shared_convs.0.")
     if not any(name.startswith(MASK) for name in state):
         model.mask_head = None
     else:
-        model.mask_head.num_convs = len(_numbers(state, r"roi_head\.mask_head\.convs\.(\d)\."))
-        model.mask_head.norm = _norm_kind(state, f"{MASK}convs.0.")
+        model.mask_head.num_convs = len(_numbers(state, rf"{mask}convs\.(\d)\."))
+        model.mask_head.norm = _norm_kind(state, f"{MASK}{_stage(model)}convs.0.")
     guess.set_widths(model, state, name)
     guess.set_groups(model.backbone, *(state.get(f"{BODY}layer1.0.conv{i}.weight") for i in (1, 2)))
     guess.set_class_agnostic(model, state, name)
     return config
+
+
+def _preset_of_c4(state: Mapping[str, np.ndarray]) -> Config:
+    """Returns the preset of a C4 network with the sizes of a file."""
+    config = presets.mmdet_r50_caffe_c4()
+    model = config.model
+    pattern = r"backbone\.layer([1-4])\.(\d{1,3})\.(conv3\.)?"
+    names = [name.replace(SHARED, BODY) for name in state]
+    model.backbone.depth = guess.resnet_depth(names, pattern)
+    model.num_classes = num_classes(state) or model.num_classes
+    if not any(name.startswith(MASK) for name in state):
+        model.mask_head = None
+    guess.set_widths(model, state, name)
+    guess.set_class_agnostic(model, state, name)
+    return config
+
+
+def _stage(model: ModelConfig) -> str:
+    """Returns the part of names that says the first stage of a cascade."""
+    return "" if model.cascade is None else "0."
 
 
 def _norm_kind(state: Mapping[str, np.ndarray], conv_module: str) -> str:
@@ -228,8 +255,8 @@ def _categories(config: ModelConfig, about: Mapping[str, str]) -> Categories | N
 
 def num_classes(arrays: Mapping[str, np.ndarray]) -> int | None:
     """Returns the number of classes, including background; None if the classifier is missing."""
-    bias = arrays.get(f"{BOX}fc_cls.bias")
-    return None if bias is None else bias.size
+    names = f"{BOX}fc_cls.bias", f"{BOX}0.fc_cls.bias"
+    return next((arrays[each].size for each in names if each in arrays), None)
 
 
 def present(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -253,9 +280,12 @@ def entries(config: ModelConfig) -> Iterator[Entry]:
 def name(path: Path, config: ModelConfig) -> str:
     """Returns the name of a layer by its path among our modules."""
     part, layer = path[0], path[-1]
+    stage = f"{path[1][-1]}." if len(path) == 3 else ""  # Of a head of a cascade.
     match part:
         case "backbone":
             return _backbone_name(path, config.backbone.norm)
+        case "box_head" if path[1] == "res5":
+            return _block_name(path[2:], SHARED, config.backbone.norm)
         case "fpn":
             convs = "lateral_convs" if layer.startswith("lateral") else "fpn_convs"
             number = int(layer.removesuffix("_bn")[-1]) - 2
@@ -265,24 +295,29 @@ def name(path: Path, config: ModelConfig) -> str:
             conv = "rpn_conv" if config.rpn.num_convs == 1 else f"rpn_conv.{layer[-1]}.conv"
             return "rpn_head." + names.get(layer, conv)
         case "box_head" if layer in ("cls_score", "bbox_pred"):
-            return BOX + {"cls_score": "fc_cls", "bbox_pred": "fc_reg"}[layer]
+            return BOX + stage + {"cls_score": "fc_cls", "bbox_pred": "fc_reg"}[layer]
         case "box_head" if layer.startswith("fc"):
-            return f"{BOX}shared_fcs.{int(layer[2:]) - 6}"
+            return f"{BOX}{stage}shared_fcs.{int(layer[2:]) - 6}"
         case "box_head":
-            return f"{BOX}shared_convs.{layer[-1]}." + _of_module(layer, "bn", config.box_head.norm)
+            end = _of_module(layer, "bn", config.box_head.norm)
+            return f"{BOX}{stage}shared_convs.{layer[-1]}.{end}"
     names = {"deconv": "upsample", "logits": "conv_logits"}
     if layer in names:
-        return MASK + names[layer]
-    return f"{MASK}convs.{layer[-1]}." + _of_module(layer, "bn", config.mask_head.norm)
+        return MASK + stage + names[layer]
+    return f"{MASK}{stage}convs.{layer[-1]}." + _of_module(layer, "bn", config.mask_head.norm)
 
 
 def _backbone_name(path: Path, norm: str) -> str:
     layer = path[-1].replace("bn", "gn") if norm == "group" else path[-1]
-    if len(path) == 2:
-        return f"{BODY}{layer}"
-    stage, block = path[1].removeprefix("layer").split("_")
+    return f"{BODY}{layer}" if len(path) == 2 else _block_name(path[1:], BODY, norm)
+
+
+def _block_name(path: Path, body: str, norm: str) -> str:
+    """Returns the name of a layer in a block, such as ``layer4_0``, ``conv1``."""
+    layer = path[-1].replace("bn", "gn") if norm == "group" else path[-1]
+    stage, block = path[0].removeprefix("layer").split("_")
     names = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
-    return f"{BODY}layer{stage}.{block}." + names.get(path[-1], layer)
+    return f"{body}layer{stage}.{block}." + names.get(path[-1], layer)
 
 
 def _of_module(layer: str, mark: str, norm: str) -> str:

@@ -16,7 +16,7 @@ from maskrcnn_jax.settings import from_dict, to_dict
 CONFIG = "maskrcnn_jax.config"
 CATEGORIES = "maskrcnn_jax.categories"
 IMAGES = ("test_short_side", "test_max_long_side", "test_buckets", "size_rule", "resize")
-IMAGES += ("image_dtype", "shown_channels")
+IMAGES += ("image_dtype", "shown_channels", "padding")
 
 
 def encode(config: Config, categories: Categories | None) -> dict[str, str]:

@@ -32,7 +32,7 @@ def infer(state: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Guess | 
 
 def num_classes(arrays: Mapping[str, np.ndarray]) -> int | None:
     """Returns the number of classes, including background; None if the classifier is missing."""
-    bias = arrays.get("box_head/cls_score/bias")
+    bias = arrays.get("box_head/cls_score/bias", arrays.get("box_head/stage_0/cls_score/bias"))
     return None if bias is None else bias.size
 
 

@@ -19,7 +19,6 @@ from maskrcnn_jax.weights import (
 
 ORDER = "order of channels"
 MASKS = "mask head"
-_STRIDES = (4, 8, 16, 32, 64)  # Of P2 to P6.
 _DETECTRON2 = {field: key for key, (_, field) in detectron2_config.FIELDS.items()}
 _DETECTRON2_NORMS = {name: key for key, name in detectron2_config.NORMS.items() if key != "SyncBN"}
 _DETECTRON2_NORMS["fixed_batch"] = "FrozenBN"
@@ -131,7 +130,8 @@ def detectron2(field: str, config: Config, is_bgr: bool) -> str | None:
         case "model.rpn.num_convs":
             return f"MODEL.RPN.CONV_DIMS: {[-1] * value}"
         case "model.rpn.anchor_sizes":
-            return f"MODEL.ANCHOR_GENERATOR.SIZES: {[[size] for size in value]}"
+            sizes = [[size] for size in value] if model.fpn is not None else [list(value)]
+            return f"MODEL.ANCHOR_GENERATOR.SIZES: {sizes}"
         case "model.rpn.aspect_ratios":
             return f"MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS: {[list(value)]}"
         case "model.roi.pooling" | "model.roi.aligned":
@@ -140,8 +140,13 @@ def detectron2(field: str, config: Config, is_bgr: bool) -> str | None:
             return both.format("POOLER_TYPE", kind)
         case "model.roi.sampling_ratio":
             return both.format("POOLER_SAMPLING_RATIO", value)
+        case "model.box_head.classifier":
+            return f"MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE: {value == 'sigmoid'}"
         case "model.num_classes":
             return f"MODEL.ROI_HEADS.NUM_CLASSES: {value - 1}"
+        case "model.cascade.box_weights":
+            weights = [list(x) for x in (model.roi.box_weights, *value)]
+            return f"MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS: {weights}"
     return f"{_DETECTRON2[field]}: {_plain(value)}" if field in _DETECTRON2 else None
 
 
@@ -168,6 +173,8 @@ def mmdet(field: str, config: Config, is_bgr: bool) -> str | None:
     if field == ORDER:
         return f"data_preprocessor.bgr_to_rgb={not is_bgr}"
     if field == MASKS:
+        if model.cascade is not None:
+            return "type='CascadeRCNN', with or without roi_head.mask_head"
         return "type='FasterRCNN'" if model.mask_head is None else "type='MaskRCNN'"
     match field:
         case "model.image_mean" | "model.image_std":
@@ -187,13 +194,17 @@ def mmdet(field: str, config: Config, is_bgr: bool) -> str | None:
         case "model.rpn.num_convs":
             return f"rpn_head.num_convs={value}"
         case "model.rpn.anchor_sizes":
-            sizes = f"base_sizes={list(value)}, scales=[1], strides={list(_STRIDES)}"
+            strides = [2**level for level in model.levels]
+            sizes = f"base_sizes={list(value)}, scales=[1], strides={strides}"
             return f"rpn_head.anchor_generator: {sizes}"
         case "model.rpn.aspect_ratios":
             return f"rpn_head.anchor_generator.ratios={list(value)}"
         case "model.rpn.box_weights" | "model.roi.box_weights":
             head = "rpn_head" if "rpn" in field else "roi_head.bbox_head"
             return f"{head}.bbox_coder.target_stds={[round(1 / x, 6) for x in value]}"
+        case "model.cascade.box_weights":
+            stds = [[round(1 / x, 6) for x in weights] for weights in value]
+            return f"roi_head.bbox_head[1:].bbox_coder.target_stds={stds}"
         case "model.roi.sampling_ratio" | "model.roi.aligned":
             return f"{layers}{field.rpartition('.')[2]}={value}"
         case "model.roi.pooling":

@@ -21,6 +21,7 @@ from maskrcnn_jax.weights import (
     detectron2,
     download,
     files,
+    hub,
     mmdetection,
     model_metadata,
     own,
@@ -41,7 +42,7 @@ class Origin(NamedTuple):
 
     family: ModuleType  # One of `FAMILIES`.
     is_bgr: bool  # The order of the channels that the stem of the file reads; ours is RGB.
-    extras: dict[str, np.ndarray]  # Batch counters; anchors and pixel statistics, if there.
+    extras: dict[str, np.ndarray]  # Batch counters; the arrays that are settings here, if there.
 
 
 class Source(NamedTuple):
@@ -62,7 +63,7 @@ class Source(NamedTuple):
 
 def is_released(name: str) -> bool:
     """Whether a name stands for released weights instead of a path."""
-    return name in RELEASED or zoo.is_name(name)
+    return name in RELEASED or zoo.is_name(name) or hub.is_name(name)
 
 
 def released_for(config: ModelConfig) -> dict[str, str]:
@@ -81,7 +82,7 @@ def read(
     """Reads arrays and the known facts about their model, without comparing them with a model.
 
     Args:
-        weights: A weight file, a run directory, or a released name.
+        weights: A weight file, a run directory, a released name, or hf://OWNER/NAME.
         released: Functions of torchvision by the released names of their weights.
         preset: As in `loading.load`.
         channel_order: As in `loading.load`.
@@ -99,6 +100,8 @@ def read(
         path = download.fetch(download.DETECTORS[released[str(weights)]])
     elif zoo.is_name(str(weights)):
         path = download.fetch_release(zoo.release(str(weights)))
+    elif hub.is_name(str(weights)):
+        path = hub.fetch(str(weights))
     else:
         path = Path(weights)
     if path.exists():
@@ -152,7 +155,7 @@ def _extras(arrays: Mapping[str, np.ndarray], family: ModuleType) -> dict[str, n
     kept = {}
     for name, array in arrays.items():
         is_counter = name.endswith(f".{torchvision_resnet.COUNTER}")
-        is_setting = family is detectron2 and name in detectron2.PIXELS
+        is_setting = family is detectron2 and name in (*detectron2.PIXELS, detectron2.FEDERATED)
         is_setting |= family is detectron2 and name.startswith(detectron2.CELLS)
         if is_setting or (is_counter and not name.startswith(mmdetection.EMA)):
             kept[name] = np.asarray(array)
@@ -172,9 +175,9 @@ def _with(
         reasons = (f"{order} pixels and all rules of {whose}",)
     if channel_order is not None:
         is_bgr, reasons = channel_order == "BGR", (*reasons, f"{channel_order} channels, as given")
-    stem = source.layout.STEM
-    if is_bgr and stem in source.arrays and source.arrays[stem].ndim == 4:
-        source.arrays[stem] = source.arrays[stem][:, ::-1]
+    for stem in source.layout.STEMS if is_bgr else ():
+        if stem in source.arrays and source.arrays[stem].ndim == 4:
+            source.arrays[stem] = source.arrays[stem][:, ::-1]
     return source._replace(
         config=config,
         categories=source.categories or inferred.categories,

@@ -66,9 +66,12 @@ def describe(config: ModelConfig) -> str:
     name = torchvision.function_of(config) if rule == "torchvision" else None
     if name is None:
         kind = "Faster R-CNN" if config.mask_head is None else "Mask R-CNN"
+        if config.cascade is not None:
+            kind = "Cascade R-CNN" if config.mask_head is None else "Cascade Mask R-CNN"
         has_convs = config.box_head.num_convs > 0
         heads = "maskrcnn_resnet50_fpn_v2" if has_convs else "the paper"
-        name = f"{kind} with {describe_backbone(config.backbone)}-FPN and the heads of {heads}"
+        neck = "FPN" if config.fpn is not None else f"C{config.levels[-1]}"
+        name = f"{kind} with {describe_backbone(config.backbone)}-{neck} and the heads of {heads}"
     norm = getattr(config.backbone, "norm", "layer")
     count = len(config.image_mean)
     channels = "" if count == 3 else f", {count} channel{'s' * (count > 1)}"

@@ -16,6 +16,7 @@ from maskrcnn_jax import presets
 from maskrcnn_jax.config import Config, ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.modules import backbones
+from maskrcnn_jax.roi_heads.composition import module_paths
 from maskrcnn_jax.weights import convnext, guess, layout, torchvision_resnet, vit
 from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Entry, Path
@@ -30,6 +31,7 @@ from maskrcnn_jax.weights.torchvision_resnet import COUNTER
 WHOSE = "torchvision's"
 BODY = "backbone.body."
 STEM = f"{BODY}conv1.weight"  # Of a ResNet.
+STEMS = (STEM,)
 MASK_HEAD = "roi_heads.mask_"
 NORMS_OF_BACKBONE = ("frozen_batch", "fixed_batch", "batch")
 NORMS = ("none", "batch")
@@ -176,16 +178,22 @@ def entries(config: ModelConfig) -> Iterator[Entry]:
     """Yields the table of a model, in torchvision's order of modules.
 
     Raises:
-        ValueError: torchvision's models do not have a norm of the config.
+        ValueError: torchvision's models do not have a norm of the config, or stages.
     """
     if isinstance(config.backbone, ViTConfig):
         raise ValueError("torchvision has no model with a ViT")
     _check_norms(config)
+    for words, is_there in _parts(config).items():
+        if is_there:
+            raise ValueError(f"torchvision has no model with {words}")
     yield from layers(config)
 
 
 def layers(config: ModelConfig) -> Iterator[Entry]:
-    """Yields the table of a model with any norms: PyTorch's layers by torchvision's names."""
+    """Yields the table of a model with any parts: PyTorch's layers by torchvision's names.
+
+    The heads of the stages of a cascade have the names of the only head, with the stage in them.
+    """
     match config.backbone:
         case ViTConfig():
             yield from vit.entries(config)
@@ -193,11 +201,23 @@ def layers(config: ModelConfig) -> Iterator[Entry]:
             yield from convnext.entries(config, BODY)
         case _:
             yield from torchvision_resnet.entries(config, BODY)
-    yield from _fpn(config)
+    if config.fpn is not None:
+        yield from _fpn(config)
     yield from _rpn(config)
-    yield from _box_head(config)
-    if config.mask_head is not None:
-        yield from _mask_head(config)
+    paths = module_paths(config)
+    for path in paths["box_head"]:
+        yield from _box_head(config, path)
+    for path in paths["mask_head"] if config.mask_head is not None else ():
+        yield from _mask_head(config, path)
+
+
+def _parts(config: ModelConfig) -> dict[str, bool]:
+    """The parts that no network of torchvision has, and whether a config has each."""
+    return {
+        "cascade": config.cascade is not None,
+        "fpn None": config.fpn is None,
+        "box_head.res5": config.box_head.res5,
+    }
 
 
 def _check_norms(config: ModelConfig) -> None:
@@ -223,43 +243,56 @@ def _fpn(config: ModelConfig) -> Iterator[Entry]:
         yield from _normed(*names, width, width, 3, norm)
 
 
+def _features(config: ModelConfig) -> int:
+    """The number of channels of the maps that the RPN and the heads read."""
+    if config.fpn is not None:
+        return config.fpn.channels
+    return backbones.channels(config.backbone)[config.levels[-1]]
+
+
 def _rpn(config: ModelConfig) -> Iterator[Entry]:
-    width, num_anchors = config.fpn.channels, len(config.rpn.aspect_ratios)
+    width, num_anchors = _features(config), config.anchors_per_cell
     for i in range(config.rpn.num_convs):
         yield from convolution(f"rpn.head.conv.{i}.0", ("rpn", f"conv{i}"), width, width, 3)
     yield from convolution("rpn.head.cls_logits", ("rpn", "cls_logits"), num_anchors, width, 1)
     yield from convolution("rpn.head.bbox_pred", ("rpn", "bbox_pred"), 4 * num_anchors, width, 1)
 
 
-def _box_head(config: ModelConfig) -> Iterator[Entry]:
-    """Yields the box head. Linear layers are fc6 and fc7, or numbered after the convolutions."""
-    head, name, path = config.box_head, "roi_heads.box_head", ("box_head",)
-    inputs = config.fpn.channels
+def _box_head(config: ModelConfig, path: Path) -> Iterator[Entry]:
+    """Yields a box head. Linear layers are fc6 and fc7, or numbered after the convolutions."""
+    head, name = config.box_head, ".".join(("roi_heads", *path))
+    inputs = _features(config)
+    if head.res5:
+        yield from torchvision_resnet.stage(config.backbone, 5, "roi_heads.res5", (*path, "res5"))
     for i in range(head.num_convs):
         names = f"{name}.{i}", path, f"conv{i}", f"bn{i}"
         yield from _normed(*names, head.channels, inputs, 3, head.norm)
         inputs = head.channels
     shape = inputs, head.resolution, head.resolution
+    if head.res5:  # The mean over the cells.
+        shape = (backbones.channels(config.backbone)[5],)
     for i in range(head.num_layers):
         # In the numbering, a flattening layer follows the convolutions, and an activation follows
         # each linear layer.
         layer = str(head.num_convs + 1 + 2 * i) if head.num_convs else f"fc{6 + i}"
         yield from linear(f"{name}.{layer}", (*path, f"fc{6 + i}"), head.features, shape)
         shape = (head.features,)
-    predictor, classes = "roi_heads.box_predictor", config.num_classes
+    predictor, classes = ".".join(("roi_heads.box_predictor", *path[1:])), config.num_classes
     yield from linear(f"{predictor}.cls_score", (*path, "cls_score"), classes, shape)
     num_boxes = 1 if head.class_agnostic else classes
     yield from linear(f"{predictor}.bbox_pred", (*path, "bbox_pred"), 4 * num_boxes, shape)
 
 
-def _mask_head(config: ModelConfig) -> Iterator[Entry]:
-    head, path = config.mask_head, ("mask_head",)
-    inputs, width = config.fpn.channels, head.channels
+def _mask_head(config: ModelConfig, path: Path) -> Iterator[Entry]:
+    head, name = config.mask_head, ".".join(("roi_heads", *path))
+    inputs, width = _features(config), head.channels
+    if config.box_head.res5:
+        inputs = backbones.channels(config.backbone)[5]
     for i in range(head.num_convs):
-        names = f"roi_heads.mask_head.{i}", path, f"conv{i}", f"bn{i}"
+        names = f"{name}.{i}", path, f"conv{i}", f"bn{i}"
         yield from _normed(*names, width, inputs, 3, head.norm)
         inputs = width
-    predictor = "roi_heads.mask_predictor"
+    predictor = ".".join(("roi_heads.mask_predictor", *path[1:]))
     deconv = (*path, "deconv"), inputs, width, 2
     yield from transposed_convolution(f"{predictor}.conv5_mask", *deconv)
     logits = (*path, "logits"), 1 if head.class_agnostic else config.num_classes, width, 1
@@ -302,7 +335,7 @@ def missing(config: ModelConfig) -> list[str]:
     """Names what a network has that torchvision cannot build; empty if it holds all arrays."""
     if isinstance(config.backbone, ViTConfig):
         return ["a ViT"]
-    found = []
+    found = [words for words, is_there in _parts(config).items() if is_there]
     for name in ("backbone", "fpn", "box_head", "mask_head"):
         norm = getattr(getattr(config, name), "norm", None)
         allowed = NORMS_OF_BACKBONE if name == "backbone" else NORMS
@@ -310,10 +343,12 @@ def missing(config: ModelConfig) -> list[str]:
             found.append(f'{name}.norm "{norm}"')
         if getattr(getattr(config, name), "class_agnostic", False):
             found.append(f"{name}.class_agnostic")
+    if config.box_head.classifier != "softmax":
+        found.append(f'box_head.classifier "{config.box_head.classifier}"')
     stem_channels = getattr(config.backbone, "stem_channels", 64)
     if stem_channels != 64:
         found.append(f"backbone.stem_channels {stem_channels}")
-    if not config.fpn.top_down:
+    if config.fpn is not None and not config.fpn.top_down:
         found.append("fpn.top_down False")
     if not config.box_head.num_convs and config.box_head.num_layers != 2:
         found.append(f"box_head.num_layers {config.box_head.num_layers}")

@@ -68,23 +68,33 @@ def entries(config: ModelConfig, prefix: str = "") -> Iterator[Entry]:
     stem = ("backbone", "conv1"), channels, len(config.image_mean), 7
     yield from convolution(f"{prefix}conv1", *stem, bias=False)
     yield from normalisation(f"{prefix}bn1", ("backbone", "bn1"), channels, norm)
+    for level in range(2, backbone.last_level + 1):
+        name = f"{prefix}layer{level - 1}"
+        yield from stage(backbone, level, name, ("backbone",))
+
+
+def stage(backbone: ResNetConfig, level: int, prefix: str, parent: Path) -> Iterator[Entry]:
+    """Yields the table of the stage that computes a level.
+
+    The names of its blocks are ``prefix`` and a number, and its modules are in ``parent``.
+    """
     sizes, bottleneck = DEPTHS[backbone.depth]
-    for stage, num_blocks in enumerate(sizes, start=1):
-        outputs, width = resnet.channels(backbone)[stage + 1], backbone.width * 2 ** (stage - 1)
-        for i in range(num_blocks):
-            name, path = f"{prefix}layer{stage}.{i}", ("backbone", f"layer{stage}_{i}")
-            if bottleneck:
-                inner = width // backbone.groups  # Channels that an output of the 3x3 reads.
-                layers = [(width, channels, 1), (width, inner, 3), (outputs, width, 1)]
-            else:
-                layers = [(outputs, channels, 3), (outputs, outputs, 3)]
-            yield from _block(name, path, layers, norm)
-            if channels != outputs:
-                conv = (*path, "downsample_conv"), outputs, channels, 1
-                yield from convolution(f"{name}.downsample.0", *conv, bias=False)
-                bn = (*path, "downsample_bn")
-                yield from normalisation(f"{name}.downsample.1", bn, outputs, norm)
-            channels = outputs
+    outputs, width = resnet.channels(backbone)[level], backbone.width * 2 ** (level - 2)
+    channels = backbone.stem_channels if level == 2 else resnet.channels(backbone)[level - 1]
+    for i in range(sizes[level - 2]):
+        name, path = f"{prefix}.{i}", (*parent, f"layer{level - 1}_{i}")
+        if bottleneck:
+            inner = width // backbone.groups  # Channels that an output of the 3x3 reads.
+            layers = [(width, channels, 1), (width, inner, 3), (outputs, width, 1)]
+        else:
+            layers = [(outputs, channels, 3), (outputs, outputs, 3)]
+        yield from _block(name, path, layers, backbone.norm)
+        if channels != outputs:
+            conv = (*path, "downsample_conv"), outputs, channels, 1
+            yield from convolution(f"{name}.downsample.0", *conv, bias=False)
+            bn = (*path, "downsample_bn")
+            yield from normalisation(f"{name}.downsample.1", bn, outputs, backbone.norm)
+        channels = outputs
 
 
 def _block(

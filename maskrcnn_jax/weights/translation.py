@@ -41,6 +41,8 @@ MAX_LAYERS = 9  # Of a head: the names of more have two digits, which no release
 # The bias of a class that a model does not know; its probability is 0 in float32.
 NEVER = -1e4
 LAYER_NORM_EPS = 1e-6  # Of Detectron2.
+# Parts and layers with outputs for each class.
+OF_CLASSES = {("box_head", "cls_score"), ("box_head", "bbox_pred"), ("mask_head", "logits")}
 PARTS = ("backbone", "fpn", "box_head", "mask_head")
 
 
@@ -78,6 +80,7 @@ def translate(loaded: LoadedModel, target: str) -> Translation:
     if not is_own and (labels := _labels(categories, target)) is not None:
         variables = _with_labels(variables, labels)
         source.model.num_classes = len(labels) + 1
+        source.model.box_head.class_frequencies = ()  # They are those of the other labels.
         notes.append(_describe_labels(labels))
         categories = _coco_of(target)
     if target == "detectron2" and (parts := _parts_with_other_eps(source.model)):
@@ -91,6 +94,9 @@ def translate(loaded: LoadedModel, target: str) -> Translation:
     base, found = differences.find(source, target, is_bgr)
     there = differences.as_computed(source, found)
     extras = origin.extras if is_own else _counters(source.model, target)
+    if target == "detectron2" and not is_own and (drawn := detectron2.extras(source.model)):
+        extras |= drawn
+        notes.append(f"federated loss: {detectron2.FEDERATED}, for USE_FED_LOSS: True")
     is_smaller = source.model.num_classes < loaded.config.model.num_classes
     moves = is_smaller or any(each.setting is None for each in found)
     return Translation(
@@ -109,8 +115,9 @@ def write(path: Any, translation: Translation, *, consume: bool = False) -> None
     family = FAMILIES[translation.target]
     table = list(family.entries(translation.source.model))
     arrays = layout.restore(translation.variables, table, consume=consume)
-    if translation.is_bgr:
-        arrays[family.STEM] = arrays[family.STEM][:, ::-1]
+    for stem in family.STEMS if translation.is_bgr else ():
+        if stem in arrays:
+            arrays[stem] = arrays[stem][:, ::-1]
     arrays |= translation.extras
     classes, about = None, {}
     if translation.target == "torchvision":
@@ -138,18 +145,25 @@ def _reasons(config: ModelConfig, target: str) -> Iterator[str]:
         yield "a ViT"
     if isinstance(config.backbone, ConvNeXtConfig):
         yield "torchvision's ConvNeXt"
-    if is_vit == config.fpn.top_down:
+    if config.fpn is not None and is_vit == config.fpn.top_down:
         yield f"model.fpn.top_down {config.fpn.top_down} and this backbone"
     for name in ("fpn", "box_head", "mask_head"):
         if target == "mmdet" and getattr(getattr(config, name), "norm", "none") == "layer":
             yield f'model.{name}.norm "layer"'
+    heads = {"detectron2": "one", "mmdet": "each"}
+    if config.cascade is not None and config.mask_head is not None:
+        if config.cascade.mask_heads != heads[target]:
+            yield f"model.cascade.mask_heads {config.cascade.mask_heads}"
+    if target == "mmdet" and config.box_head.classifier != "softmax":
+        yield f'model.box_head.classifier "{config.box_head.classifier}"'
     for name in ("box_head", "mask_head"):
         head = getattr(config, name)
         if head is not None and head.num_convs > MAX_LAYERS:
             yield f"model.{name}.num_convs {head.num_convs}"
     if config.box_head.num_layers > MAX_LAYERS:
         yield f"model.box_head.num_layers {config.box_head.num_layers}"
-    if config.box_head.num_convs + config.box_head.num_layers == 0:
+    head = config.box_head
+    if head.num_convs + head.num_layers == 0 and not head.res5:
         yield "a box head without layers"
     if not 1 <= config.rpn.num_convs <= MAX_LAYERS:
         yield f"model.rpn.num_convs {config.rpn.num_convs}"
@@ -207,17 +221,16 @@ def _with_labels(variables: Mapping[str, Any], labels: Sequence[int | None]) -> 
     sources = [0, *(0 if label is None else label for label in labels)]
     is_new = np.array([False, *(label is None for label in labels)])
     for path in flat:
-        if path[1:3] not in (("box_head", "cls_score"), ("box_head", "bbox_pred")) and (
-            path[1:3] != ("mask_head", "logits")
-        ):
+        part, layer = path[1], path[-2]
+        if (part, layer) not in OF_CLASSES:
             continue
         array = np.asarray(flat[path])
         # Deltas have four columns for each class.
-        by_class = array.reshape(*array.shape[:-1], -1, 4 if path[2] == "bbox_pred" else 1)
+        by_class = array.reshape(*array.shape[:-1], -1, 4 if layer == "bbox_pred" else 1)
         if by_class.shape[-2] == 1:  # Of all classes.
             continue
         taken = by_class[..., sources, :]
-        is_score = path[2:] == ("cls_score", "bias")
+        is_score = path[-2:] == ("cls_score", "bias")
         taken[..., is_new, :] = NEVER if is_score else 0
         flat[path] = taken.reshape(*array.shape[:-1], -1)
     return traverse_util.unflatten_dict(flat)
@@ -229,8 +242,9 @@ def _with_folded_eps(
     """Returns variables whose norms compute the same with the default eps."""
     flat = traverse_util.flatten_dict(variables)
     for path in flat:
-        if path[-1] == "var" and path[1] in parts:
-            change = np.float64(getattr(config, path[1]).norm_eps) - DEFAULT
+        part = "backbone" if path[2] == "res5" else path[1]
+        if path[-1] == "var" and part in parts:
+            change = np.float64(getattr(config, part).norm_eps) - DEFAULT
             flat[path] = (np.asarray(flat[path], np.float64) + change).astype(np.float32)
     return traverse_util.unflatten_dict(flat)
 

@@ -1,6 +1,7 @@
 """One bad file costs itself: `evaluate`, `data split`, `data check`, `data prepare`."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -104,6 +105,28 @@ def test_check_lists_all_bad_files(folder, capsys):
     assert "image id 2: " in captured.err and "image id 4: " in captured.err
     assert data("check", folder, "--headers") == 1
     assert "4 of 5 images can be used, by their headers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("action", ["check", "browse", "convert"])
+def test_a_package_to_install_is_named_once(folder, capsys, caplog, monkeypatch, action):
+    tifffile = pytest.importorskip("tifffile")
+    content = json.loads((folder / "instances.json").read_text())
+    for entry in content["images"][:2]:
+        entry["file_name"] = f"{entry['id']}.tif"
+        tifffile.imwrite(folder / entry["file_name"], np.zeros((SIDE, SIDE, 5), np.uint16))
+    (folder / "instances.json").write_text(json.dumps(content))
+    regions = [{"shape_attributes": {"name": "circle", "cx": 9, "cy": 9, "r": 5}}]
+    entries = [{"filename": x["file_name"], "regions": regions} for x in content["images"]]
+    (folder / "via.json").write_text(json.dumps({x["filename"]: x for x in entries}))
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    commands = {"check": ["--headers"], "browse": ["--output", str(folder / "out")]}
+    if action == "convert":
+        assert main(["data", "convert", str(folder / "via.json"), str(folder / "coco.json")]) == 1
+    else:
+        assert data(action, folder, *commands[action]) == 1
+    told = "".join(capsys.readouterr()) + caplog.text
+    assert told.count("pip install 'maskrcnn-jax[tiff]'") == 1
+    assert "1.tif" in told and "2.tif" in told
 
 
 def test_split_leaves_bad_files_out(folder, capsys):

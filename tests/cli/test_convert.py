@@ -32,6 +32,11 @@ def run(request, tmp_path, monkeypatch):
         model.mask_head = None
     config = Config(model=model)
     config.data.test_short_side, config.detection.score_threshold = 320, 0.25
+    return pretend(tmp_path, monkeypatch, config)
+
+
+def pretend(tmp_path, monkeypatch, config):
+    """A run directory with random variables, and its content."""
     found = run_directory.Run(config, CATEGORIES, variables_of(config.model), 1)
     monkeypatch.setattr(run_directory, "load_run", lambda directory: found)
     (tmp_path / "run").mkdir()
@@ -40,6 +45,27 @@ def run(request, tmp_path, monkeypatch):
 
 def convert(*arguments):
     return main(["convert", *map(str, arguments)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 13])
+def test_other_channels_go_through_every_format(tmp_path, monkeypatch, capsys, count):
+    mean, std = (tuple(start + 0.01 * i for i in range(count)) for start in (0.2, 0.1))
+    config = Config(model=small(ModelConfig(num_classes=3, image_mean=mean, image_std=std)))
+    config.data.image_dtype, config.data.shown_channels = "float32", (count - 1,)
+    source, found = pretend(tmp_path, monkeypatch, config)
+    for program, name in (("torchvision", "t.pth"), ("detectron2", "d.pkl"), ("mmdet", "m.pth")):
+        assert convert(source, tmp_path / name, "--to", program) == 2
+        told = capsys.readouterr().err
+        assert f"{program} has no network with {count} channels of images; .npz holds any" in told
+    for name in ("a.pth", "b.safetensors", "c.npz"):
+        assert convert(source, tmp_path / name) == 0
+        source = str(tmp_path / name)
+        loaded = loading.load(source)
+        assert loaded.config.model == config.model
+        assert loaded.config.data.image_dtype == "float32"
+        assert loaded.config.data.shown_channels == (count - 1,)
+        jax.tree.map(np.testing.assert_array_equal, loaded.variables, found.variables)
 
 
 def test_from_a_run_through_every_format_and_back(run, tmp_path, capsys):

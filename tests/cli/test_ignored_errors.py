@@ -6,6 +6,7 @@ import sys
 # Python ignores errors of finalisers. The handler stands for a Ctrl-C that arrives in one.
 LOST = """
 import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell may start it without.
 from maskrcnn_jax.cli import ignored_errors
 ignored_errors.handle()
 

@@ -80,11 +80,20 @@ def write_annotations(folder):
         "uncategorised": good | {"categories": [], "annotations": []},
         "empty": good | {"images": [], "annotations": []},
         "renamed": good | {"categories": [{"id": 1, "name": "apple"}]},
+        "lvis": with_some_fields_of_lvis(good),
         "list": [],
     }
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     (folder / "broken.json").write_text('{"images": [')
+
+
+def with_some_fields_of_lvis(content):
+    """The second image lacks one."""
+    fields = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    first, second = (image | fields for image in content["images"])
+    second.pop("neg_category_ids")
+    return content | {"images": [first, second]}
 
 
 def write_configs(folder):
@@ -98,6 +107,14 @@ def write_configs(folder):
         "cut": config("cut"),
         "renamed": config(annotations="renamed"),
         "absent": config(annotations="nowhere"),
+        "lvis": config(annotations="lvis"),
+        "empty_set": config().replace(
+            "return config",
+            f"image_folder, good = {str(folder / 'in')!r}, {str(folder / 'good.json')!r}\n"
+            f"    empty = {str(folder / 'empty.json')!r}\n"
+            "    config.data.train = ((image_folder, good, 1.0), (image_folder, empty, 3.0))\n"
+            "    return config",
+        ),
         "syntax": "def get_config(:\n",
         "name": "def get_config():\n    return Cofnig()\n",
         "package": "import no_such_package\n",
@@ -226,6 +243,10 @@ MISTAKES = [
     (
         f"{EVALUATE} --config D/renamed.py",
         "the model does not know category 1 'apple' of the data set, which is 'disc'.*fresh_heads",
+    ),
+    (
+        f"{EVALUATE} --config D/lvis.py",
+        "other entries have the fields of LVIS, but image id 2 has no list neg_category_ids",
     ),
     (f"{EVALUATE} --config D/cut.py", "image id 1: cannot read the image .*cut/a.png: .*truncated"),
     (
@@ -379,6 +400,17 @@ TRAINING = [
         "D/good.py",
         "data.train_annotations: .*unmasked.json has 2 usable images .*, but no object to learn",
     ),
+    (
+        "--config.data.val_annotations=D/lvis.json",
+        "D/good.py",
+        "fields of LVIS, but image id 2 has no list neg_category_ids",
+    ),
+    ("", "D/empty_set.py", "data.train: a set has no images: .*empty.json has 0"),
+    (
+        "--config.model.box_head.federated_classes=50",
+        "D/good.py",
+        'model.box_head.federated_classes needs model.box_head.classifier "sigmoid"; got 50',
+    ),
     ("--config.data.val_images=D/nowhere", "D/good.py", "there is no image folder .*nowhere"),
     ("--config.weights=D/text.pth", "D/good.py", "text.pth cannot be read as weights"),
     ("--workdir=D/text.txt", "D/good.py", "--workdir .*text.txt is a file.*: give a directory"),
@@ -416,7 +448,7 @@ def test_a_tilde_in_workdir_is_the_home_folder(folder, tmp_path, monkeypatch, ca
     ids=lambda error: type(error).__name__,
 )
 def test_training_that_runs_out_of_memory(error, folder, tmp_path, monkeypatch, capsys):
-    def run_out(config, workdir, announce):
+    def run_out(config, workdir, announce, command):
         raise error
 
     monkeypatch.setattr(training_loop, "train", run_out)

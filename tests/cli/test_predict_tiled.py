@@ -8,6 +8,7 @@ from PIL import Image
 
 from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.tiling import files
+from maskrcnn_jax.weights import loading
 from tests.cli.test_predict import save
 
 NUM_WINDOWS = 6  # Of 64 pixels in an image of 100x160, from rows 0 and 36, columns 0, 48 and 96.
@@ -63,6 +64,15 @@ def test_a_file_that_ends_early_costs_itself(predict, tmp_path, monkeypatch, cap
     assert predict(path, tmp_path / "good.png", "--tile", 64, "--formats", "coco") == 1
     assert "cut.tif" in capsys.readouterr().err
     assert len(results(tmp_path)) == NUM_WINDOWS
+
+
+def test_a_tile_smaller_than_the_anchors_need(predict, tmp_path, capsys):
+    """Resized to a short side of 48 pixels, which is less than a cell of P6."""
+    loading.load("run").config.data.test_short_side = 48
+    path = save(tmp_path / "7.png", (100, 160))
+    assert predict(path, "--tile", 40) == 2
+    message = "a tile of 40 pixels is too small: resized, it has 48 pixels, and the anchors of the"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import resource
 import shutil
 import signal
@@ -15,7 +16,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from maskrcnn_jax.config import DataConfig
-from maskrcnn_jax.data import coco_instances, pipeline, prepared, rle, sources
+from maskrcnn_jax.data import checks, coco_instances, pipeline, prepared, rle, sources
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.prepared import PreparedDataset
@@ -178,6 +179,23 @@ def test_images_are_read_at_random(small, tmp_path):
             dataset[index]
 
 
+def test_another_number_of_channels_is_named_without_reading_a_record(small, tmp_path):
+    prepare(small, tmp_path / "out")
+    for shard in tmp_path.glob("out/**/*.array_record*"):
+        shard.write_bytes(bytes(shard.stat().st_size))
+
+    def opened(num_channels):
+        rules = {"keep_empty": True, "num_channels": num_channels}
+        return PreparedDataset(tmp_path / "out", "train", **rules)
+
+    for fits in (None, 3):  # Alpha would be dropped, and grey repeated.
+        assert checks.find_bad(opened(fits)) == {}
+    bad = checks.find_bad(opened(4))
+    assert sorted(bad) == [-3, 11, 12, 900]
+    expected = "image id -3, grey.jpg, in .*1.2.0: it has 1 channel; expected 4, as image_mean has"
+    assert re.fullmatch(expected, bad[-3])
+
+
 def test_several_shards_keep_the_order(small, tmp_path, monkeypatch):
     monkeypatch.setattr(coco_instances, "_BYTES_PER_SHARD", 4000)
     prepare(small, tmp_path / "out")
@@ -215,7 +233,7 @@ def test_a_damaged_record_is_named(small, tmp_path):
     content[200] ^= 1  # A bit of the first record.
     shard.write_bytes(content)
     dataset = PreparedDataset(tmp_path / "out", "train", keep_empty=False)
-    with pytest.raises(OSError, match="cannot read image id 900 from .*1.1.0"):
+    with pytest.raises(OSError, match="cannot read image id 900 from .*1.2.0"):
         dataset[0]
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from maskrcnn_jax import coco_metrics
 from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import lvis, sources
+from maskrcnn_jax.report import measures
 
 BOX = [10.0, 10.0, 40.0, 40.0]
 
@@ -113,10 +114,45 @@ def test_a_file_without_some_of_its_extra_fields_is_refused(entries, name, messa
         lvis.is_lvis(without(truth, entries, 1, name))
 
 
-def test_without_faster_coco_eval_the_install_command_is_named(monkeypatch):
+@pytest.mark.parametrize("exhaustive", [True, False])
+def test_without_faster_coco_eval_the_numbers_are_the_same(monkeypatch, exhaustive):
+    truth, far = annotations(3), [0.0, 0.0, 9.0, 9.0]
+    truth["images"][2]["not_exhaustive_category_ids"] = [] if exhaustive else [1]
+    results = [found(1, 1, 0.9), found(3, 1, 0.95, far), found(2, 2, 0.99), found(2, 1, 0.2)]
+    fast = summary(truth, results)
     monkeypatch.setattr(coco_metrics, "faster_coco_eval", None)
-    with pytest.raises(ValueError, match=r"pip install 'maskrcnn-jax\[fast\]'"):
-        summary(annotations(), [found(1, 1, 0.9)])
+    assert summary(truth, results) == pytest.approx(fast)
+    assert (fast["AP"] < 0.6) == exhaustive and len(fast) == 15
+
+
+def test_a_report_counts_what_the_labels_can_judge():
+    """A duplicate and a category that nobody looked for count for nothing in the second image."""
+    truth = annotations()
+    truth["images"][1]["not_exhaustive_category_ids"] = [1]
+    results = [
+        found(2, 3, 0.99),
+        found(1, 1, 0.9),
+        found(2, 1, 0.8),
+        found(2, 1, 0.7),
+        found(1, 1, 0.6),
+        found(1, 2, 0.5),
+        found(1, 2, 0.4),
+    ]
+    data = measures.measure(truth, results, 4, masks=False)
+    first, second = data["images"]
+    assert first["detections"]["bbox"] == [1, 0, 0, 0] and second["detections"]["bbox"] == [
+        -1,
+        1,
+        -1,
+    ]
+    assert second["detections"]["index"] == [0, 2, 3]
+    assert [measures.mistakes(image, 0.1) for image in data["images"]] == [(0, 3), (0, 0)]
+    assert data["numbers"]["bbox"] == {
+        name: None if x == -1 else pytest.approx(x)
+        for name, x in coco_metrics.coco_summary(truth, results, "bbox", 4).items()
+    }
+    best = measures.measure(truth, results, 2, masks=False)["images"][0]["detections"]["bbox"]
+    assert best == [1, 0, -1, -1]
 
 
 @pytest.mark.parametrize("folder", [".", "train2017"])

@@ -21,12 +21,13 @@ def sample(radii=(5, 8, 11, 14)):
 
 
 def test_the_first_objects_with_an_extent_find_a_slot_and_the_rest_is_counted():
-    given = sample()
+    given = sample()._replace(num_removed=5)
     given.boxes[1] = [9, 9, 9, 20]
     row = pack(given, BUCKET, DataConfig(max_instances=2, mask_size=28))
     np.testing.assert_array_equal(row.instances.classes, [1, 3])
     np.testing.assert_array_equal(row.instances.boxes, given.boxes[[0, 2]])
     assert row.instances.valid.all() and row.num_surplus == 1
+    assert row.num_removed == 6  # The transforms removed five, and one has no extent.
 
 
 def test_a_box_that_float32_leaves_without_an_extent_finds_no_slot():

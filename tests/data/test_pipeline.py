@@ -257,6 +257,14 @@ def test_objects_without_a_slot_are_counted():
     assert batch.instances.classes.tolist() == [[1, 2, 3, 4]] * 2
 
 
+def test_objects_that_transforms_remove_are_counted():
+    config = _config(crop_fraction=(0.3, 0.4))
+    batches = pipeline.train_batches(_Discs(MIXED, num_objects=4), config, batch_size=2, seed=0)
+    batch = _first(batches, 1)[0]
+    assert batch.num_removed.any() and not batch.num_surplus.any()
+    assert (batch.num_removed + batch.instances.valid.sum(1)).tolist() == [4, 4]
+
+
 def test_an_image_without_objects_has_no_valid_instances():
     batch = _first(
         pipeline.train_batches(_Discs(MIXED, num_objects=0), _config(), batch_size=2, seed=0), 1

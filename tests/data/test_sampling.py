@@ -91,3 +91,9 @@ def test_sets_keep_their_shares_and_images_of_a_set_their_repeats():
     share = counts / counts.sum()
     np.testing.assert_allclose(share[:4], [1 / 12, 1 / 12, 1 / 12, 1 / 4], atol=0.006)
     np.testing.assert_allclose(share[4:], np.array([1, 1, 1, 1, 2, 1]) / 14, atol=0.006)
+
+
+def test_class_frequencies_count_images_and_not_objects():
+    labels = [np.array(x, int) for x in ([1, 1, 3], [3], [], [5])]
+    assert sampling.class_frequencies(labels, 7) == (1.0, 0.0, 2.0, 0.0, 1.0, 0.0)
+    assert sampling.class_frequencies([], 3) == (0.0, 0.0)

@@ -128,7 +128,8 @@ def test_objects_without_a_slot_are_in_the_title():
 def test_objects_that_were_removed_are_in_the_title():
     row = packed(Crops(np.zeros((0, 28, 28), np.uint8)), (40, 50))
     plain, titled = (
-        gallery.varied(row, ShapesDataset.categories, "view", 400, number) for number in (0, 3)
+        gallery.varied(row._replace(num_removed=number), ShapesDataset.categories, "view", 400)
+        for number in (np.int32(0), np.int32(3))
     )
     assert (plain[:-320] < 128).sum() < (titled[:-320] < 128).sum()
 

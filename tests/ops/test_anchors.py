@@ -32,8 +32,21 @@ def test_cell_anchors_round_half_to_even():
     np.testing.assert_array_equal(anchors.cell_anchors(7, (1.0,)), [[-4, -4, 4, 4]])
 
 
+def test_a_single_level_has_all_sizes_in_each_cell():
+    shapes, canvas = {4: (2, 3)}, jnp.array([30, 48])
+    grids = anchors.pyramid_anchors(shapes, canvas, (32, 64), RATIOS, stride="level", rounded=False)
+    grid, inside = (np.asarray(x) for x in grids[4])
+    assert grid.shape == (6 * 2 * 3, 4) and inside.all()
+    cells = grid.reshape(2, 3, 2, 3, 4)
+    first = anchors.cell_anchors(64, RATIOS, rounded=False)
+    np.testing.assert_allclose(cells[1, :, 0, 0], first, rtol=1e-6)
+    np.testing.assert_allclose(cells[0, 1, 1, 2] - cells[0, 1, 0, 0], [32, 16, 32, 16], atol=1e-4)
+
+
 def test_anchors_of_two_cells_start_on_the_corner_and_run_along_the_row():
-    build = jax.jit(lambda extent, canvas: anchors.grid_anchors((1, 2), extent, canvas, 32, RATIOS))
+    build = jax.jit(
+        lambda extent, canvas: anchors.grid_anchors((1, 2), extent, canvas, [32], RATIOS)
+    )
     grid, inside = build(jnp.array([1, 2]), jnp.array([16, 32]))
     first = [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]]
     both = [([x0, y0, x1, y1], [x0 + 16, y0, x1 + 16, y1]) for x0, y0, x1, y1 in first]

@@ -90,3 +90,40 @@ def test_ineligible_positions_change_no_draw():
     padded = draw(2, np.concatenate([labels, np.full(50, -1)]), num_samples=10, max_positives=5)
     for a, b in zip((indices, positive, valid), padded, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@jax.jit
+def weighted(keys, weights, count):
+    return jax.vmap(lambda key: sampling.weighted(key, weights, count))(keys)
+
+
+def test_weighted_draws_have_the_probabilities_of_successive_draws():
+    """Draw i first, then j of the others, each by its weight; 5 standard deviations."""
+    weights, num_draws = np.float32([4, 2, 0, 1, 3]), 4000
+    share = weights / weights.sum()
+    pairs = [(i, j) for i in range(5) for j in range(5) if i != j]
+    expected = np.zeros((5, 5))
+    for i, j in pairs:
+        expected[min(i, j), max(i, j)] += share[i] * share[j] / (1 - share[i])
+    drawn = np.asarray(weighted(jax.random.split(jax.random.key(0), num_draws), weights, 2))
+    assert (drawn.sum(1) == 2).all() and not drawn[:, 2].any()
+    found = np.zeros((5, 5))
+    for row in drawn:
+        i, j = np.flatnonzero(row)
+        found[i, j] += 1 / num_draws
+    deviation = np.sqrt(expected * (1 - expected) / num_draws)
+    assert (np.abs(found - expected) <= 5 * deviation).all()
+
+
+@pytest.mark.parametrize("count, expected", [(-2, 0), (0, 0), (1, 1), (3, 3), (9, 4)])
+def test_weighted_draws_no_more_than_there_are(count, expected):
+    keys = jax.random.split(jax.random.key(1), 8)
+    drawn = np.asarray(weighted(keys, np.float32([0, 1, 1e-6, 5, 9]), count))
+    assert (drawn.sum(1) == expected).all() and not drawn[:, 0].any()
+
+
+def test_a_weighted_draw_does_not_depend_on_further_candidates():
+    keys = jax.random.split(jax.random.key(2), 8)
+    few = np.asarray(weighted(keys, np.float32([1, 2, 3, 4]), 2))
+    more = np.asarray(weighted(keys, np.float32([1, 2, 3, 4, 0, 0]), 2))
+    np.testing.assert_array_equal(few, more[:, :4])

@@ -38,7 +38,7 @@ def random_pyramid(rng):
 def read(pyramid, indices, radius):
     extents = {level: jnp.array(extent) for level, extent in EXTENTS.items()}
     pyramid, indices = jax.tree.map(jnp.asarray, (pyramid, indices))
-    return windows_at(pyramid, extents, indices, num_ratios=NUM_RATIOS, radius=radius)
+    return windows_at(pyramid, extents, indices, num_anchors=NUM_RATIOS, radius=radius)
 
 
 ALL = np.arange(NUM_RATIOS * sum(height * width for height, width in SHAPES.values()))

@@ -1,6 +1,7 @@
 """Our side of a training step of Detectron2 or MMDetection: the same draws among our candidates."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -35,6 +36,8 @@ class Samples(NamedTuple):
     masks: Any  # [b, r, m, m]
     anchor_labels: Any  # Of all candidates of ours, [b, n]: 1 positive, 0 negative, -1 neither.
     roi_labels: Any
+    # For each later stage of a cascade that draws anew: the draws among our candidates.
+    later: tuple[Draw, ...] = ()
 
 
 class Replay:
@@ -45,9 +48,10 @@ class Replay:
 
     Args:
         config: The model.
-        bucket: Height and width of the batches, and of the canvas of all images.
+        bucket: Height and width of the batches.
         num_instances: Slots of the batches.
         jit: Compiles functions.
+        canvas: Height and width of the canvas of all images; by default those of the bucket.
     """
 
     def __init__(
@@ -56,11 +60,12 @@ class Replay:
         bucket: tuple[int, int],
         num_instances: int,
         jit: Callable[..., Any] = jax.jit,
+        canvas: tuple[int, int] | None = None,
     ):
         self.config, self.num_instances = config, num_instances
-        num_ratios = len(config.rpn.aspect_ratios)
-        self.anchor_places = training_replay.anchor_places(bucket, bucket, num_ratios)
-        of_image = partial(_samples, config=config, shapes=anchors.map_shapes(bucket))
+        self.anchor_places = training_replay.anchor_places(bucket, canvas or bucket, config)
+        shapes = anchors.map_shapes(bucket, config.levels)
+        of_image = partial(_samples, config=config, shapes=shapes)
         self._samples = jit(jax.vmap(of_image))
 
     def samples(self, batch: Batch, step: Any) -> Samples:
@@ -69,14 +74,32 @@ class Replay:
         boxes = _stacked(step.proposals, count)
         valid = np.array([np.arange(count) < len(x) for x in step.proposals])
         drawn_anchors = _draw(step.anchors, self.config.rpn.num_samples, self._anchor_place)
-        drawn_rois = _draw(step.rois, self.config.roi.num_samples, self._roi_places(step))
+        first = step.rois[: len(step.proposals)]
+        drawn_rois = _draw(first, self.config.roi.num_samples, self._roi_places(step))
         given = drawn_anchors, Proposals(boxes, valid), drawn_rois
-        return self._samples(batch.instances, batch.canvas, batch.sizes, *given)
+        found = self._samples(batch.instances, batch.canvas, batch.sizes, *given)
+        return found._replace(later=tuple(self._later_draws(step)))
+
+    def _later_draws(self, step: Any) -> Iterator[Draw]:
+        """The draws of the later stages, whose candidates are the boxes of the stage before."""
+        num_images = len(step.proposals)
+        stages = [step.rois[i : i + num_images] for i in range(0, len(step.rois), num_images)]
+        for before, drawn in itertools.pairwise(stages):
+
+            def place(image: int, indices: np.ndarray, before: Any = before) -> np.ndarray:
+                was = np.concatenate([before[image].positive, before[image].negative])
+                # The objects stand in front, and none of them is refined.
+                num_objects = len(step.rois[image].labels) - len(step.proposals[image])
+                refined = np.flatnonzero(was >= num_objects)
+                slots = np.concatenate([np.arange(num_objects), self.num_instances + refined])
+                return slots[indices]
+
+            yield _draw(drawn, self.config.roi.num_samples, place)
 
     def num_wrong(self, samples: Samples, step: Any) -> int:
         """The number of candidates that have another label in the other library."""
         wrong = 0
-        for i, (theirs, rois) in enumerate(zip(step.anchors, step.rois, strict=True)):
+        for i, (theirs, rois) in enumerate(zip(step.anchors, step.rois, strict=False)):
             ours = np.asarray(samples.anchor_labels[i])[self.anchor_places]
             wrong += np.count_nonzero(ours != theirs.labels)
             places = self._roi_places(step)(i, np.arange(len(rois.labels)))
@@ -122,6 +145,28 @@ def _samples(
     rule = {"resolution": 2 * config.mask_head.resolution, "rule": config.roi.mask_targets}
     masks = targets.mask_targets(positives, instances, size, canvas, **rule)
     return Samples(anchor_targets, rois, masks, *anchor_labels, *roi_labels)
+
+
+def replaying(samples: Samples) -> Callable[..., Any]:
+    """An `Execution.per_image` that takes the given samples, and draws those of later stages."""
+    anchors, rois, masks, labels, _, later = samples
+    given = training_replay.Samples(anchors, rois, labels, masks)
+    first, draws = training_replay.replaying(given), iter([None, *later])
+
+    def per_image(stage: Callable[..., Any]) -> Callable[..., Any]:
+        if getattr(stage, "func", stage) is not targets.roi_targets:
+            return first(stage)
+        drawn = next(draws)
+        if drawn is None:
+            return first(stage)
+
+        def draw(draw_of_image: Draw, *arguments: Any) -> Any:
+            with _drawing(draw_of_image):
+                return stage(*arguments)
+
+        return lambda *arguments: jax.vmap(draw)(drawn, *arguments)
+
+    return per_image
 
 
 @contextlib.contextmanager

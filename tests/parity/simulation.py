@@ -75,6 +75,7 @@ def simulate(
         objectness={2: objectness},
         deltas={2: np.zeros_like(anchors)},
         proposals=anchors[chosen],
+        rois=anchors[chosen][None],
         class_logits=np.log(probabilities).astype(np.float32),
         class_deltas=np.zeros((len(chosen), 3, 4), np.float32),
         boxes=anchors[found],

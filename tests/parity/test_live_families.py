@@ -1,8 +1,8 @@
 """Compares each stage and each detection with Detectron2 and MMDetection, live, on random weights.
 
-``make test-parity`` installs MMDetection, and runs one of its models. Detectron2 is not on PyPI:
-the environment variable DETECTRON2 names a checkout, of which nothing is compiled. ``maskrcnn-jax
-parity --family`` prints the same comparison.
+``make test-parity`` installs MMDetection, and runs one of its models. Detectron2 is not among its
+packages: the environment variable DETECTRON2 names a checkout, of which nothing is compiled.
+``maskrcnn-jax parity --family`` prints the same comparison.
 """
 
 import importlib
@@ -32,6 +32,8 @@ ZOO = {
     "detectron2_x101_32x8d_fpn": "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x.yaml",
     "detectron2_r50_fpn_gn": "Misc/mask_rcnn_R_50_FPN_3x_gn.yaml",
     "detectron2_r50_fpn_syncbn": "Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml",
+    "detectron2_cascade_r50_fpn": "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml",
+    "detectron2_r50_c4": "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_3x.yaml",
     "mmdet_r50_fpn": "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
     "mmdet_r101_fpn": "mask_rcnn/mask-rcnn_r101_fpn_1x_coco.py",
     "mmdet_x101_32x4d_fpn": "mask_rcnn/mask-rcnn_x101-32x4d_fpn_1x_coco.py",
@@ -39,6 +41,8 @@ ZOO = {
     "mmdet_x101_32x8d_fpn": "mask_rcnn/mask-rcnn_x101-32x8d_fpn_1x_coco.py",
     "mmdet_r50_caffe_fpn": "mask_rcnn/mask-rcnn_r50-caffe_fpn_1x_coco.py",
     "mmdet_r50_fpn_gn": "gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py",
+    "mmdet_r50_caffe_c4": "mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py",
+    "mmdet_cascade_r50_fpn": "cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py",
 }
 
 

@@ -72,7 +72,7 @@ def random_set(seed, num_images=30, num_categories=40):
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 @pytest.mark.parametrize("limit", [300, 12])
-def test_numbers_equal_those_of_the_package(package, iou_type, limit):
+def test_numbers_equal_those_of_the_package(package, iou_type, limit, monkeypatch):
     truth, results = random_set(0)
     ground = package.LVIS.__new__(package.LVIS)
     ground.dataset = truth
@@ -90,3 +90,5 @@ def test_numbers_equal_those_of_the_package(package, iou_type, limit):
     assert min(expected[name] for name in names) > 0.02
     for name in names:
         assert numbers[name] == pytest.approx(expected[name], abs=1e-6), name
+    monkeypatch.setattr(coco_metrics, "faster_coco_eval", None)
+    assert coco_metrics.coco_summary(truth, results, iou_type, limit) == pytest.approx(numbers)

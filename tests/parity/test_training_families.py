@@ -96,7 +96,29 @@ def weights(config, batches):
     plain.backbone = dataclasses.replace(plain.backbone, **sizes)
     plain.image_mean, plain.image_std = config.model.image_mean, config.model.image_std
     state = training_weights.settled(plain, batches[:1], **SIDES)
-    return torchvision.from_state_dict(state, config.model)
+    if config.model.cascade is None:
+        return torchvision.from_state_dict(state, config.model)
+    plain.backbone.norm = config.model.backbone.norm
+    return staged(torchvision.from_state_dict(state, plain), config.model.cascade)
+
+
+def staged(variables, cascade):
+    """The weights of a cascade, whose heads are those of a single stage with some noise."""
+    rng = np.random.default_rng(0)
+
+    def noisy(x):
+        return (x * rng.uniform(0.9, 1.1, x.shape)).astype(np.float32)
+
+    params = dict(variables["params"])
+    head = params["box_head"] | {
+        "bbox_pred": jax.tree.map(lambda x: x[..., 4:8], params["box_head"]["bbox_pred"])
+    }
+    stages = [f"stage_{i}" for i in range(cascade.num_stages)]
+    params["box_head"] = {stage: jax.tree.map(noisy, head) for stage in stages}
+    if cascade.mask_heads == "each":
+        head = params["mask_head"]
+        params["mask_head"] = {stage: jax.tree.map(noisy, head) for stage in stages}
+    return variables | {"params": params}
 
 
 def padded(batch, side):
@@ -113,18 +135,18 @@ class Ours:
 
     def __init__(self, family, config, variables, batches, square=None):
         self.family, self.config, self.variables = family, config, variables
-        self.batches = list(training_replay.batches(batches, **SIDES))
+        image_padding = config.data.padding
+        self.batches = list(training_replay.batches(batches, **SIDES, image_padding=image_padding))
         if square is not None:
             self.batches = [padded(batch, square) for batch in self.batches]
         first = self.batches[0]
         bucket, slots = first.images.shape[1:3], first.instances.valid.shape[1]
-        self.replay = peer_replay.Replay(config.model, bucket, slots, quick_jit)
+        canvas = tuple(first.canvas[0].tolist())
+        self.replay = peer_replay.Replay(config.model, bucket, slots, quick_jit, canvas)
         self._gradient = quick_jit(self._losses_and_gradient)
 
     def _losses_and_gradient(self, params, batch, samples):
-        anchors, rois, masks, labels, _ = samples
-        given = training_replay.Samples(anchors, rois, labels, masks)
-        run = Execution()._replace(per_image=training_replay.replaying(given))
+        run = Execution()._replace(per_image=peer_replay.replaying(samples))
         model = MaskRCNN(self.config.model, run=run)
 
         def loss(params):
@@ -170,18 +192,30 @@ def check(ours, take_step, batches):
         worst = max(gradients, key=gradients.get)
         print(number, step.losses, losses, worst, gradients[worst])
         assert max(losses.values()) < 1e-5 and gradients[worst] < 1e-3
-        assert bool(step.losses["loss_mask"]) == any(len(x.boxes) for x in batch)
+        masks = step.losses.get("loss_mask", step.losses.get("loss_mask_stage0"))
+        assert bool(masks) == any(len(x.boxes) for x in batch)
 
 
-def test_a_step_of_mmdetection(batches):
+@pytest.mark.parametrize(
+    "preset", ["mmdet_r50_fpn", pytest.param("mmdet_cascade_r50_fpn", marks=pytest.mark.slow)]
+)
+def test_a_step_of_mmdetection(batches, preset):
     pytest.importorskip("mmdet", reason="the comparison needs MMDetection")
-    config = settings(presets.mmdet_r50_fpn)
+    config = settings(presets.OF_OTHERS[preset])
     variables = weights(config, batches)
     mmcv_operators.stand_in(reference.torch.ops.torchvision)
     peer = importlib.import_module("maskrcnn_jax.parity.mmdetection").peer
     model = peer(config, variables, **SIDES).model
     ours = Ours(mmdetection, config, variables, batches)
     check(ours, partial(training_peers.mmdetection_step, model), batches[:2])
+
+
+def with_giou():
+    """The rules of ``mask_rcnn_R_50_FPN_1x_giou``."""
+    config = presets.detectron2_r50_fpn()
+    config.model.rpn.box_loss = config.model.roi.box_loss = "giou"
+    config.model.rpn.box_loss_weight, config.model.roi.box_loss_weight = 2.0, 10.0
+    return config
 
 
 def resnext():
@@ -192,7 +226,10 @@ def resnext():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", [presets.detectron2_r50_fpn, resnext])
+@pytest.mark.parametrize(
+    "preset",
+    [presets.detectron2_r50_fpn, presets.detectron2_cascade_r50_fpn, with_giou, resnext],
+)
 def test_a_step_of_detectron2(batches, preset):
     if not os.environ.get("DETECTRON2"):
         pytest.skip("DETECTRON2 does not name a checkout")

@@ -28,7 +28,9 @@ class PeerStep(NamedTuple):
     losses: dict[str, float]  # By our names.
     gradients: Arrays  # By the names of the library.
     anchors: list[Drawn]  # In the order level, row, column, ratio.
-    rois: list[Drawn]  # Among proposals and objects, in the order of the library.
+    # Among proposals and objects, in the order of the library. In a cascade that draws anew for
+    # each stage, those of all images for the first stage come first, and so on.
+    rois: list[Drawn]
     proposals: list[np.ndarray]  # [p, 4]
     mask_targets: np.ndarray  # Of the positive RoIs of all images, [p, 28, 28].
     # Outputs of the heads, each with its gradient: "rpn logits/0" for each level, ...
@@ -148,12 +150,14 @@ def detectron2_step(model: Any, examples: Sequence[Example], seed: int = 0) -> P
         rpn_head = model.proposal_generator.rpn_head
         stack.enter_context(recorder.watch(rpn_head, "rpn logits", "rpn deltas"))
         predictor = model.roi_heads.box_predictor
+        if isinstance(predictor, torch.nn.ModuleList):
+            predictor = predictor[0]  # Of a cascade.
         stack.enter_context(recorder.watch(predictor, "class logits", "class deltas"))
         stack.enter_context(events.EventStorage())
         losses = model([_to_detectron2(example) for example in examples])
         sum(losses.values()).backward()
     return PeerStep(
-        {DETECTRON2_LOSSES[name]: loss.item() for name, loss in losses.items()},
+        {_of_stage(DETECTRON2_LOSSES, name): loss.item() for name, loss in losses.items()},
         _gradients(model),
         anchors,
         rois,
@@ -161,6 +165,12 @@ def detectron2_step(model: Any, examples: Sequence[Example], seed: int = 0) -> P
         np.concatenate([np.zeros((0, 28, 28)), *targets]).astype(np.float32),
         *recorder.arrays(),
     )
+
+
+def _of_stage(names: dict[str, str], name: str) -> str:
+    """Our name of a loss, which may belong to a stage of a cascade: ``loss_cls_stage1``."""
+    loss, mark, stage = name.partition("_stage")
+    return names[loss] + mark + stage
 
 
 def _to_detectron2(example: Example) -> dict[str, Any]:
@@ -195,7 +205,8 @@ def mmdetection_step(model: Any, examples: Sequence[Example], seed: int = 0) -> 
         def call(assigned: Any, priors: Any, *arguments: Any, **settings: Any) -> Any:
             labels = _array(assigned.gt_inds).clip(max=1)
             if found is rois:  # The objects come first, each belongs to itself.
-                proposals.append(_array(priors.priors))
+                if len(proposals) < len(examples):  # The first stage.
+                    proposals.append(_array(priors.priors))
                 labels = np.concatenate([np.ones(assigned.num_gts, int), labels])
             drawn = original(assigned, priors, *arguments, **settings)
             found.append(Drawn(labels, _array(drawn.pos_inds), _array(drawn.neg_inds)))
@@ -208,24 +219,28 @@ def mmdetection_step(model: Any, examples: Sequence[Example], seed: int = 0) -> 
         targets.append(_array(found))
         return found
 
-    original_targets = heads.mask_head.get_targets
+    is_cascade = isinstance(heads.bbox_head, torch.nn.ModuleList)
+    samplers = heads.bbox_sampler if is_cascade else [heads.bbox_sampler]
+    box_head = heads.bbox_head[0] if is_cascade else heads.bbox_head
+    mask_head = heads.mask_head[0] if is_cascade else heads.mask_head
+    original_targets = mask_head.get_targets
     torch.manual_seed(seed)
     model.train()
     model.zero_grad()
     with contextlib.ExitStack() as stack:
         for owner, name, replacement in (
             (model.rpn_head.sampler, "sample", sampled(model.rpn_head.sampler.sample, anchors)),
-            (heads.bbox_sampler, "sample", sampled(heads.bbox_sampler.sample, rois)),
-            (heads.mask_head, "get_targets", cut),
+            *((x, "sample", sampled(x.sample, rois)) for x in samplers),
+            (mask_head, "get_targets", cut),
         ):
             stack.enter_context(mock.patch.object(owner, name, replacement))
         stack.enter_context(recorder.watch(model.rpn_head, "rpn logits", "rpn deltas"))
-        stack.enter_context(recorder.watch(heads.bbox_head, "class logits", "class deltas"))
-        stack.enter_context(recorder.watch(heads.mask_head, "mask logits"))
+        stack.enter_context(recorder.watch(box_head, "class logits", "class deltas"))
+        stack.enter_context(recorder.watch(mask_head, "mask logits"))
         total, logs = model.parse_losses(model.loss(**_to_mmdetection(model, examples)))
         total.backward()
     return PeerStep(
-        {ours: logs[name].item() for name, ours in MMDETECTION_LOSSES.items()},
+        _mmdetection_losses(logs),
         _gradients(model),
         anchors,
         rois,
@@ -233,6 +248,17 @@ def mmdetection_step(model: Any, examples: Sequence[Example], seed: int = 0) -> 
         np.concatenate([np.zeros((0, 28, 28)), *targets]).astype(np.float32),
         *recorder.arrays(),
     )
+
+
+def _mmdetection_losses(logs: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The losses by our names; those of a stage of a cascade are called ``s1.loss_cls``."""
+    losses = {}
+    for key, value in logs.items():
+        stage, _, name = key.rpartition(".")
+        if name in MMDETECTION_LOSSES:
+            end = f"_stage{stage[1:]}" if stage else ""
+            losses[MMDETECTION_LOSSES[name] + end] = value.item()
+    return losses
 
 
 def _to_mmdetection(model: Any, examples: Sequence[Example]) -> dict[str, Any]:

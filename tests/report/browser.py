@@ -204,6 +204,20 @@ class Browser:
                     windowsVirtualKeyCode=8,
                 )
 
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Chooses a file in a field for files."""
+        root = self.send("DOM.getDocument")["root"]["nodeId"]
+        node = self.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.send("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
+    def wait(self, expression: str) -> None:
+        """Waits until a JavaScript expression is true."""
+        deadline = time.monotonic() + TIMEOUT
+        while not self.evaluate(expression):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"never true in {TIMEOUT} seconds: {expression}")
+            time.sleep(0.02)
+
     def select(self, selector: str, value: str) -> None:
         """Chooses an option of a menu."""
         self.evaluate(

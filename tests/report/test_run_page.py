@@ -41,6 +41,7 @@ def entry(step, **values):
         "loss_mask": 1.0,
         "learning_rate": 0.01,
         "surplus_instances": 0.0,
+        "removed_instances": 0.5 * step,
     } | values
 
 
@@ -182,6 +183,8 @@ def test_curves_show_the_log(browser):
         "[[1, 8], [2, 4], [4, 2], [8, 1]].map(([x, y]) => [across(x / 8), upwards(y / 8)])"
     )
     assert positions == [pytest.approx(pair, abs=0.1) for pair in expected]
+    left_out = LEGEND.format("[data-series^=surplus_instances]")
+    assert browser.evaluate(left_out) == ["surplus instances 0", "removed instances 4"]
     browser.select("#view [name=window]", "5")
     averages = browser.evaluate("[14 / 3, 15 / 4, 15 / 4, 7 / 3].map((y) => upwards(y / 5))")
     assert [y for _, y in browser.evaluate(points)] == pytest.approx(averages, abs=0.1)

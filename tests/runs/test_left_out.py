@@ -10,7 +10,7 @@ from PIL import Image
 
 from maskrcnn_jax import distributed
 from maskrcnn_jax.config import DataConfig
-from maskrcnn_jax.data import checks
+from maskrcnn_jax.data import checks, coco_instances, sources
 from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.shapes import ShapesDataset
 from maskrcnn_jax.runs import left_out
@@ -112,6 +112,17 @@ def test_most_files_bad_is_a_mistake_of_the_call(data, tmp_path):
         cut(tmp_path / f"{i}.jpg")
     with pytest.raises(ValueError, match="3 of 5 images of data.train_annotations cannot be used"):
         find(tmp_path / "run", data)
+
+
+def test_prepared_records_of_other_channels_are_refused(data, tmp_path):
+    source = CocoDataset(data.train_images, data.train_annotations, keep_empty=True)
+    coco_instances.prepare(source, "train", tmp_path / "out", lambda count: None)
+    config = DataConfig(source="tfds", tfds_dir=str(tmp_path / "out"))
+    dataset = sources.open_train(config, num_channels=4)
+    with pytest.raises(
+        ValueError, match="5 of 5 images of data.tfds_dir .* 3 channels; expected 4"
+    ):
+        left_out.find(tmp_path / "run", config, dataset, dataset, quiet)
 
 
 def test_strictness_takes_no_bad_file(data, tmp_path):

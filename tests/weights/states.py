@@ -9,7 +9,10 @@ from maskrcnn_jax.weights import torchvision
 def small(config: ModelConfig, depth: int = 18, stem_channels: int = 4) -> ModelConfig:
     """Reduces the channels of a config in place."""
     config.backbone.depth, config.backbone.stem_channels = depth, stem_channels
-    config.fpn.channels, config.box_head.features = 8, 16
+    if config.fpn is not None:
+        config.fpn.channels = 8
+    if config.box_head.num_layers:
+        config.box_head.features = 16
     if config.mask_head is not None:
         config.mask_head.channels = 12
     if config.box_head.num_convs:

@@ -5,8 +5,16 @@ import re
 import numpy as np
 import pytest
 
+from maskrcnn_jax import presets
 from maskrcnn_jax.config import ModelConfig, ResNetConfig
-from maskrcnn_jax.weights import backbones, download, files, layout, torchvision_resnet
+from maskrcnn_jax.weights import (
+    backbones,
+    detectron2,
+    download,
+    files,
+    layout,
+    torchvision_resnet,
+)
 from tests.weights.states import with_counters
 
 
@@ -96,6 +104,25 @@ def test_another_resnext_is_named_with_what_to_set(tmp_path, found, ours, messag
     files.write(tmp_path / "w.pth", released(found))
     with pytest.raises(ValueError, match=f"w.pth {message}" if "holds" in message else message):
         backbones.load(str(tmp_path / "w.pth"), {}, ours)
+
+
+@pytest.mark.parametrize("detectron2s", [False, True])
+def test_the_last_stage_goes_to_the_heads_of_a_c4_network(tmp_path, detectron2s):
+    whole = config_of(50)
+    state, name = released(whole), "layer4.0.conv2.weight"
+    kernel = state[name].transpose(2, 3, 1, 0)
+    if detectron2s:
+        table = torchvision_resnet.entries(whole)
+        state = {
+            detectron2.name(e.path[1:-1], whole) + e.name[e.name.rindex(".") :]: e for e in table
+        }
+        state = {x.removeprefix(detectron2.BODY): released(whole)[e.name] for x, e in state.items()}
+    files.write(tmp_path / "resnet.pth", state)
+    config = presets.detectron2_r50_c4().model
+    config.backbone.stem_channels = 4
+    loaded = backbones.load(str(tmp_path / "resnet.pth"), {"params": {}}, config)["params"]
+    np.testing.assert_array_equal(loaded["box_head"]["res5"]["layer4_0"]["conv2"]["kernel"], kernel)
+    assert "layer4_0" not in loaded["backbone"] and "layer3_5" in loaded["backbone"]
 
 
 def test_every_misfit_of_torchvisions_names_is_listed(tmp_path):

@@ -23,7 +23,11 @@ from tests.weights.families import reduced, state_of
 R50, GN = presets.detectron2_r50_fpn, presets.detectron2_r50_fpn_gn
 SYNCBN, LSJ = presets.detectron2_r50_fpn_syncbn, presets.detectron2_r50_fpn_lsj
 X101 = presets.detectron2_x101_32x8d_fpn
-EVERY = pytest.mark.parametrize("build", [R50, presets.detectron2_r101_fpn, X101, GN, SYNCBN, LSJ])
+C4 = presets.detectron2_r50_c4
+CASCADE = presets.detectron2_cascade_r50_fpn
+EVERY = pytest.mark.parametrize(
+    "build", [R50, presets.detectron2_r101_fpn, X101, GN, SYNCBN, LSJ, CASCADE, C4]
+)
 
 
 def counters_of(build):
@@ -42,6 +46,8 @@ def counters_of(build):
         (GN, 223, 45_711_152),
         # Less the batch counters, of which Detectron2's model has 69.
         (SYNCBN, 430 - 69, None),
+        (CASCADE, 323, 71_984_926),
+        (C4, 279, 35_909_612),
     ],
 )
 def test_the_tables_have_as_many_arrays_as_detectron2s_models(build, num_arrays, num_parameters):
@@ -84,6 +90,24 @@ def test_names_and_shapes_are_detectron2s():
     }.items():
         assert shapes[name] == shape
     assert "roi_heads.box_head.conv1.bias" not in shapes
+    shapes = layout.shapes(detectron2.entries(CASCADE().model))
+    assert shapes["roi_heads.box_head.2.fc2.weight"] == (1024, 1024)
+    assert shapes["roi_heads.box_predictor.1.bbox_pred.bias"] == (4,)
+    assert shapes["roi_heads.box_predictor.0.cls_score.bias"] == (81,)
+    assert shapes["roi_heads.mask_head.predictor.bias"] == (80,)
+    shapes = layout.shapes(detectron2.entries(C4().model))
+    for name, shape in {
+        "backbone.stem.conv1.norm.bias": (64,),
+        "backbone.res4.0.shortcut.weight": (1024, 512, 1, 1),
+        "proposal_generator.rpn_head.conv.weight": (1024, 1024, 3, 3),
+        "proposal_generator.rpn_head.anchor_deltas.bias": (60,),
+        "roi_heads.res5.0.conv1.weight": (512, 1024, 1, 1),
+        "roi_heads.res5.2.conv3.norm.running_var": (2048,),
+        "roi_heads.box_predictor.cls_score.weight": (81, 2048),
+        "roi_heads.mask_head.deconv.weight": (2048, 256, 2, 2),
+        "roi_heads.mask_head.predictor.weight": (80, 256, 1, 1),
+    }.items():
+        assert shapes[name] == shape
 
 
 @EVERY
@@ -204,6 +228,14 @@ def test_pixels_of_the_model_zoo_leave_the_strides_to_the_preset(tmp_path, build
     np.testing.assert_allclose(model.image_mean, build().model.image_mean)
 
 
+@pytest.mark.parametrize("build", [CASCADE, C4], ids=["cascade", "C4"])
+def test_a_file_of_another_network_is_named_with_its_preset(tmp_path, build):
+    state = state_of(detectron2, reduced(build(4), depth=50))
+    message = f"does not fit Mask R-CNN with ResNet-50-FPN.*presets.{build.__name__}:"
+    with pytest.raises(ValueError, match=f"w.safetensors {message}"):
+        load(tmp_path, state, config=reduced(R50(4), depth=50).model)
+
+
 def test_80_classes_are_cocos(tmp_path):
     loaded = load(tmp_path, state_of(detectron2, reduced(R50())))
     assert loaded.categories == Categories.coco()
@@ -236,6 +268,29 @@ def test_one_box_or_one_mask_for_all_classes_is_recognised(tmp_path, head):
         torchvision.check_can_build(config.model)
 
 
+def test_the_weights_of_a_federated_loss_become_frequencies_and_go_back(tmp_path):
+    config = reduced(R50(4))
+    head = config.model.box_head
+    head.classifier, head.federated_classes = "sigmoid", 50
+    head.class_frequencies = (4.0, 0.0, 81.0)
+    state = state_of(detectron2, config)
+    weights = detectron2.extras(config.model)
+    assert list(weights) == ["roi_heads.box_predictor.fed_loss_cls_weights"]
+    np.testing.assert_array_equal(*weights.values(), np.float32([2, 0, 9]))
+    state |= {name: np.float32([2, 0, 3.3]) for name in weights}
+    loaded = load(tmp_path, state)
+    found = loaded.config.model.box_head
+    assert (found.classifier, found.federated_classes) == ("sigmoid", 50)
+    assert found.class_frequencies == pytest.approx((4, 0, 3.3**2))
+    assert set(loaded.variables["params"]["box_head"]) == {"fc6", "fc7", "cls_score", "bbox_pred"}
+    again = detectron2.extras(loaded.config.model)
+    np.testing.assert_array_equal(*again.values(), np.float32([2, 0, 3.3]))
+    with pytest.raises(ValueError, match='box_head.classifier "sigmoid"'):
+        torchvision.check_can_build(loaded.config.model)
+    smaller = load(tmp_path, state, num_classes=3).config.model.box_head
+    assert smaller.classifier == "sigmoid" and smaller.class_frequencies == ()
+
+
 def test_rules_stay_with_what_is_saved(tmp_path):
     loaded = load(tmp_path, state_of(detectron2, reduced(R50(4))))
     saving.save(tmp_path / "ours.npz", loaded.config, loaded.variables, None)
@@ -258,9 +313,10 @@ def other(**arrays):
 
 ONE = np.ones(1, np.float32)
 OTHERS = {
-    "a C4 network": {"backbone.stem.conv1.weight": ONE, "roi_heads.res5.0.conv1.weight": ONE},
     "a DC5 network": {"backbone.stem.conv1.weight": ONE, "backbone.res5.0.conv1.weight": ONE},
-    "a Cascade R-CNN": other(roi_heads__box_predictor__0__cls_score__bias=ONE),
+    "a Cascade R-CNN, but not of 3 stages": other(roi_heads__box_predictor__1__cls_score__bias=ONE),
+    "a box for each class": state_of(detectron2, reduced(CASCADE(4)))
+    | {"roi_heads.box_predictor.0.bbox_pred.bias": np.ones(12, np.float32)},
     "deformable convolutions": other(backbone__bottom_up__res3__0__conv2_offset__weight=ONE),
     "a RegNet": {"backbone.bottom_up.s1.b1.a.weight": ONE},
     "a Keypoint R-CNN": other(roi_heads__keypoint_head__conv_fcn1__bias=ONE),
@@ -271,6 +327,9 @@ OTHERS = {
     "bbox_pred.weight has shape": other(roi_heads__box_predictor__bbox_pred__bias=np.ones(4)),
     "predictor.weight has shape": other(roi_heads__mask_head__predictor__bias=ONE),
     "no ResNet of": {"backbone.bottom_up.stem.conv1.weight": ONE},
+    "fed_loss_cls_weights must have": other(
+        roi_heads__box_predictor__fed_loss_cls_weights=np.ones(2)
+    ),
     "pixel_std is": other(pixel_mean=np.ones(3), pixel_std=np.zeros(3)),
     "no boxes": other(
         **{f"proposal_generator__anchor_generator__cell_anchors__{i}": ONE for i in range(5)}

@@ -57,6 +57,42 @@ def test_the_config_of_the_model_zoo_is_the_preset(tmp_path):
     assert found.channel_order == "BGR"
 
 
+CASCADE = {
+    "ROI_HEADS: {NAME: StandardROIHeads,": "ROI_HEADS: {NAME: CascadeROIHeads,",
+    "POST_NMS_TOPK_TRAIN: 1000": "POST_NMS_TOPK_TRAIN: 2000",
+    "NUM_FC: 2,": "NUM_FC: 2, CLS_AGNOSTIC_BBOX_REG: True,",
+}
+
+
+def cascade(more=""):
+    text = R50.replace("  ROI_MASK_HEAD:", f"{more}  ROI_MASK_HEAD:")
+    for old, new in CASCADE.items():
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+def test_a_cascade_is_read_with_the_rules_of_its_stages(tmp_path):
+    found = read(tmp_path, cascade())
+    assert differences(presets.detectron2_cascade_r50_fpn(), found.config) == []
+    rules = "IOUS: [0.5, 0.55], BBOX_REG_WEIGHTS: [[1., 2., 3., 4.], [5., 6., 7., 8.]]"
+    model = read(tmp_path, cascade(f"  ROI_BOX_CASCADE_HEAD: {{{rules}}}\n")).config.model
+    assert model.roi.box_weights == (1, 2, 3, 4) and model.cascade.box_weights == ((5, 6, 7, 8),)
+    assert model.cascade.positive_ious == (0.55,)
+
+
+@pytest.mark.parametrize(
+    "rules, message",
+    [
+        ("IOUS: [0.5, 0.6]", "IOUS, BBOX_REG_WEIGHTS.*expected a pair each"),
+        ("IOUS: [0.4, 0.6, 0.7]", "MODEL.ROI_HEADS has 0.5"),
+    ],
+)
+def test_impossible_rules_of_stages_are_named(tmp_path, rules, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, cascade(f"  ROI_BOX_CASCADE_HEAD: {{{rules}}}\n"))
+
+
 def test_every_key_that_is_read_is_set(tmp_path):
     base = {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", "MODEL.MASK_ON": True}
     values = base | {key: detectron2_config.FIXED[key] for key in detectron2_config.FIXED}
@@ -70,6 +106,8 @@ def test_every_key_that_is_read_is_set(tmp_path):
             if isinstance(default, bool)
             else 0.125
             if isinstance(default, float)
+            else "giou"
+            if default == "smooth_l1"
             else {50: 101, 2: 3, 0: 1, 64: 128}.get(default, default + 1)
         )
         given = values | {key: other}
@@ -99,9 +137,19 @@ def test_rgb_pixels_stay_in_their_order(tmp_path):
         ("NUM_FC: 2", "NUM_FC: 2, POOLER_TYPE: ROIPool", "roi.pooling", "pool"),
         ("NUM_FC: 2", "NUM_FC: 2, POOLER_TYPE: ROIAlign", "roi.aligned", False),
         ("  RPN:\n", "  RPN:\n    CONV_DIMS: [-1, -1]\n", "rpn.num_convs", 2),
+        ("NUM_FC: 2", "NUM_FC: 2, BBOX_REG_LOSS_TYPE: giou", "roi.box_loss", "giou"),
         ("  RPN:\n", "  RPN:\n    IOU_THRESHOLDS: [0.2, 0.6]\n", "rpn.negative_iou", 0.2),
         ("  ROI_HEADS: {", "  ROI_HEADS: {NUM_CLASSES: 7, ", "num_classes", 8),
         ("MASK_ON: True", "MASK_ON: False", "mask_head", None),
+        ("NUM_FC: 2", "NUM_FC: 2, USE_SIGMOID_CE: True", "box_head.classifier", "sigmoid"),
+        ("NUM_FC: 2", "NUM_FC: 2, USE_SIGMOID_CE: True", "box_head.federated_classes", None),
+        (
+            "NUM_FC: 2",
+            "NUM_FC: 2, USE_SIGMOID_CE: True, USE_FED_LOSS: True, FED_LOSS_NUM_CLASSES: 20",
+            "box_head.federated_classes",
+            20,
+        ),
+        ("NUM_FC: 2", "NUM_FC: 2, FED_LOSS_FREQ_WEIGHT_POWER: 1", "box_head.federated_power", 1),
     ],
 )
 def test_other_networks(tmp_path, old, new, field, value):
@@ -116,13 +164,18 @@ def test_other_networks(tmp_path, old, new, field, value):
     [
         ("build_resnet_fpn_backbone", "build_regnet", "MODEL.BACKBONE.NAME"),
         ("BACKBONE: {NAME: build_resnet_fpn_backbone}", "KEYPOINT_ON: 1", "MODEL.BACKBONE.NAME"),
-        ("StandardROIHeads", "CascadeROIHeads", "MODEL.ROI_HEADS.NAME"),
+        ("StandardROIHeads", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"),
         ("DEPTH: 50", "DEPTH: 50, WIDTH_PER_GROUP: wide", "MODEL.RESNETS.WIDTH_PER_GROUP: wide"),
         ("DEPTH: 50", "DEPTH: 50, STEM_OUT_CHANNELS: 65", "WIDTH_PER_GROUP: 64, with 65"),
         ("DEPTH: 50", "DEPTH: 50, NORM: LN", "MODEL.RESNETS.NORM: LN"),
         ("DEPTH: 50", "DEPTH: 50, DEPTHS: 3", "MODEL.RESNETS.DEPTHS: 3 has no counterpart"),
-        ("NUM_FC: 2", "NUM_FC: 2, BBOX_REG_LOSS_TYPE: giou", "BBOX_REG_LOSS_TYPE: giou"),
-        ("NUM_FC: 2", "NUM_FC: 2, USE_FED_LOSS: True", "USE_FED_LOSS"),
+        ("NUM_FC: 2", "NUM_FC: 2, BBOX_REG_LOSS_TYPE: diou", "model.roi.box_loss must be one of"),
+        ("NUM_FC: 2", "NUM_FC: 2, USE_FED_LOSS: True", "USE_FED_LOSS: True needs .*SIGMOID_CE"),
+        (
+            "NUM_FC: 2",
+            "NUM_FC: 2, USE_FED_LOSS: True, USE_SIGMOID_CE: True, FED_LOSS_NUM_CLASSES: x",
+            "model.box_head.federated_classes must be of type",
+        ),
         ("NUM_FC: 2", "NUM_FC: 2, POOLER_TYPE: ROIAlignRotated", "POOLER_TYPE"),
         ("NUM_CONV: 4", "NUM_CONV: 4, POOLER_SAMPLING_RATIO: 2", "MASK_HEAD.POOLER_SAMPLING_RATIO"),
         ("[[32], [64],", "[[32, 64],", "ANCHOR_GENERATOR.SIZES"),

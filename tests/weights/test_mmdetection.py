@@ -16,9 +16,12 @@ from tests.weights.families import reduced, state_of
 
 R50, GN, CAFFE = presets.mmdet_r50_fpn, presets.mmdet_r50_fpn_gn, presets.mmdet_r50_caffe_fpn
 X4, X8 = presets.mmdet_x101_32x4d_fpn, presets.mmdet_x101_32x8d_fpn
+C4 = presets.mmdet_r50_caffe_c4
+CASCADE = presets.mmdet_cascade_r50_fpn
+R101 = presets.mmdet_r101_fpn
 EVERY = pytest.mark.parametrize(
     "preset, scale",
-    [(R50, 1), (presets.mmdet_r101_fpn, 1), (X4, 1), (X8, 1), (CAFFE, 58), (GN, 58)],
+    [(R50, 1), (R101, 1), (X4, 1), (X8, 1), (CAFFE, 58), (GN, 58), (CASCADE, 1), (C4, 58)],
 )
 CONFIG = """
 model = dict(type='MaskRCNN',
@@ -34,10 +37,12 @@ evil = __import__('os').system('touch marker')
     # Less the batch counters, which MMDetection has for each of its 53 or 104 norms.
     [
         (R50, 360 - 53, 44_396_336),
-        (presets.mmdet_r101_fpn, 666 - 104, 63_388_464),
+        (R101, 666 - 104, 63_388_464),
         (X4, 666 - 104, 63_017_008),
         (X8, 666 - 104, 107_630_640),
         (GN, 223, 45_711_152),
+        (CASCADE, 400 - 53, 77_324_606),
+        (C4, 332 - 53, 35_962_732),
     ],
 )
 def test_the_tables_have_as_many_arrays_as_mmdetections_models(preset, num_arrays, num_parameters):
@@ -78,6 +83,11 @@ def test_names_and_shapes_are_mmdetections():
     ):
         assert name in shapes
     assert "neck.fpn_convs.2.conv.bias" not in shapes
+    shapes = layout.shapes(mmdetection.entries(CASCADE().model))
+    assert shapes["roi_head.bbox_head.2.shared_fcs.1.weight"] == (1024, 1024)
+    assert shapes["roi_head.bbox_head.1.fc_reg.bias"] == (4,)
+    assert shapes["roi_head.mask_head.1.convs.0.conv.bias"] == (256,)
+    assert shapes["roi_head.mask_head.2.conv_logits.bias"] == (80,)
 
 
 @EVERY
@@ -255,8 +265,7 @@ def other(**arrays):
 
 ONE = np.ones(1, np.float32)
 OTHERS = {
-    "a C4 network": other(roi_head__shared_head__layer4__0__conv1__weight=ONE),
-    "a Cascade R-CNN": other(roi_head__bbox_head__0__fc_cls__bias=ONE),
+    "a Cascade R-CNN, but not of 3 stages": other(roi_head__bbox_head__0__fc_cls__bias=ONE),
     "deformable": other(backbone__layer2__0__conv2__conv_offset__weight=ONE),
     "a transformer": other(backbone__stages__0__blocks__0__norm1__weight=ONE),
     "another kind of network": other(roi_head__point_head__fc1__weight=ONE),

@@ -102,6 +102,21 @@ def test_old_files_keep_what_is_a_setting_here(tmp_path, order):
     assert_same(written(tmp_path, load(tmp_path, state), "detectron2"), state)
 
 
+def test_detectron2_gets_the_weights_of_a_federated_loss(tmp_path):
+    loaded = load(tmp_path, state_for(D2, 4))._replace(origin=None)
+    head = loaded.config.model.box_head
+    head.classifier, head.federated_classes = "sigmoid", 50
+    head.class_frequencies = (4.0, 9.0, 100.0)
+    translated = translation.translate(loaded, "detectron2")
+    assert "USE_FED_LOSS" in " ".join(translated.notes) and not translated.moves
+    translation.write(tmp_path / "out.safetensors", translated)
+    arrays = files.read(tmp_path / "out.safetensors").arrays
+    np.testing.assert_array_equal(arrays[detectron2.FEDERATED], np.float32([2, 3, 10]))
+    again = loading.load(tmp_path / "out.safetensors")
+    assert again.config.model.box_head == head
+    assert_same(written(tmp_path, again, "detectron2"), arrays)
+
+
 @pytest.mark.parametrize("counted", [False, True])
 def test_torchvisions_files_keep_their_counters(tmp_path, counted):
     state = torchvision_state_of(small(presets.maskrcnn_resnet50_fpn(91), stem_channels=64))
@@ -216,6 +231,8 @@ def test_detectron2_gets_another_eps_in_the_variances(tmp_path):
         ({"mask_head.norm": "group"}, "torchvision", 'mask_head.norm "group"'),
         ({"backbone.stem_channels": 32}, "torchvision", "backbone.stem_channels 32"),
         ({"box_head.num_layers": 3}, "torchvision", "box_head.num_layers 3"),
+        ({"box_head.classifier": "sigmoid"}, "torchvision", 'box_head.classifier "sigmoid"'),
+        ({"box_head.classifier": "sigmoid"}, "mmdet", 'model.box_head.classifier "sigmoid"'),
         ({"mask_head.num_convs": 10}, "detectron2", "model.mask_head.num_convs 10"),
         ({"box_head.num_layers": 0}, "mmdet", "a box head without layers"),
         ({"rpn.num_convs": 0}, "mmdet", "model.rpn.num_convs 0"),
@@ -250,6 +267,7 @@ TRAINING = {
     *("positive_iou", "negative_iou", "num_samples", "positive_fraction", "smooth_l1_beta"),
     *("max_samples", "frozen_stages", "drop_path", "dtype", "low_quality", "min_low_quality_iou"),
     *("loss_divisor", "ground_truth", "mask_targets"),
+    *("federated_classes", "federated_power", "class_frequencies"),
 }
 OF_TRAINING = {"model.rpn.num_candidates", "model.rpn.num_proposals"}
 
@@ -290,6 +308,7 @@ def other_config():
     model.box_head.num_convs, model.box_head.norm, model.box_head.num_layers = 4, "group", 1
     model.box_head.features, model.box_head.channels, model.mask_head.channels = 512, 128, 64
     model.mask_head.num_convs, model.mask_head.norm = 2, "group"
+    model.box_head.classifier = "sigmoid"
     detection.num_candidates, detection.num_proposals, detection.num_detections = 500, 400, 50
     detection.score_threshold, detection.nms_threshold = 0.1, 0.4
     config.data.test_short_side, config.data.test_max_long_side = 600, 1000

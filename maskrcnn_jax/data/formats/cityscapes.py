@@ -89,7 +89,7 @@ def _read_objects(objects: list, name: str, image: Entry, collection: Collection
             stem = label.removesuffix("group")
             is_group = stem != label and stem != ""
             kept[index] = (stem if is_group else label, is_group, where)
-    visible = id_masks.objects(np.asarray(canvas, np.int32))
+    visible = id_masks.objects(np.asarray(canvas, np.int32), most=len(objects) + 1)
     for index, (label, is_group, where) in kept.items():
         if index in visible:
             collection.add(image, label, [visible[index]], where, is_crowd=is_group)

@@ -80,7 +80,10 @@ class Collection:
             path = self._folder.path(name)
             found = images.check_image(path)
         except (OSError, ValueError) as error:
+            _, is_advice, package = str(error).rpartition(": pip install ")
             reason = "whose file cannot be read"
+            if is_advice:
+                reason = f"whose file needs a package (pip install {package})"
             if isinstance(error, FileNotFoundError) or "leads out" in str(error):
                 reason = f"whose file is not in {self.folder}"
             return self.leave_out(reason, f"{name} ({where})", "image")

@@ -24,9 +24,11 @@ def read(path: Path) -> Int32[np.ndarray, "h w"]:
 
 
 def objects(
-    ids: Int32[np.ndarray, "h w"], background: tuple[int, ...] = (0,)
+    ids: Int32[np.ndarray, "h w"], background: tuple[int, ...] = (0,), most: int = MAX_IDS
 ) -> dict[int, dict[str, Any]]:
-    """The run lengths of every id but those of the background. Raises Unusable if there are many.
+    """The run lengths of every id but those of the background.
+
+    Raises Unusable if there are more than ``most`` ids.
 
     Each id is encoded in its own columns only: whole bitmaps of hundreds of objects take long.
     """
@@ -34,8 +36,8 @@ def objects(
     flat = ids.T.ravel()
     order = np.argsort(flat, kind="stable")
     starts = np.flatnonzero(np.diff(flat[order], prepend=flat[order[0]] - 1))
-    if len(starts) > MAX_IDS:
-        raise Unusable(f"whose mask has more than {MAX_IDS} values, and is no mask of ids")
+    if len(starts) > most:
+        raise Unusable(f"whose mask has more than {most} values, and is no mask of ids")
     found = {}
     for places in np.split(order, starts[1:]):
         value = int(flat[places[0]])

@@ -59,6 +59,9 @@ def _read_folder(
 ) -> None:
     """Adds an image, and an object for each of its masks: the pixels above 0."""
     image = collection.image(pictures.get(name, name), name)
+    if image is not None and not masks:
+        kind = "images with a folder without masks, which count as images without objects"
+        collection.findings.add(kind, name, "image")
     for path in masks if image is not None else ():
         where = f"{path.name} of {name}"
         try:

@@ -74,7 +74,7 @@ def _names(source: Path) -> dict[int, str]:
     # CVAT writes name:colour:parts:actions. labelme2voc begins with __ignore__, which has no id.
     found = [line.partition(":")[0].strip() for line in lines if not line.startswith("#")]
     names = {i: name for i, name in enumerate(x for x in found if x != "__ignore__")}
-    del names[0]
+    names.pop(0, None)
     if not names or len(set(names.values())) < len(names):
         raise ValueError(f"{path}: expected background and different classes, one on each line")
     return names

@@ -102,23 +102,25 @@ def _move(rows: Taps, offsets: Int[Array, " r"]) -> Taps:
     return rows._replace(cells=rows.cells + offsets.reshape(-1, 1, 1))
 
 
-def _tap(
-    rows: Taps, columns: Taps, i: int, j: int
-) -> tuple[Int[Array, "r p p"], Float[Array, "r p p"]]:
-    """The cell of the i-th row and j-th column tap of each bin, and its weight."""
-    index = rows.cells[:, :, None, i] + columns.cells[:, None, :, j]
-    return index, rows.weights[:, :, None, i] * columns.weights[:, None, :, j]
-
-
+# Compiled as a part of its caller; `jit` traces it once for all maps and groups of one shape.
+@partial(jax.jit, inline=True)
 def _sum_taps(cells: Float[Array, "n c"], rows: Taps, columns: Taps) -> Float[Array, "r p p c"]:
     num_rois, resolution, num_taps = rows.cells.shape
     pooled = jnp.zeros((num_rois, resolution, resolution, cells.shape[1]), jnp.float32)
+    taps_of_rows = _unstack(rows, 2)
+    taps_of_columns = _unstack(columns, 1)
     # Unrolled, so that XLA adds each cell as it reads it instead of storing all of them first.
-    for i in range(num_taps):
-        for j in range(num_taps):
-            index, weight = _tap(rows, columns, i, j)
-            pooled += weight[..., None] * cells[index].astype(jnp.float32)
+    for row in taps_of_rows:
+        for column in taps_of_columns:
+            weight = (row.weights * column.weights)[..., None]
+            pooled += weight * cells[row.cells + column.cells].astype(jnp.float32)
     return pooled
+
+
+def _unstack(taps: Taps, axis: int) -> list[Taps]:
+    """Each tap of an axis, with a new axis of length 1 for the bins of the other axis."""
+    unstacked = jax.tree.map(lambda x: jnp.unstack(jnp.expand_dims(x, axis), axis=-1), taps)
+    return [Taps(*tap) for tap in zip(*unstacked, strict=True)]
 
 
 def _add_by_roi(total: Array, gradient: Array, rows: Taps, columns: Taps) -> Array:

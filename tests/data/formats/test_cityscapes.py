@@ -89,6 +89,8 @@ BAD = {
     "which are marked as deleted": polygon("car", 0, 0, 9, 9, deleted=1),
     "whose mask lies outside": polygon("car", 100, 0, 109, 9),
     "no numbers": {"label": "car", "polygon": [[1, None], [5, 5], [5, 1]]},
+    "neither polygons nor run lengths": {"label": "car", "polygon": [[[[[[1, 1]]]]]]},
+    "whose class has no name": polygon(" ", 0, 0, 9, 9),
 }
 
 
@@ -103,6 +105,15 @@ def test_a_far_corner_is_cut(city, tmp_path):
     found, lines = convert(city(polygon("car", 10, 10, 3 * 10**8, 20)), tmp_path)
     assert equal(found, {NAME: {"car": [box(10, 10, 60, 20)]}})
     assert len(lines) == 1 and lines[0].startswith("1 objects whose outline reaches far beyond")
+
+
+@pytest.mark.slow
+def test_thousands_of_objects_are_read(city):
+    sides = range(0, 144, 2)
+    top = city(*(polygon("car", x, y, x + 2, y + 2) for y in sides for x in sides), size=(144, 144))
+    photo(top / "leftImg8bit" / NAME, 144, 144)
+    found = conversion.convert(top)
+    assert len(found.content["annotations"]) == 72 * 72 and not found.findings
 
 
 def test_bad_files_cost_themselves(city, tmp_path):

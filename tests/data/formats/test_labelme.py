@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -132,6 +134,42 @@ def test_a_bad_shape_costs_itself(tmp_path, reason):
     found, lines = convert(tmp_path / "in", tmp_path)
     assert equal(found, {"a.png": {"nut": [box(10, 5, 30, 20)]}})
     assert len(lines) == 1 and reason in lines[0] and lines[0].endswith("shapes[0] of a.json")
+
+
+def bomb():
+    """A PNG whose header says 60,000 x 60,000 pixels, in base64."""
+    content = bytearray(base64.b64decode(encoded(np.ones((2, 2), np.uint8))))
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return base64.b64encode(content).decode()
+
+
+def test_numbers_and_masks_beyond_reason_cost_themselves(tmp_path):
+    photo(tmp_path / "in" / "a.png")
+    shapes = [
+        shape("polygon", [[1, 1], [10**400, 9], [5, 3]]),
+        shape("circle", [[5, 5], [5, 10**400]]),
+        shape("mask", [[0, 0], [59_999, 59_999]], mask=bomb()),
+        shape("mask", [[0, 0], [True, 1]], mask=encoded(np.ones((2, 2), np.uint8))),
+        shape("polygon", SQUARE),
+    ]
+    write(tmp_path / "in" / "a.json", content(*shapes))
+    found, lines = convert(tmp_path / "in", tmp_path)
+    assert equal(found, {"a.png": {"nut": [box(10, 5, 30, 20)]}})
+    text = "\n".join(lines)
+    assert "3 objects left out, whose outline has values that are no numbers" in text
+    assert "1 objects left out, whose mask cannot be decoded: object shapes[2] of a.json" in text
+
+
+@pytest.mark.parametrize("name", ["a.png\0.png", "\ud800.png", "http://x/c.png", "x" * 5000])
+def test_a_name_that_no_file_has_costs_its_image(tmp_path, name):
+    for own in ("a.png", "b.png"):
+        photo(tmp_path / "in" / own)
+    write(tmp_path / "in" / "a.json", content(shape("polygon", SQUARE), path=name))
+    write(tmp_path / "in" / "b.json", content(shape("polygon", SQUARE), path="b.png"))
+    found, lines = convert(tmp_path / "in", tmp_path)
+    assert list(found) == ["b.png"]
+    assert len(lines) == 1 and "1 images left out, whose file" in lines[0] and len(lines[0]) < 400
 
 
 def test_a_far_corner_is_cut(tmp_path):

@@ -80,6 +80,24 @@ def test_odd_masks_of_ids(tmp_path):
     assert "and is no mask of ids: image photo.png" in text and len(lines) == 5
 
 
+def test_masks_that_are_no_ids(tmp_path):
+    """Grey with alpha is refused, alpha of colours is dropped, half a file cannot be read."""
+    for name in ("a", "b", "c", "d"):
+        photo(tmp_path / "photos" / f"{name}.jpg")
+    top = tmp_path / "in"
+    png(top / "a.png", np.stack([FIRST, FIRST], axis=2))
+    clear = np.zeros((*FIRST.shape, 4), np.uint8)
+    clear[..., 0], clear[..., 3] = FIRST, 9 * SECOND
+    png(top / "b.png", clear)
+    png(top / "c.png", FIRST)
+    (top / "c.png").write_bytes((top / "c.png").read_bytes()[:60])
+    (top / "d").mkdir()
+    found, lines = convert(top, tmp_path, images=tmp_path / "photos")
+    assert equal(found, {"b.jpg": {"object": [FIRST]}, "d.jpg": {}})
+    assert lines[0].startswith("2 images left out, whose mask cannot be read: image a.png, c.png")
+    assert "1 images with a folder without masks" in lines[1] and lines[1].endswith("image d")
+
+
 def test_the_images_have_to_be_somewhere(tmp_path):
     png(tmp_path / "in" / "a.png", FIRST)
     with pytest.raises(ValueError, match="--images DIR has to say where the images"):

@@ -88,6 +88,8 @@ BAD = {
     "which have no shape_attributes": None,
     "a None, which has no area": {},
     "whose mask covers no pixel": RECT | {"width": 0},
+    "outline has values that are no numbers": POLYGON | {"all_points_x": [1, True, 4, 5]},
+    "no numbers, or that no image can have": ELLIPSE | {"theta": "left"},
 }
 
 
@@ -108,6 +110,15 @@ def test_odd_entries(via, tmp_path):
     assert "all of their objects count: image a.png (y)" in text
     assert "which have no shape_attributes: object regions[0] of A.PNG" in text
     assert "which have no file name: image z" in text
+
+
+def test_classes_that_are_no_names(via, tmp_path):
+    values = [1.5, ["nut"], True, " ", 7, "nut"]
+    regions = [region(RECT, kind=value) for value in values]
+    found, lines = convert(via(export(*regions, None, "text")), tmp_path)
+    assert {name: len(masks) for name, masks in found["a.png"].items()} == {"7": 1, "nut": 1}
+    assert lines[0].startswith("4 objects left out, whose class has no name: object regions[0]")
+    assert lines[1].startswith("2 objects left out, which have no shape_attributes: object")
 
 
 def test_broken_files_are_refused(via, tmp_path):

@@ -84,6 +84,31 @@ def test_other_names(voc, tmp_path, name, text):
         convert(voc, tmp_path)
 
 
+@pytest.mark.parametrize("text", ["", "# label:color_rgb:parts:actions\n", "__ignore__\n"])
+def test_a_list_without_names_is_refused(voc, tmp_path, text):
+    (voc / "labelmap.txt").write_text(text)
+    with pytest.raises(ValueError, match="labelmap.txt: expected background and different classes"):
+        convert(voc, tmp_path)
+
+
+def test_masks_that_were_saved_as_colours(voc, tmp_path):
+    """Their class is a colour, which no list of names has."""
+    for name in ("SegmentationObject", "SegmentationClass"):
+        path = voc / name / "2007_1.png"
+        with Image.open(path) as image:
+            image.convert("RGB").save(path)
+    found, lines = convert(voc, tmp_path)
+    assert equal(found, {"2007_1.jpg": {}})
+    assert len(lines) == 1 and "objects left out, whose class id is none of" in lines[0]
+
+
+def test_an_empty_list_of_images(voc, tmp_path):
+    (voc / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (voc / "ImageSets" / "Segmentation" / "val.txt").write_text("\n \n")
+    with pytest.raises(ValueError, match="no image can be used"):
+        convert(voc, tmp_path, split="val")
+
+
 def test_bad_masks_cost_their_image(voc, tmp_path):
     for name in ("b", "c", "d", "e"):
         photo(voc / "JPEGImages" / f"{name}.jpg")

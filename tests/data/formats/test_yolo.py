@@ -68,6 +68,8 @@ BAD = {
     "fewer than 3": "1 0.5 0.5",
     "odd number of values": "1 0.25 0.25 0.75 0.25 0.75 0.5 0.25",
     "whose box has no area in the image": "1 0.5 0.5 0.2 0",
+    "or that no image can have": "1 0.25 1e999 0.75 0.25 0.75 0.5",
+    "whose class is none of the": "1" * 400 + LINE[1:],
 }
 
 
@@ -93,6 +95,23 @@ def test_images_without_labels(yolo, tmp_path):
     assert [len(x) for x in found.values()] == [1, 0, 0]
     assert "1 files left out, which cannot be read: file c.txt" in lines
     assert any("without a file of labels" in x and x.endswith("images/train/b.png") for x in lines)
+
+
+def test_numbers_of_classes_may_have_gaps(yolo, tmp_path):
+    yaml = "names: {0: fig, 7: nut}\ntrain: images/train\n"
+    found, lines = convert(yolo(f"{LINE}\n7{LINE[1:]}\n", yaml), tmp_path)
+    assert equal(found, {"images/train/a.png": {"nut": [MASK]}})
+    assert len(lines) == 1 and "whose class is none of the 2 in data.yaml" in lines[0]
+
+
+def test_labels_that_are_no_text_in_utf_8(yolo, tmp_path):
+    top = yolo(LINE.encode("utf-16"))
+    photo(top / "images" / "train" / "b.png")
+    (top / "labels" / "train" / "b.txt").mkdir()
+    found, lines = convert(top, tmp_path)
+    assert equal(found, {f"images/train/{name}.png": {} for name in "ab"})
+    assert lines[0] == "1 files left out, which cannot be read: file a.txt"
+    assert "without a file of labels" in lines[1] and lines[1].endswith("b.png")
 
 
 @pytest.mark.parametrize(

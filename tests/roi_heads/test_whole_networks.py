@@ -1,0 +1,132 @@
+"""Whole networks with other RoI heads: their losses, and their exported programs."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskrcnn_jax import presets
+from maskrcnn_jax.artifacts import artifact, export
+from maskrcnn_jax.config import DataConfig, ResNetConfig
+from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.detector import Detector
+from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.modules import resnet
+from maskrcnn_jax.ops.rounding import ceil32
+from maskrcnn_jax.roi_heads import composition
+from maskrcnn_jax.settings import freeze
+from maskrcnn_jax.structures import Proposals, RoITargets
+from tests.conftest import QUICK_COMPILE, random_variables
+from tests.test_model import make_batch
+
+pytestmark = pytest.mark.slow
+NETWORKS = {
+    "cascade": presets.use_cascade,
+    "cascade of MMDetection": presets.use_cascade_of_mmdetection,
+    "C4": presets.use_c4,
+}
+quick = partial(jax.jit, compiler_options=QUICK_COMPILE)
+
+
+@pytest.fixture(scope="module", params=NETWORKS.values(), ids=NETWORKS)
+def network(request):
+    """A small network with random weights."""
+    config = presets.detectron2_r50_fpn(num_classes=4)
+    request.param(config)
+    model, detection = config.model, config.detection
+    model.backbone.norm = "group"
+    if model.fpn is None:
+        model.backbone.stem_channels = 32
+    else:
+        model.backbone.depth, model.fpn.channels = 18, 32
+    model.rpn.anchor_sizes = (8.0, 16.0, 32.0, 64.0, 128.0)
+    model.rpn.num_samples = 32
+    model.rpn.num_candidates = model.rpn.num_proposals = 64
+    detection.num_candidates = detection.num_proposals = 48
+    detection.num_detections, model.roi.num_samples = 20, 16
+    model.box_head.features, model.mask_head.channels = 64, 16
+    model.mask_head.num_convs = min(model.mask_head.num_convs, 1)
+    network = MaskRCNN(model, detection)
+    return network, random_variables(network)
+
+
+def test_losses_and_gradients_are_finite_and_reach_every_stage(network):
+    model, variables = network
+
+    def loss(params, batch):
+        return model.apply({"params": params}, batch, jax.random.key(0), method="loss")
+
+    step = quick(jax.value_and_grad(loss, has_aux=True))
+    (total, metrics), gradient = step(variables["params"], make_batch())
+    assert np.isfinite(total)
+    stages = model.config.cascade.num_stages if model.config.cascade else 1
+    assert sum(name.startswith("loss_classifier") for name in metrics) == stages
+    for head, layers in gradient.items():
+        if head in ("box_head", "mask_head"):
+            sizes = [float(jnp.abs(x).max()) for x in jax.tree.leaves(layers)]
+            assert np.isfinite(sizes).all() and min(sizes) > 0
+    nothing = make_batch()
+    instances = nothing.instances._replace(valid=np.zeros_like(nothing.instances.valid))
+    (total, metrics), gradient = step(variables["params"], nothing._replace(instances=instances))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((total, gradient)))
+    assert not any(v for k, v in metrics.items() if k.startswith(("loss_box", "loss_mask")))
+
+
+def test_the_last_stage_is_that_of_the_resnet():
+    """On the map of a whole image it gives C5."""
+    config = freeze(ResNetConfig(depth=50, stem_channels=4, norm="batch"))
+    images = np.random.default_rng(0).normal(size=(2, 96, 96, 3)).astype(np.float32)
+    whole, canvas = resnet.ResNet(config), jnp.full((2, 2), 96)
+    variables = quick(whole.init)(jax.random.key(0), images, canvas)
+    features = quick(whole.apply)(variables, images, canvas)
+    ours = {
+        kind: {name: x for name, x in layers.items() if name.startswith("layer4")}
+        for kind, layers in variables.items()
+    }
+    found = quick(resnet.LastStage(config).apply)(ours, features[4])
+    assert found.shape == (2, 3, 3, 128)
+    np.testing.assert_allclose(found, features[5], rtol=1e-4, atol=1e-4)
+
+
+def test_masks_of_a_c4_network_learn_from_the_features_of_the_first_rois():
+    config = presets.detectron2_r50_c4(num_classes=4).model
+    config.backbone.stem_channels, config.box_head.resolution = 4, 6
+    config.mask_head.resolution = 3
+    config = freeze(config)
+    head, _ = composition.build(config, Execution())
+    rng = np.random.default_rng(0)
+    features = jnp.array(rng.normal(size=(1, 8, 6, 6, 64)).astype(np.float32))
+
+    def pool(boxes, resolution):
+        assert resolution == 6
+        return features[:, : boxes.shape[1]]
+
+    boxes = jnp.array(rng.uniform(0, 9, (1, 8, 4)).astype(np.float32))
+    given, size = Proposals(boxes, jnp.ones((1, 8), bool)), jnp.ones((1, 2), int)
+    variables = head.init(jax.random.key(0), pool, given, size, method="predict")
+    whole = head.bind(variables).pool_for_masks(pool)(boxes, resolution=3)
+    assert whole.shape == (1, 8, 3, 3, 128) and float(whole.max()) > 0
+    none = jnp.zeros((1, 8), int)
+    rois = RoITargets(boxes, none, jnp.zeros((1, 8, 4)), none, none > 0, none == 0)
+    *_, stages, taken = head.bind(variables).learn(pool, rois, make_batch(), none)
+    assert stages == (rois,)
+    np.testing.assert_allclose(taken(boxes[:, :3], resolution=3), whole[:, :3], atol=1e-5)
+
+
+def test_an_exported_program_finds_the_same(network, tmp_path):
+    model, variables = network
+    path, data = tmp_path / "tiny.npz", DataConfig(test_buckets=((64, 96),))
+    detector = Detector(model, variables, Categories.numbered(3), data)
+    export.export(detector, path, batch_size=2, dtype="uint8")
+    found = artifact.read(path)
+    batch = make_batch()
+    inputs = batch.images[:2], batch.sizes[:2], ceil32(batch.sizes[:2]), jnp.float32(0.1)
+    ours = jax.device_get(quick(model.apply)(variables, *inputs))
+    theirs = jax.device_get(quick(artifact.ExportedModel(found).apply)(found.weights, *inputs))
+    assert ours.valid.sum() >= 10
+    for name, array in theirs._asdict().items():
+        tolerance = 0.01 if name == "boxes" else 1e-3
+        np.testing.assert_allclose(array, getattr(ours, name), atol=tolerance)

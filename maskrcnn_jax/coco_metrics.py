@@ -165,8 +165,8 @@ def _ignore_unlabelled(evaluator: COCOeval, annotations: dict) -> None:
 def _index(api: Callable[[], Any], annotations: dict, objects: Sequence[dict]) -> Any:
     """Indexes objects by image and category. Ids start at 1, because 0 means "not matched"."""
     coco = api()
-    # The evaluator writes into the objects, so it gets copies.
-    numbered = [entry | {"id": i} for i, entry in enumerate(objects, start=1)]
+    # The evaluator writes into the objects, so it gets copies. LVIS has no crowds.
+    numbered = [{"iscrowd": 0} | entry | {"id": i} for i, entry in enumerate(objects, start=1)]
     coco.dataset = annotations | {"annotations": numbered}
     coco.createIndex()
     return coco

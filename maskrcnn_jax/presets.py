@@ -367,8 +367,14 @@ def applied(preset: str | Config, config: Config) -> Config:
         raise ValueError(f"the preset has a {type(backbone).__name__}, the file another backbone")
     chosen.model.backbone = dataclasses.replace(model.backbone, **_not_in_arrays(backbone, model))
     chosen.model.rpn.num_convs = model.rpn.num_convs
-    chosen.model.fpn, chosen.model.mask_head = model.fpn, model.mask_head
-    chosen.model.box_head = _with_classifier(model.box_head, chosen.model.box_head)
+    box_head, mask_head = chosen.model.box_head, chosen.model.mask_head
+    chosen.model.fpn = model.fpn
+    chosen.model.box_head = _with_classifier(model.box_head, box_head)
+    chosen.model.mask_head = copy.copy(model.mask_head)
+    if box_head.res5 == model.box_head.res5:  # Arrays do not tell the side of pooled features.
+        chosen.model.box_head.resolution = box_head.resolution
+        if mask_head is not None and chosen.model.mask_head is not None:
+            chosen.model.mask_head.resolution = mask_head.resolution
     chosen.model.cascade = model.cascade and (chosen.model.cascade or model.cascade)
     return chosen
 
@@ -418,13 +424,14 @@ def use_cascade_of_mmdetection(config: Config) -> None:
     """Makes a network of MMDetection a cascade of three stages."""
     use_cascade(config)
     model = config.model
-    model.cascade.box_weights = tuple(
-        tuple(1 / std for std in stds)
-        for stds in ((0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
+    model.cascade = CascadeConfig(
+        box_weights=((20.0, 20.0, 10.0, 10.0), (1 / 0.033, 1 / 0.033, 1 / 0.067, 1 / 0.067)),
+        samples="drawn",
+        average="logits",
+        mask_heads="each",
+        loss_weight=0.5,
+        feature_gradient=1.0,
     )
-    model.cascade.samples, model.cascade.average = "drawn", "logits"
-    model.cascade.mask_heads, model.cascade.loss_weight = "each", 0.5
-    model.cascade.feature_gradient = 1.0
     model.rpn.smooth_l1_beta, model.roi.smooth_l1_beta = 1 / 9, 1.0
     model.roi.low_quality = "none"
 
@@ -481,7 +488,9 @@ def is_of_fair(backbone: ResNetConfig | ViTConfig) -> bool:
 
 def _use_norm(model: ModelConfig, norm: str) -> None:
     """Puts a norm after all convolutions but the RPN's, and four of them into the box head."""
-    model.backbone.norm = model.fpn.norm = norm
+    model.backbone.norm = norm
+    if model.fpn is not None:
+        model.fpn.norm = norm
     if model.mask_head is not None:
         model.mask_head.norm = norm
     model.box_head = BoxHeadConfig(num_convs=4, norm=norm, num_layers=1)

@@ -12,16 +12,16 @@ from maskrcnn_jax.detections import detect
 from maskrcnn_jax.settings import freeze
 from maskrcnn_jax.structures import Proposals
 from tests import oracles
+from tests.conftest import QUICK_COMPILE
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 CONFIG = freeze(DetectionConfig(num_detections=30))
 SIZE = np.array([80, 100])
 
 
-@partial(jax.jit, static_argnames=("config", "classifier"))
-def run(logits, deltas, proposals, size, threshold, config=CONFIG, classifier="softmax"):
-    rules = {"config": config, "box_weights": WEIGHTS, "classifier": classifier}
-    return detect(logits, deltas, proposals, size, threshold, **rules)
+@partial(jax.jit, static_argnames="config")
+def run(logits, deltas, proposals, size, threshold, config=CONFIG):
+    return detect(logits, deltas, proposals, size, threshold, config=config, box_weights=WEIGHTS)
 
 
 def case(seed, num_proposals=40, num_classes=4, spread=2.0):
@@ -84,9 +84,11 @@ def test_sigmoid_scores_ignore_background():
     config = freeze(DetectionConfig(num_detections=200))
     expected = detect_slowly(logits, deltas, proposals, 1e-4, config, sigmoid=True)
     assert 60 < len(expected) < 200
+    rules = {"config": config, "box_weights": WEIGHTS, "classifier": "sigmoid"}
+    run_by_sigmoid = jax.jit(partial(detect, **rules), compiler_options=QUICK_COMPILE)
     for background in (logits[:, 0], 9 * logits[:, 1]):
         logits[:, 0] = background
-        check(run(logits, deltas, proposals, SIZE, 1e-4, config, "sigmoid"), expected)
+        check(run_by_sigmoid(logits, deltas, proposals, SIZE, 1e-4), expected)
 
 
 def test_one_box_for_all_classes_is_that_of_each():

@@ -181,11 +181,10 @@ def generalised_iou(a, b):
 @pytest.mark.parametrize("box_weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
 def test_the_overlap_of_boxes_is_that_of_their_pixels(box_weights):
     rng = np.random.default_rng(0)
-    anchors, targets = (
-        np.concatenate([x, x + rng.uniform(5, 40, (6, 2))], axis=1).astype("f")
-        for x in rng.uniform(0, 60, (2, 6, 2))
-    )
-    deltas = jnp.array(rng.normal(size=(6, 4)) * box_weights, jnp.float32)
+    corners = rng.uniform(0, 60, (6, 2))
+    anchors = np.concatenate([corners, corners + rng.uniform(20, 40, (6, 2))], axis=1).astype("f")
+    targets = anchors + rng.uniform(-8, 8, (6, 4)).astype("f")
+    deltas = jnp.array(0.5 * rng.normal(size=(6, 4)) * box_weights, jnp.float32)
     found = np.asarray(box_ops.decode(deltas, jnp.array(anchors), box_weights))
     overlaps = [generalised_iou(*pair) for pair in zip(found, targets, strict=True)]
     assert min(overlaps) < 0 < max(overlaps)

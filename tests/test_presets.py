@@ -64,6 +64,15 @@ def test_schedules(preset, num_steps, decay_steps, warmup):
     assert peak == pytest.approx(0.1 if preset.endswith("lsj") else 0.02)
 
 
+def test_a_preset_says_the_size_of_masks_but_not_that_of_a_c4_network():
+    given = presets.detectron2_r50_fpn(4)
+    given.model.mask_head.resolution = 28
+    found = presets.detectron2_r50_fpn(4)
+    assert presets.applied(given, found).model.mask_head.resolution == 28
+    assert found.model.mask_head.resolution == 14
+    assert presets.applied(given, presets.detectron2_r50_c4(4)).model.mask_head.resolution == 7
+
+
 def test_a_preset_says_what_trains_of_a_norm_with_fixed_statistics():
     found = presets.mmdet_r50_fpn(4)
     for preset, norm in (("mmdet_r50_caffe_fpn", "frozen_batch"), ("mmdet_r50_fpn", "fixed_batch")):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskrcnn_jax import targets
+from maskrcnn_jax import sharding, targets
 from maskrcnn_jax.config import BoxHeadConfig, ModelConfig, RoIConfig, RPNConfig
 from maskrcnn_jax.ops import anchors, boxes
 from maskrcnn_jax.settings import freeze
@@ -415,3 +415,14 @@ def test_the_draw_depends_on_the_key_and_not_on_empty_slots():
     # The draws of RoIs by the same key are others.
     children = [*jax.random.split(key), jax.random.fold_in(key, 2)]
     assert len({tuple(jax.random.key_data(x).tolist()) for x in children}) == 3
+
+
+@pytest.mark.parametrize("number", [12, None])
+def test_devices_draw_the_classes_of_their_own_images(number):
+    keys = jax.random.split(jax.random.key(3), 4)
+    batch = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 4), rois([3, 5, 0]))
+    draw = partial(targets.counted_classes, config=head(federated_classes=number))
+    mapped = sharding.per_image(sharding.make_mesh(2, 4))(draw)
+    found = jax.jit(mapped, compiler_options=QUICK_COMPILE)(keys, batch)
+    np.testing.assert_array_equal(found, jax.vmap(draw)(keys, batch))
+    assert found.shape == (4, NUM_CLASSES)

@@ -24,12 +24,19 @@ AUGMENT = "join the detections of every image in three sizes and mirrored: slowe
 FORMATS = ("picture", "coco", "geojson", "labels", "csv")
 # `recipe.FAMILIES`: the families of `parity`, and their models with random weights.
 RANDOM_MODELS = {
-    "torchvision": ("v1", "v1-batch-norm", "v2", "faster-v1", "faster-v2"),
+    "torchvision": ("v1", "v1-batch-norm", "v2", "faster-v1", "faster-v2", "convnext-tiny"),
     "detectron2": (
-        *("detectron2_r50_fpn", "detectron2_r101_fpn", "detectron2_r50_fpn_gn"),
-        *("detectron2_r50_fpn_syncbn", "detectron2_r50_fpn_lsj"),
+        *("detectron2_r50_fpn", "detectron2_r101_fpn", "detectron2_x101_32x8d_fpn"),
+        *("detectron2_r50_fpn_gn", "detectron2_r50_fpn_syncbn", "detectron2_r50_fpn_lsj"),
+        *("detectron2_vitdet_b", "detectron2_vitdet_l"),
+        *("detectron2_cascade_r50_fpn", "detectron2_r50_c4"),
     ),
-    "mmdet": ("mmdet_r50_fpn", "mmdet_r101_fpn", "mmdet_r50_caffe_fpn", "mmdet_r50_fpn_gn"),
+    "mmdet": (
+        *("mmdet_r50_fpn", "mmdet_r101_fpn"),
+        *("mmdet_x101_32x4d_fpn", "mmdet_x101_64x4d_fpn", "mmdet_x101_32x8d_fpn"),
+        *("mmdet_r50_caffe_fpn", "mmdet_r50_fpn_gn", "mmdet_cascade_r50_fpn"),
+        "mmdet_r50_caffe_c4",
+    ),
 }
 
 _MAX_BATCH_SIZE = 1024  # A batch of images of usual sizes already takes gigabytes.

@@ -1,5 +1,6 @@
 """Convolution with symmetric padding, and the matrix product over the channels of a map."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from maskrcnn_jax.ops import winograd
+from maskrcnn_jax.ops.rounding import ceil_div
 from maskrcnn_jax.xla.barriers import backward_barrier, barrier
 
 
@@ -115,33 +117,33 @@ def _grouped_backward(
     stride: int, groups: int, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
     x, kernel = residuals
-    convolve = partial(_direct, stride=stride, groups=groups)
-    (x_cotangent,) = jax.vjp(lambda x: convolve(x, kernel), x)[1](cotangent)
+    direct, by_taps = (partial(f, stride=stride, groups=groups) for f in (_direct, _by_taps))
+    (x_cotangent,) = jax.vjp(lambda x: direct(x, kernel), x)[1](cotangent)
 
-    def direct(x: Array, cotangent: Array) -> Array:
+    def kernel_cotangent(convolve: Callable[..., Array], x: Array, cotangent: Array) -> Array:
         return jax.vjp(lambda kernel: convolve(x, kernel), kernel)[1](cotangent)[0]
 
     # On a CPU, XLA's own gradient takes fifty times as long.
-    by_taps = partial(_kernel_gradient, kernel=kernel, stride=stride, groups=groups)
-    return x_cotangent, jax.lax.platform_dependent(x, cotangent, cpu=by_taps, default=direct)
+    forms = {"cpu": partial(kernel_cotangent, by_taps)}
+    forms["default"] = partial(kernel_cotangent, direct)
+    return x_cotangent, jax.lax.platform_dependent(x, cotangent, **forms)
 
 
 _grouped.defvjp(_grouped_forward, _grouped_backward)
 
 
-def _kernel_gradient(
-    x: Array, cotangent: Array, *, kernel: Array, stride: int, groups: int
-) -> Float[Array, "kh kw i o"]:
-    """For each tap of the kernel, the product of the cells that it sees with their cotangents."""
-    sides, (height, width) = kernel.shape[:2], cotangent.shape[1:3]
+def _by_taps(x: Array, kernel: Array, *, stride: int, groups: int) -> Float[Array, "b h2 w2 o"]:
+    """As `_direct`, a product of matrices for each tap of the kernel."""
+    *sides, num_inputs, num_outputs = kernel.shape
+    height, width = (ceil_div(side, stride) for side in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), *((side // 2, side // 2) for side in sides), (0, 0)))
-    by_group = cotangent.reshape(*cotangent.shape[:3], groups, -1)
-    taps = []
+    total = jnp.zeros((), x.dtype)
     for row, column in np.ndindex(*sides):
         seen = x[:, row::stride, column::stride][:, :height, :width]
-        seen = seen.reshape(*seen.shape[:3], groups, -1)
-        taps.append(jnp.einsum("bhwgi,bhwgo->igo", seen, by_group))
-    return jnp.stack(taps).reshape(kernel.shape).astype(kernel.dtype)
+        seen = seen.reshape(*seen.shape[:3], groups, num_inputs)
+        tap = kernel[row, column].reshape(num_inputs, groups, -1)
+        total += jnp.einsum("bhwgi,igo->bhwgo", seen, tap)
+    return total.reshape(*total.shape[:3], num_outputs)
 
 
 def _direct(x: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Float[Array, "b h2 w2 o"]:

@@ -229,6 +229,9 @@ def _why_changed(a: int, b: int, here: Side, there: Side) -> Steps:
         if here.config.detection.paste == "expanded":
             drawn_in = one.original_boxes[a], other.original_boxes[b]
             steps = steps or roi_decisions.why_pasted_otherwise(*drawn_in)
+        else:
+            drawn = (one.original_boxes[a], one.masks[a]), (other.original_boxes[b], other.masks[b])
+            steps = steps or roi_decisions.why_drawn_beyond(*drawn)
     if config.mask_head is not None:
         text += f", {pairing.differing_share(one.masks[a], other.masks[b]):.2%} of the mask"
     return steps or (_unknown(f"{text} differ"),)

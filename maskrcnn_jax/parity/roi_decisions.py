@@ -3,11 +3,14 @@
 import math
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 
 from maskrcnn_jax.ops.roi_pooling.placement import SMALLEST_SIDES
+from maskrcnn_jax.parity import pairing
 from maskrcnn_jax.parity.records import Step, Steps
 from maskrcnn_jax.parity.selection import Side
+
+Drawn = tuple[Float[np.ndarray, " 4"], Float32[np.ndarray, "h w"]]  # A box, and its mask.
 
 LEVEL_TOLERANCE = 1e-4  # For the logarithm in the level rule of FPN.
 CELL_TOLERANCE = 1e-3  # Cells of a feature map.
@@ -111,4 +114,28 @@ def why_pasted_otherwise(one: Float[np.ndarray, " 4"], other: Float[np.ndarray, 
     margin = max(float(np.abs(value - np.rint(value)).max()) for value in values)
     positions = f"{values[0][0]:.5f} and {values[1][0]:.5f}"
     text = f"its mask is pasted from a corner at {positions}, truncated to whole pixels"
+    return (Step(text, margin, PIXEL_TOLERANCE),)
+
+
+def why_drawn_beyond(one: Drawn, other: Drawn) -> Steps:
+    """Checks whether the masks of two boxes differ only where one of their windows ends.
+
+    A mask that is drawn at the centres of pixels fills the window of the pixels that its box
+    touches, and of one more on each side. Each mask comes with its box, in the original image.
+    """
+    windows = [
+        np.concatenate([np.floor(box[:2]) - 1, np.ceil(box[2:]) + 1]) for box, _ in (one, other)
+    ]
+    differ = windows[0] != windows[1]
+    if not differ.any():
+        return ()
+    x0, y0 = np.maximum(windows[0][:2], windows[1][:2]).clip(0).astype(int)
+    x1, y1 = np.minimum(windows[0][2:], windows[1][2:]).astype(int)
+    shared = [mask[y0:y1, x0:x1] for _, mask in (one, other)]
+    if pairing.differing_share(*shared) > pairing.PIXEL_SHARE:
+        return ()
+    values = one[0][differ], other[0][differ]
+    margin = max(float(np.abs(value - np.rint(value)).max()) for value in values)
+    positions = f"{values[0][0]:.5f} and {values[1][0]:.5f}"
+    text = f"its mask is drawn up to a corner at {positions}, rounded to whole pixels"
     return (Step(text, margin, PIXEL_TOLERANCE),)

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from maskrcnn_jax import config_check, distributed, whole_files
 from maskrcnn_jax.config import Config, ModelConfig, OptimizerConfig
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model import variable_shapes
 from maskrcnn_jax.runs import saved_states
 from maskrcnn_jax.runs.plain_path import PlainPath
 from maskrcnn_jax.settings import differences, from_dict, to_dict
@@ -128,9 +128,7 @@ def load_run(directory: str | Path) -> Run:
 
 def _variables_on_one_device(config: ModelConfig) -> dict[str, Any]:
     """The shapes and dtypes of a model's variables, placed on the first device of this process."""
-    init = MaskRCNN(config).init
-    variables = jax.eval_shape(init, jax.random.key(0), *example_inputs(config))
-    variables = {"constants": {}, "batch_stats": {}} | dict(variables)
+    variables = {"constants": {}, "batch_stats": {}} | variable_shapes(config)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def place(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -40,10 +40,6 @@ class Batches:
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "model")
 
-    def __len__(self) -> int:
-        """Returns the number of images that wait."""
-        return len(self._waiting)
-
     async def detect(self, image: Pixels, threshold: np.float32) -> Detections:
         """Returns the detections of one image that score above a threshold, in resized pixels.
 

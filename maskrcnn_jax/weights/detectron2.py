@@ -65,6 +65,8 @@ def infer(state: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Guess:
     """
     check_kind(state)
     config = _preset(state)
+    if FEDERATED in state:
+        _set_federated(config.model, state[FEDERATED])
     if isinstance(config.model.backbone, ViTConfig):
         reason = "assumed: RGB pixels divided by their deviation, as in Detectron2's ViTDet"
         return Guess(config, coco(config.model), False, (reason,))
@@ -158,8 +160,6 @@ def _preset_of_c4(state: Mapping[str, np.ndarray]) -> Config:
         model.mask_head = None
     guess.set_widths(model, state, name)
     guess.set_class_agnostic(model, state, name)
-    if FEDERATED in state:
-        _set_federated(model, state[FEDERATED])
     return config
 
 

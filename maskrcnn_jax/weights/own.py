@@ -7,12 +7,11 @@ collection, so that the weights of one also fit a model with the other.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from flax import traverse_util
 
 from maskrcnn_jax.config import ModelConfig
-from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model import MaskRCNN, example_inputs, variable_shapes
 from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Entry
 
@@ -53,7 +52,7 @@ def present(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dic
 
 def entries(config: ModelConfig) -> list[Entry]:
     """Returns the table of a model, which changes no array."""
-    variables = jax.eval_shape(initialiser(config), jax.random.key(0))
+    variables = variable_shapes(config)
     table = []
     for path, x in traverse_util.flatten_dict(variables).items():
         axes = tuple(range(x.ndim))

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from maskrcnn_jax import presets
+from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.parity import comparison, padding
 
 
@@ -24,12 +26,14 @@ def test_relative_error():
 
 
 def test_every_stage_is_reported_in_order():
-    names = list(comparison.make_stages(has_masks=True))
+    names = list(comparison.make_stages(ModelConfig()))
     by_unit = comparison.TOLERANCES, comparison.PIXEL_TOLERANCES, comparison.PROBABILITY_TOLERANCES
     assert sorted(names) == sorted(name for tolerances in by_unit for name in tolerances)
     assert names[-len(comparison.ORDER) :] == comparison.ORDER
-    faster = list(comparison.make_stages(has_masks=False))
+    faster = list(comparison.make_stages(ModelConfig(mask_head=None)))
     assert faster == names[:-3] and not any("mask" in name for name in faster)
+    c4 = list(comparison.make_stages(presets.detectron2_r50_c4().model))
+    assert c4[:4] == ["preprocessed image", "C4", "P4", "objectness P4"] and c4[-5:] == names[-5:]
 
 
 def test_anchors_of_a_canvas_among_those_of_a_bucket():

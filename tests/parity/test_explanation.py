@@ -282,6 +282,21 @@ def test_masks_that_are_not_pasted_from_whole_pixels():
     assert not any(left_over.explained for left_over in explain(settings, theirs, moved))
 
 
+@pytest.mark.parametrize("gap, explained", [(1e-5, True), (0.03, False)])
+def test_a_mask_drawn_up_to_another_pixel(gap, explained):
+    """The window of the box that ends beyond pixel 40 has one more column."""
+    settings = with_rules_of_detectron2()
+    masks = np.zeros((1, 320, 320), np.float32)
+    masks[0, 10:42, 10:41] = 0.7
+    more = masks.copy()
+    more[0, 10:42, 41] = 0.02
+    theirs = simulate(settings, [[12, 12, 40, 40]], [0.9], masks=masks)
+    ours = simulate(settings, [[12, 12, 40 + gap, 40]], [0.9], masks=more)
+    first, second = explain(settings, theirs, ours)
+    assert "rounded to whole pixels" in texts(first)
+    assert first.explained == second.explained == explained
+
+
 def test_logits_with_the_same_probability():
     """In float32, logits of 15 and 15.1 have one probability; a peer may sort them either way."""
     settings = config(num_candidates=1)

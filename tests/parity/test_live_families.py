@@ -112,6 +112,25 @@ def test_all_stages(tmp_path, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("resolution", [7, 28])
+def test_masks_of_other_sizes(tmp_path, resolution):
+    """Masks of 14x14 and of 56x56."""
+    config = recipe.whole_config("detectron2_r50_fpn")
+    config.model.mask_head.resolution = resolution
+    variables = recipe.variables(config.model)
+    peer = program_of("detectron2").peer(config, variables, **SIZES)
+    write(tmp_path / "weights.pth", "detectron2", peer)
+    loaded = loading.load(tmp_path / "weights.pth", preset=config)
+    assert loaded.config.model == config.model
+    subject = comparison.Comparer(peer, JaxModel(loaded.config, loaded.variables, **SIZES))
+    image = [images.read_image(PHOTOGRAPH)]
+    (theirs,), (ours,) = subject.peer.predict(image), subject.jax_model.predict(image)
+    assert theirs.mask_logits.shape[1:] == (2 * resolution, 2 * resolution)
+    subject.compare(subject.alone, "photograph", theirs.outcome, ours)
+    check(subject, [])
+
+
+@pytest.mark.slow
 def test_other_weights_fall_short(tmp_path):
     """A change of half a per cent in the mask head shows in its stage, and in none before."""
     subject = comparer("detectron2_r50_fpn", tmp_path / "weights.pth")

@@ -148,6 +148,31 @@ def test_detectron2_finds_the_batch_counters_of_all_norms(tmp_path, checkout):
     check_is_complete(model, tmp_path / "d2.pkl")
 
 
+@pytest.mark.parametrize("name", ["detectron2_cascade_r50_fpn", "detectron2_r50_c4"])
+def test_files_of_other_heads_are_complete_in_detectron2(tmp_path, checkout, name):
+    found = written(name, tmp_path / "d2.pkl", "detectron2")
+    assert found.differences == []
+    model = importlib.import_module("detectron2.modeling").build_model(settings(found, checkout))
+    check_is_complete(model, tmp_path / "d2.pkl")
+
+
+@pytest.mark.parametrize(
+    "name", ["mmdet_cascade_r50_fpn", "mmdet_r50_caffe_c4", "detectron2_r50_c4"]
+)
+def test_files_of_other_heads_are_complete_in_mmdetection(tmp_path, name):
+    import_mmdetection()
+    mmdet, apis = (importlib.import_module(x) for x in ("mmdet", "mmdet.apis"))
+    found = written(name, tmp_path / "mm.pth", "mmdet")
+    assert (found.differences == []) == name.startswith("mmdet")
+    config = importlib.import_module("mmengine.config").Config.fromfile(
+        Path(mmdet.__file__).parent / ".mim" / "configs" / found.base
+    )
+    config.model.backbone.init_cfg = None
+    model = apis.init_detector(config, None, device="cpu")
+    checkpoint = importlib.import_module("mmengine.runner.checkpoint")
+    checkpoint.load_checkpoint(model, str(tmp_path / "mm.pth"), "cpu", strict=True)
+
+
 def test_detectron2s_weights_in_torchvision(tmp_path):
     torch = reference.torch
     from torchvision.models import detection

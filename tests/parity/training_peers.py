@@ -162,9 +162,14 @@ def detectron2_step(model: Any, examples: Sequence[Example], seed: int = 0) -> P
         anchors,
         rois,
         proposals,
-        np.concatenate([np.zeros((0, 28, 28)), *targets]).astype(np.float32),
+        _joined(targets),
         *recorder.arrays(),
     )
+
+
+def _joined(targets: Sequence[np.ndarray]) -> np.ndarray:
+    joined = np.concatenate(targets) if targets else np.zeros((0, 28, 28))
+    return joined.astype(np.float32)
 
 
 def _of_stage(names: dict[str, str], name: str) -> str:
@@ -245,7 +250,7 @@ def mmdetection_step(model: Any, examples: Sequence[Example], seed: int = 0) -> 
         anchors,
         rois,
         proposals,
-        np.concatenate([np.zeros((0, 28, 28)), *targets]).astype(np.float32),
+        _joined(targets),
         *recorder.arrays(),
     )
 

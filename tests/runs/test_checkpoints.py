@@ -462,7 +462,7 @@ def another(value):
     if isinstance(value, bool):
         return not value
     if isinstance(value, tuple):
-        return (*value, value[-1])
+        return (*value, value[-1] if value else 1.0)
     return value + ("x" if isinstance(value, str) else 1)
 
 

@@ -16,7 +16,7 @@ from maskrcnn_jax import images  # noqa: E402
 from tests.serving.stand_in import encoded, png, running, stand_in_detector  # noqa: E402
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server():
     with running(stand_in_detector()) as server:
         yield server

@@ -42,7 +42,7 @@ def state_of(
     random = np.random.default_rng(0)
     table = list(family.entries(config.model))
     state = {x.name: random.normal(size=x.shape).astype(np.float32) for x in table}
-    stem = next(state[name] for name in family.STEMS if name in state)
+    stem = next((state[name] for name in family.STEMS if name in state), None)
     for entry in table:
         if entry.path[1:] == ("backbone", "bn1", "var"):
             state[entry.name] = np.square(stem).sum((1, 2, 3)) * np.float32(scale) ** 2

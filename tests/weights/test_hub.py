@@ -29,24 +29,30 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 NAMES = ("apple", "a *hazel* <nut>")
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A stand-in that huggingface_hub takes for the hub, with an empty cache and no token."""
-    constants = huggingface_hub.constants
+@pytest.fixture(scope="module")
+def started():
     with hub_stand_in.serving() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.address)
-        template = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.address)
-        monkeypatch.setenv("no_proxy", "*")
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        huggingface_hub.close_session()
         yield server
-        huggingface_hub.close_session()
+    huggingface_hub.close_session()
+
+
+@pytest.fixture
+def server(started, tmp_path, monkeypatch):
+    """A stand-in that huggingface_hub takes for the hub, with an empty cache and no token."""
+    for kept in (started.files, started.private, started.gated, started.requests):
+        kept.clear()
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", started.address)
+    template = f"{started.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", started.address)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return started
 
 
 def small_config():

@@ -8,7 +8,7 @@ import pytest
 
 from maskrcnn_jax import presets
 from maskrcnn_jax.config import BoxHeadConfig, ModelConfig, ResNetConfig, RoIConfig
-from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model import variable_shapes
 from maskrcnn_jax.weights import torchvision
 from tests.weights.states import small, state_of, with_counters
 
@@ -47,8 +47,7 @@ CONFIGS = [
 @pytest.mark.parametrize("build", CONFIGS)
 def test_every_variable_of_the_model_has_a_name(build):
     config = build()
-    initialise = MaskRCNN(config).init
-    variables = jax.eval_shape(initialise, jax.random.key(0), *example_inputs(config))
+    variables = variable_shapes(config)
     paths = jax.tree_util.tree_flatten_with_path(variables)[0]
     ours = {tuple(key.key for key in path): leaf.shape for path, leaf in paths}
     assert ours == {entry.path: entry.target for entry in torchvision.entries(config)}
@@ -68,8 +67,7 @@ def test_91_class_models_are_as_large_as_torchvisions(name, num_arrays, num_para
     """torchvision's numbers of parameters exclude the four buffers of a frozen norm."""
     config = BUILDERS[name](91)
     table = list(torchvision.entries(config))
-    initialise = MaskRCNN(config).init
-    variables = jax.eval_shape(initialise, jax.random.key(0), *example_inputs(config))
+    variables = variable_shapes(config)
     num_ours = {
         collection: sum(x.size for x in jax.tree.leaves(tree))
         for collection, tree in variables.items()

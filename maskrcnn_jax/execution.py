@@ -81,7 +81,8 @@ def choose(
     settings = settings or ExecutionConfig()
     device = None if portable else _device(mesh)
     platform = "any" if device is None else device.platform
-    row_shards, gather_rows, per_device = 1, _identity, _identity
+    row_shards, gather_rows = 1, _identity
+    per_device: Map = _identity
     if mesh is not None and mesh.shape["data"] > 1:
         per_device = sharding.per_device_of_batch(mesh)
     if mesh is not None and mesh.shape["space"] > 1:

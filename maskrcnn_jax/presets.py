@@ -215,8 +215,9 @@ def detectron2_vitdet_b(num_classes: int = COCO_80_CLASSES) -> Config:
     model.image_std = (58.395 / 255, 57.12 / 255, 57.375 / 255)
     model.backbone = ViTConfig(image_side=side)
     model.fpn = FPNConfig(top_down=False, norm="layer", norm_eps=1e-6)
-    model.box_head.norm = model.mask_head.norm = "layer"
-    model.box_head.norm_eps = model.mask_head.norm_eps = 1e-6
+    norm: dict[str, Any] = {"norm": "layer", "norm_eps": 1e-6}
+    model.box_head = BoxHeadConfig(num_convs=4, num_layers=1, **norm)
+    model.mask_head = MaskHeadConfig(**norm)
     config.data.test_short_side = config.data.test_max_long_side = side
     config.data.test_buckets = ((side, side),)
     config.execution.rematerialise = True
@@ -445,9 +446,8 @@ def name_of(model: ModelConfig) -> str | None:
 def _kind(model: ModelConfig) -> tuple[object, ...]:
     """What makes a network one of another kind."""
     backbone, head = model.backbone, model.box_head
-    if isinstance(backbone, ResNetConfig):
-        names = "depth", "groups", "width_per_group", "last_level"
-    else:
+    names: tuple[str, ...] = "depth", "groups", "width_per_group", "last_level"
+    if not isinstance(backbone, ResNetConfig):
         names = ("depth",) if isinstance(backbone, ViTConfig) else ("depths", "width")
     sizes = type(backbone), *(getattr(backbone, name) for name in names)
     layers = head.res5, head.num_convs, head.norm, model.mask_head is None, model.cascade
@@ -482,8 +482,9 @@ def reads_bgr(model: ModelConfig) -> bool:
 
 def is_of_fair(backbone: ResNetConfig | ViTConfig) -> bool:
     """Tells whether a backbone is the ResNeXt-101 32x8d, which FAIR released as X-101-32x8d.pkl."""
-    is_resnet = isinstance(backbone, ResNetConfig)
-    return is_resnet and (backbone.depth, backbone.groups, backbone.width_per_group) == (101, 32, 8)
+    if not isinstance(backbone, ResNetConfig):
+        return False
+    return (backbone.depth, backbone.groups, backbone.width_per_group) == (101, 32, 8)
 
 
 def _use_norm(model: ModelConfig, norm: str) -> None:

@@ -160,6 +160,16 @@ def _vitdet(field: str, config: Config) -> str | None:
         return f"model.backbone.net.img_size={value}, model.backbone.square_pad={value}"
     if field in _VITDET:
         return f"{_VITDET[field]}={value}"
+    heads, head, masks = "model.roi_heads", config.model.box_head, config.model.mask_head
+    match field:
+        case "model.fpn.channels":
+            return f"model.backbone.out_channels={value}"
+        case "model.box_head.channels" | "model.box_head.num_convs":
+            return f"{heads}.box_head.conv_dims={[head.channels] * head.num_convs}"
+        case "model.box_head.features" | "model.box_head.num_layers":
+            return f"{heads}.box_head.fc_dims={[head.features] * head.num_layers}"
+        case "model.mask_head.channels" | "model.mask_head.num_convs" if masks is not None:
+            return f"{heads}.mask_head.conv_dims={[masks.channels] * (masks.num_convs + 1)}"
     if field == "model.num_classes":
         return f"model.roi_heads.num_classes={value - 1}"
     return None

@@ -49,9 +49,9 @@ class ResNetConfig:
 
     depth: Annotated[int, one_of(18, 34, 50, 101, 152)] = 50  # Number of layers.
     stem_channels: Annotated[int, at_least(1)] = 64  # The stages have multiples of this number.
-    # Groups of the 3x3 convolutions of bottlenecks (Xie et al., 2017), and the channels of a group
-    # in C2, for 64 stem channels. ResNeXt 32x8d has 32 and 8.
+    # Groups of the 3x3 convolutions of bottlenecks (Xie et al., 2017); ResNeXt 32x8d has 32.
     groups: Annotated[int, between(1, 2048)] = 1
+    # The channels of a group in C2, for 64 stem channels; ResNeXt 32x8d has 8.
     width_per_group: Annotated[int, between(1, 2048)] = 64
     # True: a stage halves the resolution in its first 1x1 convolution. False: in the 3x3.
     stride_in_1x1: bool = False

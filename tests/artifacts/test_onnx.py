@@ -34,3 +34,9 @@ def test_choices_by_platform_have_no_rule(convert):
     """When this fails, jax2onnx has learned it: see `docs/deploy.md`."""
     found = convert("--as-is")
     assert found["step"] == "convert" and "platform_index" in found["error"]
+
+
+def test_with_the_plain_forms_a_gather_of_a_batch_has_none(convert):
+    """When this fails, jax2onnx has learned it: compare the detections, and say so on the page."""
+    found = convert()
+    assert found["step"] == "convert" and "Unhandled internal op in Gather" in found["error"]

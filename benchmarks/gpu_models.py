@@ -181,6 +181,7 @@ def make_batch(batch_size: int, bucket: Size) -> Batch:
                 valid=np.tile(np.arange(SLOTS) < NUM_OBJECTS, (batch_size, 1)),
             ),
             num_surplus=np.zeros(batch_size, np.int32),
+            num_removed=np.zeros(batch_size, np.int32),
         )
     )
 

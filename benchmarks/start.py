@@ -42,7 +42,7 @@ def ours() -> Run:
     program, output = f"{folder}/program.npz", f"{folder}/out"
     export = ["export", "--weights", f"{folder}/weights.pth", "--size", "800x1088", program]
     assert main(export) == 0
-    command = [sys.executable, "-m", "maskrcnn_jax.cli.main", "predict", f"{folder}/image.jpg"]
+    command = [sys.executable, "-m", "maskrcnn_jax", "predict", f"{folder}/image.jpg"]
     command += ["--artifact", program, "--score-threshold", "0.05", "--output", output]
 
     def run() -> int:

@@ -86,7 +86,7 @@ def evaluate(
     variables = sharding.replicate(variables, mesh)
     # `sharding.per_device` has no communication, so stages map over the images of one device.
     run = execution.choose(config.execution, mesh)._replace(
-        per_image=jax.vmap, per_pyramid=jax.vmap, per_device=lambda function: function
+        per_image=jax.vmap, per_pyramid=jax.vmap, per_device=execution.Execution().per_device
     )
     detect, losses_of = _programs(model.clone(run=run), run, mesh)
     records: list[Record] = []

@@ -203,6 +203,14 @@ def _opened_header(file: io.BufferedReader | io.BytesIO) -> tuple[bands.Header, 
         return pillow.header(opened), opened.format
 
 
+def check_channels(num_channels: int, has_alpha: bool, expected: int | None) -> None:
+    """Checks the number of channels that a `header` gave, as `check_image` does.
+
+    Raises ValueError if such an image cannot be read with the expected number, see `read_image`.
+    """
+    bands.check_count(bands.Header(1, 1, num_channels, "uint8", has_alpha), expected)
+
+
 def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Opens a file. Raises OSError for pipes and devices, which may wait or send for ever."""
     if os.path.exists(path) and not os.path.isfile(path):

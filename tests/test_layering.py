@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "pasting": {"config", "structures"},
     "coco_metrics": {"pasting", "data/"},
     "config_check": {"config", "settings"},
-    "data/": GROUND | {"images", "resizing", "whole_files"},
+    "data/": GROUND | {"image_files/", "images", "resizing", "whole_files"},
     "drawing/": GROUND | INPUTS | {"visualize"},
     "visualize": {"drawing/", "images"},
     # Training, detection and evaluation run the network.

@@ -97,7 +97,7 @@ def test_every_file_of_the_package_is_in_it_and_no_other(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         (entry_points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
-        assert "maskrcnn-jax = maskrcnn_jax.cli.main:main" in archive.read(entry_points).decode()
+        assert "maskrcnn-jax = maskrcnn_jax.__main__:main" in archive.read(entry_points).decode()
     files = [
         path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     ]

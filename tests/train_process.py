@@ -95,9 +95,7 @@ def start(
 
 def start_command(cache, *arguments):
     """Starts `maskrcnn-jax` with these arguments, on one device."""
-    return open_process(
-        [sys.executable, "-m", "maskrcnn_jax.cli.main", *map(str, arguments)], cache, 1
-    )
+    return open_process([sys.executable, "-m", "maskrcnn_jax", *map(str, arguments)], cache, 1)
 
 
 def open_process(command, cache, devices, output=None, optimised=False):

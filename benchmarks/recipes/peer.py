@@ -111,15 +111,15 @@ def inputs(batch: Batch) -> tuple[list[torch.Tensor], list[dict[str, torch.Tenso
     images, targets = [], []
     assert isinstance(batch.instances.masks, Bitmaps)
     for i, (height, width) in enumerate(batch.sizes):
-        pixels = torch.from_numpy(batch.images[i, :height, :width])
+        pixels = torch.tensor(batch.images[i, :height, :width])
         images.append(pixels.permute(2, 0, 1).float() / 255)
         valid = batch.instances.valid[i]
         masks = batch.instances.masks.values[i, valid, :height, :width] > 0
         targets.append(
             {
-                "boxes": torch.from_numpy(batch.instances.boxes[i, valid]),
-                "labels": torch.from_numpy(batch.instances.classes[i, valid]).long(),
-                "masks": torch.from_numpy(masks.astype(np.uint8)),
+                "boxes": torch.tensor(batch.instances.boxes[i, valid]),
+                "labels": torch.tensor(batch.instances.classes[i, valid]).long(),
+                "masks": torch.tensor(masks.astype(np.uint8)),
             }
         )
     return images, targets
@@ -139,7 +139,7 @@ def evaluate(model: Any, start: Start) -> evaluation.Evaluation:
 
 @torch.no_grad()
 def _detect(model: Any, image: np.ndarray) -> ImageDetections:
-    (found,) = model([torch.from_numpy(image).permute(2, 0, 1).float() / 255])
+    (found,) = model([torch.tensor(image).permute(2, 0, 1).float() / 255])
     arrays = {name: value.numpy() for name, value in found.items()}
     patches = [(mask, (0, 0)) for mask in arrays["masks"][:, 0]]
     return ImageDetections(arrays["boxes"], arrays["labels"], arrays["scores"], patches)

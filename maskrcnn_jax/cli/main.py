@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import maskrcnn_jax
 from maskrcnn_jax.cli import arguments as command_arguments
-from maskrcnn_jax.cli import data_arguments, ignored_errors, memory, streams
+from maskrcnn_jax.cli import data_arguments, ignored_errors, interrupts, memory, streams
 from maskrcnn_jax.data.findings import plain
 
 
@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["train"]:  # Its flags are absl's, which `_parser` cannot read.
         train = importlib.import_module("maskrcnn_jax.cli.train")
+        interrupts.raise_again()
         train.run(train.NAME, arguments[1:])
     args = _parser().parse_args(arguments)
     args.arguments = arguments  # `plan` may start them again, in a process of its own.
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # Imported late, so that --help does not wait for jax.
         command = importlib.import_module(f"maskrcnn_jax.cli.{args.command}")
+        interrupts.raise_again()
         code = command.run(args)
     except (OSError, ValueError) as error:
         message, code = streams.explain(error), 2
@@ -65,7 +67,3 @@ def _parser() -> argparse.ArgumentParser:
     data_arguments.add_data(commands)
     commands.add_parser("doctor", help="print versions, devices and problems for a bug report")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -74,7 +74,7 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
                 sizes=self._dataset.sizes.tolist(),
                 file_names=self._dataset.file_names,
                 # One list for each image, appended when the image is read.
-                pixels=[],
+                channels=[],
                 category_ids=[],
                 without_mask=[],
                 too_small=[],
@@ -113,7 +113,7 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
     def _describe(self, index: int, example: Example, category_ids: list[int]) -> None:
         """Adds the metadata of an image, which `PreparedDataset` needs before it reads records."""
         metadata, header = self.info.metadata, images.header(self._dataset.path(index))
-        metadata["pixels"].append([header.num_channels, header.dtype, header.has_alpha])
+        metadata["channels"].append([header.num_channels, header.has_alpha])
         metadata["category_ids"].append(category_ids)
         metadata["without_mask"].append([i for i, mask in enumerate(example.masks) if mask is None])
         metadata["too_small"].append(np.flatnonzero(~coco.is_learnable(example.boxes)).tolist())

@@ -16,7 +16,6 @@ from maskrcnn_jax import images
 from maskrcnn_jax.data import coco
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Example
-from maskrcnn_jax.image_files import bands
 
 VERSION = "1.2.0"  # Version of the layout on disk.
 ANNOTATIONS = "annotations.json.gz"
@@ -129,11 +128,9 @@ class PreparedDataset:
         Raises OSError, which names the image, if it has another number than ``num_channels``.
         """
         position = int(self._kept[index])
-        height, width = self._metadata["sizes"][position]
-        num_channels, dtype, has_alpha = self._metadata["pixels"][position]
+        num_channels, has_alpha = self._metadata["channels"][position]
         try:
-            found = bands.Header(height, width, num_channels, dtype, has_alpha)
-            bands.check_count(found, self.num_channels)
+            images.check_channels(num_channels, has_alpha, self.num_channels)
         except ValueError as error:
             image_id, name = (self._metadata[x][position] for x in ("image_ids", "file_names"))
             raise OSError(f"image id {image_id}, {name}, in {self.folder}: {error}") from error

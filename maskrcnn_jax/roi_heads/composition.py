@@ -5,6 +5,8 @@ a module that maps pooled features and classes to mask logits, and has `learn`, 
 `plain.PlainMaskHead` has.
 """
 
+from typing import Any
+
 import flax.linen as nn
 
 from maskrcnn_jax.config import ModelConfig
@@ -30,7 +32,7 @@ def module_paths(config: ModelConfig) -> dict[str, list[Path]]:
     return found
 
 
-def build(config: ModelConfig, run: Execution) -> tuple[nn.Module, nn.Module | None]:
+def build(config: ModelConfig, run: Execution) -> tuple[nn.Module, Any]:
     """The box head and the mask head of a config; None without a mask head."""
     boxes: nn.Module
     if config.box_head.res5:

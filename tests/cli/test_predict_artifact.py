@@ -21,8 +21,8 @@ ALLOWED = set(
     cli.data_arguments cli.formats cli.ignored_errors cli.inputs cli.interrupts cli.main
     cli.memory cli.outputs cli.predict cli.predictions cli.progress cli.streams coco_metrics
     config config_check data data.annotation_files data.annotations data.categories
-    data.clipping data.dataset data.findings data.image_entries data.lvis data.outlines data.rle
-    data.tracing data.values detector detector_inputs distributed drawing drawing.captions
+    data.checks data.clipping data.dataset data.findings data.image_entries data.lvis data.outlines
+    data.rle data.tracing data.values detector detector_inputs distributed drawing drawing.captions
     drawing.channels drawing.colors drawing.fonts drawing.patches evaluation execution
     image_files image_files.bands image_files.headers image_files.npy image_files.once
     image_files.pillow image_files.tiff images ops ops.rounding pasting resizing settings

@@ -288,7 +288,12 @@ def test_the_heads_of_r50(r50):
     layers = 2 * 128 * (196 * 4 * 9 * 256 * 256 + 784 * 256 * 256 + 784 * 256)
     # Kernel and bias for the class of each RoI; the selection of classes has no gradient.
     selection = 2 * 128 * 81 * (256 + 1)
-    assert r50["mask_head"] == (layers + selection, 3 * layers + 2 * selection)
+    # It cuts its targets of 28x28 out of masks of 112x112, without a gradient.
+    targets = 2 * 128 * (28 * 112 * 112 + 28 * 28 * 112)
+    assert r50["mask_head"] == (
+        layers + selection + targets,
+        3 * layers + 2 * selection + targets,
+    )
 
 
 def test_the_whole_of_r50(r50, monkeypatch):

@@ -7,7 +7,7 @@ must be hashable and must not change once it is compiled.
 """
 
 from dataclasses import field
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from maskrcnn_jax.settings import (
     NOT_EMPTY,
@@ -22,8 +22,10 @@ from maskrcnn_jax.settings import (
 # "frozen_batch": the statistics, scale and bias of batch norm are constants. "fixed_batch": the
 # statistics are, scale and bias train, as MMDetection does. "batch": all train.
 Norm = Annotated[str, one_of("frozen_batch", "fixed_batch", "batch", "group")]
-# As `Norm`, or "none".
-NormOrNone = Annotated[str, one_of("none", "frozen_batch", "fixed_batch", "batch", "group")]
+# As `Norm`; or "none"; or "layer": layer norm over the channels of each cell.
+NormOrNone = Annotated[
+    str, one_of("none", "frozen_batch", "fixed_batch", "batch", "group", "layer")
+]
 # Candidates with the largest overlap of all with some object, though it is below `positive_iou`.
 # "none": no rule. "label": they are positive, and keep the object that they overlap most, as in
 # torchvision and Detectron2. "assign": they are positive, and take that object, the last one if
@@ -37,6 +39,7 @@ NumLayers = Annotated[int, between(0, 100)]
 SHARE = Constraint("above 0 and at most 1", lambda x: 0 < x <= 1)
 FEW = Constraint("at most 9", lambda x: len(x) <= 9, of_members=False)
 FRACTION_BELOW_1 = Constraint("at least 0 and below 1", lambda x: 0 <= x < 1)
+MULTIPLE_OF_32 = Constraint("a multiple of 32", lambda x: x >= 32 and x % 32 == 0)
 SIDE = Constraint("pairs of multiples of 32", lambda x: x >= 32 and x % 32 == 0)
 
 
@@ -66,8 +69,47 @@ class ResNetConfig:
 
 
 @settings
+class ConvNeXtConfig:
+    """The backbone ConvNeXt (Liu et al., 2022). ConvNeXt-T by default."""
+
+    depths: Annotated[tuple[int, int, int, int], between(1, 100)] = (3, 3, 9, 3)  # Blocks.
+    width: Annotated[int, at_least(1)] = 96  # Channels of C2; doubled in each later stage.
+    # In training the last block skips its branch with this probability, earlier blocks with less.
+    drop_path: Annotated[float, FRACTION_BELOW_1] = 0.1
+    # Stages that do not train: 0 none, 1 the stem, 2 the stem and C2, up to 5 for all.
+    frozen_stages: Annotated[int, between(0, 5)] = 0
+
+
+@settings
+class ViTConfig:
+    """The backbone of ViTDet (Li et al., 2022): a plain vision transformer. ViT-B by default."""
+
+    # Images are padded to a square of this side, in pixels.
+    image_side: Annotated[int, MULTIPLE_OF_32] = 1024
+    width: Annotated[int, at_least(4)] = 768  # Channels of a token.
+    depth: NumLayers = 12  # Number of blocks.
+    num_heads: Annotated[int, at_least(1)] = 12
+    window: Annotated[int, at_least(1)] = 14  # Side of the windows of most blocks, in tokens.
+    # The blocks, counted from 0, that attend to the whole image.
+    global_blocks: Annotated[tuple[int, ...], at_least(0)] = (2, 5, 8, 11)
+    # In training the last block skips a branch with this probability, earlier blocks with less.
+    drop_path: Annotated[float, FRACTION_BELOW_1] = 0.1
+    # Stages that do not train: 0 none, 1 the embeddings, 2 the first block too, and so on.
+    frozen_stages: Annotated[int, between(0, 101)] = 0
+
+
+if TYPE_CHECKING:
+    Backbone = Any  # Which fields there are depends on the kind, which no type checker knows.
+else:
+    Backbone = ResNetConfig | ConvNeXtConfig | ViTConfig
+
+
+@settings
 class FPNConfig:
     """The feature pyramid (Lin et al., 2017)."""
+
+    # Add coarser levels to finer ones; without, it is ViTDet's simple feature pyramid.
+    top_down: bool = True
 
     channels: Annotated[int, at_least(1)] = 256  # Of each level.
     norm: NormOrNone = "none"  # With "none" the convolutions have biases.
@@ -274,7 +316,7 @@ class ModelConfig:
     dtype: Annotated[str, one_of("float32", "bfloat16")] = "float32"  # Of activations only.
     # Deltas make no box grow more than 62.5-fold. True: nor shrink, as in MMDetection.
     limit_shrinking: bool = False
-    backbone: ResNetConfig = field(default_factory=ResNetConfig)
+    backbone: Backbone = field(default_factory=ResNetConfig)
     fpn: FPNConfig | None = field(default_factory=FPNConfig)  # None: only the coarsest map.
     rpn: RPNConfig = field(default_factory=RPNConfig)
     roi: RoIConfig = field(default_factory=RoIConfig)
@@ -285,7 +327,8 @@ class ModelConfig:
     @property
     def levels(self) -> tuple[int, ...]:
         """The levels of the pyramid, the finest first; the stride of a level is ``2**level``."""
-        return (self.backbone.last_level,) if self.fpn is None else (2, 3, 4, 5, 6)
+        last = getattr(self.backbone, "last_level", 5)  # Only a ResNet may end earlier.
+        return (last,) if self.fpn is None else (2, 3, 4, 5, 6)
 
     @property
     def anchors_per_cell(self) -> int:
@@ -469,6 +512,9 @@ class OptimizerConfig:
     # MMDetection. "not_norms": all but scale and bias of norms, as in Detectron2. "kernels": no
     # biases either.
     decay: Annotated[str, one_of("all", "not_norms", "kernels")] = "all"
+    # The rate of each stage of the backbone is this share of that of the next; 1 for equal rates.
+    # The stages of a ViT are its blocks.
+    layer_decay: Annotated[float, SHARE] = 1.0
     warmup_steps: Annotated[int, at_least(0)] = 1000  # In which the rate grows linearly.
     # The rate starts at this fraction.
     warmup_factor: Annotated[float, between(0, 1)] = 1e-3

@@ -6,7 +6,7 @@ The range of a single field stands beside the field in `config`.
 from collections.abc import Sequence
 
 from maskrcnn_jax import settings
-from maskrcnn_jax.config import Config, DataConfig, ModelConfig
+from maskrcnn_jax.config import Config, DataConfig, ModelConfig, ResNetConfig, ViTConfig
 
 _NUM_GROUPS = 32  # Group norm has a fixed number of groups.
 
@@ -15,6 +15,8 @@ def check(config: Config) -> None:
     """Raises ValueError with the field, its value and the allowed values if a field is wrong."""
     settings.check_fields(config)
     _check_network(config.model)
+    if isinstance(config.model.backbone, ViTConfig):
+        _check_squares(config.data, config.model.backbone.image_side)
     if config.data.train and config.data.source == "shapes":
         raise ValueError('data.train needs data.source "coco" or "tfds" for the validation set')
     num_channels = len(config.model.image_mean)
@@ -38,6 +40,22 @@ def _check_augmentation(data: DataConfig, num_channels: int) -> None:
         raise ValueError(
             "data.buckets must be squares, which hold a turned image too, since data.quarter_turn "
             f"is {data.quarter_turn} and data.jitter is empty; got {tuple(data.buckets)}"
+        )
+
+
+def _check_squares(data: DataConfig, side: int) -> None:
+    for name in ("buckets", "test_buckets"):
+        buckets = tuple(tuple(bucket) for bucket in getattr(data, name))
+        if buckets != ((side, side),):
+            raise ValueError(
+                f"data.{name} must be (({side}, {side}),), the square of "
+                f"model.backbone.image_side; got {buckets}"
+            )
+    if max(data.test_short_side, data.test_max_long_side) > side:
+        raise ValueError(
+            "data.test_short_side and data.test_max_long_side must be at most "
+            f"model.backbone.image_side, {side}; got {data.test_short_side} and "
+            f"{data.test_max_long_side}"
         )
 
 
@@ -66,8 +84,37 @@ def _check_network(model: ModelConfig) -> None:
                 f"positive is sampled; got {stage.num_samples} times {stage.positive_fraction}"
             )
     _check_cascade(model)
-    _check_res5(model)
-    backbone = model.backbone
+    _check_federated(model)
+    if isinstance(model.backbone, ResNetConfig):
+        _check_resnet(model.backbone)
+        _check_res5(model)
+    elif model.box_head.res5:
+        raise ValueError("model.box_head.res5 needs a ResNet as model.backbone")
+    if isinstance(model.backbone, ViTConfig):
+        _check_vit(model.backbone)
+    _check_groups("backbone", model.backbone, "stem_channels")
+    if model.fpn is not None:
+        _check_groups("fpn", model.fpn, "channels")
+    for name in ("box_head", "mask_head"):
+        head = getattr(model, name)
+        if head is not None and head.num_convs > 0:
+            _check_groups(name, head, "channels")
+
+
+def _check_vit(backbone: ViTConfig) -> None:
+    if backbone.width % (4 * backbone.num_heads):
+        raise ValueError(
+            "model.backbone.width must be a multiple of 4 times model.backbone.num_heads; got "
+            f"{backbone.width} and {backbone.num_heads}"
+        )
+    if max(backbone.global_blocks, default=0) >= max(backbone.depth, 1):
+        raise ValueError(
+            f"model.backbone.global_blocks must be below model.backbone.depth, {backbone.depth}; "
+            f"got {backbone.global_blocks}"
+        )
+
+
+def _check_resnet(backbone: ResNetConfig) -> None:
     if backbone.groups > 1 and backbone.depth < 50:
         raise ValueError(
             "model.backbone.groups must be 1 for a depth of 18 or 34, which have no bottlenecks; "
@@ -78,14 +125,6 @@ def _check_network(model: ModelConfig) -> None:
             "model.backbone.width_per_group times model.backbone.stem_channels must be a multiple "
             f"of 64; got {backbone.width_per_group} times {backbone.stem_channels}"
         )
-    _check_federated(model)
-    _check_groups("backbone", model.backbone, "stem_channels")
-    if model.fpn is not None:
-        _check_groups("fpn", model.fpn, "channels")
-    for name in ("box_head", "mask_head"):
-        head = getattr(model, name)
-        if head is not None and head.num_convs > 0:
-            _check_groups(name, head, "channels")
 
 
 def _check_res5(model: ModelConfig) -> None:

@@ -25,7 +25,6 @@ from maskrcnn_jax.modules.extents import zero_beyond
 from maskrcnn_jax.modules.layers import as_function
 from maskrcnn_jax.modules.rpn import RPN
 from maskrcnn_jax.ops.anchors import map_shapes
-from maskrcnn_jax.ops.rounding import ceil32
 from maskrcnn_jax.ops.sampling import Key
 from maskrcnn_jax.ops.slots import map_chunks
 from maskrcnn_jax.poolers import pool_rois
@@ -100,7 +99,7 @@ class MaskRCNN(nn.Module):
         Raises:
             ValueError: The height or width of the bucket is not a multiple of 32.
         """
-        canvas = ceil32(sizes) if canvas is None else canvas
+        canvas = backbones.canvas_of(self.config.backbone, sizes, canvas)
         threshold = self.detection.score_threshold if score_threshold is None else score_threshold
 
         pyramid = self.features(images, sizes, canvas)
@@ -158,6 +157,8 @@ class MaskRCNN(nn.Module):
         otherwise the running statistics.
         """
         config = self.config
+        canvas = backbones.canvas_of(config.backbone, batch.sizes, batch.canvas)
+        batch = batch._replace(canvas=canvas)
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(batch.image_id)
         height, width = batch.images.shape[1:3]
         shapes = map_shapes((height, width), config.levels)
@@ -240,9 +241,10 @@ class MaskRCNN(nn.Module):
         return self.run.per_image(partial(stage, **settings))
 
 
-def example_inputs(config: ModelConfig) -> tuple[UInt8[Array, "1 64 64 c"], Int[Array, "1 2"]]:
-    """Images and sizes for `init`; no parameter depends on their size."""
-    return jnp.zeros((1, 64, 64, len(config.image_mean)), jnp.uint8), jnp.full((1, 2), 64)
+def example_inputs(config: ModelConfig) -> tuple[UInt8[Array, "1 s s c"], Int[Array, "1 2"]]:
+    """Images and sizes for `init`; no parameter depends on their size, and a ViT takes its own."""
+    side = getattr(config.backbone, "image_side", 64)
+    return jnp.zeros((1, side, side, len(config.image_mean)), jnp.uint8), jnp.full((1, 2), side)
 
 
 def variable_shapes(config: ModelConfig) -> dict[str, Any]:

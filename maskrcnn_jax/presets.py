@@ -9,11 +9,13 @@ training on COCO.
 import copy
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from maskrcnn_jax.config import (
     BoxHeadConfig,
     CascadeConfig,
     Config,
+    ConvNeXtConfig,
     DataConfig,
     DetectionConfig,
     FPNConfig,
@@ -23,6 +25,7 @@ from maskrcnn_jax.config import (
     ResNetConfig,
     RoIConfig,
     RPNConfig,
+    ViTConfig,
 )
 
 COCO_CLASSES = 91  # Outputs of torchvision's COCO weights: background and category ids 1 to 90.
@@ -80,6 +83,14 @@ def fasterrcnn_resnet50_fpn_v2(num_classes: int = COCO_CLASSES) -> ModelConfig:
     config = maskrcnn_resnet50_fpn_v2(num_classes)
     config.mask_head = None
     return config
+
+
+def maskrcnn_convnext_tiny_fpn(num_classes: int = COCO_CLASSES) -> ModelConfig:
+    """Mask R-CNN with torchvision's ConvNeXt-T and a pyramid; ``num_classes`` includes background.
+
+    torchvision has the backbone and its ImageNet weights, and no function for the detector.
+    """
+    return ModelConfig(num_classes=num_classes, backbone=ConvNeXtConfig())
 
 
 PRESETS: dict[str, Callable[..., ModelConfig]] = {
@@ -193,6 +204,45 @@ def detectron2_x101_32x8d_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
     return config
 
 
+def detectron2_vitdet_b(num_classes: int = COCO_80_CLASSES) -> Config:
+    """``mask_rcnn_vitdet_b_100ep`` of Detectron2's project ViTDet.
+
+    ``num_classes`` includes background. Images are padded to 1024x1024.
+    """
+    config = detectron2_r50_fpn_lsj(num_classes)
+    model, side = config.model, 1024
+    model.image_mean = (123.675 / 255, 116.28 / 255, 103.53 / 255)
+    model.image_std = (58.395 / 255, 57.12 / 255, 57.375 / 255)
+    model.backbone = ViTConfig(image_side=side)
+    model.fpn = FPNConfig(top_down=False, norm="layer", norm_eps=1e-6)
+    norm: dict[str, Any] = {"norm": "layer", "norm_eps": 1e-6}
+    model.box_head = BoxHeadConfig(num_convs=4, num_layers=1, **norm)
+    model.mask_head = MaskHeadConfig(**norm)
+    config.data.test_short_side = config.data.test_max_long_side = side
+    config.data.test_buckets = ((side, side),)
+    config.execution.rematerialise = True
+    config.optimizer = OptimizerConfig(
+        name="adamw",
+        learning_rate=0.25e-4,  # For 16 images.
+        weight_decay=0.1,
+        decay="not_norms",
+        layer_decay=0.7,
+        warmup_steps=250,
+        decay_steps=(163_889, 177_546),
+    )
+    return config
+
+
+def detectron2_vitdet_l(num_classes: int = COCO_80_CLASSES) -> Config:
+    """``mask_rcnn_vitdet_l_100ep`` of the same project; ``num_classes`` includes background."""
+    config = detectron2_vitdet_b(num_classes)
+    config.model.backbone = ViTConfig(
+        width=1024, depth=24, num_heads=16, global_blocks=(5, 11, 17, 23), drop_path=0.4
+    )
+    config.optimizer.layer_decay = 0.8
+    return config
+
+
 def detectron2_r50_c4(num_classes: int = COCO_80_CLASSES) -> Config:
     """Detectron2's ``mask_rcnn_R_50_C4_3x``; ``num_classes`` includes background."""
     config = detectron2_r50_fpn(num_classes)
@@ -292,6 +342,8 @@ OF_OTHERS: dict[str, Callable[..., Config]] = {
         detectron2_r50_fpn_gn,
         detectron2_r50_fpn_syncbn,
         detectron2_r50_fpn_lsj,
+        detectron2_vitdet_b,
+        detectron2_vitdet_l,
         detectron2_cascade_r50_fpn,
         detectron2_r50_c4,
         mmdet_r50_fpn,
@@ -312,14 +364,9 @@ def applied(preset: str | Config, config: Config) -> Config:
     chosen = OF_OTHERS[preset]() if isinstance(preset, str) else copy.deepcopy(preset)
     model, backbone = config.model, chosen.model.backbone
     chosen.model.num_classes = model.num_classes
-    # Arrays do not tell whether scale and bias train.
-    is_of_preset = {backbone.norm, model.backbone.norm} <= {"frozen_batch", "fixed_batch"}
-    chosen.model.backbone = dataclasses.replace(
-        model.backbone,
-        stride_in_1x1=backbone.stride_in_1x1,
-        norm=backbone.norm if is_of_preset else model.backbone.norm,
-        frozen_stages=backbone.frozen_stages,
-    )
+    if type(backbone) is not type(model.backbone):
+        raise ValueError(f"the preset has a {type(backbone).__name__}, the file another backbone")
+    chosen.model.backbone = dataclasses.replace(model.backbone, **_not_in_arrays(backbone, model))
     chosen.model.rpn.num_convs = model.rpn.num_convs
     box_head, mask_head = chosen.model.box_head, chosen.model.mask_head
     chosen.model.fpn = model.fpn
@@ -331,6 +378,17 @@ def applied(preset: str | Config, config: Config) -> Config:
             chosen.model.mask_head.resolution = mask_head.resolution
     chosen.model.cascade = model.cascade and (chosen.model.cascade or model.cascade)
     return chosen
+
+
+def _not_in_arrays(preset: ResNetConfig | ViTConfig, model: ModelConfig) -> dict[str, Any]:
+    """The fields of a preset's backbone that no array of a file tells."""
+    found: dict[str, Any] = {"frozen_stages": preset.frozen_stages}
+    if isinstance(preset, ViTConfig):
+        return found | {"drop_path": preset.drop_path}
+    # Arrays do not tell whether scale and bias train.
+    is_of_preset = {preset.norm, model.backbone.norm} <= {"frozen_batch", "fixed_batch"}
+    found["norm"] = preset.norm if is_of_preset else model.backbone.norm
+    return found | {"stride_in_1x1": preset.stride_in_1x1}
 
 
 def _with_classifier(head: BoxHeadConfig, preset: BoxHeadConfig) -> BoxHeadConfig:
@@ -388,13 +446,16 @@ def name_of(model: ModelConfig) -> str | None:
 def _kind(model: ModelConfig) -> tuple[object, ...]:
     """What makes a network one of another kind."""
     backbone, head = model.backbone, model.box_head
-    sizes = backbone.depth, backbone.groups, backbone.width_per_group, backbone.last_level
+    names: tuple[str, ...] = "depth", "groups", "width_per_group", "last_level"
+    if not isinstance(backbone, ResNetConfig):
+        names = ("depth",) if isinstance(backbone, ViTConfig) else ("depths", "width")
+    sizes = type(backbone), *(getattr(backbone, name) for name in names)
     layers = head.res5, head.num_convs, head.norm, model.mask_head is None, model.cascade
     return sizes, model.fpn and model.fpn.norm, layers, model.roi.level_rule
 
 
 def use_torchvision_input(model: ModelConfig) -> None:
-    """Sets the pixel statistics and the place of the stride to those of torchvision's backbones."""
+    """Sets the pixel statistics and the place of the stride to those of torchvision's ResNets."""
     model.image_mean = (123.675 / 255, 116.28 / 255, 103.53 / 255)
     model.image_std = (58.395 / 255, 57.12 / 255, 57.375 / 255)
     model.backbone.stride_in_1x1 = False
@@ -419,8 +480,10 @@ def reads_bgr(model: ModelConfig) -> bool:
     return is_of_caffe(model) or is_of_fair(model.backbone)
 
 
-def is_of_fair(backbone: ResNetConfig) -> bool:
+def is_of_fair(backbone: ResNetConfig | ViTConfig) -> bool:
     """Tells whether a backbone is the ResNeXt-101 32x8d, which FAIR released as X-101-32x8d.pkl."""
+    if not isinstance(backbone, ResNetConfig):
+        return False
     return (backbone.depth, backbone.groups, backbone.width_per_group) == (101, 32, 8)
 
 

@@ -113,11 +113,22 @@ def from_dict(cls: type[T], values: Any) -> T:
         if name not in _names(cls):
             raise ValueError(f"{cls.__name__} has no field {_shown(name)}")
         default = getattr(config, name)
-        kinds = [type(default)] if default is not None else typing.get_args(hints[name])
-        nested = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
-        value = _as_tuple(value) if nested is None or value is None else from_dict(nested, value)
+        kind = _kind(hints[name], default, value)
+        value = _as_tuple(value) if kind is None or value is None else from_dict(kind, value)
         setattr(config, name, value)
     return config
+
+
+def _kind(hint: Any, default: Any, values: Any) -> Any:
+    """The type of nested settings for a dictionary: the first of a hint with all of its fields.
+
+    None if the field holds no settings.
+    """
+    plain = _without_constraints(hint)
+    kinds = [x for x in typing.get_args(plain) or (plain,) if dataclasses.is_dataclass(x)]
+    given = set(values) if isinstance(values, dict) else set()
+    first = next(iter(kinds), None) if default is None else type(default) if kinds else None
+    return next((kind for kind in kinds if given <= {*_names(kind)}), first)
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[str]:

@@ -108,6 +108,8 @@ def make_optimizer(config: Config, params: dict[str, Any]) -> optax.GradientTran
         parts.append(optax.adamw(rate, b1=settings.momentum, **decay))
     else:
         raise ValueError(f'optimizer.name must be "sgd" or "adamw", got {settings.name!r}')
+    if settings.layer_decay < 1:
+        parts.append(_scaled(config.model.backbone, settings.layer_decay))
     frozen = frozen_mask(params, config.model.backbone)
     labels = jax.tree.map(lambda is_frozen: "frozen" if is_frozen else "trained", frozen)
     transforms = {"trained": optax.chain(*parts), "frozen": optax.set_to_zero()}
@@ -129,11 +131,23 @@ def frozen_mask(params: dict[str, Any], backbone: Any) -> dict[str, Any]:
     return jax.tree_util.tree_map_with_path(is_frozen, params)
 
 
+def _scaled(backbone: Any, decay: float) -> optax.GradientTransformation:
+    """Lowers the learning rate of each stage of the backbone (layer-wise decay, BEiT, 2021)."""
+
+    def scale(path: tuple[Any, ...], update: Array) -> Array:
+        if path[0].key != "backbone":
+            return update
+        return update * decay ** backbones.layers_above(backbone, path[1].key)
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
+
+
 def _is_no_norm(params: dict[str, Any]) -> dict[str, Any]:
-    """False at scale and bias of norms, True elsewhere."""
+    """False at scale and bias of norms and at the positions of a ViT, True elsewhere."""
     flat = traverse_util.flatten_dict(params)
     norms = {path[:-1] for path in flat if path[-1] == "scale"}
-    return traverse_util.unflatten_dict({path: path[:-1] not in norms for path in flat})
+    decays = {path: path[:-1] not in norms and path[-1] != "pos_embed" for path in flat}
+    return traverse_util.unflatten_dict(decays)
 
 
 def _is_kernel(params: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +185,12 @@ def train_step(
         def losses_of(batch_stats: dict[str, Any], part: Batch) -> tuple[dict[str, Any], Any]:
             variables = {"params": params, "constants": state.constants, "batch_stats": batch_stats}
             result, updated = model.apply(
-                variables, part, step_key, method="losses", mutable=["batch_stats"]
+                variables,
+                part,
+                step_key,
+                method="losses",
+                mutable=["batch_stats"],
+                rngs={"drop_path": jax.random.fold_in(step_key, part.image_id[0])},
             )
             return updated.get("batch_stats", {}), result
 

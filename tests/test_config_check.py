@@ -19,6 +19,7 @@ from maskrcnn_jax.config import (
 )
 from maskrcnn_jax.config_check import check
 from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.weights.detectron2_config import set_field
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("[a-z]*.py"))
 
@@ -286,5 +287,23 @@ def test_groups_fit_the_network(depth, stem_channels, message):
     config.model.backbone = ResNetConfig(
         depth=depth, stem_channels=stem_channels, groups=32, width_per_group=4
     )
+    with pytest.raises(ValueError, match=message):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("model.backbone.num_heads", 5, "multiple of 4 times model.backbone.num_heads; got 768"),
+        ("model.backbone.global_blocks", (2, 12), r"must be below .*, 12; got \(2, 12\)"),
+        ("model.backbone.image_side", 100, "image_side must be a multiple of 32"),
+        ("data.test_buckets", ((800, 1344),), r"must be \(\(1024, 1024\),\), the square of"),
+        ("data.test_max_long_side", 1333, "must be at most model.backbone.image_side, 1024"),
+    ],
+)
+def test_a_vit_fits_its_square(field, value, message):
+    config = presets.detectron2_vitdet_b()
+    check(config)
+    set_field(config, field, value)
     with pytest.raises(ValueError, match=message):
         check(config)

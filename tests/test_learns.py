@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from maskrcnn_jax import execution, pasting, presets, training
-from maskrcnn_jax.config import Config
+from maskrcnn_jax.config import Config, ConvNeXtConfig, ViTConfig
 from maskrcnn_jax.data import rle
 from maskrcnn_jax.data.pipeline import eval_batches
 from maskrcnn_jax.data.shapes import ShapesDataset
@@ -36,6 +36,17 @@ def resnext(config):
     backbone.depth, backbone.groups, backbone.width_per_group = 50, 32, 4
 
 
+def convnext(config):
+    config.model.backbone = ConvNeXtConfig(depths=(1, 1, 2, 1), width=32)
+
+
+def vitdet(config):
+    config.model.backbone = ViTConfig(
+        image_side=96, width=128, depth=3, num_heads=4, window=4, global_blocks=(2,)
+    )
+    config.model.fpn.norm, config.model.fpn.top_down = "layer", False
+
+
 def cascade_of(use):
     """Makes the network a cascade, by the rules of a library."""
 
@@ -58,6 +69,8 @@ def c4(config):
 NETWORKS = {
     "plain": lambda config: None,
     "resnext": resnext,
+    "convnext": convnext,
+    "vitdet": vitdet,
     "C4": c4,
     "cascade": cascade_of(presets.use_cascade),
     "cascade of MMDetection": cascade_of(presets.use_cascade_of_mmdetection),

@@ -79,6 +79,8 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(run, cache, tmp_path, mon
     assert list(numbers["bbox"]) == list(numbers["segm"]) == names
     assert (tmp_path / "parts" / "predictions.png").stat().st_size > 1000
     assert (tmp_path / "parts" / "detections.json").exists()
+    first, second = run_directory.commands(tmp_path / "parts")
+    assert "--config=configs/shapes.py" in first and "--config=configs/shapes.py" in second
     assert "<h1>Training run parts</h1>" in (tmp_path / "parts" / "report.html").read_text()
     shown = defaultdict(list)
     for path in sorted((tmp_path / "parts").glob("events.out.tfevents.*")):

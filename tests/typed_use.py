@@ -45,7 +45,7 @@ def build() -> MaskRCNN:
     """Builds a model from settings, which are dataclasses with plain types."""
     config = Config(model=ModelConfig(num_classes=3), num_steps=100)
     assert_type(config, Config)
-    assert_type(config.model.backbone.depth, int)
+    assert_type(config.model.rpn.num_samples, int)
     assert_type(config.optimizer.learning_rate, float)
     assert_type(presets.detectron2_r50_fpn(), Config)
     assert_type(maskrcnn_jax.__version__, str)

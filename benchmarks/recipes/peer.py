@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from maskrcnn_jax import evaluation, training
@@ -88,7 +90,7 @@ def _take_steps(start: Start, model: Any, optimizer: Any, workdir: Path) -> None
 
 def _step(
     model: Any, optimizer: Any, batch: Batch, rate: float, config: Config
-) -> dict[str, np.ndarray]:
+) -> dict[str, jax.Array]:
     """Takes a step of SGD; returns the losses and the norm of the gradient."""
     model.train()
     optimizer.param_groups[0]["lr"] = rate
@@ -103,7 +105,7 @@ def _step(
     norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
     optimizer.step()
     found = losses | {"loss": total, "gradient_norm": norm}
-    return {name: value.detach().numpy() for name, value in found.items()}
+    return {name: jnp.asarray(value.detach().numpy()) for name, value in found.items()}
 
 
 def inputs(batch: Batch) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:

@@ -24,10 +24,11 @@ AUGMENT = "join the detections of every image in three sizes and mirrored: slowe
 FORMATS = ("picture", "coco", "geojson", "labels", "csv")
 # `recipe.FAMILIES`: the families of `parity`, and their models with random weights.
 RANDOM_MODELS = {
-    "torchvision": ("v1", "v1-batch-norm", "v2", "faster-v1", "faster-v2"),
+    "torchvision": ("v1", "v1-batch-norm", "v2", "faster-v1", "faster-v2", "convnext-tiny"),
     "detectron2": (
         *("detectron2_r50_fpn", "detectron2_r101_fpn", "detectron2_x101_32x8d_fpn"),
         *("detectron2_r50_fpn_gn", "detectron2_r50_fpn_syncbn", "detectron2_r50_fpn_lsj"),
+        *("detectron2_vitdet_b", "detectron2_vitdet_l"),
         *("detectron2_cascade_r50_fpn", "detectron2_r50_c4"),
     ),
     "mmdet": (

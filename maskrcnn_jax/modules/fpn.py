@@ -29,6 +29,8 @@ class LastLevel(nn.Module):
 class FPN(nn.Module):
     """Feature maps C2 to C5 to the pyramid P2 to P6, all with the same number of channels.
 
+    Without its top-down path it is the simple feature pyramid of ViTDet (Li et al., 2022).
+
     P6 is P5 subsampled by two. It has too few rows to shard, so all rows of P5 are gathered.
     """
 
@@ -54,7 +56,10 @@ class FPN(nn.Module):
     ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
         """The top-down map of a level, and its map of the pyramid."""
         lateral = self._conv(x, extent, 1, f"lateral{level}")
-        top_down = lateral if coarser is None else lateral + upsampling.double(coarser)
+        if coarser is None or not self.config.top_down:
+            top_down = lateral
+        else:
+            top_down = lateral + upsampling.double(coarser)
         top_down = zero_beyond(top_down, extent)
         return top_down, zero_beyond(self._conv(top_down, extent, 3, f"output{level}"), extent)
 

@@ -23,6 +23,7 @@ Initializer = Callable[..., Array]
 
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 kaiming_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+trunc_normal = nn.initializers.truncated_normal(0.02)
 # PyTorch's default for a linear layer.
 torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -167,6 +168,40 @@ class Deconv2x2(nn.Module):
         return [add_bias(matmul(x, kernel[i, j]), bias) for i in range(2) for j in range(2)]
 
 
+class PatchConv(nn.Module):
+    """A convolution whose stride is the side of its kernel, as one matrix product.
+
+    Sides of maps are multiples of it. Its parameters are ``kernel`` (HWIO) and ``bias``.
+    """
+
+    features: int
+    side: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 f"]:
+        b, h, w, channels = x.shape
+        side, f = self.side, self.features
+        kernel = self.param("kernel", trunc_normal, (side, side, channels, f))
+        patches = x.astype(self.dtype).reshape(b, h // side, side, w // side, side, channels)
+        patches = jnp.swapaxes(patches, 2, 3).reshape(b, h // side, w // side, -1)
+        y = matmul(patches, kernel.reshape(-1, f).astype(self.dtype))
+        return add_bias(y, self.param("bias", nn.initializers.zeros, (f,)))
+
+
+class Projection(nn.Module):
+    """A fully connected layer over the channels of a map."""
+
+    features: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*axes i"]) -> Float[Array, "*axes f"]:
+        kernel = self.param("kernel", trunc_normal, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return add_bias(matmul(x.astype(self.dtype), kernel.astype(self.dtype)), bias)
+
+
 class Linear(nn.Module):
     """A fully connected layer over ``[n, i]``, with PyTorch's initialisation."""
 
@@ -180,11 +215,30 @@ class Linear(nn.Module):
         return add_bias(matmul(x.astype(self.dtype), kernel.astype(self.dtype)), bias)
 
 
-def interleave(maps: list[Float[Array, "n h w"]]) -> Float[Array, "n 2*h 2*w"]:
+def interleave(maps: list[Float[Array, "n h w *c"]]) -> Float[Array, "n 2*h 2*w *c"]:
     """Joins the maps of the two by two output cells, ordered by row, then by column."""
-    n, h, w = maps[0].shape
-    cells = jnp.stack(maps, axis=-1).reshape(n, h, w, 2, 2)
-    return cells.transpose(0, 1, 3, 2, 4).reshape(n, 2 * h, 2 * w)
+    n, h, w, *c = maps[0].shape
+    cells = jnp.stack(maps, axis=3).reshape(n, h, w, 2, 2, *c)
+    return jnp.swapaxes(cells, 2, 3).reshape(n, 2 * h, 2 * w, *c)
+
+
+def gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+    """``x`` times the normal distribution at ``x`` (Hendrycks and Gimpel, 2016)."""
+    return nn.gelu(x, approximate=False)
+
+
+def without_branches(
+    module: nn.Module, y: Float[Array, "b h w c"], share: float
+) -> Float[Array, "b h w c"]:
+    """Stochastic depth (Huang et al., 2016): sets the branch of a share of the images to zero.
+
+    The others grow, so that the mean stays. This needs the random stream ``drop_path``, which only
+    training has.
+    """
+    if share == 0 or not module.has_rng("drop_path"):
+        return y
+    keep = jax.random.bernoulli(module.make_rng("drop_path"), 1 - share, (len(y), 1, 1, 1))
+    return jnp.where(keep, y / (1 - share), 0)
 
 
 def roi_convs(

@@ -1,4 +1,4 @@
-"""Normalisation layers: frozen batch norm, batch norm, group norm.
+"""Normalisation layers: frozen batch norm, batch norm, group norm, layer norm.
 
 They scale and shift the channels of maps ``[b, h, w, c]``. Statistics are taken inside the extents,
 in float32.
@@ -70,6 +70,25 @@ class GroupNorm(nn.Module):
         return (y * _channels(scale, "float32") + _channels(bias, "float32")).astype(self.dtype)
 
 
+class LayerNorm(nn.Module):
+    """Layer norm (Ba et al., 2016) over the channels of each cell, with float32 statistics."""
+
+    eps: float = 1e-6
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], extent: Int[Array, "b 2"] | None = None
+    ) -> Float[Array, "b h w c"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        cells = x.astype(jnp.float32)
+        centred = cells - cells.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + self.eps)
+        return (y * _channels(scale, "float32") + _channels(bias, "float32")).astype(self.dtype)
+
+
 class BatchNorm(nn.Module):
     """Batch norm (Ioffe and Szegedy, 2015). Statistics are taken inside the extents, in float32.
 
@@ -127,6 +146,7 @@ NORMS = {
     "fixed_batch": partial(FrozenBatchNorm, affine_trains=True),
     "batch": BatchNorm,
     "group": GroupNorm,
+    "layer": LayerNorm,
 }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config, ModelConfig, ViTConfig
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.parity import recording, reference
 from maskrcnn_jax.parity.recording import channels_last, rows
@@ -45,6 +45,9 @@ RULES = {
     "data.size_rule": "detectron2",
     "data.resize": "pillow",
 }
+# ViTDet has layer norm with another eps instead.
+LAYER_NORM_RULES = RULES | dict.fromkeys((x for x in RULES if x.endswith(".norm_eps")), 1e-6)
+VITDET = "configs/common/models/mask_rcnn_vitdet.py"
 NORMS = {"none": "", "batch": "BN", "group": "GN"}
 NORMS |= dict.fromkeys(("frozen_batch", "fixed_batch"), "FrozenBN")  # The same in detection.
 
@@ -77,7 +80,7 @@ def _add_package(checkout: Path) -> None:
 _import_detectron2()
 torch = reference.torch
 
-from detectron2.config import CfgNode, get_cfg  # noqa: E402
+from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate  # noqa: E402
 from detectron2.data import transforms  # noqa: E402
 from detectron2.layers import mask_ops  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
@@ -91,10 +94,15 @@ def peer(
     Raises:
         ValueError: Detectron2 has no such model.
     """
-    recording.check_rules(config, RULES, "Detectron2")
-    cfg = settings(config)
+    if isinstance(config.model.backbone, ViTConfig):
+        recording.check_rules(config, LAYER_NORM_RULES, "Detectron2")
+        cfg, model = get_cfg(), vitdet(config).eval()
+        cfg.INPUT.FORMAT = "RGB"
+    else:
+        recording.check_rules(config, RULES, "Detectron2")
+        cfg = settings(config)
+        model = build_model(cfg).eval()
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = short_side, max_long_side
-    model = build_model(cfg).eval()
     state = state_dict(variables, config.model)
     recording.load(model, {name: torch.from_numpy(array) for name, array in state.items()})
     predict_images = partial(predict, model, cfg)
@@ -132,6 +140,40 @@ def settings(config: Config) -> CfgNode:
             owner = owner[part]
         owner[name] = value
     return cfg
+
+
+def vitdet(config: Config) -> torch.nn.Module:
+    """The model of Detectron2's project ViTDet with the sizes of a config.
+
+    Raises:
+        FileNotFoundError: The environment variable DETECTRON2 names no checkout with its configs.
+    """
+    path = Path(os.environ.get("DETECTRON2", "")) / VITDET
+    if not path.is_file():
+        raise FileNotFoundError(f"DETECTRON2 must name a checkout with {VITDET}")
+    lazy, model, detection = LazyConfig.load(str(path)).model, config.model, config.detection
+    backbone, heads = model.backbone, lazy.roi_heads
+    lazy.pixel_mean = [255 * x for x in model.image_mean]
+    lazy.pixel_std = [255 * x for x in model.image_std]
+    lazy.backbone.square_pad = lazy.backbone.net.img_size = backbone.image_side
+    lazy.backbone.out_channels = model.fpn.channels
+    lazy.backbone.net.update(
+        embed_dim=backbone.width,
+        depth=backbone.depth,
+        num_heads=backbone.num_heads,
+        drop_path_rate=backbone.drop_path,
+        window_size=backbone.window,
+        window_block_indexes=[i for i in range(backbone.depth) if i not in backbone.global_blocks],
+    )
+    counts = (model.rpn.num_candidates, detection.num_candidates)
+    lazy.proposal_generator.pre_nms_topk = counts
+    lazy.proposal_generator.post_nms_topk = (model.rpn.num_proposals, detection.num_proposals)
+    heads.num_classes = model.num_classes - 1
+    heads.batch_size_per_image = model.roi.num_samples
+    heads.box_predictor.test_score_thresh = detection.score_threshold
+    heads.box_predictor.test_nms_thresh = detection.nms_threshold
+    heads.box_predictor.test_topk_per_image = detection.num_detections
+    return instantiate(lazy)
 
 
 def _fields(config: Config) -> dict[str, Any]:
@@ -196,7 +238,7 @@ def predict(model: torch.nn.Module, cfg: CfgNode, images: Sequence[np.ndarray]) 
     heads, rpn = model.roi_heads, model.proposal_generator
     is_c4 = not hasattr(heads, "box_pooler")
     parts = {
-        "bottom_up": model.backbone if is_c4 else model.backbone.bottom_up,
+        **_maps(model.backbone),
         "pyramid": model.backbone,
         "rpn_head": rpn.rpn_head,
         "anchors": rpn.anchor_generator,
@@ -222,6 +264,14 @@ def predict(model: torch.nn.Module, cfg: CfgNode, images: Sequence[np.ndarray]) 
     return [_stages(outputs, found, is_bgr, i) for i, found in enumerate(predictions)]
 
 
+def _maps(backbone: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The modules that make C2 to C5, by name."""
+    if not hasattr(backbone, "simfp_2"):
+        return {"bottom_up": getattr(backbone, "bottom_up", backbone)}
+    finest = backbone.simfp_2[3], backbone.simfp_3[0], backbone.net, backbone.simfp_5[0]
+    return {f"C{level}": module for level, module in enumerate(finest, start=2)}
+
+
 def _copy(found: Any) -> Any:
     copy = type(found)(found.image_size, **found.get_fields())
     copy.pred_boxes = found.pred_boxes.clone()
@@ -244,7 +294,7 @@ def _stages(outputs: dict[str, Any], final: Any, is_bgr: bool, i: int) -> Stages
         mask_logits = recording.of_class(logits, final.pred_classes.numpy())
     return Stages(
         image=image[:, :, ::-1] if is_bgr else image,
-        backbone=levels([channels_last(x[i]) for x in outputs["bottom_up"].values()]),
+        backbone=levels([channels_last(x[i]) for x in _of_maps(outputs)]),
         pyramid=levels([channels_last(x[i]) for x in outputs["pyramid"].values()]),
         box_features=np.concatenate(
             [channels_last(x[rows(proposals, i)]).numpy() for _, x in outputs["box_pool"]]
@@ -253,6 +303,14 @@ def _stages(outputs: dict[str, Any], final: Any, is_bgr: bool, i: int) -> Stages
         mask_logits=mask_logits,
         outcome=_outcome(outputs, final, kept, i),
     )
+
+
+def _of_maps(outputs: dict[str, Any]) -> list[torch.Tensor]:
+    """C2 to C5."""
+    if "bottom_up" in outputs:
+        return list(outputs["bottom_up"].values())
+    found = [outputs[f"C{level}"] for level in range(2, 6)]
+    return [x["last_feat"] if isinstance(x, dict) else x for x in found]
 
 
 def _kept(found: Any, original_size: tuple[int, int]) -> np.ndarray:

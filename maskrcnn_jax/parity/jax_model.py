@@ -45,6 +45,11 @@ class JaxModel:
             resizing.ceil32((int(height * scale), int(width * scale)))
             for height, width in DataConfig().test_buckets
         ]
+        # The network of a ViT sees a square, whatever the image.
+        side = getattr(config.model.backbone, "image_side", None)
+        self.square: Size | None = None if side is None else (side, side)
+        if self.square:
+            self.buckets = [self.square]
         run = execution.choose(config.execution)
         self.model = MaskRCNN(config.model, config.detection, run)
         recording = {"capture_intermediates": _is_recorded, "mutable": ["intermediates"]}
@@ -84,7 +89,7 @@ class JaxModel:
         sizes = [self.size(image) for image in images]
         bucket = bucket or self.bucket(sizes)
         padding_of = self.config.data.padding
-        canvases = [canvas or resizing.canvas_of(size, padding_of) for size in sizes]
+        canvases = [canvas or self.square or resizing.canvas_of(x, padding_of) for x in sizes]
         numbers = np.array(sizes, np.int32), np.array(canvases, np.int32)
         batch = self.pad(images, bucket)
         self.compiled.add(batch.shape)

@@ -23,6 +23,7 @@ MODELS = {
     "v2": presets.maskrcnn_resnet50_fpn_v2,
     "faster-v1": presets.fasterrcnn_resnet50_fpn,
     "faster-v2": presets.fasterrcnn_resnet50_fpn_v2,
+    "convnext-tiny": presets.maskrcnn_convnext_tiny_fpn,
 }
 VARIANTS = tuple(MODELS)
 # The models with random weights of each family; the first is the default.
@@ -64,7 +65,8 @@ def config(variant: str) -> ModelConfig:
     ``v1`` is `maskrcnn_resnet50_fpn` with frozen batch norm, as in its released weights.
     ``v1-batch-norm`` is the same model with trainable batch norm, and ``v2`` is
     `maskrcnn_resnet50_fpn_v2`. ``faster-v1`` and ``faster-v2`` are `fasterrcnn_resnet50_fpn` and
-    `fasterrcnn_resnet50_fpn_v2`: v1 and v2 without a mask head.
+    `fasterrcnn_resnet50_fpn_v2`: v1 and v2 without a mask head. ``convnext-tiny`` is `MaskRCNN` on
+    torchvision's ConvNeXt-T.
 
     Raises:
         ValueError: There is no such variant.
@@ -114,7 +116,10 @@ def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
             if name == "roi_heads.box_predictor.cls_score.bias":
                 array[0] += _background_logit(config)
         elif len(shape) == 1:
-            array = random.uniform(0.8, 1.2, shape) * _norm_gain(name, config.backbone.depth)
+            depth = getattr(config.backbone, "depth", 50)
+            array = random.uniform(0.8, 1.2, shape) * _norm_gain(name, depth)
+        elif name.endswith("layer_scale"):
+            array = random.uniform(0.2, 0.6, shape)
         else:
             gains = GAINS | OF_MEANS if config.box_head.res5 else GAINS
             array = _weight(random, name, shape, gains.get(name, 1.0))

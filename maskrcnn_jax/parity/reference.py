@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn_jax.config import Config, ModelConfig
-from maskrcnn_jax.modules.resnet import channels
+from maskrcnn_jax.config import Config, ConvNeXtConfig, ModelConfig
+from maskrcnn_jax.modules.backbones import channels as channels_of
 from maskrcnn_jax.parity.recording import (
     channels_last,
     check_rules,
@@ -62,7 +62,7 @@ def _import_torchvision() -> Any:
 torchvision = _import_torchvision()
 
 import torch  # noqa: E402  (torchvision loads its operators first)
-from torchvision.models import detection  # noqa: E402
+from torchvision.models import convnext, detection  # noqa: E402
 from torchvision.models.detection import (  # noqa: E402
     anchor_utils,
     backbone_utils,
@@ -200,8 +200,26 @@ def _set_norm_eps(model: torch.nn.Module, config: ModelConfig) -> None:
             module.eps = part.norm_eps
 
 
+def _convnext(config: ModelConfig) -> torch.nn.Module:
+    settings, widths = config.backbone, channels_of(config.backbone)
+    sizes = [
+        convnext.CNBlockConfig(width, widths.get(level + 1), depth)
+        for (level, width), depth in zip(widths.items(), settings.depths, strict=True)
+    ]
+    network = convnext.ConvNeXt(sizes, settings.drop_path)
+    return backbone_utils.BackboneWithFPN(
+        network.features,
+        {str(2 * i + 1): str(i) for i in range(4)},
+        list(widths.values()),
+        config.fpn.channels,
+        norm_layer=NORMS[config.fpn.norm],
+    )
+
+
 def _backbone(config: ModelConfig) -> torch.nn.Module:
     settings = config.backbone
+    if isinstance(settings, ConvNeXtConfig):
+        return _convnext(config)
     build_resnet = getattr(torchvision.models, f"resnet{settings.depth}")
     widths = {"groups": settings.groups, "width_per_group": settings.width_per_group}
     resnet = build_resnet(norm_layer=NORMS[settings.norm], **widths)
@@ -212,7 +230,7 @@ def _backbone(config: ModelConfig) -> torch.nn.Module:
     return backbone_utils.BackboneWithFPN(
         resnet,
         {f"layer{i + 1}": str(i) for i in range(4)},
-        list(channels(settings).values()),
+        list(channels_of(settings).values()),
         config.fpn.channels,
         norm_layer=NORMS[config.fpn.norm],
     )

@@ -1,4 +1,7 @@
-"""Loads pretrained backbones: ResNets of torchvision, Detectron2, MMDetection, Caffe2, or ours."""
+"""Loads pretrained backbones: ResNets of torchvision, Detectron2, MMDetection, Caffe2, or ours.
+
+And MAE's vision transformers.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +12,9 @@ import numpy as np
 from flax import traverse_util
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.config import ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
 from maskrcnn_jax.weights import (
+    convnext,
     detectron1,
     detectron2,
     download,
@@ -24,6 +28,7 @@ from maskrcnn_jax.weights import (
     stem,
     torchvision,
     torchvision_resnet,
+    vit,
 )
 
 # Arrays by the paths of their variables, and lines about the first convolution.
@@ -45,7 +50,8 @@ def load(
         weights: A file, or "IMAGENET1K_V1" or "IMAGENET1K_V2" for torchvision's weights of the
             config's depth. A file with torchvision's names must be complete; its classifier is
             dropped. A file with our names may lack variables, which then keep their values. The
-            backbones of Detectron2's model zoo (``R-50.pkl``) and of MMDetection are read too.
+            backbones of Detectron2's model zoo (``R-50.pkl``) and of MMDetection are read too,
+            and MAE's for a ViT, whose relative positions keep their values.
         variables: The initialised variables of the whole model.
         config: The config of the model.
         tell: Called with lines of text if the model has another number of channels than three; see
@@ -59,13 +65,17 @@ def load(
         ValueError: The file is broken or does not fit the backbone; the message lists every array
             that is wrong.
     """
-    path = _path(weights, torchvision_resnet.architecture(config.backbone))
+    path = _path(weights, _architecture(config.backbone))
     found = prefixes.without(files.read(path).arrays, _is_known)
     arrays = _without_prefix(found)
     if any(family.recognises(found) for family in DETECTORS):
         raise ValueError(f"{path} holds a whole detector: give it as config.weights")
     if own.recognises(arrays):
         loaded, told = _own(path, arrays, variables, config)
+    elif _is_convnext(arrays) or isinstance(config.backbone, ConvNeXtConfig):
+        loaded, told = _from_convnext(path, arrays, config)
+    elif vit.is_mae(arrays) or isinstance(config.backbone, ViTConfig):
+        loaded, told = _from_mae(path, arrays, config)
     elif detectron1.is_backbone(arrays) or detectron2.is_backbone(arrays):
         loaded, told = _from_detectron(path, arrays, config)
     else:
@@ -74,6 +84,16 @@ def load(
         tell(line)
     flat = traverse_util.flatten_dict(variables, sep="/", keep_empty_nodes=True)
     return traverse_util.unflatten_dict(flat | loaded, sep="/")
+
+
+def _architecture(backbone: ResNetConfig | ConvNeXtConfig | ViTConfig) -> str:
+    """Names a backbone for messages, and as torchvision does if it has such a network."""
+    match backbone:
+        case ViTConfig():
+            return vit.describe(backbone)
+        case ConvNeXtConfig():
+            return convnext.architecture(backbone)
+    return torchvision_resnet.architecture(backbone)
 
 
 def _path(weights: str, architecture: str) -> Path:
@@ -91,6 +111,39 @@ def _path(weights: str, architecture: str) -> Path:
             f"backbone weights {weights!r}: no such file, and for {architecture} there is {names}"
         )
     return Path(weights)
+
+
+def _is_convnext(names: Mapping[str, np.ndarray]) -> bool:
+    return any(convnext.recognises(names, prefix) for prefix in ("", convnext.FEATURES))
+
+
+def _from_convnext(path: Path, arrays: Mapping[str, np.ndarray], config: ModelConfig) -> Loaded:
+    """Maps torchvision's ConvNeXts to variables."""
+    ours, named = config.backbone, convnext.backbone_of(arrays)
+    found, kind = ConvNeXtConfig(), "no ConvNeXt"
+    if _is_convnext(arrays):
+        convnext.set_sizes(found, named, "")
+        kind = convnext.architecture(found)
+    if kind != _architecture(ours):
+        advice = f"ConvNeXtConfig(depths={found.depths}, width={found.width}) fits it"
+        raise ValueError(
+            f"{path} holds {kind}, and config.model.backbone is {_architecture(ours)}"
+            + (f": {advice}" if _is_convnext(arrays) else "")
+        )
+    return _arranged(path, named, list(convnext.entries(config)), config, ModelConfig().image_std)
+
+
+def _from_mae(path: Path, arrays: Mapping[str, np.ndarray], config: ModelConfig) -> Loaded:
+    """Maps MAE's encoder to variables; it has no relative positions and no pyramid."""
+    found = vit.described(arrays)
+    ours = _architecture(config.backbone)
+    if found != ours:
+        raise ValueError(
+            f"{path} holds {found}, and config.model.backbone is {ours}: {vit.advice(found)}"
+        )
+    named = vit.from_mae(arrays)
+    table = [x for x in vit.entries(config) if vit.is_pretrained(x.name)]
+    return _arranged(path, named, table, config, ModelConfig().image_std)
 
 
 def _own(
@@ -181,6 +234,7 @@ def _check_kind(
 def _is_known(names: Mapping[str, np.ndarray]) -> bool:
     """Whether names are those of a backbone or of a whole detector, without a prefix."""
     is_classifier = any(name.startswith(("layer1.", "backbone.layer1.")) for name in names)
+    is_classifier |= vit.is_mae(names) or _is_convnext(names)
     is_backbone = detectron1.is_backbone(names) or detectron2.is_backbone(names)
     is_whole = any(family.recognises(names) for family in (own, *DETECTORS))
     return is_classifier or is_backbone or is_whole

@@ -124,7 +124,13 @@ def present(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dic
 
 
 def entries(config: ModelConfig) -> Iterator[Entry]:
-    """Yields the table of a model, in torchvision's order of modules."""
+    """Yields the table of a model, in torchvision's order of modules.
+
+    Raises:
+        ValueError: The backbone is no ResNet.
+    """
+    if not isinstance(config.backbone, ResNetConfig):
+        raise ValueError("models of Detectron 1 are read with a ResNet only")
     for entry in torchvision.layers(config):
         yield renamed_entry(entry, config)
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config, ConvNeXtConfig, ModelConfig, ViTConfig
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.weights import guess, torchvision
+from maskrcnn_jax.weights import guess, torchvision, vit
 from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Edit, Entry, Path
 from maskrcnn_jax.weights.torchvision_resnet import COUNTER
@@ -67,6 +67,9 @@ def infer(state: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Guess:
     config = _preset(state)
     if FEDERATED in state:
         _set_federated(config.model, state[FEDERATED])
+    if isinstance(config.model.backbone, ViTConfig):
+        reason = "assumed: RGB pixels divided by their deviation, as in Detectron2's ViTDet"
+        return Guess(config, coco(config.model), False, (reason,))
     is_bgr, reason = _assume_input(config, state)
     reasons = [reason]
     if reason := _read_anchors(config, state):
@@ -88,6 +91,10 @@ def _body(state: Mapping[str, np.ndarray]) -> str:
 
 def _preset(state: Mapping[str, np.ndarray]) -> Config:
     """Returns the preset that has the norms and heads of a file, with its sizes."""
+    if any(name.startswith(vit.NET) for name in state):
+        config = presets.detectron2_vitdet_b()
+        vit.set_sizes(config.model.backbone, state)
+        return _with_heads(config, state)
     if any(each.startswith(RES5) for each in state):
         return _preset_of_c4(state)
     # The stem of a model with trained norms may be frozen, the last stage is not.
@@ -101,28 +108,38 @@ def _preset(state: Mapping[str, np.ndarray]) -> Config:
         case _:
             config = presets.detectron2_r50_fpn()
     model = config.model
-    if guess.num_stages(state, rf"{re.escape(ROI)}box_predictor\.(\d)\."):
-        presets.use_cascade(config)
-    stage = "" if model.cascade is None else ".0"
     model.backbone.depth = guess.resnet_depth(
         state, rf"{re.escape(BODY)}res([2-5])\.(\d{{1,3}})\.(conv3\.)?"
     )
+    config.model.fpn.norm = norm_of(state, "backbone.fpn_lateral2.norm")
+    config = _with_heads(config, state)
+    first = (state.get(f"{BODY}res2.0.conv{i}.weight") for i in (1, 2))
+    guess.set_groups(config.model.backbone, *first)
+    return config
+
+
+def _with_heads(config: Config, state: Mapping[str, np.ndarray]) -> Config:
+    """Sets the numbers of layers and of channels of all but the backbone."""
+    model = config.model
+    group = "layer" if isinstance(model.backbone, ViTConfig) else "group"
+    if guess.num_stages(state, rf"{re.escape(ROI)}box_predictor\.(\d)\."):
+        presets.use_cascade(config)
+    stage = "" if model.cascade is None else ".0"
     model.num_classes = num_classes(state) or model.num_classes
-    model.fpn.norm = norm_of(state, "backbone.fpn_lateral2.norm")
     model.rpn.num_convs = 1 + max(_numbers(state, rf"{re.escape(RPN)}conv\.conv(\d)\."), default=0)
     box_head = re.escape(f"{ROI}box_head{stage}")
     model.box_head.num_convs = max(_numbers(state, rf"{box_head}\.conv(\d)\."), default=0)
     model.box_head.num_layers = max(_numbers(state, rf"{box_head}\.fc(\d)\."), default=0)
-    model.box_head.norm = norm_of(state, f"{ROI}box_head{stage}.conv1.norm")
+    norm = norm_of(state, f"{ROI}box_head{stage}.conv1.norm")
+    model.box_head.norm = norm.replace("group", group)
     if not any(each.startswith(f"{ROI}mask_head.") for each in state):
         model.mask_head = None
     else:
         convs = _numbers(state, rf"{re.escape(ROI)}mask_head\.mask_fcn(\d)\.")
         model.mask_head.num_convs = max(convs, default=0)
-        model.mask_head.norm = norm_of(state, f"{ROI}mask_head.mask_fcn1.norm")
+        norm = norm_of(state, f"{ROI}mask_head.mask_fcn1.norm")
+        model.mask_head.norm = norm.replace("group", group)
     guess.set_widths(model, state, name)
-    first = (state.get(f"{BODY}res2.0.conv{i}.weight") for i in (1, 2))
-    guess.set_groups(model.backbone, *first)
     guess.set_class_agnostic(model, state, name)
     return config
 
@@ -267,7 +284,13 @@ def present(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dic
 
 
 def entries(config: ModelConfig) -> Iterator[Entry]:
-    """Yields the table of a model, in torchvision's order of modules."""
+    """Yields the table of a model, in torchvision's order of modules.
+
+    Raises:
+        ValueError: Detectron2 has no such backbone.
+    """
+    if isinstance(config.backbone, ConvNeXtConfig):
+        raise ValueError("Detectron2 has no model with torchvision's ConvNeXt")
     for entry in torchvision.layers(config):
         yield renamed(entry, name(entry.path[1:-1], config))
 
@@ -300,10 +323,14 @@ def name(path: Path, config: ModelConfig) -> str:
     part, layer = path[0], path[-1]
     stage = f".{path[1][-1]}" if len(path) == 3 else ""  # Of a head of a cascade.
     match part:
+        case "backbone" if isinstance(config.backbone, ViTConfig):
+            return vit.name(path)
         case "backbone":
             return _backbone_name(path, BODY if config.fpn is not None else BODY_OF_C4)
         case "box_head" if path[1] == "res5":
             return _block_name(path[2:], ROI)
+        case "fpn" if isinstance(config.backbone, ViTConfig):
+            return vit.pyramid_name(layer)
         case "fpn":
             return f"backbone.fpn_{layer.removesuffix('_bn')}" + _norm(layer, "_bn")
         case "rpn":

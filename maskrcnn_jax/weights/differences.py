@@ -17,13 +17,16 @@ from maskrcnn_jax.weights.peer_settings import MASKS, ORDER, value_of
 
 # Our presets by the names of the same networks there.
 BASES: dict[str, dict[str, Callable[..., Any]]] = {
-    "torchvision": dict(presets.PRESETS),
+    "torchvision": presets.PRESETS
+    | {"MaskRCNN on convnext_tiny": presets.maskrcnn_convnext_tiny_fpn},
     "detectron2": {
         "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml": presets.detectron2_r50_fpn,
         "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml": presets.detectron2_r101_fpn,
         "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x.yaml": (
             presets.detectron2_x101_32x8d_fpn
         ),
+        "projects/ViTDet/configs/COCO/mask_rcnn_vitdet_b_100ep.py": presets.detectron2_vitdet_b,
+        "projects/ViTDet/configs/COCO/mask_rcnn_vitdet_l_100ep.py": presets.detectron2_vitdet_l,
         "Misc/mask_rcnn_R_50_FPN_3x_gn.yaml": presets.detectron2_r50_fpn_gn,
         "Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml": presets.detectron2_r50_fpn_syncbn,
         "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_3x.yaml": presets.detectron2_r50_c4,
@@ -63,6 +66,13 @@ FIELDS: dict[str, str] = {
     "model.backbone.stride_in_1x1": "stride in the 1x1 convolutions",
     "model.backbone.norm": "",
     "model.backbone.norm_eps": "",
+    "model.backbone.depths": "",
+    "model.backbone.image_side": "",
+    "model.backbone.width": "",
+    "model.backbone.num_heads": "",
+    "model.backbone.window": "",
+    "model.backbone.global_blocks": "",
+    "model.fpn.top_down": "",
     "model.fpn.channels": "",
     "model.fpn.norm": "",
     "model.fpn.norm_eps": "",
@@ -143,10 +153,10 @@ def find(config: Config, target: str, is_bgr: bool) -> tuple[str, list[Differenc
     return nearest, found[nearest]
 
 
-def _kind(config: Config) -> tuple[bool, ...]:
+def _kind(config: Config) -> tuple[object, ...]:
     """The parts that make a network one of another kind."""
     model = config.model
-    return model.cascade is None, model.fpn is None, model.box_head.res5
+    return type(model.backbone), model.cascade is None, model.fpn is None, model.box_head.res5
 
 
 def _rules(
@@ -205,6 +215,9 @@ def _is_used(config: Config, field: str) -> bool:
     model = config.model
     if ".mask_head." in field and model.mask_head is None:
         return False
+    if field.startswith("model.backbone.") and field.count(".") == 2:
+        if field.rpartition(".")[2] not in model.backbone.__dataclass_fields__:
+            return False
     if value_of(config, field) is None:  # Of a part that the network does not have.
         return False
     if field.endswith(".norm_eps"):

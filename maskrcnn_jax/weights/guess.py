@@ -122,7 +122,8 @@ def set_widths(
         if weight is not None and weight.ndim > axis and weight.shape[axis] > 0:
             setattr(part, field, weight.shape[axis])
 
-    set_size(config.backbone, "stem_channels", ("backbone", "conv1"), 0)
+    if isinstance(config.backbone, ResNetConfig):
+        set_size(config.backbone, "stem_channels", ("backbone", "conv1"), 0)
     if config.fpn is not None:
         set_size(config.fpn, "channels", ("rpn", "cls_logits"), 1)
     first = {part: paths[0] for part, paths in module_paths(config).items()}

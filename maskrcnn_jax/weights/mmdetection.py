@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config, ModelConfig, ResNetConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.weights import detectron2, guess, torchvision
 from maskrcnn_jax.weights.guess import Guess
@@ -266,7 +266,13 @@ def present(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dic
 
 
 def entries(config: ModelConfig) -> Iterator[Entry]:
-    """Yields the table of a model, in torchvision's order of modules."""
+    """Yields the table of a model, in torchvision's order of modules.
+
+    Raises:
+        ValueError: The backbone is no ResNet.
+    """
+    if not isinstance(config.backbone, ResNetConfig):
+        raise ValueError("models of MMDetection are read with a ResNet only")
     for entry in torchvision.layers(config):
         yield detectron2.renamed(entry, name(entry.path[1:-1], config))
 

@@ -53,7 +53,7 @@ def choose(
     found = {}
     for name in ("backbone", "fpn", "box_head", "mask_head"):
         part, source = getattr(model, name), getattr(carried, name, None)
-        if part is None or part.norm == "none":
+        if getattr(part, "norm", "none") == "none":
             continue
         if given is not None:
             found[name] = NormEps(given, "as given")
@@ -61,6 +61,8 @@ def choose(
             found[name] = NormEps(part.norm_eps, "as the configuration says")
         elif source is not None and source.norm == part.norm:
             found[name] = NormEps(source.norm_eps, "as the weights say")
+        elif part.norm == "layer":
+            found[name] = NormEps(part.norm_eps, "Detectron2's for layer norm")
         elif part.norm == "frozen_batch" and (function := _released(digest)):
             found[name] = NormEps(0.0, f"as the released {function} was trained")
         else:

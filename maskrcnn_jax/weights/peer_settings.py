@@ -8,15 +8,30 @@ no setting for.
 from functools import reduce
 from typing import Any
 
-from maskrcnn_jax.config import Config
+from maskrcnn_jax.config import Config, ViTConfig
 from maskrcnn_jax.modules import resnet
-from maskrcnn_jax.weights import detectron2_config, mmdetection_config, torchvision_resnet
+from maskrcnn_jax.weights import (
+    convnext,
+    detectron2_config,
+    mmdetection_config,
+    torchvision_resnet,
+)
 
 ORDER = "order of channels"
 MASKS = "mask head"
 _DETECTRON2 = {field: key for key, (_, field) in detectron2_config.FIELDS.items()}
 _DETECTRON2_NORMS = {name: key for key, name in detectron2_config.NORMS.items() if key != "SyncBN"}
 _DETECTRON2_NORMS["fixed_batch"] = "FrozenBN"
+_VITDET = {
+    "model.backbone.width": "model.backbone.net.embed_dim",
+    "model.backbone.depth": "model.backbone.net.depth",
+    "model.backbone.num_heads": "model.backbone.net.num_heads",
+    "model.backbone.window": "model.backbone.net.window_size",
+    "model.rpn.nms_threshold": "model.proposal_generator.nms_thresh",
+    "detection.score_threshold": "model.roi_heads.box_predictor.test_score_thresh",
+    "detection.nms_threshold": "model.roi_heads.box_predictor.test_nms_thresh",
+    "detection.num_detections": "model.roi_heads.box_predictor.test_topk_per_image",
+}
 _MMDETECTION = {field: key for key, field in mmdetection_config.FIELDS.items()}
 _MMDETECTION_PARTS = {
     "backbone": "backbone",
@@ -59,6 +74,9 @@ def torchvision(field: str, config: Config, is_bgr: bool) -> str | None:
             name = torchvision_resnet.architecture(model.backbone)
             made = f"resnet_fpn_backbone(backbone_name='{name}', "
             return f"backbone={made}weights=None, norm_layer={norm})"
+        case ["model", "backbone", "depths" | "width"]:
+            name = convnext.architecture(model.backbone)
+            return f"backbone=BackboneWithFPN({name}().features, ...)"
         case ["model", _, "norm_eps"]:
             return f"eps={value:g} of the norms in {field.split('.')[1]}"
         case ["model", "rpn", "anchor_sizes" | "aspect_ratios"]:
@@ -79,6 +97,8 @@ def torchvision(field: str, config: Config, is_bgr: bool) -> str | None:
 def detectron2(field: str, config: Config, is_bgr: bool) -> str | None:
     """Returns a key of Detectron2's YAML with its value."""
     value, model = value_of(config, field), config.model
+    if isinstance(model.backbone, ViTConfig):
+        return _vitdet(field, config)
     both = "MODEL.ROI_BOX_HEAD.{0}, MODEL.ROI_MASK_HEAD.{0}: {1}"
     if field == ORDER:
         return f"INPUT.FORMAT: {'BGR' if is_bgr else 'RGB'}"
@@ -128,6 +148,31 @@ def detectron2(field: str, config: Config, is_bgr: bool) -> str | None:
             weights = [list(x) for x in (model.roi.box_weights, *value)]
             return f"MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS: {weights}"
     return f"{_DETECTRON2[field]}: {_plain(value)}" if field in _DETECTRON2 else None
+
+
+def _vitdet(field: str, config: Config) -> str | None:
+    """Returns a field of Detectron2's LazyConfig of ViTDet with its value."""
+    value, backbone = value_of(config, field), config.model.backbone
+    if field == "model.backbone.global_blocks":
+        windows = [i for i in range(backbone.depth) if i not in backbone.global_blocks]
+        return f"model.backbone.net.window_block_indexes={windows}"
+    if field == "model.backbone.image_side":
+        return f"model.backbone.net.img_size={value}, model.backbone.square_pad={value}"
+    if field in _VITDET:
+        return f"{_VITDET[field]}={value}"
+    heads, head, masks = "model.roi_heads", config.model.box_head, config.model.mask_head
+    match field:
+        case "model.fpn.channels":
+            return f"model.backbone.out_channels={value}"
+        case "model.box_head.channels" | "model.box_head.num_convs":
+            return f"{heads}.box_head.conv_dims={[head.channels] * head.num_convs}"
+        case "model.box_head.features" | "model.box_head.num_layers":
+            return f"{heads}.box_head.fc_dims={[head.features] * head.num_layers}"
+        case "model.mask_head.channels" | "model.mask_head.num_convs" if masks is not None:
+            return f"{heads}.mask_head.conv_dims={[masks.channels] * (masks.num_convs + 1)}"
+    if field == "model.num_classes":
+        return f"model.roi_heads.num_classes={value - 1}"
+    return None
 
 
 def mmdet(field: str, config: Config, is_bgr: bool) -> str | None:

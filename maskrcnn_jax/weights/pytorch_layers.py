@@ -51,8 +51,11 @@ def linear(name: str, path: Path, outputs: int, inputs: Shape) -> Iterator[Entry
 
 
 def normalisation(name: str, path: Path, channels: int, norm: str) -> Iterator[Entry]:
-    """Yields the entries of a norm; see `config.Norm`. A group norm has no running statistics."""
+    """Yields the entries of a norm; see `config.Norm`.
+
+    Group norm and layer norm have no running statistics.
+    """
     constant = {"frozen_batch": ("params", "batch_stats"), "fixed_batch": ("batch_stats",)}
-    for theirs, collection, ours in BATCH_NORM[:2] if norm == "group" else BATCH_NORM:
+    for theirs, collection, ours in BATCH_NORM[:2] if norm in ("group", "layer") else BATCH_NORM:
         collection = "constants" if collection in constant.get(norm, ()) else collection
         yield entry(f"{name}.{theirs}", (collection, *path, ours), (channels,), (0,))

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from maskrcnn_jax.config import ModelConfig, ResNetConfig
-from maskrcnn_jax.weights import torchvision
+from maskrcnn_jax.config import ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
+from maskrcnn_jax.weights import convnext, torchvision, vit
 from maskrcnn_jax.weights.norm_eps import NormEps
 
 NORM_WORDS = {
@@ -11,6 +11,7 @@ NORM_WORDS = {
     "fixed_batch": "batch norm with fixed statistics",
     "batch": "batch norm",
     "group": "group norm",
+    "layer": "layer norm",
 }
 RULES = {"detectron2": "Detectron2", "mmdetection": "MMDetection"}
 
@@ -69,18 +70,21 @@ def describe(config: ModelConfig) -> str:
             kind = "Cascade R-CNN" if config.mask_head is None else "Cascade Mask R-CNN"
         has_convs = config.box_head.num_convs > 0
         heads = "maskrcnn_resnet50_fpn_v2" if has_convs else "the paper"
-        neck = "FPN" if config.fpn is not None else f"C{config.backbone.last_level}"
+        neck = "FPN" if config.fpn is not None else f"C{config.levels[-1]}"
         name = f"{kind} with {describe_backbone(config.backbone)}-{neck} and the heads of {heads}"
+    norm = getattr(config.backbone, "norm", "layer")
     count = len(config.image_mean)
     channels = "" if count == 3 else f", {count} channel{'s' * (count > 1)}"
     rules = "" if rule == "torchvision" else f", rules of {RULES[rule]}"
-    return (
-        f"{name}, {NORM_WORDS[config.backbone.norm]}, {config.num_classes} classes{channels}{rules}"
-    )
+    return f"{name}, {NORM_WORDS[norm]}, {config.num_classes} classes{channels}{rules}"
 
 
-def describe_backbone(config: ResNetConfig) -> str:
-    """Names a backbone, such as ``ResNet-50`` or ``ResNeXt-101-32x8d``."""
+def describe_backbone(config: ResNetConfig | ConvNeXtConfig | ViTConfig) -> str:
+    """Names a backbone, such as ``ResNet-50``, ``ResNeXt-101-32x8d`` or ``ViT-B``."""
+    if isinstance(config, ViTConfig):
+        return vit.describe(config)
+    if isinstance(config, ConvNeXtConfig):
+        return convnext.architecture(config)
     if (config.groups, config.width_per_group) == (1, 64):
         return f"ResNet-{config.depth}"
     kind = "ResNeXt" if config.groups > 1 else "ResNet"

@@ -10,6 +10,7 @@ from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.weights.layout import Entry
 
 PATH = ("params", "backbone", "conv1", "kernel")
+PATHS = (PATH, *(("params", "backbone", x, "kernel") for x in ("patch_embed", "stem_conv")))
 _TYPICAL_STD = 0.226  # Mean of the standard deviations of ImageNet's channels, white as 1.
 
 
@@ -47,7 +48,7 @@ def adapt(
         Lines for the report; none if nothing was replaced.
     """
     count = len(config.image_mean)
-    entry = next(each for each in table if each.path == PATH)
+    entry = next(each for each in table if each.path in PATHS)
     axis, kernel = entry.axes[2], arrays.get(entry.name)
     if count == 3 or kernel is None or kernel.ndim != 4 or kernel.shape[axis] != 3:
         return ()
@@ -57,10 +58,10 @@ def adapt(
     rule = "are added up for the 1 channel"
     if count > 1:
         rule = f"serve the {count} channels in turn, times 3/{count}"
-    lines = [f"conv1: its filters of red, green and blue {rule}{why}"]
+    lines = [f"{entry.path[2]}: its filters of red, green and blue {rule}{why}"]
     if config.backbone.frozen_stages:
         lines.append(
-            f"conv1 does not train, since model.backbone.frozen_stages is "
+            f"{entry.path[2]} does not train, since model.backbone.frozen_stages is "
             f"{config.backbone.frozen_stages}: with 0 it learns from the new channels"
         )
     return tuple(lines)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config, ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.modules import resnet
+from maskrcnn_jax.modules import backbones
 from maskrcnn_jax.roi_heads.composition import module_paths
-from maskrcnn_jax.weights import guess, layout, torchvision_resnet
+from maskrcnn_jax.weights import convnext, guess, layout, torchvision_resnet, vit
 from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Entry, Path
 from maskrcnn_jax.weights.pytorch_layers import (
@@ -30,7 +30,7 @@ from maskrcnn_jax.weights.torchvision_resnet import COUNTER
 
 WHOSE = "torchvision's"
 BODY = "backbone.body."
-STEM = f"{BODY}conv1.weight"
+STEM = f"{BODY}conv1.weight"  # Of a ResNet.
 STEMS = (STEM,)
 MASK_HEAD = "roi_heads.mask_"
 NORMS_OF_BACKBONE = ("frozen_batch", "fixed_batch", "batch")
@@ -61,9 +61,12 @@ def config(state: Mapping[str, np.ndarray]) -> ModelConfig:
     Raises:
         ValueError: The backbone is not a ResNet of a supported depth.
     """
+    is_convnext = convnext.recognises(state, BODY)
     depth = torchvision_resnet.resnet_depth(state, BODY)
-    if depth is None:
-        raise ValueError("its backbone is no ResNet of 18, 34, 50, 101 or 152 layers")
+    if depth is None and not is_convnext:
+        raise ValueError(
+            "its backbone is no ConvNeXt, and no ResNet of 18, 34, 50, 101 or 152 layers"
+        )
     classes = num_classes(state) or presets.COCO_CLASSES
     has_masks = any(name.startswith(MASK_HEAD) for name in state)
     kind = "maskrcnn_resnet50_fpn" if has_masks else "fasterrcnn_resnet50_fpn"
@@ -73,7 +76,12 @@ def config(state: Mapping[str, np.ndarray]) -> ModelConfig:
         found = presets.PRESETS[kind](classes)
         is_counted = any(name.endswith(f".{COUNTER}") for name in state)
         found.backbone.norm = "batch" if is_counted else "frozen_batch"
-    found.backbone.depth = depth
+    if is_convnext:
+        found.backbone = ConvNeXtConfig()
+        convnext.set_sizes(found.backbone, state, BODY)
+    else:
+        found.backbone.depth = depth
+        _set_resnet(found.backbone, state)
     _set_widths(found, state)
     return found
 
@@ -86,15 +94,17 @@ def _set_widths(config: ModelConfig, state: Mapping[str, np.ndarray]) -> None:
         if part is not None and weight is not None and weight.ndim >= 2:
             setattr(part, field, weight.shape[1])
 
-    if (stem := state.get(f"{BODY}bn1.weight")) is not None:
-        config.backbone.stem_channels = stem.size
-    first = (state.get(f"{BODY}layer1.0.conv{i}.weight") for i in (1, 2))
-    guess.set_groups(config.backbone, *first)
     set_inputs(config.fpn, "channels", "rpn.head.cls_logits")
     if config.box_head.num_convs:
         set_inputs(config.box_head, "channels", "roi_heads.box_head.1.0")
     set_inputs(config.box_head, "features", "roi_heads.box_predictor.cls_score")
     set_inputs(config.mask_head, "channels", "roi_heads.mask_predictor.mask_fcn_logits")
+
+
+def _set_resnet(backbone: ResNetConfig, state: Mapping[str, np.ndarray]) -> None:
+    if (stem := state.get(f"{BODY}bn1.weight")) is not None:
+        backbone.stem_channels = stem.size
+    guess.set_groups(backbone, *(state.get(f"{BODY}layer1.0.conv{i}.weight") for i in (1, 2)))
 
 
 def infer(state: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Guess:
@@ -170,6 +180,8 @@ def entries(config: ModelConfig) -> Iterator[Entry]:
     Raises:
         ValueError: torchvision's models do not have a norm of the config, or stages.
     """
+    if isinstance(config.backbone, ViTConfig):
+        raise ValueError("torchvision has no model with a ViT")
     _check_norms(config)
     for words, is_there in _parts(config).items():
         if is_there:
@@ -182,7 +194,13 @@ def layers(config: ModelConfig) -> Iterator[Entry]:
 
     The heads of the stages of a cascade have the names of the only head, with the stage in them.
     """
-    yield from torchvision_resnet.entries(config, BODY)
+    match config.backbone:
+        case ViTConfig():
+            yield from vit.entries(config)
+        case ConvNeXtConfig():
+            yield from convnext.entries(config, BODY)
+        case _:
+            yield from torchvision_resnet.entries(config, BODY)
     if config.fpn is not None:
         yield from _fpn(config)
     yield from _rpn(config)
@@ -207,7 +225,7 @@ def _check_norms(config: ModelConfig) -> None:
     allowed |= dict.fromkeys(("fpn", "box_head", "mask_head"), NORMS)
     for name, norms in allowed.items():
         part = getattr(config, name)
-        if part is not None and part.norm not in norms:
+        if getattr(part, "norm", norms[0]) not in norms:
             raise ValueError(
                 f"torchvision has no model with {name}.norm={part.norm!r}, only {norms}"
             )
@@ -215,7 +233,7 @@ def _check_norms(config: ModelConfig) -> None:
 
 def _fpn(config: ModelConfig) -> Iterator[Entry]:
     width, norm = config.fpn.channels, config.fpn.norm
-    channels = resnet.channels(config.backbone)
+    channels = backbones.channels(config.backbone)
     for i in range(4):
         inputs = channels[i + 2]
         names = f"backbone.fpn.inner_blocks.{i}", ("fpn",), f"lateral{i + 2}", f"lateral{i + 2}_bn"
@@ -229,7 +247,7 @@ def _features(config: ModelConfig) -> int:
     """The number of channels of the maps that the RPN and the heads read."""
     if config.fpn is not None:
         return config.fpn.channels
-    return resnet.channels(config.backbone)[config.levels[-1]]
+    return backbones.channels(config.backbone)[config.levels[-1]]
 
 
 def _rpn(config: ModelConfig) -> Iterator[Entry]:
@@ -252,7 +270,7 @@ def _box_head(config: ModelConfig, path: Path) -> Iterator[Entry]:
         inputs = head.channels
     shape = inputs, head.resolution, head.resolution
     if head.res5:  # The mean over the cells.
-        shape = (resnet.channels(config.backbone)[5],)
+        shape = (backbones.channels(config.backbone)[5],)
     for i in range(head.num_layers):
         # In the numbering, a flattening layer follows the convolutions, and an activation follows
         # each linear layer.
@@ -269,7 +287,7 @@ def _mask_head(config: ModelConfig, path: Path) -> Iterator[Entry]:
     head, name = config.mask_head, ".".join(("roi_heads", *path))
     inputs, width = _features(config), head.channels
     if config.box_head.res5:
-        inputs = resnet.channels(config.backbone)[5]
+        inputs = backbones.channels(config.backbone)[5]
     for i in range(head.num_convs):
         names = f"{name}.{i}", path, f"conv{i}", f"bn{i}"
         yield from _normed(*names, width, inputs, 3, head.norm)
@@ -296,7 +314,7 @@ def function_of(config: ModelConfig) -> str | None:
 
     The number of classes, the number of channels and the kind of norm do not matter.
     """
-    if config.backbone.stride_in_1x1:
+    if getattr(config.backbone, "stride_in_1x1", False):
         return None
     for name, build in presets.PRESETS.items():
         preset = build(config.num_classes)
@@ -315,18 +333,23 @@ def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]] | None:
 
 def missing(config: ModelConfig) -> list[str]:
     """Names what a network has that torchvision cannot build; empty if it holds all arrays."""
+    if isinstance(config.backbone, ViTConfig):
+        return ["a ViT"]
     found = [words for words, is_there in _parts(config).items() if is_there]
     for name in ("backbone", "fpn", "box_head", "mask_head"):
-        norm = getattr(getattr(config, name), "norm", "none")
+        norm = getattr(getattr(config, name), "norm", None)
         allowed = NORMS_OF_BACKBONE if name == "backbone" else NORMS
-        if getattr(config, name) is not None and norm not in allowed:
+        if norm is not None and norm not in allowed:
             found.append(f'{name}.norm "{norm}"')
         if getattr(getattr(config, name), "class_agnostic", False):
             found.append(f"{name}.class_agnostic")
     if config.box_head.classifier != "softmax":
         found.append(f'box_head.classifier "{config.box_head.classifier}"')
-    if config.backbone.stem_channels != ModelConfig().backbone.stem_channels:
-        found.append(f"backbone.stem_channels {config.backbone.stem_channels}")
+    stem_channels = getattr(config.backbone, "stem_channels", 64)
+    if stem_channels != 64:
+        found.append(f"backbone.stem_channels {stem_channels}")
+    if config.fpn is not None and not config.fpn.top_down:
+        found.append("fpn.top_down False")
     if not config.box_head.num_convs and config.box_head.num_layers != 2:
         found.append(f"box_head.num_layers {config.box_head.num_layers}")
     return found
@@ -335,7 +358,9 @@ def missing(config: ModelConfig) -> list[str]:
 def check_can_build(config: ModelConfig) -> None:
     """Raises ValueError if torchvision has no such network, or computes different outputs."""
     differences = missing(config)
-    if config.backbone.stride_in_1x1 and config.backbone.depth >= 50:
+    if differences == ["a ViT"]:
+        raise ValueError("torchvision has no model with a ViT; .npz holds any of ours")
+    if getattr(config.backbone, "stride_in_1x1", False) and config.backbone.depth >= 50:
         differences.append("backbone.stride_in_1x1")
     if config.roi.aligned:
         differences.append("roi.aligned")

@@ -14,7 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config, ConvNeXtConfig, ModelConfig, ViTConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.weights import (
     detectron2,
@@ -40,6 +40,7 @@ SUFFIXES = {
 MAX_LAYERS = 9  # Of a head: the names of more have two digits, which no released model has.
 # The bias of a class that a model does not know; its probability is 0 in float32.
 NEVER = -1e4
+LAYER_NORM_EPS = 1e-6  # Of Detectron2.
 # Parts and layers with outputs for each class.
 OF_CLASSES = {("box_head", "cls_score"), ("box_head", "bbox_pred"), ("mask_head", "logits")}
 PARTS = ("backbone", "fpn", "box_head", "mask_head")
@@ -139,6 +140,16 @@ def _reasons(config: ModelConfig, target: str) -> Iterator[str]:
     if target == "torchvision":
         yield from torchvision.missing(config)
         return
+    is_vit = isinstance(config.backbone, ViTConfig)
+    if is_vit and target == "mmdet":
+        yield "a ViT"
+    if isinstance(config.backbone, ConvNeXtConfig):
+        yield "torchvision's ConvNeXt"
+    if config.fpn is not None and is_vit == config.fpn.top_down:
+        yield f"model.fpn.top_down {config.fpn.top_down} and this backbone"
+    for name in ("fpn", "box_head", "mask_head"):
+        if target == "mmdet" and getattr(getattr(config, name), "norm", "none") == "layer":
+            yield f'model.{name}.norm "layer"'
     heads = {"detectron2": "one", "mmdet": "each"}
     if config.cascade is not None and config.mask_head is not None:
         if config.cascade.mask_heads != heads[target]:
@@ -158,15 +169,20 @@ def _reasons(config: ModelConfig, target: str) -> Iterator[str]:
         yield f"model.rpn.num_convs {config.rpn.num_convs}"
     for name in _parts_with_other_eps(config):
         part = getattr(config, name)
-        if target == "detectron2" and part.norm == "group":
-            yield f"model.{name}.norm_eps {part.norm_eps:g} of group norm"
+        if target == "detectron2" and part.norm in ("group", "layer"):
+            yield f"model.{name}.norm_eps {part.norm_eps:g} of {part.norm} norm"
 
 
 def _parts_with_other_eps(config: ModelConfig) -> list[str]:
     """Names the parts whose norms have another eps than the default."""
     parts = {name: getattr(config, name) for name in PARTS}
-    normed = {name: part for name, part in parts.items() if part and part.norm != "none"}
-    return [name for name, part in normed.items() if part.norm_eps != DEFAULT]
+    norms = {name: getattr(part, "norm", "none") for name, part in parts.items()}
+    usual = {"none": None, "layer": LAYER_NORM_EPS}
+    return [
+        name
+        for name, part in parts.items()
+        if norms[name] != "none" and part.norm_eps != usual.get(norms[name], DEFAULT)
+    ]
 
 
 def _labels(categories: Categories | None, target: str) -> list[int | None] | None:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 torch = pytest.importorskip("torch", reason="the other side needs torch")
 
 from benchmarks.recipes import peer  # noqa: E402

@@ -47,13 +47,18 @@ class Toy(nn.Module):
         return {level: features[level] for level in (2, 3, 4, 5)}
 
 
+def channels(config):
+    return dict.fromkeys((2, 3, 4, 5), config.width)
+
+
 def stage_of(layer):
     return int(layer.removeprefix("stage"))
 
 
 @pytest.fixture
 def toy(tiny, monkeypatch):
-    monkeypatch.setitem(backbones.BACKBONES, ToyConfig, Backbone(Toy, stage_of))
+    kind = Backbone(Toy, stage_of, channels, lambda config: 5)
+    monkeypatch.setitem(backbones.BACKBONES, ToyConfig, kind)
     config = dataclasses.replace(tiny.model.config)
     config.__dict__["_frozen"] = False
     config.__dict__["backbone"] = ToyConfig(frozen_stages=2)
@@ -79,3 +84,7 @@ def test_a_toy_backbone_trains(toy):
 def test_frozen_layers_follow_the_stages(toy):
     assert backbones.is_frozen(toy.backbone, "stage2")
     assert not backbones.is_frozen(toy.backbone, "stage3")
+
+
+def test_layers_count_down_to_the_last(toy):
+    assert [backbones.layers_above(toy.backbone, f"stage{i}") for i in (1, 5, 6)] == [5, 1, 0]

@@ -120,3 +120,15 @@ def test_faster_rcnn(photographs, variant):
     assert not any("mask" in name for name in subject.stages)
     assert subject.alone.mask_share is None
     check_alone(subject, f"{variant} at 320")
+
+
+@pytest.mark.slow
+def test_convnext(photographs, tmp_path):
+    """torchvision loads our file strictly into its `MaskRCNN` on its own ConvNeXt."""
+    path = of_size(photographs, 480, 640)[0]
+    subject = comparer("convnext-tiny", 320, 533, tmp_path / "w.pth")
+    body = subject.peer.model.backbone.body
+    theirs = reference.torchvision.models.convnext_tiny().features
+    assert [x.shape for x in body.parameters()] == [x.shape for x in theirs.parameters()]
+    subject.add(path.name, images.read_image(path))
+    check_alone(subject, "convnext-tiny at 320")

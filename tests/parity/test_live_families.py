@@ -74,14 +74,17 @@ def write(path, name, peer):
 
 def comparer(name, path):
     """Both models; ours is loaded from a file with the peer's weights."""
-    config = recipe.whole_config(name)
+    config, sizes = recipe.whole_config(name), SIZES
+    if "vitdet" in name:
+        side = SIZES["short_side"]
+        config.model.backbone.image_side, sizes = side, dict.fromkeys(SIZES, side)
     variables = recipe.variables(config.model)
-    peer = program_of(name).peer(config, variables, **SIZES)
+    peer = program_of(name).peer(config, variables, **sizes)
     write(path, name, peer)
     loaded = loading.load(path)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
     assert (loaded.config.model, loaded.config.detection) == (config.model, config.detection)
-    return comparison.Comparer(peer, JaxModel(loaded.config, loaded.variables, **SIZES))
+    return comparison.Comparer(peer, JaxModel(loaded.config, loaded.variables, **sizes))
 
 
 def check(subject, stages):

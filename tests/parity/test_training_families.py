@@ -23,12 +23,15 @@ if not os.environ.get("MASKRCNN_JAX_SHARED"):
     pytest.skip(reason, allow_module_level=True)
 
 from maskrcnn_jax import presets, training  # noqa: E402
+from maskrcnn_jax.config import ResNetConfig, ViTConfig  # noqa: E402
 from maskrcnn_jax.data import masks, rle  # noqa: E402
 from maskrcnn_jax.data import sample as data_sample  # noqa: E402
 from maskrcnn_jax.data.coco import CocoDataset  # noqa: E402
 from maskrcnn_jax.data.dataset import Example  # noqa: E402
 from maskrcnn_jax.execution import Execution  # noqa: E402
 from maskrcnn_jax.model import MaskRCNN  # noqa: E402
+from maskrcnn_jax.modules import box_head, layers, mask_head, rpn  # noqa: E402
+from maskrcnn_jax.modules.extents import zero_beyond  # noqa: E402
 from maskrcnn_jax.parity import (  # noqa: E402
     recipe,
     reference,
@@ -79,7 +82,8 @@ def keep(example, count):
 def settings(preset):
     """A preset with torchvision's input, so that its weights settle in torchvision's model."""
     config = preset()
-    presets.use_torchvision_input(config.model)
+    if isinstance(config.model.backbone, ResNetConfig):
+        presets.use_torchvision_input(config.model)
     config.model.roi.num_samples = 64
     return config
 
@@ -119,13 +123,24 @@ def staged(variables, cascade):
     return variables | {"params": params}
 
 
+def padded(batch, side):
+    """The batch on a square, as ViTDet sees it."""
+    height, width = batch.images.shape[1:3]
+    gaps = (0, 0), (0, side - height), (0, side - width), (0, 0)
+    return batch._replace(
+        images=np.pad(batch.images, gaps), canvas=np.full_like(batch.canvas, side)
+    )
+
+
 class Ours:
     """Our losses and gradients on the draws of another library."""
 
-    def __init__(self, family, config, variables, batches):
+    def __init__(self, family, config, variables, batches, square=None):
         self.family, self.config, self.variables = family, config, variables
         image_padding = config.data.padding
         self.batches = list(training_replay.batches(batches, **SIDES, image_padding=image_padding))
+        if square is not None:
+            self.batches = [padded(batch, square) for batch in self.batches]
         first = self.batches[0]
         bucket, slots = first.images.shape[1:3], first.instances.valid.shape[1]
         canvas = tuple(first.canvas[0].tolist())
@@ -234,6 +249,59 @@ def test_a_step_of_detectron2(batches, preset):
     model = peer(config, variables, **SIDES).model
     ours = Ours(detectron2, config, variables, batches)
     check(ours, partial(training_peers.detectron2_step, model), batches)
+
+
+def silu(x, extent=None):
+    y = jax.nn.silu(x)
+    return y if extent is None else zero_beyond(y, extent)
+
+
+def smooth(model):
+    """Replaces the ReLUs of a model of PyTorch, as `silu` does ours."""
+    nn = reference.torch.nn
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, nn.SiLU())
+    return model
+
+
+@pytest.mark.slow
+def test_a_step_of_vitdet(batches, monkeypatch):
+    """With a smooth function for the ReLUs of the heads, on both sides: rounding flips a ReLU."""
+    if not os.environ.get("DETECTRON2"):
+        pytest.skip("DETECTRON2 does not name a checkout")
+    config = settings(presets.detectron2_vitdet_b)
+    side = 160
+    config.model.backbone = ViTConfig(
+        image_side=side, width=96, depth=4, num_heads=3, global_blocks=(1, 3), drop_path=0.0
+    )
+    variables = recipe.variables(config.model)
+    peer = importlib.import_module("maskrcnn_jax.parity.detectron2").peer
+    model = smooth(peer(config, variables, **SIDES).model)
+    for module in (box_head, layers, mask_head, rpn):
+        monkeypatch.setattr(module, "relu", silu)
+    ours = Ours(detectron2, config, variables, batches, square=side)
+    check(ours, partial(training_peers.detectron2_step, model), batches[:1])
+
+
+@pytest.mark.slow
+def test_the_rates_of_layers_are_vitdets():
+    if not os.environ.get("DETECTRON2"):
+        pytest.skip("DETECTRON2 does not name a checkout")
+    importlib.import_module("maskrcnn_jax.parity.detectron2")  # Makes it importable.
+    rate = importlib.import_module("detectron2.modeling.backbone.vit").get_vit_lr_decay_rate
+    config = presets.detectron2_vitdet_b()
+    table = [x for x in detectron2.entries(config.model) if x.path[0] == "params"]
+    params = unflatten_dict({x.path[1:]: np.ones((), np.float32) for x in table})
+    config.optimizer.weight_decay = 0.0
+    optimizer = training.make_optimizer(config, params)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    found = flatten_dict(updates)
+    whole = float(found["box_head", "cls_score", "bias"])
+    for entry in table:
+        expected = rate(entry.name, lr_decay_rate=0.7, num_layers=12)
+        assert float(found[entry.path[1:]]) / whole == pytest.approx(expected, rel=1e-4), entry.name
 
 
 def test_the_warm_up_is_mmdetections():

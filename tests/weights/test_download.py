@@ -118,6 +118,7 @@ def test_names_of_detectors_and_backbones():
         assert re.fullmatch(rf"{model}_coco-[0-9a-f]{{8}}\.pth", name)
     versions = {
         **dict.fromkeys(("resnet18", "resnet34", "resnext101_64x4d"), 1),
+        **{f"convnext_{size}": 1 for size in ("tiny", "small", "base", "large")},
         **dict.fromkeys(("resnet50", "resnet101", "resnet152"), 2),
         **dict.fromkeys(("resnext50_32x4d", "resnext101_32x8d"), 2),
     }

@@ -7,7 +7,13 @@ import pytest
 import yaml
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, DetectionConfig, ModelConfig
+from maskrcnn_jax.config import (
+    Config,
+    ConvNeXtConfig,
+    DetectionConfig,
+    ModelConfig,
+    ViTConfig,
+)
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.settings import to_dict
 from maskrcnn_jax.weights import (
@@ -43,7 +49,7 @@ def state_for(build, num_classes=81):
         return state_of(mmdetection, config, scale=scale, counters=("b", "n", "r"))
     # Detectron2 counts the batches of frozen stages too, if the others train.
     scale = 58 if presets.is_of_caffe(config.model) else 1
-    is_trained = config.model.backbone.norm == "batch"
+    is_trained = getattr(config.model.backbone, "norm", None) == "batch"
     counters = ("backbone", "roi_heads") if is_trained else ""
     return state_of(detectron2, config, scale=scale, counters=counters)
 
@@ -259,7 +265,7 @@ def test_faster_r_cnns_are_written_too(tmp_path):
 # Fields that only training reads, or that do not change what is detected.
 TRAINING = {
     *("positive_iou", "negative_iou", "num_samples", "positive_fraction", "smooth_l1_beta"),
-    *("max_samples", "frozen_stages", "dtype", "low_quality", "min_low_quality_iou"),
+    *("max_samples", "frozen_stages", "drop_path", "dtype", "low_quality", "min_low_quality_iou"),
     *("loss_divisor", "ground_truth", "mask_targets", "box_loss", "box_loss_weight"),
     *("federated_classes", "federated_power", "class_frequencies"),
 }
@@ -283,6 +289,8 @@ def flat(values):
 
 def test_every_rule_of_detection_is_compared():
     fields = {*leaves(ModelConfig(), "model."), *leaves(DetectionConfig(), "detection.")}
+    for backbone in (ConvNeXtConfig(), ViTConfig()):
+        fields |= {*leaves(backbone, "model.backbone.")}
     wanted = {x for x in fields if x.rpartition(".")[2] not in TRAINING} - OF_TRAINING - OF_KIND
     compared = {x for x in differences.FIELDS if not x.startswith(("data.", "model.cascade."))}
     assert compared == wanted
@@ -371,6 +379,8 @@ def test_every_arrays_shape_can_be_set_everywhere(target):
             ("torchvision", "model.backbone.stem_channels"),
             ("mmdet", "model.box_head.classifier"),
         )
+        is_refused |= field == "model.fpn.top_down"  # It belongs to the backbone.
         is_folded = target == "detectron2" and field.endswith("norm_eps")
-        if part in PARTS_WITH_ARRAYS and not is_refused and not is_folded:
+        is_skipped = is_refused or is_folded or not differences._is_used(config, field)
+        if part in PARTS_WITH_ARRAYS and not is_skipped:
             assert differences.SETTINGS[target](field, config, False), field

@@ -1,6 +1,7 @@
 """torchvision's side of a recipe at toy size: the same start and images as ours, resumable."""
 
 import dataclasses
+import os
 
 import jax
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 torch = pytest.importorskip("torch", reason="the other side needs torch")
+if not os.environ.get("MASKRCNN_JAX_SHARED"):
+    reason = "MASKRCNN_JAX_SHARED does not name the folder with torchvision's stand-ins"
+    pytest.skip(reason, allow_module_level=True)
 
 from benchmarks.recipes import peer  # noqa: E402
 from maskrcnn_jax.cli.start import prepare  # noqa: E402

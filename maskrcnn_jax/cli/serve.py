@@ -1,6 +1,7 @@
 """`maskrcnn-jax serve`: a page to try a model in the browser, and an endpoint with JSON."""
 
 import argparse
+import contextlib
 import errno
 import socket
 from pathlib import Path
@@ -26,10 +27,10 @@ def run(args: argparse.Namespace) -> int:
             args.max_megabytes * 2**20, args.max_megapixels * 10**6, args.timeout, args.queue
         )
         print(f"{_address(listener)} is ready; Ctrl-C stops it", flush=True)
-        try:
+        # It answers what is under way, and then raises where Ctrl-C was not ignored at the start.
+        with contextlib.suppress(KeyboardInterrupt):
             server.run(listener, detector, limits, Path(args.weights or args.artifact).name)
-        except KeyboardInterrupt:  # It has answered what was under way.
-            print("stopped")
+        print("stopped")
     return 0
 
 

@@ -485,7 +485,7 @@ def test_a_mistake_in_a_config_is_found_however_the_file_is_given(flag, folder):
     "command, message",
     [
         (
-            "-m maskrcnn_jax.cli.main predict nowhere.jpg --weights x --output y",
+            "-m maskrcnn_jax predict nowhere.jpg --weights x --output y",
             "match for nowhere.jpg",
         ),
         ("train.py --config=D/syntax.py --workdir=D/run", "syntax.py, line 1"),

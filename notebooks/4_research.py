@@ -25,13 +25,13 @@ from configs import shapes
 from maskrcnn_jax import MaskRCNN, training
 from maskrcnn_jax.data.pipeline import train_batches
 from maskrcnn_jax.data.shapes import ShapesDataset
-from maskrcnn_jax.losses import mean
+from maskrcnn_jax.diagnostics import mask_accuracy
+from maskrcnn_jax.losses import mask_loss, mean
 from maskrcnn_jax.model import example_inputs
-from maskrcnn_jax.modules import backbones
-from maskrcnn_jax.modules.fpn import FPN
-from maskrcnn_jax.modules.mask_head import MaskHead
+from maskrcnn_jax.modules import backbones, fpn
 from maskrcnn_jax.modules.rpn import RPN
 from maskrcnn_jax.ops.roi_pooling.align import multilevel_roi_align
+from maskrcnn_jax.roi_heads.plain import PlainBoxHead, PlainMaskHead, positives_and_masks
 
 # %% [markdown]
 # ## RoIAlign alone
@@ -92,14 +92,12 @@ assert np.allclose((along(0.01) - along(-0.01)) / 0.02, slope, rtol=1e-2)
 # %% [markdown]
 # ## Another head, and another loss
 #
-# The head below averages the features of a box before its layers. The loss is the Dice loss of the
-# masks, `1 - 2 |A and B| / (|A| + |B|)`; it joins the five others through Flax's `sow`.
+# The box head below averages the features of a box before its layers. The mask head adds the Dice
+# loss of the masks, `1 - 2 |A and B| / (|A| + |B|)`, to the five others.
 
 
 # %%
-class MeanBoxHead(nn.Module):
-    num_classes: int
-
+class MeanBoxHead(PlainBoxHead):
     @nn.compact
     def __call__(self, pooled, valid=None):
         x = nn.relu(nn.Dense(64)(pooled.mean((2, 3))))
@@ -115,19 +113,24 @@ def dice(logits, masks, targets):
     return jnp.where(targets.positive, 1 - share, 0).sum(), count
 
 
+class DiceMaskHead(PlainMaskHead):
+    def learn(self, pool, stages, batch):
+        positives, masks = positives_and_masks(self.model, self.run.per_image, stages[0], batch)
+        pooled = pool(positives.boxes, resolution=self.config.resolution)
+        logits = self(pooled, positives.classes, positives.positive)
+        losses = mask_loss(logits, masks, positives)
+        losses["loss_dice"] = dice(logits, masks, positives)
+        return losses, mask_accuracy(logits, masks, positives)
+
+
 class Mine(MaskRCNN):
     def setup(self):
         c = self.config
         self.backbone = backbones.build(c.backbone, c.dtype, self.run)
-        self.fpn = FPN(c.fpn, c.dtype, self.run)
-        self.rpn = RPN(c.rpn, c.dtype, self.run)
-        self.box_head = MeanBoxHead(c.num_classes)
-        self.mask_head = MaskHead(c.mask_head, c.num_classes, c.dtype, self.run)
-
-    def learn_masks(self, pyramid, rois, batch):
-        logits, masks, positives = super().learn_masks(pyramid, rois, batch)
-        self.sow("more_losses", "dice", dice(logits, masks, positives))
-        return logits, masks, positives
+        self.fpn = fpn.build(c.fpn, c.dtype, self.run)
+        self.rpn = RPN(c.rpn, c.dtype, self.run, c.anchors_per_cell)
+        self.box_head = MeanBoxHead(c.box_head, c.num_classes, c.dtype, model=c, run=self.run)
+        self.mask_head = DiceMaskHead(c.mask_head, c.num_classes, c.dtype, self.run, model=c)
 
 
 # %% [markdown]
@@ -152,10 +155,7 @@ state = optimizer.init(params)
 
 
 def total(params, batch, key):
-    (losses, _), sown = model.apply(
-        {"params": params, **variables}, batch, key, method="losses", mutable=["more_losses"]
-    )
-    losses |= {name: pair for name, (pair,) in sown["more_losses"].items()}
+    losses, _ = model.apply({"params": params, **variables}, batch, key, method="losses")
     return sum(mean(pair) for pair in losses.values()), losses
 
 
@@ -173,7 +173,7 @@ for step, batch in zip(range(3), batches, strict=False):
     print(step, {name: round(float(mean(pair)), 3) for name, pair in losses.items()})
 moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, params)
 assert not any(jax.tree.leaves(moved["backbone"])) and any(jax.tree.leaves(moved["mask_head"]))
-assert "dice" in losses
+assert "loss_dice" in losses
 
 # %% [markdown]
 # ## In Flax NNX

@@ -286,7 +286,7 @@ class CascadeConfig:
     # The boxes that train a later stage. "all": those of the stage before, as in Detectron2.
     # "drawn": samples of them and of the objects, as in MMDetection.
     samples: Annotated[str, one_of("all", "drawn")] = "all"
-    # What the stages' predictions of a class are averaged as: "probabilities", as in Detectron2, or
+    # The class scores of all stages are averaged: their "probabilities", as in Detectron2, or their
     # "logits", as in MMDetection.
     average: Annotated[str, one_of("probabilities", "logits")] = "probabilities"
     loss_weight: Annotated[float, above(0)] = 1.0  # Of a stage, relative to the stage before.

@@ -444,7 +444,7 @@ def name_of(model: ModelConfig) -> str | None:
 
 
 def _kind(model: ModelConfig) -> tuple[object, ...]:
-    """What makes a network one of another kind."""
+    """The settings in which presets of two kinds of network differ."""
     backbone, head = model.backbone, model.box_head
     names: tuple[str, ...] = "depth", "groups", "width_per_group", "last_level"
     if not isinstance(backbone, ResNetConfig):

@@ -170,7 +170,7 @@ def test_beta_zero_is_plain_l1_with_a_finite_gradient():
 
 
 def generalised_iou(a, b):
-    """Of two boxes, by hand."""
+    """The GIoU of two boxes (Rezatofighi et al., 2019), computed by hand."""
     width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     shared = max(width, 0) * max(height, 0)
     union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared

@@ -40,7 +40,7 @@ def add(path: Path, entry: dict[str, Any]) -> None:
 def entry(
     recipe: str, program: str, seed: int, steps: int, result: Evaluation, workdir: Path
 ) -> dict[str, Any]:
-    """What is kept of a run: its numbers, its curve, its time, the machine and the code."""
+    """The record of a run: its numbers, its curve, its time, the machine and the code."""
     numbers = {kind: {name: x[name] for name in NUMBERS} for kind, x in result.numbers.items()}
     return {
         "recipe": recipe,

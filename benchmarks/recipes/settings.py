@@ -15,7 +15,7 @@ BEST = "best"
 NUM_FOLDS = 5
 FRUITS = tuple(f"fruits-{fold}" for fold in range(NUM_FOLDS))
 SHORT = "short"  # The baseline of the ingredients.
-# What each ingredient changes in the baseline.
+# The fields of the baseline that each ingredient changes.
 INGREDIENTS: dict[str, tuple[str, ...]] = {
     "average": ("optimizer.average_decay=0.99",),
     "cosine": ("optimizer.schedule=cosine",),

@@ -1,4 +1,4 @@
-"""What the server answers: the detections of an image as JSON."""
+"""The answer of the server: the detections of an image as JSON."""
 
 import time
 from typing import Any

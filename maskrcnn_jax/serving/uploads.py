@@ -12,7 +12,7 @@ from maskrcnn_jax.images import Pixels
 
 
 class Limits(NamedTuple):
-    """What a server accepts."""
+    """The limits of a server; it refuses a request beyond them."""
 
     num_bytes: int = 20 * 2**20  # Of an upload.
     num_pixels: int = 50_000_000  # Of an image.
@@ -27,12 +27,12 @@ async def read(request: Request, most: int) -> bytes:
     """
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > most:
-        raise too_large(f"{int(declared):,} bytes", f"{most:,} bytes")
+        raise _too_large(f"{int(declared):,} bytes", f"{most:,} bytes")
     content = bytearray()
     async for part in request.stream():
         content += part
         if len(content) > most:
-            raise too_large("more bytes", f"{most:,} bytes")
+            raise _too_large("more bytes", f"{most:,} bytes")
     if not content:
         raise HTTPException(400, "the body is empty: send the content of an image file")
     return bytes(content)
@@ -67,12 +67,13 @@ def decode(content: bytes, most: int, num_channels: int, dtype: str) -> Pixels:
     except OSError as error:
         raise HTTPException(415, f"cannot read the image: {error}") from error
     if header.height * header.width > most:
-        raise too_large(f"{header.width}x{header.height} pixels", f"{most:,} pixels")
+        raise _too_large(f"{header.width}x{header.height} pixels", f"{most:,} pixels")
     try:
         return images.decode_image(content, num_channels, dtype)
     except OSError as error:
         raise HTTPException(422, f"cannot read the image: {error}") from error
 
 
-def too_large(found: str, most: str) -> HTTPException:
+def _too_large(found: str, most: str) -> HTTPException:
+    """The answer 413 to an image with more bytes or pixels than `Limits` allow."""
     return HTTPException(413, f"the image is too large: it has {found}, and {most} are allowed")

@@ -11,17 +11,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from maskrcnn_jax.config import (
+from maskrcnn_jax.config import Config, DataConfig, DetectionConfig, OptimizerConfig
+from maskrcnn_jax.model_config import (
     BoxHeadConfig,
     CascadeConfig,
-    Config,
     ConvNeXtConfig,
-    DataConfig,
-    DetectionConfig,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
-    OptimizerConfig,
     ResNetConfig,
     RoIConfig,
     RPNConfig,

@@ -24,9 +24,10 @@ import jax.monitoring  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from maskrcnn_jax.config import (  # noqa: E402
+from maskrcnn_jax.config import DetectionConfig
+from maskrcnn_jax.model import MaskRCNN, variable_shapes  # noqa: E402
+from maskrcnn_jax.model_config import (
     BoxHeadConfig,
-    DetectionConfig,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
@@ -34,7 +35,6 @@ from maskrcnn_jax.config import (  # noqa: E402
     RoIConfig,
     RPNConfig,
 )
-from maskrcnn_jax.model import MaskRCNN, variable_shapes  # noqa: E402
 from maskrcnn_jax.modules import box_head, layers, mask_head, resnet, rpn  # noqa: E402
 from maskrcnn_jax.modules.extents import zero_beyond  # noqa: E402
 

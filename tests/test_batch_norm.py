@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from maskrcnn_jax import training
-from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.settings import from_dict, to_dict
 from tests.conftest import QUICK_COMPILE, random_variables
 from tests.test_model import make_batch

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from maskrcnn_jax.config import BoxHeadConfig, MaskHeadConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import BoxHeadConfig, MaskHeadConfig
 from maskrcnn_jax.modules.extents import within
 from maskrcnn_jax.modules.norms import NORMS, FrozenBatchNorm
 from maskrcnn_jax.ops.convolution import conv, matmul

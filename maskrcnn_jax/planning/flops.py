@@ -19,9 +19,10 @@ import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 from jaxtyping import Array
 
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.pack import batch_shapes
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.ops.sampling import Key
 from maskrcnn_jax.structures import Batch
 

@@ -8,7 +8,13 @@ import pytest
 
 from maskrcnn_jax import presets
 from maskrcnn_jax.cli import arguments, parity
-from maskrcnn_jax.config import BoxHeadConfig, FPNConfig, MaskHeadConfig, ModelConfig, ResNetConfig
+from maskrcnn_jax.model_config import (
+    BoxHeadConfig,
+    FPNConfig,
+    MaskHeadConfig,
+    ModelConfig,
+    ResNetConfig,
+)
 from maskrcnn_jax.parity import recipe
 from maskrcnn_jax.weights import torchvision
 

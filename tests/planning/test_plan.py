@@ -7,18 +7,18 @@ import jax
 import pytest
 
 from maskrcnn_jax import training
-from maskrcnn_jax.config import (
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.data import pipeline
+from maskrcnn_jax.data.pack import batch_shapes
+from maskrcnn_jax.data.shapes import ShapesDataset
+from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model_config import (
     BoxHeadConfig,
-    Config,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
     ResNetConfig,
 )
-from maskrcnn_jax.data import pipeline
-from maskrcnn_jax.data.pack import batch_shapes
-from maskrcnn_jax.data.shapes import ShapesDataset
-from maskrcnn_jax.model import MaskRCNN, example_inputs
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.planning import programs
 from maskrcnn_jax.planning.devices import topology

@@ -20,7 +20,7 @@ INPUTS = {"data/", "images", "resizing", "distributed", "config_check", "whole_f
 INPUTS |= {"pasting", "coco_metrics"}
 # These need each other: a detector reads weights and artifacts, is exported to an artifact, and
 # detects window by window.
-DETECTOR = {"artifacts/", "detector", "detector_inputs", "tiling/", "weights/", "presets"}
+DETECTOR = {"artifacts/", "detector", "detector_inputs", "tiling/", "weights/", "presets/"}
 DRAWING = {"drawing/", "visualize"}
 TOOLS = {"parity/", "planning/", "report/", "serving/", "test_time_augmentation"}
 TOOLS |= {"torchvision_models", "video"}
@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "model": GROUND
     | STAGES
     | {"modules/", "ops/", "poolers", "roi_heads/", "execution", "sharding"},
-    "presets": {"config", "model_config"},
+    "presets/": {"config", "model_config"},
     # Images, ground truth and processes; none of it knows the network.
     "images": {"image_files/"},
     "image_files/": set(),
@@ -72,7 +72,7 @@ MAY_IMPORT = {
     "weights/": COMPUTED | INPUTS | DETECTOR | {"runs/"},
     "planning/": COMPUTED | INPUTS | {"training"},
     "report/": COMPUTED | INPUTS | DRAWING | {"evaluation", "runs/"},
-    "parity/": COMPUTED | INPUTS | {"training", "weights/", "presets"},
+    "parity/": COMPUTED | INPUTS | {"training", "weights/", "presets/"},
     "serving/": {
         "detector",
         "detector_inputs",

@@ -87,7 +87,7 @@ def smooth_activations(patch: pytest.MonkeyPatch) -> None:
     """Replaces all ReLUs with a smooth function: rounding can flip a ReLU, and so a gradient."""
 
     def smooth(x: jax.Array, extent: jax.Array | None = None) -> jax.Array:
-        return zero_beyond(nn.silu(x), extent)
+        return nn.silu(x) if extent is None else zero_beyond(nn.silu(x), extent)
 
     for module in (box_head, layers, mask_head, resnet, rpn):
         patch.setattr(module, "relu", smooth)

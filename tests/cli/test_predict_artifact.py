@@ -26,7 +26,8 @@ ALLOWED = set(
     data.rle data.tracing data.values detector detector_inputs distributed drawing drawing.captions
     drawing.channels drawing.colors drawing.fonts drawing.patches evaluation execution
     image_files image_files.bands image_files.headers image_files.npy image_files.once
-    image_files.pillow image_files.tiff images model_config ops ops.rounding pasting resizing settings
+    image_files.pillow image_files.tiff images model_config ops ops.rounding pasting resizing
+    settings
     sharding structures video visualize weights weights.metadata weights.model_metadata
     weights.npz weights.zip_records whole_files xla xla.cache xla.compiler xla.jaxlib_errors
 """.split()

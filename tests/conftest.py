@@ -83,6 +83,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
+def pytest_collection_finish() -> None:
+    """Takes the thousands of tests, which stay alive, out of the collection of garbage."""
+    gc.freeze()
+
+
 def smooth_activations(patch: pytest.MonkeyPatch) -> None:
     """Replaces all ReLUs with a smooth function: rounding can flip a ReLU, and so a gradient."""
 

@@ -251,6 +251,14 @@ def detectron2_r50_c4(num_classes: int = COCO_80_CLASSES) -> Config:
     return config
 
 
+def detectron2_r50_dc5(num_classes: int = COCO_80_CLASSES) -> Config:
+    """Detectron2's ``mask_rcnn_R_50_DC5_3x``; ``num_classes`` includes background."""
+    config = detectron2_r50_fpn(num_classes)
+    use_dc5(config)
+    config.data.padding = 1
+    return config
+
+
 def mmdet_r50_fpn(num_classes: int = COCO_80_CLASSES) -> Config:
     """MMDetection's ``mask-rcnn_r50_fpn_1x_coco``; ``num_classes`` includes background."""
     config = detectron2_r50_fpn(num_classes)
@@ -346,6 +354,7 @@ OF_OTHERS: dict[str, Callable[..., Config]] = {
         detectron2_vitdet_l,
         detectron2_cascade_r50_fpn,
         detectron2_r50_c4,
+        detectron2_r50_dc5,
         mmdet_r50_fpn,
         mmdet_r101_fpn,
         mmdet_x101_32x4d_fpn,
@@ -410,7 +419,18 @@ def use_c4(config: Config) -> None:
     model.box_head = BoxHeadConfig(res5=True, resolution=14, num_layers=0)
     if model.mask_head is not None:
         model.mask_head = MaskHeadConfig(resolution=7, num_convs=0)
-    model.rpn.num_candidates, model.rpn.num_proposals = 12_000, 2000
+    _take_proposals_of_one_map(config)
+
+
+def use_dc5(config: Config) -> None:
+    """Takes the pyramid from a network, and dilates the last stage of its ResNet."""
+    config.model.fpn, config.model.backbone.c5_dilation = None, 2
+    _take_proposals_of_one_map(config)
+
+
+def _take_proposals_of_one_map(config: Config) -> None:
+    """Sets the numbers of proposals of Detectron2's networks without a pyramid."""
+    config.model.rpn.num_candidates, config.model.rpn.num_proposals = 12_000, 2000
     config.detection.num_candidates = 6000
 
 
@@ -446,7 +466,7 @@ def name_of(model: ModelConfig) -> str | None:
 def _kind(model: ModelConfig) -> tuple[object, ...]:
     """The settings in which presets of two kinds of network differ."""
     backbone, head = model.backbone, model.box_head
-    names: tuple[str, ...] = "depth", "groups", "width_per_group", "last_level"
+    names: tuple[str, ...] = "depth", "groups", "width_per_group", "last_level", "c5_dilation"
     if not isinstance(backbone, ResNetConfig):
         names = ("depth",) if isinstance(backbone, ViTConfig) else ("depths", "width")
     sizes = type(backbone), *(getattr(backbone, name) for name in names)

@@ -27,6 +27,7 @@ NETWORKS = {
     "cascade": presets.use_cascade,
     "cascade of MMDetection": presets.use_cascade_of_mmdetection,
     "C4": presets.use_c4,
+    "DC5": presets.use_dc5,
 }
 quick = partial(jax.jit, compiler_options=QUICK_COMPILE)
 
@@ -112,7 +113,8 @@ def test_masks_of_a_c4_network_learn_from_the_features_of_the_first_rois():
     assert whole.shape == (1, 8, 3, 3, 128) and float(whole.max()) > 0
     none = jnp.zeros((1, 8), int)
     rois = RoITargets(boxes, none, jnp.zeros((1, 8, 4)), none, none > 0, none == 0)
-    *_, stages, taken = head.bind(variables).learn(pool, rois, make_batch(), none)
+    keys = jax.random.split(jax.random.key(0), 1)
+    *_, stages, taken = head.bind(variables).learn(pool, rois, make_batch(), keys)
     assert stages == (rois,)
     np.testing.assert_allclose(taken(boxes[:, :3], resolution=3), whole[:, :3], atol=1e-5)
 

@@ -150,6 +150,8 @@ def test_every_key_that_is_read_is_set(tmp_path):
     values["MODEL.ANCHOR_GENERATOR.SIZES"] = ((32,), (64,), (128,), (256,), (512,))
     plain = detectron2_config._convert(values).config
     for key, (default, field) in detectron2_config.FIELDS.items():
+        if key == "MODEL.RESNETS.RES5_DILATION":  # Only of networks without a pyramid.
+            continue
         other = (
             tuple(x + 1 for x in default)
             if isinstance(default, tuple)

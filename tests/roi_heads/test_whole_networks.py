@@ -48,6 +48,8 @@ def network(request):
     model.rpn.num_candidates = model.rpn.num_proposals = 64
     detection.num_candidates = detection.num_proposals = 48
     detection.num_detections, model.roi.num_samples = 20, 16
+    # 0 would follow the size of an RoI, and rounding decides where that is a whole number of bins.
+    model.roi.sampling_ratio = 2
     model.box_head.features, model.mask_head.channels = 64, 16
     model.mask_head.num_convs = min(model.mask_head.num_convs, 1)
     network = MaskRCNN(model, detection)

@@ -246,6 +246,14 @@ def test_a_file_of_another_network_is_named_with_its_preset(tmp_path, build):
         load(tmp_path, state, config=reduced(R50(4), depth=50).model)
 
 
+def test_a_file_of_a_library_without_the_wanted_network_is_named_with_its_preset(tmp_path):
+    state = state_of(detectron2, reduced(DC5(4), depth=50))
+    message = "has Detectron2's names, but Detectron2 has no model with torchvision's ConvNeXt; "
+    message += "it looks like Mask R-CNN with ResNet-50-DC5.*presets.detectron2_r50_dc5"
+    with pytest.raises(ValueError, match=f"w.safetensors {message}"):
+        load(tmp_path, state, config=presets.maskrcnn_convnext_tiny_fpn(4))
+
+
 def test_80_classes_are_cocos(tmp_path):
     loaded = load(tmp_path, state_of(detectron2, reduced(R50())))
     assert loaded.categories == Categories.coco()

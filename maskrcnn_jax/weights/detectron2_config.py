@@ -268,8 +268,10 @@ def _convert(found: Mapping[str, Any]) -> Settings:
         presets.use_cascade(config)
     for key, (_, field) in FIELDS.items():
         set_field(config, field, values[key])
-    if config.model.box_head.res5:  # The mask head reads what the box head pools.
-        set_field(config, "model.mask_head.resolution", config.model.box_head.resolution // 2)
+    side = config.model.box_head.resolution
+    if config.model.box_head.res5 and isinstance(side, int):
+        # The mask head reads what the box head pools.
+        set_field(config, "model.mask_head.resolution", side // 2)
     problems += _set_converted(config, values)
     if problems:
         raise ValueError("it has settings without a counterpart:\n  " + "\n  ".join(problems))
@@ -318,7 +320,7 @@ def _set_converted(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
         yield f"MODEL.RESNETS.WIDTH_PER_GROUP: {str(width)[:100]}, with {str(stem)[:100]} for stems"
     sizes, ratios = (values[f"MODEL.ANCHOR_GENERATOR.{x}"] for x in ("SIZES", "ASPECT_RATIOS"))
     is_list = isinstance(sizes, tuple) and all(isinstance(x, tuple) for x in sizes)
-    if model.fpn is None and is_list and len(sizes) == 1:
+    if model.fpn is None and is_list and len(sizes) == 1 and sizes[0]:
         (model.rpn.anchor_sizes,) = sizes
     elif model.fpn is not None and is_list and [len(x) for x in sizes] == [1] * 5:
         model.rpn.anchor_sizes = tuple(x[0] for x in sizes)

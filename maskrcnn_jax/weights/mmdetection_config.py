@@ -166,7 +166,7 @@ def _convert(found: Mapping[str, Any]) -> Settings:
     problems: list[str] = []
     try:
         model, stages = _first_stage(found["model"], problems)
-    except (TypeError, KeyError, IndexError) as error:
+    except (AttributeError, TypeError, KeyError, IndexError) as error:
         raise ValueError(f"its stages have another form than MMDetection's: {error}") from error
     values = dict(_flat(model))
     config, fixed = presets.mmdet_r50_fpn(), dict(FIXED)
@@ -217,7 +217,7 @@ def _first_stage(
     """
     if model.get("type") != "CascadeRCNN":
         return model, []
-    roi_head, training = model["roi_head"], model.get("train_cfg", {})
+    roi_head, training = model["roi_head"], model.get("train_cfg") or {}
     heads = roi_head["bbox_head"]
     rules = training.get("rcnn", ({},) * len(heads))
     pairs = zip(heads, rules, strict=True)

@@ -97,6 +97,8 @@ SIZES = "ANCHOR_GENERATOR: {SIZES: [[32], [64]]}"
     "text, old, new, message",
     [
         (C4, "NAME: Res5ROIHeads", "IN_FEATURES: [res5]", "ROI_HEADS.IN_FEATURES"),
+        (C4, "MASK_ON:", "ROI_BOX_HEAD: {POOLER_RESOLUTION: x}\n  MASK_ON:", "of type int"),
+        (C4, "MASK_ON:", "ANCHOR_GENERATOR: {SIZES: [[]]}\n  MASK_ON:", "expected one list"),
         (C4, "DEPTH: 50", "DEPTH: 50, RES5_DILATION: 2", "model.backbone.c5_dilation must be 1"),
         (DC5, "StandardROIHeads", "PointRendROIHeads", "only StandardROIHeads is possible"),
         (DC5, "  RPN: {", f"  {SIZES}\n  RPN: {{", "expected one list"),

@@ -221,6 +221,7 @@ def test_what_has_no_counterpart_is_refused_by_its_key(tmp_path, old, new, key):
 @pytest.mark.parametrize(
     "changes, key",
     [
+        ((("train_cfg=dict(", "train_cfg=None, other=dict("),), "model.other"),
         ((("0.25]", "0.3]"),), "stage_loss_weights.*only 1 and equal ratios of 3 stages"),
         ((("fc_out_channels=1024", "fc_out_channels=64"),), "stage 1: fc_out_channels 1024, the"),
     ],

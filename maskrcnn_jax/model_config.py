@@ -51,6 +51,14 @@ class ResNetConfig:
     frozen_stages: Annotated[int, between(0, 5)] = 2
     # The coarsest feature map, C5 or C4. In a C4 network the heads compute C5 of each RoI.
     last_level: Annotated[int, one_of(4, 5)] = 5
+    # 2: C5 has the resolution of C4, as the 3x3 convolutions of its stage are dilated by two
+    # instead (a DC5 network). It needs `ModelConfig.fpn` None.
+    c5_dilation: Annotated[int, one_of(1, 2)] = 1
+
+    @property
+    def coarsest_level(self) -> int:
+        """The level of the last map, which has the stride ``2**level``."""
+        return self.last_level if self.c5_dilation == 1 else 4
 
     @property
     def width(self) -> int:
@@ -317,7 +325,7 @@ class ModelConfig:
     @property
     def levels(self) -> tuple[int, ...]:
         """The levels of the pyramid, the finest first; the stride of a level is ``2**level``."""
-        last = getattr(self.backbone, "last_level", 5)  # Only a ResNet may end earlier.
+        last = getattr(self.backbone, "coarsest_level", 5)  # Only a ResNet may end earlier.
         return (last,) if self.fpn is None else (2, 3, 4, 5, 6)
 
     @property

@@ -165,6 +165,22 @@ def test_impossible_c4_networks_are_told_by_field(part, field, value, message):
 
 
 @pytest.mark.parametrize(
+    "part, field, value, message",
+    [
+        ("backbone", "depth", 34, "model.backbone.c5_dilation must be 1 for .*; got 2 with 34"),
+        ("backbone", "last_level", 4, "model.backbone.c5_dilation must be 1 for .* 50 and 4"),
+        ("model", "fpn", FPNConfig(), "model.backbone.c5_dilation must be 1 with model.fpn"),
+    ],
+)
+def test_impossible_dc5_networks_are_told_by_field(part, field, value, message):
+    config = presets.detectron2_r50_dc5()
+    check(config)
+    setattr(getattr(config.model, part, config.model), field, value)
+    with pytest.raises(ValueError, match=message):
+        check(config)
+
+
+@pytest.mark.parametrize(
     "rules, agnostic, message",
     [
         ({}, False, "model.box_head.class_agnostic must be True with model.cascade"),

@@ -71,6 +71,7 @@ class Conv(nn.Module):
     kernel_size: int = 3
     stride: int = 1
     groups: int = 1
+    dilation: int = 1  # Distance of the cells that a kernel reads.
     use_bias: bool = True
     kernel_init: Initializer = kaiming_normal
     bias_init: Initializer = nn.initializers.zeros
@@ -88,9 +89,8 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         kernel = kernel if factor is None else kernel * factor.reshape(1, 1, 1, -1)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        convolve = partial(
-            conv, stride=self.stride, groups=self.groups, rows_sharded=self.rows_sharded
-        )
+        settings = {"stride": self.stride, "groups": self.groups, "dilation": self.dilation}
+        convolve = partial(conv, rows_sharded=self.rows_sharded, **settings)
         y = (convolve if self.groups == 1 else self.per_device(convolve))(x, kernel)
         if not self.use_bias:
             return y

@@ -138,7 +138,7 @@ def _of_c4(values: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
     kept = {f"{head}{name}" for name in (*kept, "reg_class_agnostic")}
     dropped = (head, "neck.", "roi_head.mask_roi_extractor.", "rpn_head.anchor_generator.scales")
     found = {k: x for k, x in values.items() if k in kept or not k.startswith(dropped)}
-    channels = resnet.channels(model.backbone)
+    channels = resnet.stage_channels(model.backbone)
     found |= dict.fromkeys(("rpn_head.in_channels", "rpn_head.feat_channels"), channels[4])
     found["roi_head.bbox_roi_extractor.out_channels"] = channels[4]
     found["rpn_head.anchor_generator.scales"] = [size / 16 for size in model.rpn.anchor_sizes]
@@ -197,7 +197,7 @@ def _converted(model: ModelConfig) -> dict[str, Any]:
         "backbone.norm_cfg": NORMS[model.backbone.norm],
         "backbone.stem_channels": stem,
         "backbone.base_channels": stem,
-        "neck.in_channels": list(resnet.channels(backbone).values()),
+        "neck.in_channels": list(resnet.stage_channels(backbone).values()),
         "neck.norm_cfg": NORMS[neck_norm],
         "rpn_head.in_channels": channels,
         "rpn_head.feat_channels": channels,

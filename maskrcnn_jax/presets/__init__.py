@@ -10,6 +10,7 @@ from maskrcnn_jax.presets.detectron2 import (
     COCO_80_CLASSES,
     detectron2_cascade_r50_fpn,
     detectron2_r50_c4,
+    detectron2_r50_dc5,
     detectron2_r50_fpn,
     detectron2_r50_fpn_gn,
     detectron2_r50_fpn_lsj,
@@ -20,6 +21,7 @@ from maskrcnn_jax.presets.detectron2 import (
     detectron2_x101_32x8d_fpn,
     use_c4,
     use_cascade,
+    use_dc5,
 )
 from maskrcnn_jax.presets.matching import OF_OTHERS, applied, name_of
 from maskrcnn_jax.presets.mmdetection import (
@@ -65,6 +67,7 @@ __all__ = [
     "detectron2_cascade_r50_fpn",
     "detectron2_r101_fpn",
     "detectron2_r50_c4",
+    "detectron2_r50_dc5",
     "detectron2_r50_fpn",
     "detectron2_r50_fpn_gn",
     "detectron2_r50_fpn_lsj",
@@ -91,6 +94,7 @@ __all__ = [
     "name_of",
     "reads_bgr",
     "use_c4",
+    "use_dc5",
     "use_cascade",
     "use_cascade_of_mmdetection",
     "use_torchvision_input",

@@ -166,6 +166,14 @@ def detectron2_r50_c4(num_classes: int = COCO_80_CLASSES) -> Config:
     return config
 
 
+def detectron2_r50_dc5(num_classes: int = COCO_80_CLASSES) -> Config:
+    """Detectron2's ``mask_rcnn_R_50_DC5_3x``; ``num_classes`` includes background."""
+    config = detectron2_r50_fpn(num_classes)
+    use_dc5(config)
+    config.data.padding = 1
+    return config
+
+
 def use_c4(config: Config) -> None:
     """Takes the pyramid from a network, and puts the last stage of its ResNet into its heads."""
     model = config.model
@@ -173,7 +181,18 @@ def use_c4(config: Config) -> None:
     model.box_head = BoxHeadConfig(res5=True, resolution=14, num_layers=0)
     if model.mask_head is not None:
         model.mask_head = MaskHeadConfig(resolution=7, num_convs=0)
-    model.rpn.num_candidates, model.rpn.num_proposals = 12_000, 2000
+    _take_proposals_of_one_map(config)
+
+
+def use_dc5(config: Config) -> None:
+    """Takes the pyramid from a network, and dilates the last stage of its ResNet."""
+    config.model.fpn, config.model.backbone.c5_dilation = None, 2
+    _take_proposals_of_one_map(config)
+
+
+def _take_proposals_of_one_map(config: Config) -> None:
+    """Sets the numbers of proposals of Detectron2's networks without a pyramid."""
+    config.model.rpn.num_candidates, config.model.rpn.num_proposals = 12_000, 2000
     config.detection.num_candidates = 6000
 
 

@@ -22,6 +22,7 @@ OF_OTHERS: dict[str, Callable[..., Config]] = {
         detectron2.detectron2_vitdet_l,
         detectron2.detectron2_cascade_r50_fpn,
         detectron2.detectron2_r50_c4,
+        detectron2.detectron2_r50_dc5,
         mmdetection.mmdet_r50_fpn,
         mmdetection.mmdet_r101_fpn,
         mmdetection.mmdet_x101_32x4d_fpn,
@@ -88,7 +89,7 @@ def name_of(model: ModelConfig) -> str | None:
 def _kind(model: ModelConfig) -> tuple[object, ...]:
     """The settings in which presets of two kinds of network differ."""
     backbone, head = model.backbone, model.box_head
-    names: tuple[str, ...] = "depth", "groups", "width_per_group", "last_level"
+    names: tuple[str, ...] = "depth", "groups", "width_per_group", "last_level", "c5_dilation"
     if not isinstance(backbone, ResNetConfig):
         names = ("depth",) if isinstance(backbone, ViTConfig) else ("depths", "width")
     sizes = type(backbone), *(getattr(backbone, name) for name in names)

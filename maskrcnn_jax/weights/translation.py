@@ -144,6 +144,8 @@ def _reasons(config: ModelConfig, target: str) -> Iterator[str]:
     is_vit = isinstance(config.backbone, ViTConfig)
     if is_vit and target == "mmdet":
         yield "a ViT"
+    if target == "mmdet" and config.fpn is None and not config.box_head.res5:
+        yield "the coarsest map alone, and no model.box_head.res5"
     if isinstance(config.backbone, ConvNeXtConfig):
         yield "torchvision's ConvNeXt"
     if config.fpn is not None and is_vit == config.fpn.top_down:

@@ -64,6 +64,14 @@ def test_sizes_of_resnexts(depth, groups, width, num_parameters):
     assert channels(config) == {2: 256, 3: 512, 4: 1024, 5: 2048}
 
 
+def test_a_dilated_c5_is_level_4_in_the_place_of_c4():
+    config = ResNetConfig(depth=50, norm="group", c5_dilation=2)
+    image, extent = jnp.zeros((1, 64, 96, 3)), jnp.zeros((1, 2), jnp.int32)
+    features, sizes = shaped(ResNet(freeze(config)), image, extent)
+    assert sizes == {"params": 23_508_032} and list(features) == [2, 3, 4]
+    assert features[4].shape == (1, 4, 6, 2048) and channels(config) == {2: 256, 3: 512, 4: 2048}
+
+
 def test_stride_moves_to_the_first_convolution():
     """Parameters and shapes stay; the 3x3 convolution of a first block works at half the size."""
     image, extent = jnp.zeros((1, 64, 96, 3)), jnp.zeros((1, 2), jnp.int32)

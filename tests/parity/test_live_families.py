@@ -35,6 +35,7 @@ ZOO = {
     "detectron2_r50_fpn_syncbn": "Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml",
     "detectron2_cascade_r50_fpn": "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml",
     "detectron2_r50_c4": "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_3x.yaml",
+    "detectron2_r50_dc5": "COCO-InstanceSegmentation/mask_rcnn_R_50_DC5_3x.yaml",
     "mmdet_r50_fpn": "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
     "mmdet_r101_fpn": "mask_rcnn/mask-rcnn_r101_fpn_1x_coco.py",
     "mmdet_x101_32x4d_fpn": "mask_rcnn/mask-rcnn_x101-32x4d_fpn_1x_coco.py",

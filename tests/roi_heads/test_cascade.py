@@ -95,6 +95,15 @@ def test_each_stage_pools_the_boxes_of_the_one_before_and_all_vote(average):
     assert head.bind(variables).box_weights == config.cascade.box_weights[-1]
 
 
+def test_probabilities_of_their_own_are_averaged_too():
+    config = ModelConfig(num_classes=3, cascade=CascadeConfig())
+    config.box_head.class_agnostic, config.box_head.classifier = True, "sigmoid"
+    head = cascade.CascadeBoxHead(freeze(config), Execution())
+    votes = np.random.default_rng(0).normal(size=(3, 1, 4, 3)).astype(np.float32)
+    found = head.apply({}, jnp.array(votes), method="_mean")
+    np.testing.assert_allclose(jax.nn.sigmoid(found), jax.nn.sigmoid(votes).mean(0), atol=1e-6)
+
+
 def sampled(rng):
     boxes = proposals(rng).boxes[0].at[0].set(OBJECTS[0]).at[1].set(OBJECTS[1] + 4)
     no = jnp.zeros(8, bool)

@@ -17,7 +17,7 @@ RANDOM_MODELS = {
         *("detectron2_r50_fpn", "detectron2_r101_fpn", "detectron2_x101_32x8d_fpn"),
         *("detectron2_r50_fpn_gn", "detectron2_r50_fpn_syncbn", "detectron2_r50_fpn_lsj"),
         *("detectron2_vitdet_b", "detectron2_vitdet_l"),
-        *("detectron2_cascade_r50_fpn", "detectron2_r50_c4"),
+        *("detectron2_cascade_r50_fpn", "detectron2_r50_c4", "detectron2_r50_dc5"),
     ),
     "mmdet": (
         *("mmdet_r50_fpn", "mmdet_r101_fpn"),

@@ -26,7 +26,7 @@ from maskrcnn_jax.weights import loading  # noqa: E402
 from tests.parity import mmcv_operators  # noqa: E402
 
 SIZES = {"short_side": 320, "max_long_side": 533}
-PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "your-data.jpg"
+PHOTOGRAPH = Path(__file__).with_name("fruits.jpg")
 ZOO = {
     "detectron2_r50_fpn": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
     "detectron2_r101_fpn": "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml",

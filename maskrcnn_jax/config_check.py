@@ -6,7 +6,8 @@ The range of a single field stands beside the field in `config`.
 from collections.abc import Sequence
 
 from maskrcnn_jax import settings
-from maskrcnn_jax.config import Config, DataConfig, ModelConfig, ResNetConfig, ViTConfig
+from maskrcnn_jax.config import Config, DataConfig
+from maskrcnn_jax.model_config import ModelConfig, ResNetConfig, ViTConfig
 
 _NUM_GROUPS = 32  # Group norm has a fixed number of groups.
 
@@ -125,6 +126,12 @@ def _check_resnet(backbone: ResNetConfig) -> None:
             "model.backbone.width_per_group times model.backbone.stem_channels must be a multiple "
             f"of 64; got {backbone.width_per_group} times {backbone.stem_channels}"
         )
+    if backbone.c5_dilation > 1 and (backbone.depth < 50 or backbone.last_level < 5):
+        raise ValueError(
+            "model.backbone.c5_dilation must be 1 for a depth of 18 or 34, which have no "
+            "bottlenecks, and for model.backbone.last_level 4, which has no C5; got "
+            f"{backbone.c5_dilation} with {backbone.depth} and {backbone.last_level}"
+        )
 
 
 def _check_res5(model: ModelConfig) -> None:
@@ -134,6 +141,11 @@ def _check_res5(model: ModelConfig) -> None:
         raise ValueError(
             "model.backbone.last_level must be 5 with model.fpn; got "
             f"{backbone.last_level}, and model.fpn=None has no pyramid"
+        )
+    if backbone.c5_dilation > 1 and model.fpn is not None:
+        raise ValueError(
+            "model.backbone.c5_dilation must be 1 with model.fpn, whose levels have half the "
+            f"resolution of the level before; got {backbone.c5_dilation}"
         )
     if not head.res5:
         return
@@ -173,11 +185,6 @@ def _check_cascade(model: ModelConfig) -> None:
         raise ValueError(
             'model.cascade.samples must be "drawn" with model.cascade.mask_heads "each", since the '
             'mask head of a stage learns from samples with the positive ones in front; got "all"'
-        )
-    if model.box_head.classifier != "softmax":
-        raise ValueError(
-            'model.box_head.classifier must be "softmax" with model.cascade, whose stages vote by '
-            f'softmax; got "{model.box_head.classifier}"'
         )
 
 

@@ -8,17 +8,17 @@ import pytest
 
 from maskrcnn_jax import presets, settings
 from maskrcnn_jax.cli import config_file
-from maskrcnn_jax.config import (
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.config_check import check
+from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model_config import (
     BoxHeadConfig,
     CascadeConfig,
-    Config,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
     ResNetConfig,
 )
-from maskrcnn_jax.config_check import check
-from maskrcnn_jax.model import MaskRCNN, example_inputs
 from maskrcnn_jax.weights.detectron2_config import set_field
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("[a-z]*.py"))
@@ -158,6 +158,22 @@ def test_what_is_impossible_is_told_by_field(field, value, message):
 )
 def test_impossible_c4_networks_are_told_by_field(part, field, value, message):
     config = presets.detectron2_r50_c4()
+    check(config)
+    setattr(getattr(config.model, part, config.model), field, value)
+    with pytest.raises(ValueError, match=message):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    "part, field, value, message",
+    [
+        ("backbone", "depth", 34, "model.backbone.c5_dilation must be 1 for .*; got 2 with 34"),
+        ("backbone", "last_level", 4, "model.backbone.c5_dilation must be 1 for .* 50 and 4"),
+        ("model", "fpn", FPNConfig(), "model.backbone.c5_dilation must be 1 with model.fpn"),
+    ],
+)
+def test_impossible_dc5_networks_are_told_by_field(part, field, value, message):
+    config = presets.detectron2_r50_dc5()
     check(config)
     setattr(getattr(config.model, part, config.model), field, value)
     with pytest.raises(ValueError, match=message):

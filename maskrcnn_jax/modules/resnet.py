@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.config import ResNetConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import ResNetConfig
 from maskrcnn_jax.modules.extents import halve, zero_beyond
 from maskrcnn_jax.modules.layers import Conv, normed, recomputed, relu
 from maskrcnn_jax.modules.norms import NORMS
@@ -27,7 +27,10 @@ DEPTHS = {
 
 
 class ResNet(nn.Module):
-    """Images to ``{level: [b, h, w, c]}``, for levels 2 to 5, or 4, with strides 4 to 32."""
+    """Images to ``{level: [b, h, w, c]}``, for levels 2 to 5, or 4, with strides 4 to 32.
+
+    A dilated C5 has the stride of C4, 16, so it is level 4 in its place.
+    """
 
     config: ResNetConfig
     dtype: str = "float32"
@@ -51,11 +54,11 @@ class ResNet(nn.Module):
         x = self._stop_if_frozen(x, stage=1)
 
         features = {}
-        for level in range(2, c.last_level + 1):
-            for block, stride in blocks(c, level, self.dtype, self.run):
+        for stage in range(2, c.last_level + 1):
+            for block, stride in blocks(c, stage, self.dtype, self.run):
                 x = block(x, extent)
                 extent = halve(extent, stride)
-            x = features[level] = self._stop_if_frozen(x, stage=level)
+            x = features[min(stage, c.coarsest_level)] = self._stop_if_frozen(x, stage)
         return features
 
     def _stop_if_frozen(self, x: Array, stage: int) -> Array:
@@ -78,25 +81,33 @@ class LastStage(nn.Module):
 
 
 def blocks(
-    c: ResNetConfig, level: int, dtype: str, run: Execution
+    c: ResNetConfig, stage: int, dtype: str, run: Execution
 ) -> Iterator[tuple[nn.Module, int]]:
-    """The blocks of the stage that computes a level, as submodules, and their strides."""
+    """The blocks of a stage, as submodules, and their strides."""
     norm = partial(NORMS[c.norm], eps=c.norm_eps, dtype=dtype)
     conv = partial(Conv, use_bias=False, dtype=dtype, rows_sharded=run.row_shards > 1)
-    grouped = partial(conv, groups=c.groups, per_device=run.per_device)
+    dilation = c.c5_dilation if stage == 5 else 1
+    grouped = partial(conv, groups=c.groups, dilation=dilation, per_device=run.per_device)
     sizes, has_bottleneck = DEPTHS[c.depth]
     block = Bottleneck if has_bottleneck else BasicBlock
     block = recomputed(block, "blocks", run)
-    outputs = channels(c)[level]
-    width = c.width * 2 ** (level - 2) if has_bottleneck else outputs
-    for i in range(sizes[level - 2]):
-        stride = 2 if level > 2 and i == 0 else 1
+    outputs = stage_channels(c)[stage]
+    width = c.width * 2 ** (stage - 2) if has_bottleneck else outputs
+    for i in range(sizes[stage - 2]):
+        stride = 2 if stage > 2 and i == 0 and dilation == 1 else 1
         layers = conv, grouped, norm, run
-        name = f"layer{level - 1}_{i}"
+        name = f"layer{stage - 1}_{i}"
         yield block(width, outputs, stride, c.stride_in_1x1, *layers, name=name), stride
 
 
 def channels(config: ResNetConfig) -> dict[int, int]:
+    """The number of channels of each level."""
+    of_stages = stage_channels(config)
+    stages = range(2, config.last_level + 1)
+    return {min(stage, config.coarsest_level): of_stages[stage] for stage in stages}
+
+
+def stage_channels(config: ResNetConfig) -> dict[int, int]:
     """The number of channels of C2 to C5."""
     expansion = 4 if DEPTHS[config.depth][1] else 1
     return {level: expansion * config.stem_channels * 2 ** (level - 2) for level in range(2, 6)}

@@ -19,6 +19,7 @@ def conv(
     stride: int,
     *,
     groups: int = 1,
+    dilation: int = 1,
     rows_sharded: bool = False,
 ) -> Float[Array, "b h2 w2 o"]:
     """Convolves with zero padding of half a kernel on every side.
@@ -33,6 +34,7 @@ def conv(
         stride: Of both axes.
         groups: Number of equal groups of channels; each group of output channels reads its own
             group of input channels.
+        dilation: Distance of the cells that a kernel reads; 1 for neighbours.
         rows_sharded: Several devices share the rows of ``x``. XLA partitions a direct convolution
             well, and no other form.
     """
@@ -41,12 +43,13 @@ def conv(
         direct = partial(_direct, stride=stride)
         return jax.lax.platform_dependent(x, kernel, tpu=direct, default=product)
     x, kernel = backward_barrier((x, kernel))
-    by_winograd = stride == 1 and groups == 1 and not rows_sharded and x.dtype == jnp.float32
+    is_plain = (stride, groups, dilation) == (1, 1, 1)
+    by_winograd = is_plain and not rows_sharded and x.dtype == jnp.float32
     if by_winograd and winograd.is_faster(x.shape, kernel.shape):
         return _conv3x3(x, kernel)
     if groups > 1 and kernel.shape[2] > 1:
-        return _grouped(x, kernel, stride, groups)
-    return _direct(x, kernel, stride, groups)
+        return _grouped(x, kernel, stride, groups, dilation)
+    return _direct(x, kernel, stride, groups, dilation)
 
 
 def matmul(x: Float[Array, "*axes i"], matrix: Float[Array, "i o"]) -> Float[Array, "*axes o"]:
@@ -100,24 +103,27 @@ def _backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, 
 _conv3x3.defvjp(_forward, _backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _grouped(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw i o"], stride: int, groups: int
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "kh kw i o"],
+    stride: int,
+    groups: int,
+    dilation: int,
 ) -> Float[Array, "b h2 w2 o"]:
-    return _direct(x, kernel, stride, groups)
+    return _direct(x, kernel, stride, groups, dilation)
 
 
-def _grouped_forward(
-    x: Array, kernel: Array, stride: int, groups: int
-) -> tuple[Array, tuple[Array, Array]]:
-    return _direct(x, kernel, stride, groups), (x, kernel)
+def _grouped_forward(x: Array, kernel: Array, *settings: int) -> tuple[Array, tuple[Array, Array]]:
+    return _direct(x, kernel, *settings), (x, kernel)
 
 
 def _grouped_backward(
-    stride: int, groups: int, residuals: tuple[Array, Array], cotangent: Array
+    stride: int, groups: int, dilation: int, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
     x, kernel = residuals
-    direct, by_taps = (partial(f, stride=stride, groups=groups) for f in (_direct, _by_taps))
+    settings = {"stride": stride, "groups": groups, "dilation": dilation}
+    direct, by_taps = (partial(f, **settings) for f in (_direct, _by_taps))
     (x_cotangent,) = jax.vjp(lambda x: direct(x, kernel), x)[1](cotangent)
 
     def kernel_cotangent(convolve: Callable[..., Array], x: Array, cotangent: Array) -> Array:
@@ -132,26 +138,36 @@ def _grouped_backward(
 _grouped.defvjp(_grouped_forward, _grouped_backward)
 
 
-def _by_taps(x: Array, kernel: Array, *, stride: int, groups: int) -> Float[Array, "b h2 w2 o"]:
+def _by_taps(
+    x: Array, kernel: Array, *, stride: int, groups: int, dilation: int
+) -> Float[Array, "b h2 w2 o"]:
     """As `_direct`, a product of matrices for each tap of the kernel."""
     *sides, num_inputs, num_outputs = kernel.shape
     height, width = (ceil_div(side, stride) for side in x.shape[1:3])
-    x = jnp.pad(x, ((0, 0), *((side // 2, side // 2) for side in sides), (0, 0)))
+    x = jnp.pad(x, ((0, 0), *_padding(kernel, dilation), (0, 0)))
     total = jnp.zeros((), x.dtype)
     for row, column in np.ndindex(*sides):
-        seen = x[:, row::stride, column::stride][:, :height, :width]
+        seen = x[:, row * dilation :: stride, column * dilation :: stride][:, :height, :width]
         seen = seen.reshape(*seen.shape[:3], groups, num_inputs)
         tap = kernel[row, column].reshape(num_inputs, groups, -1)
         total += jnp.einsum("bhwgi,igo->bhwgo", seen, tap)
     return total.reshape(*total.shape[:3], num_outputs)
 
 
-def _direct(x: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Float[Array, "b h2 w2 o"]:
+def _direct(
+    x: Array, kernel: Array, stride: int = 1, groups: int = 1, dilation: int = 1
+) -> Float[Array, "b h2 w2 o"]:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=[(side // 2, side // 2) for side in kernel.shape[:2]],
+        padding=_padding(kernel, dilation),
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+def _padding(kernel: Array, dilation: int) -> list[tuple[int, int]]:
+    """Half the extent of a kernel on both sides of both axes."""
+    return [(side // 2 * dilation,) * 2 for side in kernel.shape[:2]]

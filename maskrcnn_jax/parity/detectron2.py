@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ModelConfig, ViTConfig
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.model_config import ModelConfig, ViTConfig
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.parity import recording, reference
 from maskrcnn_jax.parity.recording import channels_last, rows
@@ -123,12 +124,14 @@ def settings(config: Config) -> CfgNode:
     cfg, model = get_cfg(), config.model
     values = dict(detectron2_config.FIXED) | _fields(config) | _converted(model)
     if model.box_head.res5:
-        values |= detectron2_config.OTHER_DEFAULTS
+        values |= detectron2_config.C4
         values["MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"] = model.box_head.resolution
+    elif model.fpn is None:
+        values |= detectron2_config.DC5
     values |= {
         "MODEL.DEVICE": "cpu",
         "MODEL.WEIGHTS": "",
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": resnet.channels(model.backbone)[2],
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": resnet.stage_channels(model.backbone)[2],
         "MODEL.RESNETS.WIDTH_PER_GROUP": model.backbone.width // model.backbone.groups,
         "MODEL.ROI_MASK_HEAD.POOLER_TYPE": values["MODEL.ROI_BOX_HEAD.POOLER_TYPE"],
         "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": model.roi.sampling_ratio,
@@ -259,9 +262,15 @@ def predict(model: torch.nn.Module, cfg: CfgNode, images: Sequence[np.ndarray]) 
         outputs["images"] = model.preprocess_image(inputs)
         predictions = [prediction["instances"] for prediction in model(inputs)]
     outputs["box_pool"] = outputs["box_pool"][: len(predictors)]
-    outputs["first_level"] = 4 if is_c4 else 2
+    is_sigmoid = predictors[0].use_sigmoid_ce
+    outputs["mean"] = recording.logit_of_mean if is_sigmoid else recording.log_mean_of_softmax
+    outputs["first_level"] = 2 if _has_pyramid(model) else 4
     is_bgr = cfg.INPUT.FORMAT == "BGR"
     return [_stages(outputs, found, is_bgr, i) for i, found in enumerate(predictions)]
+
+
+def _has_pyramid(model: torch.nn.Module) -> bool:
+    return len(model.proposal_generator.in_features) > 1
 
 
 def _maps(backbone: torch.nn.Module) -> dict[str, torch.nn.Module]:
@@ -329,7 +338,7 @@ def _outcome(outputs: dict[str, Any], final: Any, kept: np.ndarray, i: int) -> O
     of_image, num_stages = rows(proposals, i), len(outputs["box_pool"])
     predicted = [outputs[f"box_predictor/{stage}"] for stage in range(num_stages)]
     logits = [x[of_image] for x, _ in predicted]
-    scored = logits[0] if num_stages == 1 else recording.log_mean_of_softmax(logits)
+    scored = logits[0] if num_stages == 1 else outputs["mean"](torch.stack(logits))
     found = scored.numpy(), predicted[-1][1][of_image].numpy()
     class_logits, class_deltas = recording.background_first(*found)
     return Outcome(

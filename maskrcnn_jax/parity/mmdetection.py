@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.parity import recording, reference
 from maskrcnn_jax.parity.recording import channels_last, rows
@@ -137,7 +138,7 @@ def _of_c4(values: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
     kept = {f"{head}{name}" for name in (*kept, "reg_class_agnostic")}
     dropped = (head, "neck.", "roi_head.mask_roi_extractor.", "rpn_head.anchor_generator.scales")
     found = {k: x for k, x in values.items() if k in kept or not k.startswith(dropped)}
-    channels = resnet.channels(model.backbone)
+    channels = resnet.stage_channels(model.backbone)
     found |= dict.fromkeys(("rpn_head.in_channels", "rpn_head.feat_channels"), channels[4])
     found["roi_head.bbox_roi_extractor.out_channels"] = channels[4]
     found["rpn_head.anchor_generator.scales"] = [size / 16 for size in model.rpn.anchor_sizes]
@@ -196,7 +197,7 @@ def _converted(model: ModelConfig) -> dict[str, Any]:
         "backbone.norm_cfg": NORMS[model.backbone.norm],
         "backbone.stem_channels": stem,
         "backbone.base_channels": stem,
-        "neck.in_channels": list(resnet.channels(backbone).values()),
+        "neck.in_channels": list(resnet.stage_channels(backbone).values()),
         "neck.norm_cfg": NORMS[neck_norm],
         "rpn_head.in_channels": channels,
         "rpn_head.feat_channels": channels,
@@ -367,6 +368,7 @@ def _masks(
     votes = torch.stack([x[of_image] for _, x in outputs["mask_head"]])
     merged = votes[0] if len(votes) == 1 else recording.logit_of_mean(votes)
     logits = channels_last(merged).numpy()
-    drawn = votes.sigmoid().mean(0)[range(len(labels)), labels]
+    probabilities = channels_last(votes.sigmoid().mean(0)).numpy()
+    drawn = torch.from_numpy(recording.of_class(probabilities, labels))
     pasted = recording.paste(fcn_mask_head._do_paste_mask, drawn, final.bboxes, final.masks.numpy())
     return pooled, recording.of_class(logits, labels), pasted

@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from maskrcnn_jax.config import ModelConfig, RoIConfig
 from maskrcnn_jax.detections import decode
 from maskrcnn_jax.diagnostics import box_accuracy, mask_accuracy
 from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.losses import box_loss, mask_loss
+from maskrcnn_jax.model_config import ModelConfig, RoIConfig
 from maskrcnn_jax.modules.box_head import BoxHead
 from maskrcnn_jax.modules.mask_head import MaskHead
 from maskrcnn_jax.roi_heads.plain import Losses, Pool, positives_and_masks
 from maskrcnn_jax.structures import Batch, Proposals, RoITargets
-from maskrcnn_jax.targets import rematched_targets, roi_targets
+from maskrcnn_jax.targets import counted_classes, rematched_targets, roi_targets
 
 
 def stage_configs(config: ModelConfig) -> list[RoIConfig]:
@@ -81,14 +81,17 @@ class CascadeBoxHead(nn.Module):
             stages.append(rois)
             pooled = pool(rois.boxes, resolution=self.model.box_head.resolution)
             logits, deltas = head(self._scale_gradient(pooled), rois.valid)
-            found = box_loss(logits, deltas, rois, **self.rules[i].regression)
+            count_each = self.run.per_image(partial(counted_classes, config=self.model))
+            counted = count_each(_of_stage(keys, i), rois)
+            found = box_loss(logits, deltas, rois, counted, **self.rules[i].regression)
             losses |= of_stage(i, weight, found)
             weight *= self.model.cascade.loss_weight
             if i < last:
                 given = Proposals(rois.boxes, rois.valid)
                 refined = self.refine(i, deltas, given, batch.sizes)
                 rois = self._next_rois(i + 1, refined, rois, batch, keys)
-        return losses, box_accuracy(logits, rois), tuple(stages), pool
+        accuracies = box_accuracy(logits, rois, self.model.box_head.classifier)
+        return losses, accuracies, tuple(stages), pool
 
     def refine(
         self, i: int, deltas: Float[Array, "b p 1 4"], proposals: Proposals, sizes: Array
@@ -110,8 +113,8 @@ class CascadeBoxHead(nn.Module):
         own = jnp.take_along_axis(batch.instances.boxes, rois.instances[..., None], axis=1)
         is_object = rois.positive & (own == rois.boxes).all(-1)
         refined = refined._replace(valid=refined.valid & ~is_object)
-        keys = jax.vmap(partial(jax.random.fold_in, data=i))(keys)
-        return each(partial(roi_targets, config=self.rules[i]))(keys, refined, batch.instances)
+        draw = each(partial(roi_targets, config=self.rules[i]))
+        return draw(_of_stage(keys, i), refined, batch.instances)
 
     def _scale_gradient(self, x: Array) -> Array:
         factor = self.model.cascade.feature_gradient
@@ -120,9 +123,11 @@ class CascadeBoxHead(nn.Module):
         return x if factor == 1 else value + factor * (x - value)
 
     def _mean(self, votes: Float[Array, "n b p k"]) -> Float[Array, "b p k"]:
-        """Logits whose softmax is the score."""
+        """Logits whose softmax, or sigmoid, is the score."""
         if self.model.cascade.average == "logits":
             return votes.mean(axis=0)
+        if self.model.box_head.classifier == "sigmoid":
+            return logit_of_mean(votes)
         return log_mean(jax.nn.log_softmax(votes))
 
 
@@ -144,9 +149,7 @@ class CascadeMaskHead(nn.Module):
         valid: Bool[Array, "b r"] | None = None,
     ) -> Float[Array, "b r 2*s 2*s"]:
         """Logits whose sigmoid is the mean probability; arguments as in `MaskHead`."""
-        votes = jnp.stack([head(pooled, classes, valid) for head in self.stage])
-        inside, outside = (log_mean(jax.nn.log_sigmoid(x)) for x in (votes, -votes))
-        return inside - outside
+        return logit_of_mean(jnp.stack([head(pooled, classes, valid) for head in self.stage]))
 
     def learn(
         self, pool: Pool, stages: tuple[RoITargets, ...], batch: Batch
@@ -169,6 +172,17 @@ def of_stage(i: int, weight: float, losses: Losses) -> Losses:
     """Losses of stage ``i`` by their names, weighted."""
     pairs = losses.items()
     return {f"{name}_stage{i}": (weight * total, count) for name, (total, count) in pairs}
+
+
+def _of_stage(keys: Array, i: int) -> Array:
+    """The keys of stage ``i``; the first has those of a single stage."""
+    return keys if i == 0 else jax.vmap(partial(jax.random.fold_in, data=i))(keys)
+
+
+def logit_of_mean(logits: Array) -> Array:
+    """The logit of the mean probability over the first axis."""
+    inside, outside = (log_mean(jax.nn.log_sigmoid(x)) for x in (logits, -logits))
+    return inside - outside
 
 
 def log_mean(logs: Array) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
+from maskrcnn_jax.model_config import ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
 from maskrcnn_jax.weights import (
     convnext,
     detectron1,
@@ -291,7 +291,7 @@ def _from_detectron(path: Path, arrays: Mapping[str, np.ndarray], config: ModelC
         depth = torchvision_resnet.matched_depth(named, r"res([2-5])\.(\d{1,3})\.(conv3\.)?")
         _check_kind(path, depth, named, "res2.0.conv{}.weight", config)
         table = [detectron2.renamed(x, detectron2.name(x.path[1:-1], config)) for x in table]
-        for body in (detectron2.BODY, detectron2.BODY_OF_C4):
+        for body in (detectron2.BODY, detectron2.BODY_OF_ONE_MAP):
             table = [x._replace(name=x.name.removeprefix(body)) for x in table]
         kernel, variance = "stem.conv1.weight", "stem.conv1.norm.running_var"
     std = _turn_to_rgb(path, named, kernel, variance, config)

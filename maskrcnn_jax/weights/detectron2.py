@@ -1,4 +1,4 @@
-"""The names of Detectron2's Mask R-CNN, Cascade and Faster R-CNN with a ResNet-FPN backbone.
+"""The names of Detectron2's Mask R-CNN, Cascade and Faster R-CNN with a ResNet or a ViT.
 
 The arrays are those of PyTorch's layers. Some differ from torchvision's: background is the last
 class, neither box deltas nor masks have rows for it, and the stem reads BGR images, as a rule.
@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ConvNeXtConfig, ModelConfig, ViTConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ConvNeXtConfig, ModelConfig, ViTConfig
 from maskrcnn_jax.weights import guess, torchvision, vit
 from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Edit, Entry, Path
@@ -19,9 +20,9 @@ from maskrcnn_jax.weights.torchvision_resnet import COUNTER
 
 WHOSE = "Detectron2's"
 BODY = "backbone.bottom_up."
-BODY_OF_C4 = "backbone."
-STEM, STEM_OF_C4 = f"{BODY}stem.conv1.weight", f"{BODY_OF_C4}stem.conv1.weight"
-STEMS = STEM, STEM_OF_C4
+BODY_OF_ONE_MAP = "backbone."  # Of a network without a pyramid.
+STEM = f"{BODY}stem.conv1.weight"
+STEMS = STEM, f"{BODY_OF_ONE_MAP}stem.conv1.weight"
 ROI = "roi_heads."
 RES5 = f"{ROI}res5."
 RPN = "proposal_generator.rpn_head."
@@ -31,7 +32,6 @@ FEDERATED = f"{ROI}box_predictor.fed_loss_cls_weights"  # Powers of the frequenc
 FEDERATED_CLASSES = 50  # Detectron2's default.
 # The names of other networks, and what they are. The first that matches a name counts.
 OTHERS = (
-    (r"backbone\.res5\.", "a DC5 network, without a feature pyramid"),
     (r".*\.conv2_offset\.", "a network with deformable convolutions"),
     (r"backbone\.bottom_up\.s1\.", "a RegNet"),
     (
@@ -86,7 +86,7 @@ def check_kind(state: Mapping[str, np.ndarray]) -> None:
 
 def _body(state: Mapping[str, np.ndarray]) -> str:
     """Returns the start of the names of the backbone."""
-    return BODY if STEM in state else BODY_OF_C4
+    return BODY if STEM in state else BODY_OF_ONE_MAP
 
 
 def _preset(state: Mapping[str, np.ndarray]) -> Config:
@@ -95,8 +95,8 @@ def _preset(state: Mapping[str, np.ndarray]) -> Config:
         config = presets.detectron2_vitdet_b()
         vit.set_sizes(config.model.backbone, state)
         return _with_heads(config, state)
-    if any(each.startswith(RES5) for each in state):
-        return _preset_of_c4(state)
+    if STEMS[1] in state:
+        return _preset_of_one_map(state)
     # The stem of a model with trained norms may be frozen, the last stage is not.
     match norm_of(state, f"{BODY}res5.0.conv1.norm"):
         case "group":
@@ -144,23 +144,17 @@ def _with_heads(config: Config, state: Mapping[str, np.ndarray]) -> Config:
     return config
 
 
-def _preset_of_c4(state: Mapping[str, np.ndarray]) -> Config:
-    """Returns the preset of a C4 network with the sizes of a file."""
-    config = presets.detectron2_r50_c4()
-    model = config.model
-    model.backbone.norm = norm_of(state, f"{RES5}0.conv1.norm")
-    names = [each.replace(RES5, f"{BODY_OF_C4}res5.") for each in state]
-    pattern = rf"{re.escape(BODY_OF_C4)}res([2-5])\.(\d{{1,3}})\.(conv3\.)?"
-    model.backbone.depth = guess.resnet_depth(names, pattern)
-    first, second = (state.get(f"{BODY_OF_C4}res2.0.conv{i}.weight") for i in (1, 2))
-    guess.set_groups(model.backbone, first, second)
-    model.num_classes = num_classes(state) or model.num_classes
-    model.rpn.num_convs = 1 + max(_numbers(state, rf"{re.escape(RPN)}conv\.conv(\d)\."), default=0)
-    if not any(each.startswith(f"{ROI}mask_head.") for each in state):
-        model.mask_head = None
-    guess.set_widths(model, state, name)
-    guess.set_class_agnostic(model, state, name)
-    return config
+def _preset_of_one_map(state: Mapping[str, np.ndarray]) -> Config:
+    """Returns the preset of a C4 network, or of a DC5 network, with the sizes of a file."""
+    is_c4, body = any(each.startswith(RES5) for each in state), BODY_OF_ONE_MAP
+    config = presets.detectron2_r50_c4() if is_c4 else presets.detectron2_r50_dc5()
+    names = {each.replace(RES5, f"{body}res5."): array for each, array in state.items()}
+    backbone = config.model.backbone
+    backbone.norm = norm_of(names, f"{body}res5.0.conv1.norm")
+    pattern = rf"{re.escape(body)}res([2-5])\.(\d{{1,3}})\.(conv3\.)?"
+    backbone.depth = guess.resnet_depth(names, pattern)
+    guess.set_groups(backbone, *(names.get(f"{body}res2.0.conv{i}.weight") for i in (1, 2)))
+    return _with_heads(config, state)
 
 
 def _set_federated(model: ModelConfig, weights: np.ndarray) -> None:
@@ -326,7 +320,7 @@ def name(path: Path, config: ModelConfig) -> str:
         case "backbone" if isinstance(config.backbone, ViTConfig):
             return vit.name(path)
         case "backbone":
-            return _backbone_name(path, BODY if config.fpn is not None else BODY_OF_C4)
+            return _backbone_name(path, BODY if config.fpn is not None else BODY_OF_ONE_MAP)
         case "box_head" if path[1] == "res5":
             return _block_name(path[2:], ROI)
         case "fpn" if isinstance(config.backbone, ViTConfig):

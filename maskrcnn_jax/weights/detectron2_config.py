@@ -21,6 +21,7 @@ MAX_BYTES, MAX_KEYS, MAX_BASES = 1 << 20, 10_000, 5
 FIELDS: dict[str, tuple[Any, str]] = {
     "MODEL.BACKBONE.FREEZE_AT": (2, "model.backbone.frozen_stages"),
     "MODEL.RESNETS.DEPTH": (50, "model.backbone.depth"),
+    "MODEL.RESNETS.RES5_DILATION": (1, "model.backbone.c5_dilation"),
     "MODEL.RESNETS.NUM_GROUPS": (1, "model.backbone.groups"),
     "MODEL.RESNETS.STRIDE_IN_1X1": (True, "model.backbone.stride_in_1x1"),
     "MODEL.RESNETS.STEM_OUT_CHANNELS": (64, "model.backbone.stem_channels"),
@@ -93,12 +94,11 @@ CONVERTED: dict[str, Any] = {
     "INPUT.FORMAT": "BGR",
     "INPUT.RANDOM_FLIP": "horizontal",
 }
-# Keys that must have this value, and the default of Detectron2 if it is another one.
+# Keys that must have this value in a network with a pyramid.
 FIXED: dict[str, Any] = {
     "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
     "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
     "MODEL.PROPOSAL_GENERATOR.NAME": "RPN",
-    "MODEL.RESNETS.RES5_DILATION": 1,
     "MODEL.RESNETS.DEFORM_ON_PER_STAGE": (False, False, False, False),
     "MODEL.RESNETS.OUT_FEATURES": ("res2", "res3", "res4", "res5"),
     "MODEL.FPN.IN_FEATURES": ("res2", "res3", "res4", "res5"),
@@ -123,7 +123,8 @@ FIXED: dict[str, Any] = {
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
     "TEST.AUG.ENABLED": False,
 }
-OTHER_DEFAULTS: dict[str, Any] = {
+# The values of these keys in a C4 network, which are Detectron2's defaults, and in a DC5 network.
+C4: dict[str, Any] = {
     "MODEL.BACKBONE.NAME": "build_resnet_backbone",
     "MODEL.RESNETS.OUT_FEATURES": ("res4",),
     "MODEL.FPN.IN_FEATURES": (),
@@ -132,6 +133,18 @@ OTHER_DEFAULTS: dict[str, Any] = {
     "MODEL.ROI_HEADS.IN_FEATURES": ("res4",),
     "MODEL.ROI_BOX_HEAD.NAME": "",
 }
+DC5: dict[str, Any] = {
+    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": ("res5",),
+    "MODEL.FPN.IN_FEATURES": (),
+    "MODEL.RPN.IN_FEATURES": ("res5",),
+    "MODEL.ROI_HEADS.IN_FEATURES": ("res5",),
+}
+KINDS = (
+    (presets.detectron2_r50_fpn, FIXED),
+    (presets.detectron2_r50_c4, FIXED | C4),
+    (presets.detectron2_r50_dc5, FIXED | DC5),
+)
 CASCADE = ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads")  # Another value of `FIXED` that is possible.
 # Keys without influence on this network: of other networks, of the schedule, of data sets.
 IGNORED = (
@@ -239,25 +252,36 @@ def _plain(value: Any) -> Any:
 def _convert(found: Mapping[str, Any]) -> Settings:
     """Returns the settings of all keys. Raises ValueError with the keys without a counterpart."""
     defaults = {key: value for key, (value, _) in FIELDS.items()} | CONVERTED
-    values = defaults | FIXED | OTHER_DEFAULTS | dict(found)
-    problems = []
+    values = defaults | FIXED | C4 | dict(found)
+    build, fixed = min(KINDS, key=lambda kind: len(_others(values, kind[1])))
+    problems = [
+        f"{key}: {str(values[key])[:100]}, only {fixed[key]} is possible"
+        for key in _others(values, fixed)
+    ]
     for key, value in values.items():
-        if key in FIXED and value != FIXED[key] and (key, value) != CASCADE:
-            problems.append(f"{key}: {str(value)[:100]}, only {FIXED[key]} is possible")
-        elif key not in defaults and key not in FIXED and not _is_ignored(key):
+        if key not in defaults and key not in fixed and not _is_ignored(key):
             problems.append(f"{key}: {str(value)[:100]} has no counterpart")
-    config = presets.detectron2_r50_fpn()
+    config = build()
     if values["MODEL.MASK_ON"] is not True:
         config.model.mask_head = None
     if values[CASCADE[0]] == CASCADE[1]:
         presets.use_cascade(config)
     for key, (_, field) in FIELDS.items():
         set_field(config, field, values[key])
+    side = config.model.box_head.resolution
+    if config.model.box_head.res5 and isinstance(side, int):
+        # The mask head reads what the box head pools.
+        set_field(config, "model.mask_head.resolution", side // 2)
     problems += _set_converted(config, values)
     if problems:
         raise ValueError("it has settings without a counterpart:\n  " + "\n  ".join(problems))
     config_check.check(config)
     return Settings(config, values["INPUT.FORMAT"])
+
+
+def _others(values: Mapping[str, Any], fixed: Mapping[str, Any]) -> list[str]:
+    """Returns the keys whose values are not those of a kind of network."""
+    return [key for key, x in fixed.items() if values[key] != x and (key, values[key]) != CASCADE]
 
 
 def _is_ignored(key: str) -> bool:
@@ -295,10 +319,14 @@ def _set_converted(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield f"MODEL.RESNETS.WIDTH_PER_GROUP: {str(width)[:100]}, with {str(stem)[:100]} for stems"
     sizes, ratios = (values[f"MODEL.ANCHOR_GENERATOR.{x}"] for x in ("SIZES", "ASPECT_RATIOS"))
-    if _are_lists_of_one(sizes) and len(sizes) == 5:
+    is_list = isinstance(sizes, tuple) and all(isinstance(x, tuple) for x in sizes)
+    if model.fpn is None and is_list and len(sizes) == 1 and sizes[0]:
+        (model.rpn.anchor_sizes,) = sizes
+    elif model.fpn is not None and is_list and [len(x) for x in sizes] == [1] * 5:
         model.rpn.anchor_sizes = tuple(x[0] for x in sizes)
     else:
-        yield f"MODEL.ANCHOR_GENERATOR.SIZES: {str(sizes)[:100]}, expected five lists of one size"
+        expected = "one list" if model.fpn is None else "five lists of one size"
+        yield f"MODEL.ANCHOR_GENERATOR.SIZES: {str(sizes)[:100]}, expected {expected}"
     if isinstance(ratios, tuple) and len(ratios) == 1 and isinstance(ratios[0], tuple):
         model.rpn.aspect_ratios = ratios[0]
     else:
@@ -330,18 +358,15 @@ def _set_cascade(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
         model.cascade.positive_ious = ious[1:]
 
 
-def _are_lists_of_one(values: Any) -> bool:
-    lists = isinstance(values, tuple) and all(isinstance(x, tuple) for x in values)
-    return lists and all(len(x) == 1 for x in values)
-
-
 def _set_rest(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
     model = config.model
-    convs = values["MODEL.RPN.CONV_DIMS"]
-    if isinstance(convs, tuple) and set(convs) <= {-1, model.fpn.channels}:
+    convs, allowed = values["MODEL.RPN.CONV_DIMS"], {-1}
+    if model.fpn is not None:
+        allowed.add(model.fpn.channels)
+    if isinstance(convs, tuple) and set(convs) <= allowed:
         model.rpn.num_convs = len(convs)
     else:
-        yield f"MODEL.RPN.CONV_DIMS: {str(convs)[:100]}, expected the channels of the pyramid"
+        yield f"MODEL.RPN.CONV_DIMS: {str(convs)[:100]}, only {sorted(allowed)} are possible"
     classes = values["MODEL.ROI_HEADS.NUM_CLASSES"]
     if isinstance(classes, int):
         model.num_classes = classes + 1

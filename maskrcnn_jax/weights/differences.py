@@ -30,6 +30,7 @@ BASES: dict[str, dict[str, Callable[..., Any]]] = {
         "Misc/mask_rcnn_R_50_FPN_3x_gn.yaml": presets.detectron2_r50_fpn_gn,
         "Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml": presets.detectron2_r50_fpn_syncbn,
         "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_3x.yaml": presets.detectron2_r50_c4,
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_DC5_3x.yaml": presets.detectron2_r50_dc5,
         "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml": presets.detectron2_cascade_r50_fpn,
     },
     "mmdet": {
@@ -63,6 +64,7 @@ FIELDS: dict[str, str] = {
     "model.backbone.stem_channels": "",
     "model.backbone.groups": "",
     "model.backbone.width_per_group": "",
+    "model.backbone.c5_dilation": "",
     "model.backbone.stride_in_1x1": "stride in the 1x1 convolutions",
     "model.backbone.norm": "",
     "model.backbone.norm_eps": "",

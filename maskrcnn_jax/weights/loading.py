@@ -14,8 +14,9 @@ import numpy as np
 from flax import traverse_util
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.weights import (
     layout,
     own,
@@ -154,16 +155,22 @@ def _matched(source: Source, config: ModelConfig) -> tuple[list[Entry], tuple[st
     try:
         table = list(source.layout.entries(config))
     except ValueError as error:
-        raise ValueError(f"{source.path} has {source.layout.WHOSE} names, but {error}") from error
+        message = f"{source.path} has {source.layout.WHOSE} names, but {error}"
+        raise ValueError(message + _looks(source, config)) from error
     trained = source.config.model if source.config else config
     told = stem.adapt(source.arrays, table, config, trained.image_std)
-    message = f"{source.path} does not fit {describe(config)}"
-    if source.config is not None and describe(source.config.model) != describe(config):
-        message += f"; it looks like {describe(source.config.model)}"
-        if preset := presets.name_of(source.config.model):
-            message += f", the network of presets.{preset}"
+    message = f"{source.path} does not fit {describe(config)}{_looks(source, config)}"
     layout.check_fit(source.arrays, layout.shapes(table), message)
     return table, told
+
+
+def _looks(source: Source, config: ModelConfig) -> str:
+    """Says which network a source is of, and its preset, if it is another one than that wanted."""
+    if source.config is None or describe(source.config.model) == describe(config):
+        return ""
+    preset = presets.name_of(source.config.model)
+    named = f", the network of presets.{preset}" if preset else ""
+    return f"; it looks like {describe(source.config.model)}{named}"
 
 
 def _check_categories(source: Source, num_classes: int) -> None:

@@ -5,7 +5,6 @@ other Python is refused with its line. Only what detection needs is read: the ne
 and the size of test images.
 """
 
-import ast
 import fnmatch
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from maskrcnn_jax import config_check, presets
 from maskrcnn_jax.config import Config
+from maskrcnn_jax.weights import literals
 from maskrcnn_jax.weights.detectron2_config import Settings, set_field
 
 MAX_BYTES = 1 << 20
@@ -57,6 +57,10 @@ CONVERTED = (
     "neck.norm_cfg.type",
     *("rpn_head.anchor_generator.scales", "rpn_head.anchor_generator.ratios"),
     *("rpn_head.bbox_coder.target_stds", "roi_head.bbox_head.bbox_coder.target_stds"),
+    *("rpn_head.loss_bbox.type", "rpn_head.loss_bbox.beta"),
+    *("roi_head.bbox_head.loss_bbox.type", "roi_head.bbox_head.loss_bbox.beta"),
+    *("roi_head.shared_head.depth", "roi_head.shared_head.style"),
+    *("roi_head.num_stages", "roi_head.stage_loss_weights"),
     *("roi_head.bbox_head.type", "roi_head.bbox_head.num_classes"),
     *("roi_head.bbox_head.norm_cfg.type", "roi_head.bbox_head.conv_out_channels"),
     *("roi_head.mask_head.norm_cfg.type", "roi_head.bbox_roi_extractor.roi_layer.aligned"),
@@ -77,13 +81,11 @@ FIXED: dict[str, Any] = {
     "rpn_head.bbox_coder.target_means": (0, 0, 0, 0),
     "rpn_head.loss_cls.type": "CrossEntropyLoss",
     "rpn_head.loss_cls.use_sigmoid": True,
-    "rpn_head.loss_bbox.type": "L1Loss",
     "roi_head.type": "StandardRoIHead",
     "roi_head.bbox_head.bbox_coder.type": "DeltaXYWHBBoxCoder",
     "roi_head.bbox_head.bbox_coder.target_means": (0, 0, 0, 0),
     "roi_head.bbox_head.loss_cls.type": "CrossEntropyLoss",
     "roi_head.bbox_head.loss_cls.use_sigmoid": False,
-    "roi_head.bbox_head.loss_bbox.type": "L1Loss",
     "roi_head.bbox_roi_extractor.type": "SingleRoIExtractor",
     "roi_head.bbox_roi_extractor.roi_layer.type": "RoIAlign",
     "roi_head.mask_roi_extractor.type": "SingleRoIExtractor",
@@ -94,12 +96,38 @@ FIXED: dict[str, Any] = {
     "test_cfg.rcnn.nms.type": "nms",
     "test_cfg.rpn.nms.type": "nms",
 }
+# The values of these keys in a C4 network.
+C4: dict[str, Any] = {
+    "backbone.num_stages": 3,
+    "backbone.strides": (1, 2, 2),
+    "backbone.dilations": (1, 1, 1),
+    "backbone.out_indices": (2,),
+    "neck.type": None,
+    "rpn_head.anchor_generator.strides": (16,),
+    "roi_head.shared_head.type": "ResLayer",
+    "roi_head.shared_head.stage": 3,
+    "roi_head.shared_head.stride": 2,
+    "roi_head.shared_head.dilation": 1,
+    "roi_head.bbox_head.with_avg_pool": True,
+}
+HEADS = {  # Numbers of convolutions and of fully connected layers.
+    "BBoxHead": (0, 0),
+    "Shared2FCBBoxHead": (0, 2),
+    "Shared4Conv1FCBBoxHead": (4, 1),
+}
+KINDS = "FasterRCNN", "MaskRCNN", "CascadeRCNN"
+# What differs between the stages of a cascade, as keys of a box head and of its training.
+OF_STAGES = (
+    *("bbox_coder.target_stds", "assigner.pos_iou_thr", "assigner.neg_iou_thr"),
+    "assigner.min_pos_iou",
+)
 # Keys that follow from others, or that only training reads.
 IGNORED = (
-    *("data_preprocessor.pad_mask", "backbone.init_cfg.*", "init_cfg"),
+    *("data_preprocessor.pad_mask", "*.init_cfg.*", "init_cfg"),
     *("*.norm_cfg.requires_grad", "*.norm_cfg.num_groups", "neck.in_channels", "*.in_channels"),
     *("rpn_head.feat_channels", "*.loss_weight", "roi_head.mask_head.loss_mask.*"),
     *("roi_head.bbox_head.roi_feat_size", "*_roi_extractor.out_channels"),
+    *("roi_head.shared_head.norm_cfg.type", "roi_head.shared_head.norm_eval"),
     *("*_roi_extractor.featmap_strides", "roi_head.mask_head.num_classes"),
     *("roi_head.mask_roi_extractor.roi_layer.sampling_ratio", "train_cfg.*"),
 )
@@ -118,59 +146,9 @@ def read(path: str | Path) -> Settings:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES} bytes")
-        return _convert(parse(path.read_text("utf-8")))
+        return _convert(literals.parse(path.read_text("utf-8")))
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as a config of MMDetection: {error}") from error
-
-
-def parse(text: str) -> dict[str, Any]:
-    """Returns the values that a config assigns, by name; lists are tuples.
-
-    Raises ValueError, which names the line, for anything but assignments of literals.
-    """
-    try:
-        tree = ast.parse(text)
-    except SyntaxError as error:
-        raise ValueError(f"line {error.lineno} is no Python: {error.msg}") from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"it is no Python: {error}") from error
-    found = {}
-    try:
-        for node in tree.body:
-            is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-            if is_text:
-                continue
-            is_assignment = isinstance(node, ast.Assign) and len(node.targets) == 1
-            if not is_assignment or not isinstance(node.targets[0], ast.Name):
-                raise ValueError(_refusal(node))
-            found[node.targets[0].id] = _literal(node.value)
-    except RecursionError as error:
-        raise ValueError("its values are nested too deep") from error
-    return found
-
-
-def _refusal(node: ast.AST) -> str:
-    return (
-        f"line {node.lineno} is a {type(node).__name__}: only assignments of literals and "
-        "dict(...) are read, as MMDetection's tools/misc/print_config.py writes them"
-    )
-
-
-def _literal(node: ast.expr) -> Any:
-    """Returns the value of a literal or of ``dict(...)``, without running anything."""
-    match node:
-        case ast.Constant(value):
-            return value
-        case ast.List(items) | ast.Tuple(items):
-            return tuple(_literal(item) for item in items)
-        case ast.UnaryOp(ast.USub(), ast.Constant(int() | float() as number)):
-            return -number
-        case ast.Dict(keys, values) if all(isinstance(key, ast.Constant) for key in keys):
-            pairs = zip(keys, values, strict=True)
-            return {str(key.value): _literal(value) for key, value in pairs}
-        case ast.Call(ast.Name("dict"), [], keywords) if all(x.arg for x in keywords):
-            return {x.arg: _literal(x.value) for x in keywords}
-    raise ValueError(_refusal(node))
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -185,21 +163,35 @@ def _convert(found: Mapping[str, Any]) -> Settings:
     """Returns the settings. Raises ValueError with the keys that have no counterpart."""
     if not isinstance(found.get("model"), dict):
         raise ValueError("it assigns no model")
-    values = dict(_flat(found["model"]))
-    config, problems = presets.mmdet_r50_fpn(), []
+    problems: list[str] = []
+    try:
+        model, stages = _first_stage(found["model"], problems)
+    except (AttributeError, TypeError, KeyError, IndexError) as error:
+        raise ValueError(f"its stages have another form than MMDetection's: {error}") from error
+    values = dict(_flat(model))
+    config, fixed = presets.mmdet_r50_fpn(), dict(FIXED)
+    if "roi_head.shared_head.type" in values:
+        presets.use_c4(config)
+        fixed |= C4
+    if values.get("type") not in KINDS:
+        problems.append(f"model.type: {str(values.get('type'))[:100]}")
+    if values.get("type") == "CascadeRCNN":
+        presets.use_cascade_of_mmdetection(config)
+        fixed["roi_head.type"] = "CascadeRoIHead"
+        if "roi_head.mask_head.type" not in values:
+            config.model.mask_head = None
     if values.get("type") == "FasterRCNN":
         config.model.mask_head = None
-    elif values.get("type") != "MaskRCNN":
-        problems.append(f"model.type: {str(values.get('type'))[:100]}")
     for key, value in values.items():
         if key in FIELDS:
             set_field(config, FIELDS[key], value)
-        elif key in FIXED and value != FIXED[key]:
-            problems.append(f"model.{key}: {str(value)[:100]}, only {FIXED[key]} is possible")
-        elif value is not None and not _is_known(key):
+        elif key in fixed and value != fixed[key]:
+            problems.append(f"model.{key}: {str(value)[:100]}, only {fixed[key]} is possible")
+        elif value is not None and key not in fixed and not _is_known(key):
             problems.append(f"model.{key}: {str(value)[:100]} has no counterpart")
     try:
         problems += _set_converted(config, values)
+        problems += _set_stages(config, values, stages)
         problems += _set_sizes(config, found.get("test_pipeline", ()))
     except (TypeError, KeyError, IndexError, ZeroDivisionError) as error:
         problems.append(f"a value has another form than MMDetection's: {error}")
@@ -212,7 +204,60 @@ def _convert(found: Mapping[str, Any]) -> Settings:
 
 def _is_known(key: str) -> bool:
     is_ignored = any(fnmatch.fnmatchcase(key, pattern) for pattern in IGNORED)
-    return key in FIXED or key in CONVERTED or is_ignored
+    return key in CONVERTED or is_ignored
+
+
+def _first_stage(
+    model: dict[str, Any], problems: list[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Returns the model with the first stage of a cascade as the only one, and all stages.
+
+    A stage has the keys of its box head and of its training. ``problems`` gets what else differs
+    between stages.
+    """
+    if model.get("type") != "CascadeRCNN":
+        return model, []
+    roi_head, training = model["roi_head"], model.get("train_cfg") or {}
+    heads = roi_head["bbox_head"]
+    rules = training.get("rcnn", ({},) * len(heads))
+    pairs = zip(heads, rules, strict=True)
+    stages = [dict(_flat(head)) | dict(_flat(rule)) for head, rule in pairs]
+    for i, stage in enumerate(stages):
+        for key in stage.keys() | stages[0].keys():
+            if key not in OF_STAGES and stage.get(key) != stages[0].get(key):
+                problems.append(
+                    f"model.roi_head, stage {i}: {key} {str(stage.get(key))[:100]}, the first "
+                    f"stage has {str(stages[0].get(key))[:100]}"
+                )
+    first = roi_head | {"bbox_head": heads[0]}
+    return model | {"roi_head": first, "train_cfg": training | {"rcnn": rules[0]}}, stages
+
+
+def _set_stages(
+    config: Config, values: Mapping[str, Any], stages: list[dict[str, Any]]
+) -> Iterator[str]:
+    """Sets the rules of the stages of a cascade."""
+    cascade = config.model.cascade
+    if cascade is None:
+        return
+    later = stages[1:]
+    cascade.box_weights = tuple(_weights(x["bbox_coder.target_stds"]) for x in later)
+    if all("assigner.pos_iou_thr" in x for x in later):
+        cascade.positive_ious = tuple(x["assigner.pos_iou_thr"] for x in later)
+    weights = values["roi_head.stage_loss_weights"]
+    cascade.loss_weight = float(weights[1] / weights[0])
+    expected = tuple(weights[0] * cascade.loss_weight**i for i in range(len(stages)))
+    if weights != expected or weights[0] != 1:
+        yield (
+            f"model.roi_head.stage_loss_weights: {str(weights)[:100]}, only 1 and equal ratios "
+            f"of {len(stages)} stages are possible"
+        )
+
+
+def _weights(stds: Any) -> tuple[float, ...]:
+    """Returns the scales of deltas for their deviations, free of the rounding of a quotient."""
+    quotients = [1 / x for x in stds]
+    return tuple(round(x, 6) if abs(x - round(x, 6)) < 1e-9 else x for x in quotients)
 
 
 def _set_converted(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
@@ -231,15 +276,22 @@ def _set_converted(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
     elif model.backbone.groups != 1:
         yield f"model.backbone.groups: {str(model.backbone.groups)[:100]} of a ResNet"
     model.num_classes = values["roi_head.bbox_head.num_classes"] + 1
-    (scale,) = values["rpn_head.anchor_generator.scales"]
-    model.rpn.anchor_sizes = tuple(float(scale * 2**level) for level in range(2, 7))
+    scales, levels = values["rpn_head.anchor_generator.scales"], model.levels
+    if model.fpn is not None and len(scales) != 1:
+        yield f"model.rpn_head.anchor_generator.scales: {str(scales)[:100]}, only one is possible"
+    sizes = [scale * 2**level for level in levels for scale in scales]
+    model.rpn.anchor_sizes = tuple(map(float, sizes))
     model.rpn.aspect_ratios = values["rpn_head.anchor_generator.ratios"]
     for name, part in (("rpn", model.rpn), ("rcnn", model.roi)):
         if values.get(f"train_cfg.{name}.assigner.match_low_quality", True) is False:
             part.low_quality = "none"
     for name, part in (("rpn_head", model.rpn), ("roi_head.bbox_head", model.roi)):
-        stds = values[f"{name}.bbox_coder.target_stds"]
-        part.box_weights = tuple(round(1 / x, 6) for x in stds)
+        part.box_weights = _weights(values[f"{name}.bbox_coder.target_stds"])
+        loss = values[f"{name}.loss_bbox.type"]
+        if loss not in ("L1Loss", "SmoothL1Loss"):
+            yield f"model.{name}.loss_bbox.type: {str(loss)[:100]}"
+        is_l1 = loss == "L1Loss"
+        part.smooth_l1_beta = 0.0 if is_l1 else values.get(f"{name}.loss_bbox.beta", 1.0)
     model.roi.aligned = values.get("roi_head.bbox_roi_extractor.roi_layer.aligned", True)
     if values.get("backbone.norm_cfg.type", "BN") == "GN":
         model.backbone.norm = "group"
@@ -248,11 +300,14 @@ def _set_converted(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
     elif values.get("backbone.norm_cfg.requires_grad", True) is False:
         model.backbone.norm = "frozen_batch"
     head = values["roi_head.bbox_head.type"]
-    if head == "Shared4Conv1FCBBoxHead":
-        model.box_head.num_convs, model.box_head.num_layers = 4, 1
-        model.box_head.channels = values.get("roi_head.bbox_head.conv_out_channels", 256)
-    elif head != "Shared2FCBBoxHead":
+    if head not in HEADS or model.box_head.res5 != (head == "BBoxHead"):
         yield f"model.roi_head.bbox_head.type: {str(head)[:100]}"
+    else:
+        model.box_head.num_convs, model.box_head.num_layers = HEADS[head]
+    if model.box_head.num_convs:
+        model.box_head.channels = values.get("roi_head.bbox_head.conv_out_channels", 256)
+    if model.box_head.res5:
+        yield from _set_last_stage(config, values)
     for name, part in (
         ("neck", model.fpn),
         ("roi_head.bbox_head", model.box_head),
@@ -263,6 +318,18 @@ def _set_converted(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
             yield f"model.{name}.norm_cfg.type: {str(norm)[:100]}"
         elif norm is not None and part is not None and getattr(part, "num_convs", 1):
             part.norm = NORMS[norm]
+
+
+def _set_last_stage(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
+    """Sets what follows from the last stage of the ResNet in the heads of a C4 network."""
+    # The mask head reads what the box head pools.
+    set_field(config, "model.mask_head.resolution", config.model.box_head.resolution // 2)
+    for key, default in (("depth", None), ("style", "pytorch")):
+        whole, last = (
+            values.get(f"{x}.{key}", default) for x in ("backbone", "roi_head.shared_head")
+        )
+        if whole != last:
+            yield f"model.roi_head.shared_head.{key}: {str(last)[:100]}, the backbone has {whole}"
 
 
 def _set_sizes(config: Config, pipeline: Any) -> Iterator[str]:

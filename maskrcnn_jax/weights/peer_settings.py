@@ -8,7 +8,8 @@ no setting for.
 from functools import reduce
 from typing import Any
 
-from maskrcnn_jax.config import Config, ViTConfig
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.model_config import ViTConfig
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.weights import (
     convnext,
@@ -115,7 +116,7 @@ def detectron2(field: str, config: Config, is_bgr: bool) -> str | None:
                 f"MODEL.RESNETS.DEPTH: {backbone.depth}, "
                 f"STEM_OUT_CHANNELS: {backbone.stem_channels}, "
                 f"WIDTH_PER_GROUP: {backbone.width // backbone.groups}, "
-                f"RES2_OUT_CHANNELS: {resnet.channels(backbone)[2]}"
+                f"RES2_OUT_CHANNELS: {resnet.stage_channels(backbone)[2]}"
             )
         case "model.backbone.width_per_group":
             width = model.backbone.width // model.backbone.groups

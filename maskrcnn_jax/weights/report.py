@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from maskrcnn_jax.config import ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
+from maskrcnn_jax.model_config import ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
 from maskrcnn_jax.weights import convnext, torchvision, vit
 from maskrcnn_jax.weights.norm_eps import NormEps
 
@@ -70,7 +70,9 @@ def describe(config: ModelConfig) -> str:
             kind = "Cascade R-CNN" if config.mask_head is None else "Cascade Mask R-CNN"
         has_convs = config.box_head.num_convs > 0
         heads = "maskrcnn_resnet50_fpn_v2" if has_convs else "the paper"
-        neck = "FPN" if config.fpn is not None else f"C{config.levels[-1]}"
+        is_dilated = getattr(config.backbone, "c5_dilation", 1) > 1
+        only = "DC5" if is_dilated else f"C{config.levels[-1]}"
+        neck = "FPN" if config.fpn is not None else only
         name = f"{kind} with {describe_backbone(config.backbone)}-{neck} and the heads of {heads}"
     norm = getattr(config.backbone, "norm", "layer")
     count = len(config.image_mean)

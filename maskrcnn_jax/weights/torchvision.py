@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.modules import backbones
+from maskrcnn_jax.model_config import ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
+from maskrcnn_jax.modules import backbones, resnet
 from maskrcnn_jax.roi_heads.composition import module_paths
 from maskrcnn_jax.weights import convnext, guess, layout, torchvision_resnet, vit
 from maskrcnn_jax.weights.guess import Guess
@@ -270,7 +271,7 @@ def _box_head(config: ModelConfig, path: Path) -> Iterator[Entry]:
         inputs = head.channels
     shape = inputs, head.resolution, head.resolution
     if head.res5:  # The mean over the cells.
-        shape = (backbones.channels(config.backbone)[5],)
+        shape = (resnet.stage_channels(config.backbone)[5],)
     for i in range(head.num_layers):
         # In the numbering, a flattening layer follows the convolutions, and an activation follows
         # each linear layer.
@@ -287,7 +288,7 @@ def _mask_head(config: ModelConfig, path: Path) -> Iterator[Entry]:
     head, name = config.mask_head, ".".join(("roi_heads", *path))
     inputs, width = _features(config), head.channels
     if config.box_head.res5:
-        inputs = backbones.channels(config.backbone)[5]
+        inputs = resnet.stage_channels(config.backbone)[5]
     for i in range(head.num_convs):
         names = f"{name}.{i}", path, f"conv{i}", f"bn{i}"
         yield from _normed(*names, width, inputs, 3, head.norm)

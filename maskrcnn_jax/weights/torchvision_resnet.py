@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from maskrcnn_jax.config import ModelConfig, ResNetConfig
+from maskrcnn_jax.model_config import ModelConfig, ResNetConfig
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.modules.resnet import DEPTHS
 from maskrcnn_jax.weights.layout import Entry, Path
@@ -79,8 +79,8 @@ def stage(backbone: ResNetConfig, level: int, prefix: str, parent: Path) -> Iter
     The names of its blocks are ``prefix`` and a number, and its modules are in ``parent``.
     """
     sizes, bottleneck = DEPTHS[backbone.depth]
-    outputs, width = resnet.channels(backbone)[level], backbone.width * 2 ** (level - 2)
-    channels = backbone.stem_channels if level == 2 else resnet.channels(backbone)[level - 1]
+    outputs, width = resnet.stage_channels(backbone)[level], backbone.width * 2 ** (level - 2)
+    channels = backbone.stem_channels if level == 2 else resnet.stage_channels(backbone)[level - 1]
     for i in range(sizes[level - 2]):
         name, path = f"{prefix}.{i}", (*parent, f"layer{level - 1}_{i}")
         if bottleneck:

@@ -14,8 +14,9 @@ import numpy as np
 from flax import traverse_util
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ConvNeXtConfig, ModelConfig, ViTConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ConvNeXtConfig, ModelConfig, ViTConfig
 from maskrcnn_jax.weights import (
     detectron2,
     differences,
@@ -143,6 +144,8 @@ def _reasons(config: ModelConfig, target: str) -> Iterator[str]:
     is_vit = isinstance(config.backbone, ViTConfig)
     if is_vit and target == "mmdet":
         yield "a ViT"
+    if target == "mmdet" and config.fpn is None and not config.box_head.res5:
+        yield "the coarsest map alone, and no model.box_head.res5"
     if isinstance(config.backbone, ConvNeXtConfig):
         yield "torchvision's ConvNeXt"
     if config.fpn is not None and is_vit == config.fpn.top_down:

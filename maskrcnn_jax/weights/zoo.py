@@ -21,6 +21,9 @@ DETECTRON2 = {
     "mask_rcnn_R_50_C4_1x": "COCO-InstanceSegmentation/{}/137259246/model_final_9243eb.pkl",
     "mask_rcnn_R_50_C4_3x": "COCO-InstanceSegmentation/{}/137849525/model_final_4ce675.pkl",
     "mask_rcnn_R_101_C4_3x": "COCO-InstanceSegmentation/{}/138363239/model_final_a2914c.pkl",
+    "mask_rcnn_R_50_DC5_1x": "COCO-InstanceSegmentation/{}/137260150/model_final_4f86c3.pkl",
+    "mask_rcnn_R_50_DC5_3x": "COCO-InstanceSegmentation/{}/137849551/model_final_84107b.pkl",
+    "mask_rcnn_R_101_DC5_3x": "COCO-InstanceSegmentation/{}/138363294/model_final_0464b7.pkl",
     "cascade_mask_rcnn_R_50_FPN_1x": "Misc/{}/138602847/model_final_e9d89b.pkl",
     "cascade_mask_rcnn_R_50_FPN_3x": "Misc/{}/144998488/model_final_480dd8.pkl",
     "scratch_mask_rcnn_R_50_FPN_3x_gn": "Misc/{}/138602908/model_final_01ca85.pkl",
@@ -135,8 +138,8 @@ MMDET = {
 PREFIXES = {"detectron2:": DETECTRON2, "mmdet:": MMDET}
 # Words in the names of networks of other kinds.
 KINDS = (
-    (r"_C4|caffe_c4", "a C4 network"),
-    (r"_DC5|caffe_dc5", "a DC5 network"),
+    (r"_C4|caffe[-_]c4", "a C4 network"),
+    (r"_DC5|caffe[-_]dc5", "a DC5 network"),
     (r"(?i)cascade", "a Cascade R-CNN"),
     (r"(?i)dconv", "a network with deformable convolutions"),
     (r"regnet", "a RegNet"),

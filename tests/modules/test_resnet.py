@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskrcnn_jax.config import ResNetConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import ResNetConfig
 from maskrcnn_jax.modules.resnet import DEPTHS, ResNet, channels, stage_of
 from maskrcnn_jax.settings import freeze
 from tests.conftest import QUICK_COMPILE
@@ -62,6 +62,14 @@ def test_sizes_of_resnexts(depth, groups, width, num_parameters):
     assert sizes == {"params": num_parameters}
     assert {level: x.shape[-1] for level, x in features.items()} == channels(config)
     assert channels(config) == {2: 256, 3: 512, 4: 1024, 5: 2048}
+
+
+def test_a_dilated_c5_is_level_4_in_the_place_of_c4():
+    config = ResNetConfig(depth=50, norm="group", c5_dilation=2)
+    image, extent = jnp.zeros((1, 64, 96, 3)), jnp.zeros((1, 2), jnp.int32)
+    features, sizes = shaped(ResNet(freeze(config)), image, extent)
+    assert sizes == {"params": 23_508_032} and list(features) == [2, 3, 4]
+    assert features[4].shape == (1, 4, 6, 2048) and channels(config) == {2: 256, 3: 512, 4: 2048}
 
 
 def test_stride_moves_to_the_first_convolution():

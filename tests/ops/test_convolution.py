@@ -71,6 +71,22 @@ def test_each_group_is_a_convolution_of_its_own(stride):
         np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-4 * abs(reference).max())
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_dilated_kernel_has_holes(groups):
+    x, kernel, stride, weights = random_case((1, 40, 42, 64), 64, 3, 1)  # Else by Winograd.
+    kernel = kernel[:, :, : 64 // groups]
+
+    def holes(x, kernel, stride):
+        wide = jnp.zeros((5, 5, *kernel.shape[2:])).at[::2, ::2].set(kernel)
+        parts = zip(*(jnp.split(array, groups, axis=3) for array in (x, wide)), strict=True)
+        return jnp.concatenate([lax_conv(*pair, stride) for pair in parts], axis=3)
+
+    dilated = partial(convolution.conv, groups=groups, dilation=2)
+    case = x, kernel, stride, weights
+    for ours, reference in zip(gradients(dilated, *case), gradients(holes, *case), strict=True):
+        np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-4 * abs(reference).max())
+
+
 @pytest.mark.parametrize("shape", [(1, 6, 8, 3), (2, 7, 5, 3), (3, 1, 2, 2), (1, 2, 1, 4)])
 def test_winograd_equals_a_direct_convolution(shape):
     x, kernel, stride, _ = random_case(shape, 5, 3, 1)

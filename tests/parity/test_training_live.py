@@ -20,6 +20,7 @@ if not os.environ.get("MASKRCNN_JAX_SHARED"):
 from maskrcnn_jax.data.coco import CocoDataset  # noqa: E402
 from maskrcnn_jax.parity import recipe, training, training_weights  # noqa: E402
 from tests.conftest import QUICK_COMPILE  # noqa: E402
+from tests.parity import smooth  # noqa: E402
 
 quick_jit = partial(jax.jit, compiler_options=QUICK_COMPILE)
 
@@ -64,6 +65,19 @@ def test_a_step_without_a_mask_head(batches):
 def test_steps_with_norms_everywhere_and_batches_without_objects(batches):
     rows = compare("v2", batches[1:], 128, 64)
     assert {row.quantity for row in rows} == set(training.TOLERANCES)
+    assert all(row.passed for row in rows)
+
+
+@pytest.mark.slow
+def test_a_step_of_a_convnext(batches, monkeypatch):
+    """With a smooth function for the ReLUs of the heads: its weights cannot settle."""
+    smooth.use(monkeypatch)
+    config = recipe.config("convnext-tiny")
+    config.backbone.drop_path, config.roi.num_samples = 0.0, 64
+    state, sides = recipe.state_dict(config), {"short_side": 128, "max_long_side": 256}
+    rows = training.compare_training(config, state, batches[1:2], jit=quick_jit, **sides)
+    print(training.to_markdown(rows))
+    assert changes(rows) == {"change of the weights"}
     assert all(row.passed for row in rows)
 
 

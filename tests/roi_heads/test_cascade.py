@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import targets
-from maskrcnn_jax.config import CascadeConfig, ModelConfig, RoIConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import CascadeConfig, ModelConfig, RoIConfig
 from maskrcnn_jax.ops import boxes as box_ops
 from maskrcnn_jax.roi_heads import cascade, composition
 from maskrcnn_jax.settings import freeze
@@ -93,6 +93,15 @@ def test_each_stage_pools_the_boxes_of_the_one_before_and_all_vote(average):
         expected = np.mean([jax.nn.softmax(x) for x in votes], axis=0)
     np.testing.assert_allclose(jax.nn.softmax(logits[0]), expected, atol=1e-5)
     assert head.bind(variables).box_weights == config.cascade.box_weights[-1]
+
+
+def test_probabilities_of_their_own_are_averaged_too():
+    config = ModelConfig(num_classes=3, cascade=CascadeConfig())
+    config.box_head.class_agnostic, config.box_head.classifier = True, "sigmoid"
+    head = cascade.CascadeBoxHead(freeze(config), Execution())
+    votes = np.random.default_rng(0).normal(size=(3, 1, 4, 3)).astype(np.float32)
+    found = head.apply({}, jnp.array(votes), method="_mean")
+    np.testing.assert_allclose(jax.nn.sigmoid(found), jax.nn.sigmoid(votes).mean(0), atol=1e-6)
 
 
 def sampled(rng):

@@ -9,11 +9,12 @@ import pytest
 
 from maskrcnn_jax import presets
 from maskrcnn_jax.artifacts import artifact, export
-from maskrcnn_jax.config import DataConfig, ResNetConfig
+from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.model_config import ResNetConfig
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.ops.rounding import ceil32
 from maskrcnn_jax.roi_heads import composition
@@ -27,6 +28,7 @@ NETWORKS = {
     "cascade": presets.use_cascade,
     "cascade of MMDetection": presets.use_cascade_of_mmdetection,
     "C4": presets.use_c4,
+    "DC5": presets.use_dc5,
 }
 quick = partial(jax.jit, compiler_options=QUICK_COMPILE)
 
@@ -47,6 +49,8 @@ def network(request):
     model.rpn.num_candidates = model.rpn.num_proposals = 64
     detection.num_candidates = detection.num_proposals = 48
     detection.num_detections, model.roi.num_samples = 20, 16
+    # 0 would follow the size of an RoI, and rounding decides where that is a whole number of bins.
+    model.roi.sampling_ratio = 2
     model.box_head.features, model.mask_head.channels = 64, 16
     model.mask_head.num_convs = min(model.mask_head.num_convs, 1)
     network = MaskRCNN(model, detection)
@@ -112,7 +116,8 @@ def test_masks_of_a_c4_network_learn_from_the_features_of_the_first_rois():
     assert whole.shape == (1, 8, 3, 3, 128) and float(whole.max()) > 0
     none = jnp.zeros((1, 8), int)
     rois = RoITargets(boxes, none, jnp.zeros((1, 8, 4)), none, none > 0, none == 0)
-    *_, stages, taken = head.bind(variables).learn(pool, rois, make_batch(), none)
+    keys = jax.random.split(jax.random.key(0), 1)
+    *_, stages, taken = head.bind(variables).learn(pool, rois, make_batch(), keys)
     assert stages == (rois,)
     np.testing.assert_allclose(taken(boxes[:, :3], resolution=3), whole[:, :3], atol=1e-5)
 

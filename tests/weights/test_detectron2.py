@@ -23,10 +23,10 @@ from tests.weights.families import reduced, state_of
 R50, GN = presets.detectron2_r50_fpn, presets.detectron2_r50_fpn_gn
 SYNCBN, LSJ = presets.detectron2_r50_fpn_syncbn, presets.detectron2_r50_fpn_lsj
 X101 = presets.detectron2_x101_32x8d_fpn
-C4 = presets.detectron2_r50_c4
+C4, DC5 = presets.detectron2_r50_c4, presets.detectron2_r50_dc5
 CASCADE = presets.detectron2_cascade_r50_fpn
 EVERY = pytest.mark.parametrize(
-    "build", [R50, presets.detectron2_r101_fpn, X101, GN, SYNCBN, LSJ, CASCADE, C4]
+    "build", [R50, presets.detectron2_r101_fpn, X101, GN, SYNCBN, LSJ, CASCADE, C4, DC5]
 )
 
 
@@ -48,6 +48,7 @@ def counters_of(build):
         (SYNCBN, 430 - 69, None),
         (CASCADE, 323, 71_984_926),
         (C4, 279, 35_909_612),
+        (DC5, 291, 172_353_516),
     ],
 )
 def test_the_tables_have_as_many_arrays_as_detectron2s_models(build, num_arrays, num_parameters):
@@ -106,6 +107,15 @@ def test_names_and_shapes_are_detectron2s():
         "roi_heads.box_predictor.cls_score.weight": (81, 2048),
         "roi_heads.mask_head.deconv.weight": (2048, 256, 2, 2),
         "roi_heads.mask_head.predictor.weight": (80, 256, 1, 1),
+    }.items():
+        assert shapes[name] == shape
+    shapes = layout.shapes(detectron2.entries(DC5().model))
+    for name, shape in {
+        "backbone.res5.0.conv1.weight": (512, 1024, 1, 1),
+        "proposal_generator.rpn_head.conv.weight": (2048, 2048, 3, 3),
+        "proposal_generator.rpn_head.objectness_logits.bias": (15,),
+        "roi_heads.box_head.fc1.weight": (1024, 100_352),
+        "roi_heads.mask_head.mask_fcn1.weight": (256, 2048, 3, 3),
     }.items():
         assert shapes[name] == shape
 
@@ -228,12 +238,20 @@ def test_pixels_of_the_model_zoo_leave_the_strides_to_the_preset(tmp_path, build
     np.testing.assert_allclose(model.image_mean, build().model.image_mean)
 
 
-@pytest.mark.parametrize("build", [CASCADE, C4], ids=["cascade", "C4"])
+@pytest.mark.parametrize("build", [CASCADE, C4, DC5], ids=["cascade", "C4", "DC5"])
 def test_a_file_of_another_network_is_named_with_its_preset(tmp_path, build):
     state = state_of(detectron2, reduced(build(4), depth=50))
     message = f"does not fit Mask R-CNN with ResNet-50-FPN.*presets.{build.__name__}:"
     with pytest.raises(ValueError, match=f"w.safetensors {message}"):
         load(tmp_path, state, config=reduced(R50(4), depth=50).model)
+
+
+def test_a_file_of_a_library_without_the_wanted_network_is_named_with_its_preset(tmp_path):
+    state = state_of(detectron2, reduced(DC5(4), depth=50))
+    message = "has Detectron2's names, but Detectron2 has no model with torchvision's ConvNeXt; "
+    message += "it looks like Mask R-CNN with ResNet-50-DC5.*presets.detectron2_r50_dc5"
+    with pytest.raises(ValueError, match=f"w.safetensors {message}"):
+        load(tmp_path, state, config=presets.maskrcnn_convnext_tiny_fpn(4))
 
 
 def test_80_classes_are_cocos(tmp_path):
@@ -313,7 +331,6 @@ def other(**arrays):
 
 ONE = np.ones(1, np.float32)
 OTHERS = {
-    "a DC5 network": {"backbone.stem.conv1.weight": ONE, "backbone.res5.0.conv1.weight": ONE},
     "a Cascade R-CNN, but not of 3 stages": other(roi_heads__box_predictor__1__cls_score__bias=ONE),
     "a box for each class": state_of(detectron2, reduced(CASCADE(4)))
     | {"roi_heads.box_predictor.0.bbox_pred.bias": np.ones(12, np.float32)},

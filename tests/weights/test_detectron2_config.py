@@ -57,6 +57,59 @@ def test_the_config_of_the_model_zoo_is_the_preset(tmp_path):
     assert found.channel_order == "BGR"
 
 
+# What ``mask_rcnn_R_50_C4_3x.yaml`` and its base set.
+C4 = """
+MODEL:
+  META_ARCHITECTURE: GeneralizedRCNN
+  MASK_ON: True
+  RESNETS: {DEPTH: 50}
+  RPN: {PRE_NMS_TOPK_TEST: 6000, POST_NMS_TOPK_TEST: 1000}
+  ROI_HEADS: {NAME: Res5ROIHeads}
+INPUT:
+  MIN_SIZE_TRAIN: (640, 672, 704, 736, 768, 800)
+"""
+# What ``mask_rcnn_R_50_DC5_3x.yaml`` and its base set.
+DC5 = """
+MODEL:
+  META_ARCHITECTURE: GeneralizedRCNN
+  MASK_ON: True
+  RESNETS: {DEPTH: 50, OUT_FEATURES: ["res5"], RES5_DILATION: 2}
+  RPN: {IN_FEATURES: ["res5"], PRE_NMS_TOPK_TEST: 6000, POST_NMS_TOPK_TEST: 1000}
+  ROI_HEADS: {NAME: StandardROIHeads, IN_FEATURES: ["res5"]}
+  ROI_BOX_HEAD: {NAME: FastRCNNConvFCHead, NUM_FC: 2, POOLER_RESOLUTION: 7}
+  ROI_MASK_HEAD: {NAME: MaskRCNNConvUpsampleHead, NUM_CONV: 4, POOLER_RESOLUTION: 14}
+INPUT:
+  MIN_SIZE_TRAIN: (640, 672, 704, 736, 768, 800)
+"""
+
+
+def test_networks_without_a_pyramid_are_the_presets(tmp_path):
+    assert differences(presets.detectron2_r50_c4(), read(tmp_path, C4).config) == []
+    assert differences(presets.detectron2_r50_dc5(), read(tmp_path, DC5).config) == []
+    without_masks = read(tmp_path, DC5.replace("MASK_ON: True", "MASK_ON: False")).config
+    assert without_masks.model.mask_head is None and without_masks.model.levels == (4,)
+
+
+SIZES = "ANCHOR_GENERATOR: {SIZES: [[32], [64]]}"
+
+
+@pytest.mark.parametrize(
+    "text, old, new, message",
+    [
+        (C4, "NAME: Res5ROIHeads", "IN_FEATURES: [res5]", "ROI_HEADS.IN_FEATURES"),
+        (C4, "MASK_ON:", "ROI_BOX_HEAD: {POOLER_RESOLUTION: x}\n  MASK_ON:", "of type int"),
+        (C4, "MASK_ON:", "ANCHOR_GENERATOR: {SIZES: [[]]}\n  MASK_ON:", "expected one list"),
+        (C4, "DEPTH: 50", "DEPTH: 50, RES5_DILATION: 2", "model.backbone.c5_dilation must be 1"),
+        (DC5, "StandardROIHeads", "PointRendROIHeads", "only StandardROIHeads is possible"),
+        (DC5, "  RPN: {", f"  {SIZES}\n  RPN: {{", "expected one list"),
+        (DC5, "RPN: {", "RPN: {CONV_DIMS: [256], ", "RPN.CONV_DIMS.*only .-1. are possible"),
+    ],
+)
+def test_impossible_networks_without_a_pyramid_are_told_by_key(tmp_path, text, old, new, message):
+    with pytest.raises(ValueError, match=rf"config.yaml cannot be read(.|\n)*{message}"):
+        read(tmp_path, text.replace(old, new))
+
+
 CASCADE = {
     "ROI_HEADS: {NAME: StandardROIHeads,": "ROI_HEADS: {NAME: CascadeROIHeads,",
     "POST_NMS_TOPK_TRAIN: 1000": "POST_NMS_TOPK_TRAIN: 2000",
@@ -99,6 +152,8 @@ def test_every_key_that_is_read_is_set(tmp_path):
     values["MODEL.ANCHOR_GENERATOR.SIZES"] = ((32,), (64,), (128,), (256,), (512,))
     plain = detectron2_config._convert(values).config
     for key, (default, field) in detectron2_config.FIELDS.items():
+        if key == "MODEL.RESNETS.RES5_DILATION":  # Only of networks without a pyramid.
+            continue
         other = (
             tuple(x + 1 for x in default)
             if isinstance(default, tuple)

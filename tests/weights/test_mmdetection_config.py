@@ -93,6 +93,53 @@ GN = (
 )  # fmt: skip
 
 
+HEAD = R50[R50.index("bbox_head=dict(") :].partition("bbox_head=")[2]
+HEAD = HEAD[: HEAD.index("        mask_roi_extractor")].rstrip().rstrip(",")
+RULE = (
+    "dict(assigner=dict(type='MaxIoUAssigner', pos_iou_thr={0}, neg_iou_thr={0}, min_pos_iou={0}, "
+    "match_low_quality=False), sampler=dict(type='RandomSampler', num=512, pos_fraction=0.25))"
+)
+
+
+def cascade(stds=("0.1, 0.1, 0.2, 0.2", "0.05, 0.05, 0.1, 0.1", "0.033, 0.033, 0.067, 0.067")):
+    """The changes that make the network a cascade."""
+    head = HEAD.replace("reg_class_agnostic=False", "reg_class_agnostic=True")
+    head = head.replace("'L1Loss'", "'SmoothL1Loss', beta=1.0")
+    heads = [head.replace("0.1, 0.1, 0.2, 0.2", x) for x in stds]
+    rules = [RULE.format(iou) for iou in (0.5, 0.6, 0.7)]
+    weights = "num_stages=3, stage_loss_weights=[1, 0.5, 0.25]"
+    smooth = "loss_bbox=dict(type='SmoothL1Loss', beta=1.0 / 9.0"
+    return (
+        ("type='MaskRCNN'", "type='CascadeRCNN'"),
+        ("'StandardRoIHead'", f"'CascadeRoIHead', {weights}"),
+        (HEAD, f"[{', '.join(heads)}]"),
+        ("loss_bbox=dict(type='L1Loss'", smooth.replace("1.0 / 9.0", str(1 / 9))),
+        ("rpn_proposal=dict(nms_pre=2000, max_per_img=1000)", "rpn_proposal=dict(nms_pre=2000, "
+         f"max_per_img=2000), rcnn=[{', '.join(rules)}]"),
+    )  # fmt: skip
+
+
+C4 = (
+    ("num_stages=4, out_indices=(0, 1, 2, 3)", "num_stages=3, strides=(1, 2, 2), "
+     "dilations=(1, 1, 1), out_indices=(2,)"),
+    (R50[R50.index("    neck=") : R50.index("    rpn_head=")], ""),
+    ("scales=[8]", "scales=[2, 4, 8, 16, 32]"),
+    ("strides=[4, 8, 16, 32, 64]", "strides=[16]"),
+    ("type='StandardRoIHead',", "type='StandardRoIHead', shared_head=dict(type='ResLayer', "
+     "depth=50, stage=3, stride=2, dilation=1, style='caffe', norm_eval=True, "
+     "norm_cfg=dict(type='BN', requires_grad=False)),"),
+    ("output_size=7", "output_size=14"),
+    ("'Shared2FCBBoxHead', in_channels=256, fc_out_channels=1024", "'BBoxHead', "
+     "with_avg_pool=True, in_channels=2048"),
+    (R50[R50.index("mask_roi_extractor") : R50.index("        mask_head=")],
+     "mask_roi_extractor=None,\n"),
+    ("num_convs=4, in_channels=256", "num_convs=0, in_channels=2048"),
+    ("rpn_proposal=dict(nms_pre=2000, max_per_img=1000)",
+     f"rpn_proposal=dict(nms_pre=12000, max_per_img=2000), rcnn={RULE.format(0.5)}"),
+    ("nms_pre=1000", "nms_pre=6000"),
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "changes, preset, order",
     [
@@ -100,6 +147,12 @@ GN = (
         ((("depth=50", "depth=101"),), presets.mmdet_r101_fpn, "RGB"),
         ((*CAFFE, *FROZEN, ("'pytorch'", "'caffe'")), presets.mmdet_r50_caffe_fpn, "BGR"),
         ((*CAFFE, *GN), presets.mmdet_r50_fpn_gn, "BGR"),
+        (cascade(), presets.mmdet_cascade_r50_fpn, "RGB"),
+        (
+            (*CAFFE, *FROZEN, ("'pytorch'", "'caffe'"), *C4),
+            presets.mmdet_r50_caffe_c4,
+            "BGR",
+        ),
         (
             (("'ResNet', depth=50", "'ResNeXt', groups=32, base_width=4, depth=101"),),
             presets.mmdet_x101_32x4d_fpn,
@@ -145,6 +198,8 @@ def test_other_settings(tmp_path, old, new, field, value):
         ("depth=50", "depth=50, groups=32", "model.backbone.groups: 32 of a ResNet"),
         ("depth=50", "depth=50, dcn=dict(type='DCN')", "model.backbone.dcn.type: DCN"),
         ("'StandardRoIHead'", "'CascadeRoIHead'", "model.roi_head.type: CascadeRoIHead"),
+        ("type='MaskRCNN'", "type='CascadeRCNN'", "its stages have another form"),
+        ("scales=[8]", "scales=[8, 16]", "anchor_generator.scales.*only one is possible"),
         ("'Shared2FCBBoxHead'", "'DoubleConvFCBBoxHead'", "model.roi_head.bbox_head.type"),
         ("strides=[4, 8,", "strides=[2, 8,", "model.rpn_head.anchor_generator.strides"),
         ("num_outs=5", "num_outs=5, norm_cfg=dict(type='LN')", "model.neck.norm_cfg.type: LN"),
@@ -161,6 +216,23 @@ def test_other_settings(tmp_path, old, new, field, value):
 def test_what_has_no_counterpart_is_refused_by_its_key(tmp_path, old, new, key):
     with pytest.raises(ValueError, match=rf"config.py cannot be read(.|\n)*{key}"):
         read(tmp_path, replaced((old, new)))
+
+
+@pytest.mark.parametrize(
+    "changes, key",
+    [
+        ((("train_cfg=dict(", "train_cfg=None, other=dict("),), "model.other"),
+        ((("0.25]", "0.3]"),), "stage_loss_weights.*only 1 and equal ratios of 3 stages"),
+        ((("fc_out_channels=1024", "fc_out_channels=64"),), "stage 1: fc_out_channels 1024, the"),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused_by_their_key(tmp_path, changes, key):
+    text = replaced(*cascade())
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    with pytest.raises(ValueError, match=rf"config.py cannot be read(.|\n)*{key}"):
+        read(tmp_path, text)
 
 
 @pytest.mark.parametrize(

@@ -41,11 +41,11 @@ def test_known_addresses():
 @pytest.mark.parametrize(
     "name, kind",
     [
-        ("detectron2:mask_rcnn_R_50_DC5_3x", "a DC5 network"),
+        ("mmdet:faster-rcnn_r50-caffe-dc5_1x_coco", "a DC5 network"),
         ("detectron2:cascade_mask_rcnn_X_152_32x8d_FPN_IN5k_gn_dconv", "a Cascade R-CNN"),
         ("detectron2:mask_rcnn_R_50_FPN_3x_dconv_c3-c5", "deformable"),
         ("detectron2:mask_rcnn_regnetx_4gf_dds_FPN_100ep_LSJ", "a RegNet"),
-        ("mmdet:mask-rcnn_r50-caffe-c4_1x_coco", "not known"),
+        ("mmdet:mask-rcnn_r50-caffe-c4_1x_coco", "a C4 network"),
         ("mmdet:", "not known"),
     ],
 )

@@ -25,6 +25,7 @@ def test_presets_are_possible(build):
         (detectron2, "detectron2_r50_fpn_lsj", 46_301_232),
         (detectron2, "detectron2_cascade_r50_fpn", 71_762_526),
         (detectron2, "detectron2_r50_c4", 35_687_212),
+        (detectron2, "detectron2_r50_dc5", 172_131_116),
         (mmdetection, "mmdet_r50_fpn", 44_170_992),
         (mmdetection, "mmdet_r101_fpn", 63_163_120),
         (mmdetection, "mmdet_x101_32x4d_fpn", 62_801_648),

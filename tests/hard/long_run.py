@@ -11,7 +11,7 @@ from tests import train_process
 from tests.hard.runs import TINY
 
 NUM_STEPS = 10_000
-WARM_UP = 0.2  # The share of the steps before the first measurement.
+WARM_UP = 0.4  # The share of the steps in which the first saves fill the pools of the allocator.
 MAX_GROWTH = 0.02
 RUN = TINY | {"num_steps": NUM_STEPS, "log_every": 50, "save_every": 500, "evaluate_every": 1000}
 

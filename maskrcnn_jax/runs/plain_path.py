@@ -28,19 +28,21 @@ class PlainPath:
             ValueError: The path is not valid Unicode, or the temporary folder has such a path too.
         """
         self._directory, self._folder = directory.absolute(), None
-        self.path = self._directory
+        # Tensorstore refuses paths with "..".
+        has_dots = ".." in self._directory.parts
+        self.path = self._directory.resolve() if has_dots else self._directory
         try:
-            length = len(str(self._directory).encode())
+            length = len(str(self.path).encode())
         except UnicodeEncodeError as error:
             raise ValueError(f"{directory!r} is not valid Unicode: use another name") from error
-        if length <= _MAX_LENGTH and not glob.has_magic(str(self._directory)):
+        if length <= _MAX_LENGTH and not _has_magic(self.path):
             return
         self._folder = tempfile.TemporaryDirectory(prefix="maskrcnn-jax-")
-        if glob.has_magic(self._folder.name):
+        if _has_magic(self._folder.name):
             self.close()
             raise ValueError(
                 f"checkpoints cannot be kept in {directory}, whose path has one of the characters "
-                f"*, ? and [, nor through a link in {tempfile.gettempdir()}: use another name"
+                f"*, ?, [ and \\, nor through a link in {tempfile.gettempdir()}: use another name"
             )
         self.path = Path(self._folder.name) / "run"
         os.symlink(self._directory, self.path, target_is_directory=True)
@@ -53,3 +55,8 @@ class PlainPath:
         """Removes the link."""
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def _has_magic(path: str | Path) -> bool:
+    """Whether a path has characters of patterns; a backslash takes their meaning from others."""
+    return glob.has_magic(str(path)) or "\\" in str(path)

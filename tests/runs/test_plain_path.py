@@ -16,7 +16,20 @@ from tests.runs.test_checkpoints import assert_equal, make_state
 
 
 @pytest.mark.parametrize(
-    "name", ["my run [1] ü", "all*", "a**b", "what?", "[!x]", "数据 [é]", "'\"$(x)`;&", "-x", " "]
+    "name",
+    [
+        "my run [1] ü",
+        "all*",
+        "a**b",
+        "what?",
+        "[!x]",
+        "数据 [é]",
+        "'\"$(x)`;&",
+        "-x",
+        " ",
+        "a\\b",
+        "../x",
+    ],
 )
 def test_any_name_holds_a_run(tmp_path, name):
     for value in (1.0, 2.0):  # The second opens what the first has left.

@@ -8,7 +8,8 @@ This is the command `maskrcnn-jax train`, for a checkout; ``--help`` explains th
     maskrcnn_jax/cli/train.py          flags, messages and exit codes
     maskrcnn_jax/cli/training_loop.py  the loop: `train` reads from top to bottom
     maskrcnn_jax/training.py           one step: losses, gradients, optimizer
-    maskrcnn_jax/config.py             every field that --config.FIELD=VALUE may set
+    maskrcnn_jax/config.py             every field that --config.FIELD=VALUE may set;
+    maskrcnn_jax/model_config.py       those of the network
 """
 
 import sys

@@ -12,19 +12,17 @@ import numpy as np
 from benchmarks import gpu_profile, gpu_timing
 from benchmarks.gpu_timing import Row
 from maskrcnn_jax import execution, training
-from maskrcnn_jax.config import (
+from maskrcnn_jax.config import Config, DetectionConfig, OptimizerConfig
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.model_config import (
     BoxHeadConfig,
-    Config,
-    DetectionConfig,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
-    OptimizerConfig,
     ResNetConfig,
     RoIConfig,
     RPNConfig,
 )
-from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.structures import Batch, Crops, Instances
 
 Size = tuple[int, int]  # Height and width.

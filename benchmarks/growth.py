@@ -22,9 +22,10 @@ from matplotlib.figure import Figure
 
 from benchmarks import inputs, machine, models
 from maskrcnn_jax import execution, training
-from maskrcnn_jax.config import Config, DataConfig, DetectionConfig, ModelConfig, OptimizerConfig
+from maskrcnn_jax.config import Config, DataConfig, DetectionConfig, OptimizerConfig
 from maskrcnn_jax.data import pipeline
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.parity import recipe
 from maskrcnn_jax.parity.training_replay import InMemory
 from maskrcnn_jax.weights import torchvision

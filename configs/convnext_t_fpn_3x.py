@@ -10,7 +10,8 @@ Not run. Tests check shapes and parameter counts at full size. The paper
 reports box AP 46.2 and mask AP 41.7 for its own code and weights.
 """
 
-from maskrcnn_jax.config import Config, ConvNeXtConfig, OptimizerConfig
+from maskrcnn_jax.config import Config, OptimizerConfig
+from maskrcnn_jax.model_config import ConvNeXtConfig
 
 
 def get_config() -> Config:

@@ -12,7 +12,7 @@ jaxlib_errors.avoid()
 _EXPORTS = {
     "AugmentedDetector": "test_time_augmentation",
     "Config": "config",
-    "ModelConfig": "config",
+    "ModelConfig": "model_config",
     "Detector": "detector",
     "MaskRCNN": "model",
     "fasterrcnn_resnet50_fpn": "torchvision_models",

@@ -6,7 +6,8 @@ The range of a single field stands beside the field in `config`.
 from collections.abc import Sequence
 
 from maskrcnn_jax import settings
-from maskrcnn_jax.config import Config, DataConfig, ModelConfig, ResNetConfig, ViTConfig
+from maskrcnn_jax.config import Config, DataConfig
+from maskrcnn_jax.model_config import ModelConfig, ResNetConfig, ViTConfig
 
 _NUM_GROUPS = 32  # Group norm has a fixed number of groups.
 

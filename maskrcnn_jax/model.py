@@ -15,11 +15,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from maskrcnn_jax import sharding
-from maskrcnn_jax.config import DetectionConfig, ModelConfig, RPNConfig
+from maskrcnn_jax.config import DetectionConfig
 from maskrcnn_jax.detections import detect
 from maskrcnn_jax.diagnostics import sample_counts
 from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.losses import mean, rpn_loss
+from maskrcnn_jax.model_config import ModelConfig, RPNConfig
 from maskrcnn_jax.modules import backbones, fpn
 from maskrcnn_jax.modules.extents import zero_beyond
 from maskrcnn_jax.modules.layers import as_function

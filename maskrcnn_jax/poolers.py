@@ -2,8 +2,8 @@
 
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.config import RoIConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import RoIConfig
 from maskrcnn_jax.ops.roi_pooling.align import multilevel_roi_align
 from maskrcnn_jax.ops.roi_pooling.maxima import multilevel_roi_pool
 from maskrcnn_jax.structures import ImagePyramid

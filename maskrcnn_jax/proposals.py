@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from maskrcnn_jax.config import RPNConfig
+from maskrcnn_jax.model_config import RPNConfig
 from maskrcnn_jax.ops import anchors, boxes, nms, ranking
 from maskrcnn_jax.structures import Proposals
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from maskrcnn_jax.config import ModelConfig, RoIConfig, RPNConfig
+from maskrcnn_jax.model_config import ModelConfig, RoIConfig, RPNConfig
 from maskrcnn_jax.ops import anchors, boxes, masks, matching, sampling
 from maskrcnn_jax.structures import AnchorTargets, Bitmaps, Crops, Instances, Proposals, RoITargets
 

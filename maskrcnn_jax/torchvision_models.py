@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 
 from maskrcnn_jax import execution, presets, training
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.weights import loading, reading, torchvision
 from maskrcnn_jax.weights.norm_eps import choose as choose_eps
 from maskrcnn_jax.weights.norm_eps import replace as replace_eps

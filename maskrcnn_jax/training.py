@@ -180,31 +180,14 @@ def train_step(
         ``gradient_norm``.
     """
     step_key = jax.random.fold_in(key, state.step)
-
-    def total(params: dict[str, Any]) -> tuple[Float[Array, ""], tuple[Metrics, dict[str, Any]]]:
-        def losses_of(batch_stats: dict[str, Any], part: Batch) -> tuple[dict[str, Any], Any]:
-            variables = {"params": params, "constants": state.constants, "batch_stats": batch_stats}
-            result, updated = model.apply(
-                variables,
-                part,
-                step_key,
-                method="losses",
-                mutable=["batch_stats"],
-                rngs={"drop_path": jax.random.fold_in(step_key, part.image_id[0])},
-            )
-            return updated.get("batch_stats", {}), result
-
-        if num_microbatches == 1:
-            batch_stats, (losses, diagnostics) = losses_of(state.batch_stats, batch)
-        else:
-            parts = _split(batch, num_microbatches)
-            batch_stats, results = jax.lax.scan(jax.checkpoint(losses_of), state.batch_stats, parts)
-            losses, diagnostics = jax.tree.map(lambda x: x.sum(0), results)
-        means = {name: mean(loss) for name, loss in losses.items()}
-        metrics = means | {name: mean(pair) for name, pair in diagnostics.items()}
-        total_loss: Any = sum(means.values())
-        return total_loss, (metrics, batch_stats)
-
+    total = partial(
+        _total_loss,
+        state=state,
+        batch=batch,
+        key=step_key,
+        model=model,
+        num_microbatches=num_microbatches,
+    )
     value_and_grad = jax.value_and_grad(total, has_aux=True)
     (loss, (metrics, batch_stats)), gradients = value_and_grad(state.params)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
@@ -219,6 +202,41 @@ def train_step(
         average=None if state.average is None else _average(state, params, average_decay),
     )
     return after, metrics
+
+
+def _total_loss(
+    params: dict[str, Any],
+    *,
+    state: TrainState,
+    batch: Batch,
+    key: Key,
+    model: MaskRCNN,
+    num_microbatches: int,
+) -> tuple[Float[Array, ""], tuple[Metrics, dict[str, Any]]]:
+    """The sum of the losses; beside it the metrics, and the next statistics of batch norms."""
+
+    def losses_of(batch_stats: dict[str, Any], part: Batch) -> tuple[dict[str, Any], Any]:
+        variables = {"params": params, "constants": state.constants, "batch_stats": batch_stats}
+        result, updated = model.apply(
+            variables,
+            part,
+            key,
+            method="losses",
+            mutable=["batch_stats"],
+            rngs={"drop_path": jax.random.fold_in(key, part.image_id[0])},
+        )
+        return updated.get("batch_stats", {}), result
+
+    if num_microbatches == 1:
+        batch_stats, (losses, diagnostics) = losses_of(state.batch_stats, batch)
+    else:
+        parts = _split(batch, num_microbatches)
+        batch_stats, results = jax.lax.scan(jax.checkpoint(losses_of), state.batch_stats, parts)
+        losses, diagnostics = jax.tree.map(lambda x: x.sum(0), results)
+    means = {name: mean(loss) for name, loss in losses.items()}
+    metrics = means | {name: mean(pair) for name, pair in diagnostics.items()}
+    total: Any = sum(means.values())
+    return total, (metrics, batch_stats)
 
 
 def _split(batch: Batch, num_parts: int) -> Batch:

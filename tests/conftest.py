@@ -24,9 +24,10 @@ import jax.monitoring  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from maskrcnn_jax.config import (  # noqa: E402
+from maskrcnn_jax.config import DetectionConfig
+from maskrcnn_jax.model import MaskRCNN, variable_shapes  # noqa: E402
+from maskrcnn_jax.model_config import (
     BoxHeadConfig,
-    DetectionConfig,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
@@ -34,7 +35,6 @@ from maskrcnn_jax.config import (  # noqa: E402
     RoIConfig,
     RPNConfig,
 )
-from maskrcnn_jax.model import MaskRCNN, variable_shapes  # noqa: E402
 from maskrcnn_jax.modules import box_head, layers, mask_head, resnet, rpn  # noqa: E402
 from maskrcnn_jax.modules.extents import zero_beyond  # noqa: E402
 
@@ -83,11 +83,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
+def pytest_collection_finish() -> None:
+    """Takes the thousands of tests, which stay alive, out of the collection of garbage."""
+    gc.freeze()
+
+
 def smooth_activations(patch: pytest.MonkeyPatch) -> None:
     """Replaces all ReLUs with a smooth function: rounding can flip a ReLU, and so a gradient."""
 
     def smooth(x: jax.Array, extent: jax.Array | None = None) -> jax.Array:
-        return zero_beyond(nn.silu(x), extent)
+        return nn.silu(x) if extent is None else zero_beyond(nn.silu(x), extent)
 
     for module in (box_head, layers, mask_head, resnet, rpn):
         patch.setattr(module, "relu", smooth)

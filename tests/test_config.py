@@ -5,14 +5,8 @@ import json
 
 import pytest
 
-from maskrcnn_jax.config import (
-    CascadeConfig,
-    Config,
-    DataConfig,
-    MaskHeadConfig,
-    ModelConfig,
-    RPNConfig,
-)
+from maskrcnn_jax.config import Config, DataConfig
+from maskrcnn_jax.model_config import CascadeConfig, MaskHeadConfig, ModelConfig, RPNConfig
 from maskrcnn_jax.settings import differences, freeze, from_dict, to_dict
 
 

@@ -8,17 +8,17 @@ import pytest
 
 from maskrcnn_jax import presets, settings
 from maskrcnn_jax.cli import config_file
-from maskrcnn_jax.config import (
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.config_check import check
+from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model_config import (
     BoxHeadConfig,
     CascadeConfig,
-    Config,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
     ResNetConfig,
 )
-from maskrcnn_jax.config_check import check
-from maskrcnn_jax.model import MaskRCNN, example_inputs
 from maskrcnn_jax.weights.detectron2_config import set_field
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("[a-z]*.py"))

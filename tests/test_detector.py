@@ -13,10 +13,11 @@ from PIL import Image
 from pycocotools import mask as rle_codec
 
 from maskrcnn_jax import resizing, visualize
-from maskrcnn_jax.config import Config, DataConfig, DetectionConfig, ModelConfig
+from maskrcnn_jax.config import Config, DataConfig, DetectionConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.structures import Detections
 from maskrcnn_jax.weights import loading
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import evaluation, pasting
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.structures import Batch, Crops, Detections, Instances
 
 NAMES = "AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split()

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "maskrcnn_jax"
 
-GROUND = {"config", "settings", "structures"}
+GROUND = {"config", "model_config", "settings", "structures"}
 STAGES = {"proposals", "detections", "targets", "losses", "diagnostics"}
 NETWORK = GROUND | STAGES | {"model", "modules/", "ops/", "poolers", "roi_heads/"}
 COMPUTED = NETWORK | {"execution", "sharding", "xla/"}
@@ -20,7 +20,7 @@ INPUTS = {"data/", "images", "resizing", "distributed", "config_check", "whole_f
 INPUTS |= {"pasting", "coco_metrics"}
 # These need each other: a detector reads weights and artifacts, is exported to an artifact, and
 # detects window by window.
-DETECTOR = {"artifacts/", "detector", "detector_inputs", "tiling/", "weights/", "presets"}
+DETECTOR = {"artifacts/", "detector", "detector_inputs", "tiling/", "weights/", "presets/"}
 DRAWING = {"drawing/", "visualize"}
 TOOLS = {"parity/", "planning/", "report/", "serving/", "test_time_augmentation"}
 TOOLS |= {"torchvision_models", "video"}
@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "xla/": set(),
     "settings": set(),
     "structures": set(),
-    "config": {"settings"},
+    "model_config": {"settings"},
+    "config": {"model_config", "settings"},
     "sharding": {"structures"},
     "execution": {"config", "sharding", "xla/"},
     # The network.
@@ -46,7 +47,7 @@ MAY_IMPORT = {
     "model": GROUND
     | STAGES
     | {"modules/", "ops/", "poolers", "roi_heads/", "execution", "sharding"},
-    "presets": {"config"},
+    "presets/": {"config", "model_config"},
     # Images, ground truth and processes; none of it knows the network.
     "images": {"image_files/"},
     "image_files/": set(),
@@ -56,7 +57,7 @@ MAY_IMPORT = {
     "whole_files": set(),
     "pasting": {"config", "structures"},
     "coco_metrics": {"pasting", "data/"},
-    "config_check": {"config", "settings"},
+    "config_check": {"config", "model_config", "settings"},
     "data/": GROUND | {"image_files/", "images", "resizing", "whole_files"},
     "drawing/": GROUND | INPUTS | {"visualize"},
     "visualize": {"drawing/", "images"},
@@ -71,7 +72,7 @@ MAY_IMPORT = {
     "weights/": COMPUTED | INPUTS | DETECTOR | {"runs/"},
     "planning/": COMPUTED | INPUTS | {"training"},
     "report/": COMPUTED | INPUTS | DRAWING | {"evaluation", "runs/"},
-    "parity/": COMPUTED | INPUTS | {"training", "weights/", "presets"},
+    "parity/": COMPUTED | INPUTS | {"training", "weights/", "presets/"},
     "serving/": {
         "detector",
         "detector_inputs",

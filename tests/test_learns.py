@@ -6,11 +6,12 @@ import optax
 import pytest
 
 from maskrcnn_jax import execution, pasting, presets, training
-from maskrcnn_jax.config import Config, ConvNeXtConfig, ViTConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data import rle
 from maskrcnn_jax.data.pipeline import eval_batches
 from maskrcnn_jax.data.shapes import ShapesDataset
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.model_config import ConvNeXtConfig, ViTConfig
 from tests import oracles
 
 

@@ -11,18 +11,13 @@ from jax.sharding import AxisType, PartitionSpec
 
 from maskrcnn_jax import model as model_file
 from maskrcnn_jax.artifacts import artifact, export
-from maskrcnn_jax.config import (
-    DataConfig,
-    FPNConfig,
-    MaskHeadConfig,
-    ModelConfig,
-    ResNetConfig,
-)
+from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.losses import mean
 from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model_config import FPNConfig, MaskHeadConfig, ModelConfig, ResNetConfig
 from maskrcnn_jax.ops.rounding import ceil32
 from maskrcnn_jax.roi_heads import plain
 from maskrcnn_jax.structures import Batch, Crops, Detections, Instances

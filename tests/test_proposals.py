@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskrcnn_jax.config import RPNConfig
+from maskrcnn_jax.model_config import RPNConfig
 from maskrcnn_jax.ops import anchors
 from maskrcnn_jax.proposals import propose
 from maskrcnn_jax.settings import freeze

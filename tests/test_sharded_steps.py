@@ -12,10 +12,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from maskrcnn_jax import execution, losses, sharding, training
-from maskrcnn_jax.config import (
+from maskrcnn_jax.config import Config, ExecutionConfig
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.model_config import (
     BoxHeadConfig,
-    Config,
-    ExecutionConfig,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
@@ -23,7 +23,6 @@ from maskrcnn_jax.config import (
     RoIConfig,
     RPNConfig,
 )
-from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.ops.rounding import ceil32
 from maskrcnn_jax.structures import AnchorTargets, Bitmaps, RoITargets
 from tests.conftest import QUICK_COMPILE, random_variables, smooth_activations

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import execution, sharding
-from maskrcnn_jax.config import ModelConfig, ResNetConfig
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.model_config import ModelConfig, ResNetConfig
 from tests.test_model import make_batch
 
 KEY = jax.random.key(7)

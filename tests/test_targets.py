@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import sharding, targets
-from maskrcnn_jax.config import BoxHeadConfig, ModelConfig, RoIConfig, RPNConfig
+from maskrcnn_jax.model_config import BoxHeadConfig, ModelConfig, RoIConfig, RPNConfig
 from maskrcnn_jax.ops import anchors, boxes
 from maskrcnn_jax.settings import freeze
 from maskrcnn_jax.structures import Bitmaps, Crops, Instances, Proposals, RoITargets

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import resizing
-from maskrcnn_jax.config import DataConfig, DetectionConfig, ModelConfig
+from maskrcnn_jax.config import DataConfig, DetectionConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.structures import Detections
 from maskrcnn_jax.test_time_augmentation import AugmentedDetector
 from tests.conftest import QUICK_COMPILE

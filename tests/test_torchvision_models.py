@@ -6,8 +6,9 @@ import pytest
 
 import maskrcnn_jax
 from maskrcnn_jax import presets, torchvision_models, training
-from maskrcnn_jax.config import DataConfig, ModelConfig
+from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.settings import freeze
 from maskrcnn_jax.weights import download, files, torchvision
 from tests.weights.states import small, state_of, with_counters

@@ -12,18 +12,18 @@ import pytest
 from maskrcnn_jax import training
 from maskrcnn_jax.cli import start as starting
 from maskrcnn_jax.cli import training_loop
-from maskrcnn_jax.config import (
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.data import coco_instances
+from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.data.coco import CocoDataset
+from maskrcnn_jax.data.shapes import ShapesDataset
+from maskrcnn_jax.model_config import (
     BoxHeadConfig,
-    Config,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
     ResNetConfig,
 )
-from maskrcnn_jax.data import coco_instances
-from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.data.coco import CocoDataset
-from maskrcnn_jax.data.shapes import ShapesDataset
 from maskrcnn_jax.runs import events, run_directory
 from maskrcnn_jax.weights import (
     download,

@@ -7,10 +7,11 @@ import optax
 import pytest
 
 from maskrcnn_jax import execution, sharding, training
-from maskrcnn_jax.config import Config, OptimizerConfig, ResNetConfig
+from maskrcnn_jax.config import Config, OptimizerConfig
 from maskrcnn_jax.data import pipeline
 from maskrcnn_jax.data.shapes import ShapesDataset
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.model_config import ResNetConfig
 
 
 def small_params():

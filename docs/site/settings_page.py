@@ -1,4 +1,4 @@
-"""The page of all settings, made from `maskrcnn_jax/config.py`: its fields, ranges and comments."""
+"""The page of all settings: fields, ranges and comments of `model_config.py` and `config.py`."""
 
 import ast
 import dataclasses
@@ -8,7 +8,7 @@ import tokenize
 from collections.abc import Iterator
 from typing import Any
 
-from maskrcnn_jax import config, settings
+from maskrcnn_jax import config, model_config, settings
 
 _INTRODUCTION = """# Settings
 
@@ -20,7 +20,9 @@ A value of another type or outside of its range is refused.
 
 def markdown() -> str:
     """One table for each part of the config, in the order of the code."""
-    comments = comments_of(inspect.getsource(config))
+    comments = {}
+    for module in (model_config, config):
+        comments |= comments_of(inspect.getsource(module))
     sections = [_section(part, name, comments) for name, part in _parts(config.Config())]
     return "\n".join([_INTRODUCTION, *sections])
 

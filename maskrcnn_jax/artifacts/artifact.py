@@ -31,8 +31,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from maskrcnn_jax import execution
-from maskrcnn_jax.config import DataConfig, DetectionConfig, ModelConfig
+from maskrcnn_jax.config import DataConfig, DetectionConfig
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.structures import Detections
 from maskrcnn_jax.weights import model_metadata, npz, zip_records
 

@@ -13,11 +13,11 @@ from PIL import Image
 from pycocotools import mask as rle_codec
 
 from maskrcnn_jax import whole_files
-from maskrcnn_jax.cli import arguments
+from maskrcnn_jax.cli.arguments import detection
 from maskrcnn_jax.data import tracing
 from maskrcnn_jax.pasting import ImageDetections
 
-NAMES = arguments.FORMATS
+NAMES = detection.FORMATS
 DEFAULT = ("picture", "coco")
 # The suffixes of the formats that have a file for each image.
 SUFFIXES = {"picture": ".png", "geojson": ".geojson", "labels": ".labels.png"}

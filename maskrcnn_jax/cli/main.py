@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 import maskrcnn_jax
-from maskrcnn_jax.cli import arguments as command_arguments
-from maskrcnn_jax.cli import data_arguments, ignored_errors, interrupts, memory, streams
+from maskrcnn_jax.cli import ignored_errors, interrupts, memory, streams
+from maskrcnn_jax.cli.arguments import checks, data, detection, models
 from maskrcnn_jax.data.findings import plain
 
 
@@ -56,14 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     # Listed here only; `main` passes its arguments on.
     commands.add_parser("train", help="train a model, and evaluate it", add_help=False)
-    command_arguments.add_predict(commands)
-    command_arguments.add_evaluate(commands)
-    command_arguments.add_convert(commands)
-    command_arguments.add_export(commands)
-    command_arguments.add_push(commands)
-    command_arguments.add_serve(commands)
-    command_arguments.add_parity(commands)
-    command_arguments.add_plan(commands)
-    data_arguments.add_data(commands)
+    detection.add_predict(commands)
+    detection.add_evaluate(commands)
+    models.add_convert(commands)
+    models.add_export(commands)
+    models.add_push(commands)
+    detection.add_serve(commands)
+    checks.add_parity(commands)
+    checks.add_plan(commands)
+    data.add_data(commands)
     commands.add_parser("doctor", help="print versions, devices and problems for a bug report")
     return parser

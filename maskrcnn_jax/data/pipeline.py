@@ -101,11 +101,9 @@ def train_batches(
         readable = _Readable(dataset, image_ids, step + 1, lost)
         example = readable[int(chosen)]
         if example is None:
-            image_id = int(image_ids[chosen])
-            channels = getattr(dataset, "num_channels", 3)
             dtype = getattr(dataset, "image_dtype", "uint8")
-            settings = {"num_channels": channels, "dtype": dtype, "masks": masks}
-            return nothing(image_id, buckets[bucket], data_config, **settings)
+            settings = {"num_channels": _channels(dataset), "dtype": dtype, "masks": masks}
+            return nothing(int(image_ids[chosen]), buckets[bucket], data_config, **settings)
         repetition = int((before == chosen).sum())
         # An image id may be negative, but a seed may not.
         image_seed = (seed, 2, step, example.image_id % 2**32, repetition)
@@ -205,14 +203,17 @@ def eval_batches(
                 raise
             image_id = int(dataset.image_ids[index])
             lost[image_id] = str(error)
-            channels = getattr(dataset, "num_channels", 3)
-            settings = {"num_channels": channels, "dtype": "float32", "masks": masks}
+            settings = {"num_channels": _channels(dataset), "dtype": "float32", "masks": masks}
             empty = nothing(image_id, bucket, data_config, **settings)
             return EvalBatch(empty, np.zeros(2, np.int32), np.bool_(real))
         batch = pack(eval_view(example, data_config), bucket, data_config, masks=masks)
         return EvalBatch(batch, np.array(example.image.shape[:2], np.int32), np.bool_(real))
 
     return _read(grain.MapDataset.source(rows).map(load), batch_size, data_config)
+
+
+def _channels(dataset: Dataset) -> int:
+    return getattr(dataset, "num_channels", 3)
 
 
 def _check_masks(data_config: DataConfig) -> None:

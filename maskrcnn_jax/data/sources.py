@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from maskrcnn_jax.config import DataConfig, ModelConfig, TrainSet
+from maskrcnn_jax.config import DataConfig, TrainSet
 from maskrcnn_jax.data import ground_truth, lvis
 from maskrcnn_jax.data import joint as joint_sets
 from maskrcnn_jax.data.categories import Categories
@@ -16,6 +16,7 @@ from maskrcnn_jax.data.findings import short
 from maskrcnn_jax.data.joint import JointDataset
 from maskrcnn_jax.data.prepared import PreparedDataset
 from maskrcnn_jax.data.shapes import ShapesDataset
+from maskrcnn_jax.model_config import ModelConfig
 
 TRAIN_SEED, VAL_SEED = 0, 1  # Fixed, so that all runs have the same synthetic images.
 

@@ -13,8 +13,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from maskrcnn_jax.config import ConvNeXtConfig, ResNetConfig, ViTConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import ConvNeXtConfig, ResNetConfig, ViTConfig
 from maskrcnn_jax.modules import convnext, resnet, vit
 from maskrcnn_jax.ops.rounding import ceil32
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from maskrcnn_jax.config import BoxHeadConfig
+from maskrcnn_jax.model_config import BoxHeadConfig
 from maskrcnn_jax.modules.layers import Linear, relu, roi_convs
 
 

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.config import ConvNeXtConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import ConvNeXtConfig
 from maskrcnn_jax.modules.extents import halve, zero_beyond
 from maskrcnn_jax.modules.layers import (
     Conv,

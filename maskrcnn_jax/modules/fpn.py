@@ -3,8 +3,8 @@
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.config import FPNConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import FPNConfig
 from maskrcnn_jax.modules.extents import pyramid_extents, zero_beyond
 from maskrcnn_jax.modules.layers import Conv, kaiming_uniform, normed, recomputed
 from maskrcnn_jax.modules.norms import NORMS

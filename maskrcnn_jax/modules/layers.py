@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from maskrcnn_jax.config import BoxHeadConfig, MaskHeadConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import BoxHeadConfig, MaskHeadConfig
 from maskrcnn_jax.modules.extents import within
 from maskrcnn_jax.modules.norms import NORMS, FrozenBatchNorm
 from maskrcnn_jax.ops.convolution import conv, matmul
@@ -113,17 +113,23 @@ def normed(
 @jax.custom_vjp
 def add_bias(y: Float[Array, "*axes c"], bias: Float[Array, " c"]) -> Float[Array, "*axes c"]:
     """Adds a bias to every cell, in the dtype of the map. Its gradient is summed in float32."""
-    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+    return _to_each_cell(y, bias)
 
 
 def _add_bias(y: Array, bias: Array) -> tuple[Array, Array]:
-    return add_bias(y, bias), bias[:0]
+    return _to_each_cell(y, bias), bias
 
 
 def _bias_gradient(bias: Array, cotangent: Array) -> tuple[Array, Array]:
     # By default a GPU sums bfloat16 cotangents in bfloat16.
-    total = cotangent.sum(range(cotangent.ndim - 1), dtype=jnp.float32)
-    return barrier((cotangent, total.astype(bias.dtype)))
+    wide = cotangent.astype(jnp.float32)
+    # JAX transposes the addition, and so sums over the devices of a `shard_map` where it must.
+    _, transposed = jax.vjp(partial(_to_each_cell, jnp.zeros_like(wide)), bias)
+    return barrier((cotangent, *transposed(wide)))
+
+
+def _to_each_cell(y: Array, bias: Array) -> Array:
+    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 add_bias.defvjp(_add_bias, _bias_gradient)

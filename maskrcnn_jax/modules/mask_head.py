@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from maskrcnn_jax.config import MaskHeadConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import MaskHeadConfig
 from maskrcnn_jax.modules.layers import (
     ConvParameters,
     Deconv2x2,

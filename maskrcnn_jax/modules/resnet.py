@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.config import ResNetConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import ResNetConfig
 from maskrcnn_jax.modules.extents import halve, zero_beyond
 from maskrcnn_jax.modules.layers import Conv, normed, recomputed, relu
 from maskrcnn_jax.modules.norms import NORMS

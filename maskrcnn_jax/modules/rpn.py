@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.config import RPNConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import RPNConfig
 from maskrcnn_jax.modules.extents import pyramid_extents
 from maskrcnn_jax.modules.layers import ConvParameters, add_bias, relu
 from maskrcnn_jax.ops.convolution import conv

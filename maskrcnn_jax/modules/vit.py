@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.config import ViTConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import ViTConfig
 from maskrcnn_jax.modules.layers import (
     Deconv2x2,
     PatchConv,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from maskrcnn_jax import images as image_files
-from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.parity import explanation, pairing
 from maskrcnn_jax.parity.jax_model import JaxModel
 from maskrcnn_jax.parity.padding import Size

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ModelConfig, ViTConfig
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.model_config import ModelConfig, ViTConfig
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.parity import recording, reference
 from maskrcnn_jax.parity.recording import channels_last, rows

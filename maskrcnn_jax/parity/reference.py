@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn_jax.config import Config, ConvNeXtConfig, ModelConfig
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.model_config import ConvNeXtConfig, ModelConfig
 from maskrcnn_jax.modules.backbones import channels as channels_of
 from maskrcnn_jax.parity.recording import (
     channels_last,

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskrcnn_jax.config import Config, ModelConfig, OptimizerConfig
+from maskrcnn_jax.config import Config, OptimizerConfig
 from maskrcnn_jax.data.coco import CocoDataset
 from maskrcnn_jax.data.dataset import Example
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.parity import (
     recipe,
     reference,

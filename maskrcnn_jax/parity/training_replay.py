@@ -11,12 +11,13 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from maskrcnn_jax import execution, resizing, targets, training
-from maskrcnn_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from maskrcnn_jax.config import Config, DataConfig, OptimizerConfig
 from maskrcnn_jax.data import pipeline
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Example
 from maskrcnn_jax.execution import Execution, Map
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.ops import anchors, boxes, matching
 from maskrcnn_jax.parity import padding
 from maskrcnn_jax.structures import AnchorTargets, Batch, Instances, RoITargets

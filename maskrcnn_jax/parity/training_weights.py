@@ -17,8 +17,9 @@ from functools import partial
 
 import numpy as np
 
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.dataset import Example
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.parity import recipe, reference, training_reference
 
 import torch  # isort: skip  (after the reference: it loads torchvision's operators first)

@@ -19,9 +19,10 @@ import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 from jaxtyping import Array
 
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.pack import batch_shapes
-from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.model import MaskRCNN, variable_shapes
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.ops.sampling import Key
 from maskrcnn_jax.structures import Batch
 
@@ -52,15 +53,15 @@ def count(config: ModelConfig, bucket: tuple[int, int]) -> dict[str, Flops]:
     batch = batch_shapes(Config(model=config), bucket, 1, masks=masks)
     model = MaskRCNN(config)
     key = jax.eval_shape(partial(jax.random.key, 0))
-    variables = jax.eval_shape(partial(model.init, method="losses"), key, batch, key)
-    params = variables.pop("params")
+    others = dict(variable_shapes(config))
+    params = others.pop("params")
 
     def loss(params: dict[str, Any], others: dict[str, Any], batch: Batch, key: Key) -> Array:
         losses, _ = model.apply({"params": params} | others, batch, key, method="losses")
         return sum(total for total, _ in losses.values())
 
     with nn.override_named_call(True):  # Flax then names the scope of each module.
-        return count_loss(loss, params, variables, batch, key)
+        return count_loss(loss, params, others, batch, key)
 
 
 def total(config: ModelConfig, bucket: tuple[int, int]) -> Flops:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from maskrcnn_jax import execution, sharding, training
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.pack import batch_shapes
-from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model import MaskRCNN, variable_shapes
 from maskrcnn_jax.planning import stages
 
 
@@ -37,8 +37,7 @@ def lower(
         run = run._replace(per_image=jax.vmap, per_pyramid=jax.vmap)
     model = MaskRCNN(config.model, config.detection, run)
     key = jax.eval_shape(partial(jax.random.key, config.seed))
-    init = MaskRCNN(config.model).init
-    variables = jax.eval_shape(init, key, *example_inputs(config.model))
+    variables = variable_shapes(config.model)
     masks = config.model.mask_head is not None
     batch = batch_shapes(config, bucket, config.batch_size, masks=masks)
     if stage is not None:

@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.modules.layers import Linear, as_function
 from maskrcnn_jax.modules.resnet import LastStage
 from maskrcnn_jax.roi_heads.plain import Losses, Pool, losses_of_boxes

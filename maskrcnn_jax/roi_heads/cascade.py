@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from maskrcnn_jax.config import ModelConfig, RoIConfig
 from maskrcnn_jax.detections import decode
 from maskrcnn_jax.diagnostics import box_accuracy, mask_accuracy
 from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.losses import box_loss, mask_loss
+from maskrcnn_jax.model_config import ModelConfig, RoIConfig
 from maskrcnn_jax.modules.box_head import BoxHead
 from maskrcnn_jax.modules.mask_head import MaskHead
 from maskrcnn_jax.roi_heads.plain import Losses, Pool, positives_and_masks

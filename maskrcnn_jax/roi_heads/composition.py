@@ -9,8 +9,8 @@ from typing import Any
 
 import flax.linen as nn
 
-from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.roi_heads.c4 import C4BoxHead
 from maskrcnn_jax.roi_heads.cascade import CascadeBoxHead, CascadeMaskHead
 from maskrcnn_jax.roi_heads.plain import PlainBoxHead, PlainMaskHead

@@ -6,10 +6,10 @@ from functools import partial
 import jax
 from jaxtyping import Array, Float, Int
 
-from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.diagnostics import box_accuracy, mask_accuracy
 from maskrcnn_jax.execution import Execution, Map
 from maskrcnn_jax.losses import box_loss, mask_loss
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.modules.box_head import BoxHead
 from maskrcnn_jax.modules.mask_head import MaskHead
 from maskrcnn_jax.structures import Batch, Proposals, RoITargets, SumAndCount

@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
+from maskrcnn_jax.model_config import ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
 from maskrcnn_jax.weights import (
     convnext,
     detectron1,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from maskrcnn_jax.config import ConvNeXtConfig, ModelConfig
+from maskrcnn_jax.model_config import ConvNeXtConfig, ModelConfig
 from maskrcnn_jax.modules.convnext import channels
 from maskrcnn_jax.weights.layout import Entry, Path, entry
 from maskrcnn_jax.weights.pytorch_layers import convolution, linear, normalisation

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import ModelConfig, ResNetConfig
+from maskrcnn_jax.model_config import ModelConfig, ResNetConfig
 from maskrcnn_jax.modules.resnet import DEPTHS
 from maskrcnn_jax.weights import detectron2, guess, torchvision
 from maskrcnn_jax.weights.guess import Guess

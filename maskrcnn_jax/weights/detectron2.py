@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ConvNeXtConfig, ModelConfig, ViTConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ConvNeXtConfig, ModelConfig, ViTConfig
 from maskrcnn_jax.weights import guess, torchvision, vit
 from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Edit, Entry, Path

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskrcnn_jax.config import CascadeConfig, Config, ModelConfig, ResNetConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import CascadeConfig, ModelConfig, ResNetConfig
 from maskrcnn_jax.roi_heads.composition import module_paths
 from maskrcnn_jax.weights import torchvision_resnet
 from maskrcnn_jax.weights.layout import Path

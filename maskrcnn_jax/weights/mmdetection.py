@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ModelConfig, ResNetConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ModelConfig, ResNetConfig
 from maskrcnn_jax.weights import detectron2, guess, torchvision
 from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Entry, Path

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-from maskrcnn_jax.config import ModelConfig, ResNetConfig
+from maskrcnn_jax.model_config import ModelConfig, ResNetConfig
 from maskrcnn_jax.weights import download
 
 DEFAULT = ResNetConfig().norm_eps

@@ -8,7 +8,8 @@ no setting for.
 from functools import reduce
 from typing import Any
 
-from maskrcnn_jax.config import Config, ViTConfig
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.model_config import ViTConfig
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.weights import (
     convnext,

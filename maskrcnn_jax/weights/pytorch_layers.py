@@ -51,7 +51,7 @@ def linear(name: str, path: Path, outputs: int, inputs: Shape) -> Iterator[Entry
 
 
 def normalisation(name: str, path: Path, channels: int, norm: str) -> Iterator[Entry]:
-    """Yields the entries of a norm; see `config.Norm`.
+    """Yields the entries of a norm; see `model_config.Norm`.
 
     Group norm and layer norm have no running statistics.
     """

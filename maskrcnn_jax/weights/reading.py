@@ -14,8 +14,9 @@ from flax import traverse_util
 
 from maskrcnn_jax import presets
 from maskrcnn_jax.artifacts import artifact
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.weights import (
     detectron1,
     detectron2,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from maskrcnn_jax.config import ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
+from maskrcnn_jax.model_config import ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
 from maskrcnn_jax.weights import convnext, torchvision, vit
 from maskrcnn_jax.weights.norm_eps import NormEps
 

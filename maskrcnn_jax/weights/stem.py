@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.weights.layout import Entry
 
 PATH = ("params", "backbone", "conv1", "kernel")

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
 from maskrcnn_jax.modules import backbones, resnet
 from maskrcnn_jax.roi_heads.composition import module_paths
 from maskrcnn_jax.weights import convnext, guess, layout, torchvision_resnet, vit

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from maskrcnn_jax.config import ModelConfig, ResNetConfig
+from maskrcnn_jax.model_config import ModelConfig, ResNetConfig
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.modules.resnet import DEPTHS
 from maskrcnn_jax.weights.layout import Entry, Path

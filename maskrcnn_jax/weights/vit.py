@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from maskrcnn_jax.config import ModelConfig, ViTConfig
+from maskrcnn_jax.model_config import ModelConfig, ViTConfig
 from maskrcnn_jax.modules.vit import PATCH, POSITIONS
 from maskrcnn_jax.weights.layout import Entry, Path, entry
 from maskrcnn_jax.weights.pytorch_layers import (

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax.artifacts import artifact
-from maskrcnn_jax.config import Config, DataConfig, ModelConfig
+from maskrcnn_jax.config import Config, DataConfig
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.weights import files, model_metadata
 
 SIZE = (32, 64)

@@ -9,10 +9,11 @@ import pytest
 
 from maskrcnn_jax.artifacts import artifact, export
 from maskrcnn_jax.cli.main import main
-from maskrcnn_jax.config import Config, DataConfig, DetectionConfig, ModelConfig
+from maskrcnn_jax.config import Config, DataConfig, DetectionConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.structures import Detections
 from maskrcnn_jax.weights import loading
 from maskrcnn_jax.weights.report import Report

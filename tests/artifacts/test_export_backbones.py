@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax.artifacts import export
-from maskrcnn_jax.config import ConvNeXtConfig, DataConfig, FPNConfig, ResNetConfig, ViTConfig
+from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.model_config import ConvNeXtConfig, FPNConfig, ResNetConfig, ViTConfig
 from tests.artifacts.test_export import assert_same
 from tests.conftest import QUICK_COMPILE, random_variables
 

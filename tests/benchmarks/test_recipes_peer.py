@@ -15,16 +15,16 @@ if not os.environ.get("MASKRCNN_JAX_SHARED"):
 
 from benchmarks.recipes import peer  # noqa: E402
 from maskrcnn_jax.cli.start import prepare  # noqa: E402
-from maskrcnn_jax.config import (  # noqa: E402
+from maskrcnn_jax.config import Config  # noqa: E402
+from maskrcnn_jax.data.pipeline import train_batches  # noqa: E402
+from maskrcnn_jax.model import MaskRCNN  # noqa: E402
+from maskrcnn_jax.model_config import (  # noqa: E402
     BoxHeadConfig,
-    Config,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
     ResNetConfig,
 )
-from maskrcnn_jax.data.pipeline import train_batches  # noqa: E402
-from maskrcnn_jax.model import MaskRCNN  # noqa: E402
 
 
 def toy(**changes):

@@ -10,8 +10,9 @@ from PIL import Image
 from maskrcnn_jax import presets
 from maskrcnn_jax.cli import evaluate
 from maskrcnn_jax.cli.main import main
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.runs import run_directory
 from maskrcnn_jax.structures import Detections
 from maskrcnn_jax.weights import detectron2, files, mmdetection, torchvision

@@ -6,8 +6,9 @@ import pytest
 
 from maskrcnn_jax import presets
 from maskrcnn_jax.cli.main import main
-from maskrcnn_jax.config import Config, ModelConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.runs import run_directory
 from maskrcnn_jax.weights import download, files, loading, torchvision
 from tests.weights import states

@@ -17,15 +17,17 @@ from tests.artifacts.test_export import red_detector, red_image
 # the network.
 ALLOWED = set(
     """
-    artifacts artifacts.artifact cli cli.argument_types cli.arguments cli.console
-    cli.data_arguments cli.formats cli.ignored_errors cli.inputs cli.interrupts cli.main
+    artifacts artifacts.artifact cli cli.arguments cli.arguments.checks cli.arguments.common
+    cli.arguments.data cli.arguments.detection cli.arguments.models cli.arguments.types cli.console
+    cli.formats cli.ignored_errors cli.inputs cli.interrupts cli.main
     cli.memory cli.outputs cli.predict cli.predictions cli.progress cli.streams coco_metrics
     config config_check data data.annotation_files data.annotations data.categories
     data.checks data.clipping data.dataset data.findings data.image_entries data.lvis data.outlines
     data.rle data.tracing data.values detector detector_inputs distributed drawing drawing.captions
     drawing.channels drawing.colors drawing.fonts drawing.patches evaluation execution
     image_files image_files.bands image_files.headers image_files.npy image_files.once
-    image_files.pillow image_files.tiff images ops ops.rounding pasting resizing settings
+    image_files.pillow image_files.tiff images model_config ops ops.rounding pasting resizing
+    settings
     sharding structures video visualize weights weights.metadata weights.model_metadata
     weights.npz weights.zip_records whole_files xla xla.cache xla.compiler xla.jaxlib_errors
 """.split()

@@ -5,9 +5,10 @@ import json
 import pytest
 from PIL import Image
 
-from maskrcnn_jax.config import DataConfig, ModelConfig
+from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data import sources
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ModelConfig
 
 
 def shapes_config():

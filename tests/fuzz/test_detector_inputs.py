@@ -9,9 +9,10 @@ from hypothesis.extra import numpy as arrays
 from jaxtyping import TypeCheckError
 from PIL import Image
 
-from maskrcnn_jax.config import DataConfig, DetectionConfig, ModelConfig
+from maskrcnn_jax.config import DataConfig, DetectionConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.structures import Detections
 from tests.fuzz import guard, mutations
 

@@ -10,8 +10,9 @@ from flax import traverse_util
 from pycocotools import mask as coco_mask
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, DetectionConfig, RoIConfig, RPNConfig
+from maskrcnn_jax.config import Config, DetectionConfig
 from maskrcnn_jax.data.dataset import Example
+from maskrcnn_jax.model_config import RoIConfig, RPNConfig
 from maskrcnn_jax.parity import recipe
 from maskrcnn_jax.parity.records import Stages
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskrcnn_jax.config import BoxHeadConfig
+from maskrcnn_jax.model_config import BoxHeadConfig
 from maskrcnn_jax.modules.box_head import BoxHead
 from maskrcnn_jax.settings import freeze
 from tests.modules.helpers import filled

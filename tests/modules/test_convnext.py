@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskrcnn_jax.config import ConvNeXtConfig
+from maskrcnn_jax.model_config import ConvNeXtConfig
 from maskrcnn_jax.modules import backbones
 from maskrcnn_jax.modules.convnext import ConvNeXt
 from maskrcnn_jax.settings import freeze

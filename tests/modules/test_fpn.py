@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskrcnn_jax.config import FPNConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import FPNConfig
 from maskrcnn_jax.modules.fpn import FPN
 from maskrcnn_jax.settings import freeze
 from tests.modules.helpers import filled, shaped

@@ -103,6 +103,26 @@ def test_the_gradient_of_a_bias_is_summed_in_float32():
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(bias), [0.5, 0.5], rtol=1e-2)
 
 
+@pytest.mark.parametrize("check_vma", [False, True])
+def test_gradients_of_a_layer_are_sums_over_the_devices_of_a_shard_map(check_vma):
+    """A `shard_map` with ``check_vma`` adds the gradients of replicated parameters itself."""
+    module, x = Conv(4, 3, use_bias=True), jnp.asarray(normal(8, 5, 6, 2))
+    variables = module.init(jax.random.key(0), x[:1])
+
+    def loss(variables, x):
+        return (module.apply(variables, x) ** 2).sum()
+
+    def gradient(variables, x):
+        found = jax.grad(loss)(variables, x)
+        return found if check_vma else jax.lax.psum(found, "data")
+
+    mesh, whole, split = sharding.make_mesh(8, 8), PartitionSpec(), PartitionSpec("data")
+    specs = {"in_specs": (whole, split), "out_specs": whole, "check_vma": check_vma}
+    found = jax.jit(jax.shard_map(gradient, mesh=mesh, **specs))(variables, x)
+    expected = jax.grad(loss)(variables, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), found, expected)
+
+
 @pytest.mark.parametrize(
     "module", [Conv(64), Deconv2x2(64), GroupNorm(), BatchNorm(), FrozenBatchNorm()]
 )

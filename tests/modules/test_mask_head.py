@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskrcnn_jax.config import BoxHeadConfig, MaskHeadConfig, ResNetConfig, RPNConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import BoxHeadConfig, MaskHeadConfig, ResNetConfig, RPNConfig
 from maskrcnn_jax.modules.box_head import BoxHead
 from maskrcnn_jax.modules.mask_head import MaskHead
 from maskrcnn_jax.modules.resnet import ResNet

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskrcnn_jax.config import ResNetConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import ResNetConfig
 from maskrcnn_jax.modules.resnet import DEPTHS, ResNet, channels, stage_of
 from maskrcnn_jax.settings import freeze
 from tests.conftest import QUICK_COMPILE

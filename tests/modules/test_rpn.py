@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskrcnn_jax.config import RPNConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import RPNConfig
 from maskrcnn_jax.modules.extents import pyramid_extents, zero_beyond
 from maskrcnn_jax.modules.layers import Conv
 from maskrcnn_jax.modules.rpn import RPN

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskrcnn_jax.config import ViTConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import ViTConfig
 from maskrcnn_jax.modules import backbones, vit
 from maskrcnn_jax.modules.vit import Attention, Block, ViT
 from maskrcnn_jax.settings import freeze

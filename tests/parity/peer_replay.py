@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from maskrcnn_jax import targets
-from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.ops import anchors, sampling
 from maskrcnn_jax.parity import padding, training_replay
 from maskrcnn_jax.structures import AnchorTargets, Batch, Proposals, RoITargets

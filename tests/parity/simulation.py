@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from maskrcnn_jax.config import Config, DetectionConfig, ModelConfig
+from maskrcnn_jax.config import Config, DetectionConfig
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.parity import explanation, pairing
 from maskrcnn_jax.parity.records import Outcome
 from maskrcnn_jax.parity.selection import Side

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.parity import comparison, padding
 
 

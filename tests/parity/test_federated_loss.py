@@ -20,8 +20,9 @@ if not os.environ.get("DETECTRON2"):
     pytest.skip("DETECTRON2 does not name a checkout", allow_module_level=True)
 
 from maskrcnn_jax import losses, targets  # noqa: E402
-from maskrcnn_jax.config import BoxHeadConfig, DetectionConfig, ModelConfig  # noqa: E402
+from maskrcnn_jax.config import DetectionConfig  # noqa: E402
 from maskrcnn_jax.detections import detect  # noqa: E402
+from maskrcnn_jax.model_config import BoxHeadConfig, ModelConfig  # noqa: E402
 from maskrcnn_jax.structures import Proposals, RoITargets  # noqa: E402
 from maskrcnn_jax.weights import detectron2 as names  # noqa: E402
 

@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.cli import arguments, parity
-from maskrcnn_jax.config import BoxHeadConfig, FPNConfig, MaskHeadConfig, ModelConfig, ResNetConfig
+from maskrcnn_jax.cli import parity
+from maskrcnn_jax.cli.arguments import checks
+from maskrcnn_jax.model_config import (
+    BoxHeadConfig,
+    FPNConfig,
+    MaskHeadConfig,
+    ModelConfig,
+    ResNetConfig,
+)
 from maskrcnn_jax.parity import recipe
 from maskrcnn_jax.weights import torchvision
 
@@ -68,7 +75,7 @@ def test_an_unknown_variant_is_named():
 
 
 def test_the_command_offers_all_variants():
-    assert arguments.RANDOM_MODELS == recipe.FAMILIES
+    assert checks.RANDOM_MODELS == recipe.FAMILIES
     assert set(parity.PEERS) == set(recipe.FAMILIES)
 
 

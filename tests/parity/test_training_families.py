@@ -23,13 +23,13 @@ if not os.environ.get("MASKRCNN_JAX_SHARED"):
     pytest.skip(reason, allow_module_level=True)
 
 from maskrcnn_jax import presets, training  # noqa: E402
-from maskrcnn_jax.config import ResNetConfig, ViTConfig  # noqa: E402
 from maskrcnn_jax.data import masks, rle  # noqa: E402
 from maskrcnn_jax.data import sample as data_sample  # noqa: E402
 from maskrcnn_jax.data.coco import CocoDataset  # noqa: E402
 from maskrcnn_jax.data.dataset import Example  # noqa: E402
 from maskrcnn_jax.execution import Execution  # noqa: E402
 from maskrcnn_jax.model import MaskRCNN  # noqa: E402
+from maskrcnn_jax.model_config import ResNetConfig, ViTConfig  # noqa: E402
 from maskrcnn_jax.parity import (  # noqa: E402
     recipe,
     reference,

@@ -7,18 +7,18 @@ import jax
 import pytest
 
 from maskrcnn_jax import training
-from maskrcnn_jax.config import (
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.data import pipeline
+from maskrcnn_jax.data.pack import batch_shapes
+from maskrcnn_jax.data.shapes import ShapesDataset
+from maskrcnn_jax.model import variable_shapes
+from maskrcnn_jax.model_config import (
     BoxHeadConfig,
-    Config,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
     ResNetConfig,
 )
-from maskrcnn_jax.data import pipeline
-from maskrcnn_jax.data.pack import batch_shapes
-from maskrcnn_jax.data.shapes import ShapesDataset
-from maskrcnn_jax.model import MaskRCNN, example_inputs
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.planning import programs
 from maskrcnn_jax.planning.devices import topology
@@ -59,9 +59,7 @@ def num_bytes(tree):
 def variables():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.DEPTHS, 18, ONE_BLOCK_PER_STAGE)
-        model = tiny_config().model
-        init = MaskRCNN(model).init
-        return jax.eval_shape(init, jax.random.key(0), *example_inputs(model))
+        return variable_shapes(tiny_config().model)
 
 
 def test_memory_is_that_of_the_state_and_of_a_share_of_the_batch(plan, variables):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import targets
-from maskrcnn_jax.config import CascadeConfig, ModelConfig, RoIConfig
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import CascadeConfig, ModelConfig, RoIConfig
 from maskrcnn_jax.ops import boxes as box_ops
 from maskrcnn_jax.roi_heads import cascade, composition
 from maskrcnn_jax.settings import freeze

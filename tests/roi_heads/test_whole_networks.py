@@ -9,11 +9,12 @@ import pytest
 
 from maskrcnn_jax import presets
 from maskrcnn_jax.artifacts import artifact, export
-from maskrcnn_jax.config import DataConfig, ResNetConfig
+from maskrcnn_jax.config import DataConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.model_config import ResNetConfig
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.ops.rounding import ceil32
 from maskrcnn_jax.roi_heads import composition

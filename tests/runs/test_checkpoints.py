@@ -20,16 +20,16 @@ import pytest
 from absl import logging
 
 from maskrcnn_jax import distributed, execution, training
-from maskrcnn_jax.config import (
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model_config import (
     BoxHeadConfig,
-    Config,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
     ResNetConfig,
 )
-from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.model import MaskRCNN, example_inputs
 from maskrcnn_jax.runs import run_directory, saved_states
 from maskrcnn_jax.runs.checkpoints import Checkpoints, NotSaved
 

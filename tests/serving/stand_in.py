@@ -12,10 +12,11 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
-from maskrcnn_jax.config import DataConfig, DetectionConfig, ModelConfig
+from maskrcnn_jax.config import DataConfig, DetectionConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.execution import Execution
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.serving import app
 from maskrcnn_jax.serving.uploads import Limits
 from maskrcnn_jax.structures import Detections

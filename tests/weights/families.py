@@ -5,7 +5,8 @@ from types import ModuleType
 
 import numpy as np
 
-from maskrcnn_jax.config import Config, ViTConfig
+from maskrcnn_jax.config import Config
+from maskrcnn_jax.model_config import ViTConfig
 from tests.weights.states import small
 
 

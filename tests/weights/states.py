@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from maskrcnn_jax.config import ModelConfig
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.weights import torchvision
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import ModelConfig, ResNetConfig
+from maskrcnn_jax.model_config import ModelConfig, ResNetConfig
 from maskrcnn_jax.weights import (
     backbones,
     detectron2,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import ConvNeXtConfig, ModelConfig
+from maskrcnn_jax.model_config import ConvNeXtConfig, ModelConfig
 from maskrcnn_jax.weights import (
     backbones,
     convnext,

@@ -9,7 +9,7 @@ import pytest
 from flax import traverse_util
 
 from maskrcnn_jax import images, resizing
-from maskrcnn_jax.config import ResNetConfig
+from maskrcnn_jax.model_config import ResNetConfig
 from maskrcnn_jax.modules import layers
 from maskrcnn_jax.modules.resnet import ResNet
 from maskrcnn_jax.weights import files, keras_resnet50

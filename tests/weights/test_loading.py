@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import presets, training
-from maskrcnn_jax.config import Config, DetectionConfig, ModelConfig, ResNetConfig
+from maskrcnn_jax.config import Config, DetectionConfig
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.model_config import ModelConfig, ResNetConfig
 from maskrcnn_jax.runs import run_directory
 from maskrcnn_jax.weights import (
     download,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import ModelConfig
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.weights import files, layout, loading, mmdetection
 from tests.weights import pytorch_bytes as build
 from tests.weights.families import reduced, state_of

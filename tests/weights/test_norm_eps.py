@@ -3,7 +3,7 @@
 import pytest
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import FPNConfig, ModelConfig, ResNetConfig
+from maskrcnn_jax.model_config import FPNConfig, ModelConfig, ResNetConfig
 from maskrcnn_jax.weights import download, norm_eps
 from maskrcnn_jax.weights.norm_eps import NormEps
 

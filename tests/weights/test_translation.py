@@ -7,14 +7,9 @@ import pytest
 import yaml
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import (
-    Config,
-    ConvNeXtConfig,
-    DetectionConfig,
-    ModelConfig,
-    ViTConfig,
-)
+from maskrcnn_jax.config import Config, DetectionConfig
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ConvNeXtConfig, ModelConfig, ViTConfig
 from maskrcnn_jax.settings import to_dict
 from maskrcnn_jax.weights import (
     detectron2,

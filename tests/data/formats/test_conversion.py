@@ -2,7 +2,7 @@
 
 import pytest
 
-from maskrcnn_jax.cli import data_arguments
+from maskrcnn_jax.cli.arguments import data as data_arguments
 from maskrcnn_jax.data.formats import conversion
 from tests.data.formats.examples import box, convert, photo, png, write
 

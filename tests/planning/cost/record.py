@@ -23,9 +23,10 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from maskrcnn_jax import execution, sharding
-from maskrcnn_jax.config import BoxHeadConfig, Config, FPNConfig, ModelConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.pack import batch_shapes
 from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model_config import BoxHeadConfig, FPNConfig, ModelConfig
 from maskrcnn_jax.planning import devices, hlo, stages
 from maskrcnn_jax.planning.cost import bundles, launches
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from maskrcnn_jax.cli.argument_types import fraction, given, path, positive, up_to
+from maskrcnn_jax.cli.arguments.types import fraction, given, path, positive, up_to
 
 FORMATS = ("labelme", "via", "yolo", "voc", "cityscapes", "masks")
 _MAX_SIDE = 4096  # Pixels: a page of twelve such images takes over half a gigabyte.

@@ -7,7 +7,7 @@ classes are repeated. Each class has a probability of its own, and the loss of a
 classes (federated loss). The schedule, the scores and the detections are those of Detectron2's
 ``mask_rcnn_R_50_FPN_1x`` for LVIS v1, whose loss is softmax.
 
-Not run. Tests check shapes and parameter counts at full size. docs/your-data.md says what memory a
+Not run. Tests check shapes and parameter counts at full size. docs/data.md says what memory a
 step takes.
 """
 

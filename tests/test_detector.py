@@ -504,3 +504,12 @@ def test_loaded_variables_are_freed_on_the_way_to_the_device():
         kernel = detector.variables["params"]["backbone"]["conv1"]["kernel"]
         assert isinstance(kernel, jax.Array)
         np.testing.assert_array_equal(kernel, [0, 1, 2])
+
+
+def test_the_largest_variables_go_to_the_device_first(monkeypatch):
+    sizes, device_put = [], jax.device_put
+    monkeypatch.setattr(jax, "device_put", lambda x: sizes.append(x.size) or device_put(x))
+    params = {name: np.zeros(size, np.float32) for name, size in (("a", 1), ("b", 9), ("c", 4))}
+    loaded = loading.LoadedModel(Config(), {"params": params}, None, None)
+    found = Detector.from_loaded(loaded, consume=True).variables["params"]
+    assert sizes == [9, 4, 1] and [found[name].size for name in "abc"] == [1, 9, 4]

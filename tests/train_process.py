@@ -105,6 +105,8 @@ def open_process(command, cache, devices, output=None, optimised=False):
         + ("" if optimised else QUICK_COMPILE),
         "MASKRCNN_JAX_CACHE": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        # XLA's threads: by default one for each core or device, and they divide its sums.
+        "NPROC": "2",
     }
     # Undoes the settings of the tests, so that defaults hold as for a user.
     environment.pop("JAX_ENABLE_COMPILATION_CACHE", None)

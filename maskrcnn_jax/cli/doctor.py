@@ -18,17 +18,18 @@ SHOWN = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu")
 VARIABLES = ("XLA_FLAGS", "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
 _NOT_FOR_USERS = ("test", "benchmarks")
+_NAME_WIDTH = 20  # Of the first column.
 _LEAST_SPACE = 2**30  # Bytes; a checkpoint of the ResNet-50 with momentum takes 350 MB.
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints a report that may be pasted into a bug report; returns 1 if it names a problem."""
     devices, problems = find_devices()
-    for name, value in report(devices):
-        print(f"{name:<18}{value}".replace(str(Path.home()), "~"))
+    lines = list(report(devices))
     problems += [*version_problems(), *device_problems(devices), *folder_problems()]
-    for problem in problems or ["none known"]:
-        print(f"{'problem' if problems else 'problems':<18}{problem}")
+    lines += [("problem", problem) for problem in problems] or [("problems", "none known")]
+    for name, value in lines:
+        print(f"{name:<{_NAME_WIDTH}}{value}".replace(str(Path.home()), "~"))
     return 1 if problems else 0
 
 
@@ -55,13 +56,13 @@ def extras() -> Iterator[tuple[str, str]]:
     """Each extra with the versions of the packages that only it needs."""
     needed = requirements.of("maskrcnn-jax")
     always = {name for name, _, extra in needed if extra is None}
-    packages: dict[str, list[str]] = {}
+    packages: dict[str, dict[str, str | None]] = {}
     for name, _, extra in needed:
         if extra and extra not in _NOT_FOR_USERS and name not in always:
-            version = requirements.installed(name) or "not installed"
-            packages.setdefault(extra, []).append(f"{name} {version}")
+            packages.setdefault(extra, {})[name] = requirements.installed(name)
     for extra, versions in packages.items():
-        yield f"extra {extra}", ", ".join(versions)
+        found = [f"{name} {version or 'not installed'}" for name, version in versions.items()]
+        yield f"extra {extra}", ", ".join(found) if any(versions.values()) else "not installed"
 
 
 def find_devices() -> tuple[list[Any], list[str]]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from maskrcnn_jax import whole_files
 
 NAME = "outputs.json"
 _NUM_NAMED = 3  # Files that a refusal names.
+_ADDRESS = re.compile("[a-z][a-z0-9]+:/")  # Of a path, which writes "gs://bucket" as "gs:/bucket".
 _SECONDS = 1  # Between two updates of the lists while a command works.
 _ABOUT = "Files that commands of maskrcnn_jax wrote here. A command replaces only its own."
 
@@ -183,7 +185,12 @@ def _named(paths: list[Path]) -> str:
 
 
 def check_directory(path: Path, option: str = "--output") -> None:
-    """Raises NotADirectoryError if the directory of an option cannot be, since a file is there."""
+    """Raises NotADirectoryError if the directory of an option cannot be.
+
+    A file is there, or the path is an address, of which a folder on this machine would be made.
+    """
+    if _ADDRESS.match(str(path)):
+        raise NotADirectoryError(f"{option} {path} is an address: give a directory here")
     absolute = path.absolute()
     nearest = next(x for x in (absolute, *absolute.parents) if os.path.lexists(x))
     if not nearest.is_dir():

@@ -27,7 +27,10 @@ _WORDS = {
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draws each image and writes `detections.json` for all; returns 1 if a file failed, else 0.
+    """Draws each image and writes `detections.json` for all; returns the exit code.
+
+    The code is 1 if a file failed, and 2 if all of them did; then no file about all images is
+    written.
 
     --formats chooses what is written for images: `formats.NAMES`.
 
@@ -80,9 +83,18 @@ def _predict(
                 except (OSError, ValueError, MemoryError, RuntimeError) as error:
                     failures[task] = predictions.failure(task, error)
     finally:  # Keeps the detections made before an interruption.
-        _write_all(results, args.output, args.formats, add)
+        if not _all_failed(tasks, failures):
+            _write_all(results, args.output, args.formats, add)
     _report(results, tasks, failures, args)
+    if _all_failed(tasks, failures):
+        return 2
     return 1 if failures else 0
+
+
+def _all_failed(tasks: Sequence[Task], failures: dict[Task, str]) -> bool:
+    """Whether nothing came of any file. A video that breaks off keeps the frames before that."""
+    has_frames = any(inputs.is_video(task.path) and task.num_parts for task in tasks)
+    return len(failures) == len(tasks) and not has_frames
 
 
 def _write_all(
@@ -234,7 +246,7 @@ def _report(
     done = [task for task in tasks if task not in failures]
     num_videos = sum(inputs.is_video(task.path) for task in done)
     num_images = len(done) - num_videos
-    if num_images or not num_videos:
+    if num_images or not (num_videos or failures):
         counts = f"{len(results)} objects in {num_images} images"
         written = [_WORDS[name] for name in formats.NAMES if name in args.formats]
         listed = " and ".join([", ".join(written[:-1]), written[-1]] if written[1:] else written)

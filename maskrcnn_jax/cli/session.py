@@ -101,7 +101,7 @@ def evaluate(session: Session, state: training.TrainState) -> evaluation.Evaluat
     result, lost = _run_evaluation(session, state)
     numbers = result.numbers | {"validation": result.losses}
     shown = _shown(start, result)
-    draw = partial(gallery.samples, shown, result.detections, start.train_data.categories)
+    draw = partial(gallery.samples, shown, result.detections, start.val_data.categories)
     session.log.write_evaluation(step, numbers, draw)
     session.checkpoints.rate(step, result.ap)
     console.print(f"step {step}: {evaluation.headline(result)}")
@@ -146,7 +146,7 @@ def _run_evaluation(
         state.variables,
         batches,
         start.annotations,
-        start.train_data.categories,
+        start.val_data.categories,
         config,
         advance=advance,
     )
@@ -158,5 +158,5 @@ def write_results(workdir: str | Path, start: Start, result: evaluation.Evaluati
     """Writes the last evaluation of a run: numbers, detections, drawings and a page."""
     evaluation.write(workdir, result)
     path, shown = Path(workdir) / "predictions.png", _shown(start, result)
-    gallery.write(path, shown, result.detections, start.train_data.categories)
+    gallery.write(path, shown, result.detections, start.val_data.categories)
     run_page.write(workdir, result, shown, start.annotations)

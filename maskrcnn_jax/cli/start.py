@@ -63,7 +63,9 @@ def prepare(config: Config, workdir: str | Path) -> Start:
     train_data = open_train(config.data, categories, **needs)
     known_by = "the training set"
     val_data, annotations = open_val(config.data, train_data.categories, known_by=known_by, **needs)
-    check_categories(config.model, train_data.categories, val_data.categories)
+    check_categories(config.model, train_data.categories)
+    if val_data.categories != train_data.categories:
+        print_once("val: its category ids differ from those of the training set; names decide")
     config = _with_frequencies(config, train_data)
     bad = left_out.find(workdir, config.data, train_data, val_data, progress.images)
     train_data = checks.without(train_data, bad["train"])

@@ -54,6 +54,8 @@ def parse(content: bytes) -> Any:
 
     Raises ValueError if it is no text or no JSON.
     """
+    if not content.strip():
+        raise ValueError("is empty")
     for start, kind in _KINDS.items():
         if content.lstrip()[: len(start)].lower() == start.lower():
             raise ValueError(f"is {kind}")

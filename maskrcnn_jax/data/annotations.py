@@ -177,10 +177,12 @@ class _Reader:
             shape["bbox"] = []
         if entry.get("area") is not None:
             shape["area"] = number(entry["area"])
-        if not may_have_area(shape, image["height"], image["width"]):
-            self._odd_areas.append(name)
-        if mask is not None and not is_crowd:
-            self._compare(shape["bbox"], mask, image, name)
+        if is_crowd:
+            self._check_area(shape, image, name)
+        elif _has_area(shape["bbox"], image):  # `CocoDataset` leaves the others out, and says so.
+            self._check_area(shape, image, name)
+            if mask is not None:
+                self._compare(shape["bbox"], mask, name)
         return shape
 
     def _mask(self, entry: dict[str, Any], name: Any, image: dict[str, Any]) -> Mask | None:
@@ -206,14 +208,11 @@ class _Reader:
             return self._findings.add(kind, name)
         return given if all(a is b for a, b in zip(values, given, strict=True)) else values
 
-    def _compare(
-        self, box: list[float | int], mask: Mask, image: dict[str, Any], name: Any
-    ) -> None:
-        x, y, width, height = box
-        has_area = min(x + width, image["width"]) > max(x, 0)
-        has_area &= min(y + height, image["height"]) > max(y, 0)
-        if not (has_area and all(map(math.isfinite, box))):
-            return  # `CocoDataset` leaves such boxes out.
+    def _check_area(self, shape: dict[str, Any], image: dict[str, Any], name: Any) -> None:
+        if not may_have_area(shape, image["height"], image["width"]):
+            self._odd_areas.append(name)
+
+    def _compare(self, box: list[float | int], mask: Mask, name: Any) -> None:
         self._num_compared += 1
         if not fits(box, mask):
             x0, y0, x1, y1 = box
@@ -249,6 +248,14 @@ def _as_list(box: Any) -> Any:
     if isinstance(box, dict):
         return [box.get(side) for side in ("x", "y", "width", "height")]
     return box
+
+
+def _has_area(box: list[float | int], image: dict[str, Any]) -> bool:
+    """Whether a box x, y, width, height shares an area with its image."""
+    x, y, width, height = box
+    is_wide = min(x + width, image["width"]) > max(x, 0)
+    is_high = min(y + height, image["height"]) > max(y, 0)
+    return is_wide and is_high and all(map(math.isfinite, box))
 
 
 def may_have_area(annotation: dict[str, Any], height: int, width: int) -> bool:

@@ -206,20 +206,8 @@ def _plain(name: str) -> str:
     return name.strip().casefold()
 
 
-def check_categories(config: ModelConfig, train: Categories, val: Categories) -> None:
-    """Checks the categories of the training set and the validation set against the model.
-
-    The validation set may lack categories.
-
-    Raises ValueError if the validation set has others, or if ``config.num_classes`` is not the
-    number of categories of the training set plus one for background.
-    """
-    others = [pair for pair in _pairs(val) if pair not in _pairs(train)]
-    if others:
-        raise ValueError(
-            f"the training set has the categories {short(_pairs(train), 300)}, and not these of "
-            f"the validation set: {short(others, 300)}. Ids and names have to be equal"
-        )
+def check_categories(config: ModelConfig, train: Categories) -> None:
+    """Raises ValueError if a model has another number of classes than a training set."""
     if config.num_classes != len(train) + 1:
         raise ValueError(
             f"config.model.num_classes must be {len(train) + 1}, the {len(train)} categories of "

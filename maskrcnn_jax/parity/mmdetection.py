@@ -368,6 +368,7 @@ def _masks(
     votes = torch.stack([x[of_image] for _, x in outputs["mask_head"]])
     merged = votes[0] if len(votes) == 1 else recording.logit_of_mean(votes)
     logits = channels_last(merged).numpy()
-    drawn = votes.sigmoid().mean(0)[range(len(labels)), labels]
+    probabilities = channels_last(votes.sigmoid().mean(0)).numpy()
+    drawn = torch.from_numpy(recording.of_class(probabilities, labels))
     pasted = recording.paste(fcn_mask_head._do_paste_mask, drawn, final.bboxes, final.masks.numpy())
     return pooled, recording.of_class(logits, labels), pasted

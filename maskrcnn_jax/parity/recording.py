@@ -60,8 +60,9 @@ def rows(arrays: Sequence[Any], i: int) -> slice:
 def of_class(
     logits: Float32[np.ndarray, "d m m k"], labels: Int[np.ndarray, " d"]
 ) -> Float32[np.ndarray, "d m m"]:
-    """The logits of the class of each detection."""
-    return np.take_along_axis(logits, labels.reshape(-1, 1, 1, 1), axis=3)[..., 0]
+    """The masks of the class of each detection; the only ones, if there is one for all classes."""
+    channels = labels if logits.shape[3] > 1 else np.zeros_like(labels)
+    return np.take_along_axis(logits, channels.reshape(-1, 1, 1, 1), axis=3)[..., 0]
 
 
 def levels(tensors: Sequence[Any], first: int = 2) -> Levels:

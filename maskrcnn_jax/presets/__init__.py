@@ -94,6 +94,7 @@ __all__ = [
     "name_of",
     "reads_bgr",
     "use_c4",
+    "use_dc5",
     "use_cascade",
     "use_cascade_of_mmdetection",
     "use_dc5",

@@ -31,13 +31,13 @@ def write(
     """Writes `report.html` into a run directory from its log, its settings and an evaluation.
 
     Args:
-        directory: The run, with ``config.json``, ``categories.json`` and ``metrics.jsonl``.
+        directory: The run, with ``config.json`` and ``metrics.jsonl``.
         result: The last evaluation.
         dataset: The validation images.
         annotations: The ground truth of these images in COCO's format.
     """
     directory = Path(directory)
-    config, categories = read_settings(directory)
+    config, categories = read_settings(directory)[0], dataset.categories
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in lines]
     kinds = ("segm", "bbox") if result.segm is not None else ("bbox",)

@@ -121,6 +121,28 @@ def test_versions_that_do_not_fit_together(monkeypatch):
     ]
 
 
+def test_extras(monkeypatch):
+    needed = [
+        "jax",
+        "jax; extra == 'x'",
+        "a>=1; extra == 'x'",
+        "b; extra == 'x'",
+        "c; extra == 'y'",
+    ]
+    monkeypatch.setattr(requirements.importlib.metadata, "requires", lambda package: needed)
+    monkeypatch.setattr(requirements, "installed", {"jax": "0.11.0", "a": "1.5"}.get)
+    assert list(doctor.extras()) == [
+        ("extra x", "a 1.5, b not installed"),
+        ("extra y", "not installed"),
+    ]
+
+
+def test_the_names_of_extras_fit_their_column():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    longest = max(map(len, project["optional-dependencies"]))
+    assert len("extra ") + longest < doctor._NAME_WIDTH
+
+
 def test_a_package_that_is_not_installed_needs_nothing():
     assert requirements.of("no-such-package-of-anyone") == []
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +123,14 @@ def test_predict_looks_at_its_directory_before_it_loads_weights(tmp_path, capsys
         command = ["predict", str(photograph), "--weights", str(tmp_path), "--output", str(place)]
         assert main(command) == 2
         assert f"--output {place} is a file, or is in one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["gs://bucket/run", "s3://bucket", "file:///tmp/run"])
+def test_an_address_becomes_no_folder(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotADirectoryError, match=r"--workdir .*:/.* is an address: give a dir"):
+        outputs.make_directory(Path(given), "--workdir")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_command_may_be_repeated(tmp_path):

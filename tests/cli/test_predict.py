@@ -140,6 +140,18 @@ def test_files_that_cannot_be_read_are_listed_at_the_end(predict, tmp_path, caps
     }
 
 
+def test_if_all_files_fail_earlier_results_stay(predict, tmp_path, capsys):
+    assert predict(save(tmp_path / "a.png")) == 0
+    before = read(tmp_path / "out" / "detections.json")
+    capsys.readouterr()
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("no image")
+    assert before and predict(tmp_path / "a.png", tmp_path / "b.png") == 2
+    captured = capsys.readouterr()
+    assert "2 of 2 files failed:" in captured.err and "objects" not in captured.out
+    assert read(tmp_path / "out" / "detections.json") == before
+
+
 @pytest.fixture
 def fails_at_third(monkeypatch):
     """Makes the detection of the third image raise a given error."""

@@ -64,6 +64,9 @@ def test_a_file_that_ends_early_costs_itself(predict, tmp_path, monkeypatch, cap
     assert predict(path, tmp_path / "good.png", "--tile", 64, "--formats", "coco") == 1
     assert "cut.tif" in capsys.readouterr().err
     assert len(results(tmp_path)) == NUM_WINDOWS
+    assert predict(path, "--tile", 64, "--formats", "coco") == 2
+    message = f"1 of 1 files failed:\n  cannot read the image {path}: it is cut off"
+    assert message in capsys.readouterr().err
 
 
 def test_a_tile_smaller_than_the_anchors_need(predict, tmp_path, capsys):

@@ -176,7 +176,7 @@ def test_boxes_are_clamped_and_empty_ones_counted_in_one_warning(open_dataset, c
         [nan, 2, 3, 3],
         [1, 2, inf, 3],
     ]
-    content["annotations"] = [annotation(i, bbox=box) for i, box in enumerate(bad)]
+    content["annotations"] = [annotation(i, bbox=box, area=9) for i, box in enumerate(bad)]
     content["annotations"] += [
         annotation(90, bbox=[-2, 5, 20, 20]),
         annotation(91, image_id=20, bbox=[1, 1, 0, 0]),

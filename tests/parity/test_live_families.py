@@ -26,7 +26,7 @@ from maskrcnn_jax.weights import loading  # noqa: E402
 from tests.parity import mmcv_operators  # noqa: E402
 
 SIZES = {"short_side": 320, "max_long_side": 533}
-PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "your-data.jpg"
+PHOTOGRAPH = Path(__file__).with_name("fruits.jpg")
 ZOO = {
     "detectron2_r50_fpn": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
     "detectron2_r101_fpn": "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml",
@@ -74,9 +74,9 @@ def write(path, name, peer):
     reference.torch.save(content, path)
 
 
-def comparer(name, path):
+def comparer(name, path, config=None):
     """Both models; ours is loaded from a file with the peer's weights."""
-    config, sizes = recipe.whole_config(name), SIZES
+    config, sizes = config or recipe.whole_config(name), SIZES
     if "vitdet" in name:
         side = SIZES["short_side"]
         config.model.backbone.image_side, sizes = side, dict.fromkeys(SIZES, side)
@@ -135,6 +135,20 @@ def test_masks_of_other_sizes(tmp_path, resolution):
     assert theirs.mask_logits.shape[1:] == (2 * resolution, 2 * resolution)
     subject.compare(subject.alone, "photograph", theirs.outcome, ours)
     check(subject, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["detectron2_r50_fpn", "mmdet_r50_fpn"])
+def test_one_box_and_one_mask_for_all_classes(tmp_path, name):
+    """The settings CLS_AGNOSTIC_BBOX_REG and CLS_AGNOSTIC_MASK, and those of MMDetection."""
+    config = recipe.whole_config(name)
+    config.model.box_head.class_agnostic = config.model.mask_head.class_agnostic = True
+    subject = comparer(name, tmp_path / "weights.pth", config)
+    state = subject.peer.model.state_dict()
+    predictors = [x for key, x in state.items() if re.search("bbox_pred.bias|fc_reg.bias", key)]
+    assert [len(x) for x in predictors] == [4]
+    subject.add("photograph", images.read_image(PHOTOGRAPH))
+    check(subject, list(subject.stages.values()))
 
 
 @pytest.mark.slow

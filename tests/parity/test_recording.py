@@ -54,6 +54,13 @@ def test_background_comes_first():
     np.testing.assert_array_equal(deltas, [[[0, 0, 0, 0], [0, 1, 2, 3], [4, 5, 6, 7]]])
 
 
+@pytest.mark.parametrize("num_masks, expected", [(3, [2, 3]), (1, [0, 1])])
+def test_masks_are_those_of_the_class_or_of_all_classes(num_masks, expected):
+    logits = np.arange(2 * num_masks, dtype=np.float32).reshape(2, 1, 1, num_masks)
+    found = recording.of_class(logits, np.array([2, 0]))
+    np.testing.assert_array_equal(found, np.float32(expected).reshape(2, 1, 1))
+
+
 def paste_one(mask, box, height, width):
     return mask[0], (slice(1, 3), slice(0, 2))
 

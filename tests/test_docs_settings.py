@@ -8,7 +8,7 @@ from functools import reduce
 import pytest
 
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.weights import detectron2_config, mmdetection_config
+from maskrcnn_jax.weights import detectron2_keys, mmdetection_config
 from tests.markdown import ROOT
 
 PAGES = sorted((ROOT / "docs").glob("from-*.md"))
@@ -51,11 +51,11 @@ def test_fields_that_do_not_exist_are_found():
 
 
 def test_detectron2s_keys_exist_and_are_all_there():
-    known = detectron2_config.FIELDS.keys() | detectron2_config.CONVERTED.keys()
-    others = (*detectron2_config.FIXED, *detectron2_config.IGNORED)
+    known = detectron2_keys.FIELDS.keys() | detectron2_keys.CONVERTED.keys()
+    others = (*detectron2_keys.FIXED, *detectron2_keys.IGNORED)
     spans = {span for keys, _ in rows(ROOT / "docs" / "from-detectron2.md") for span in keys}
     named = {span for span in spans if re.fullmatch(r"[A-Z0-9_]+(\.[A-Z0-9_]+)*", span)}
-    named -= set(detectron2_config.NORMS)
+    named -= set(detectron2_keys.NORMS)
     unknown = {x for x in named - known if not any(fnmatch.fnmatchcase(x, y) for y in others)}
     assert unknown == set() and known <= named
 

@@ -22,7 +22,7 @@ from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.parity import recording, reference
 from maskrcnn_jax.parity.recording import channels_last, rows
 from maskrcnn_jax.parity.records import Outcome, Peer, Stages
-from maskrcnn_jax.weights import detectron2, detectron2_config, layout
+from maskrcnn_jax.weights import detectron2, detectron2_keys, layout
 
 PACKAGES = "fvcore iopath omegaconf hydra-core yacs pycocotools cloudpickle tabulate termcolor"
 # The settings that Detectron2 does not have.
@@ -122,12 +122,12 @@ def state_dict(variables: Mapping[str, Any], config: ModelConfig) -> dict[str, n
 def settings(config: Config) -> CfgNode:
     """The settings of a model as Detectron2's, for a CPU and without pretrained weights."""
     cfg, model = get_cfg(), config.model
-    values = dict(detectron2_config.FIXED) | _fields(config) | _converted(model)
+    values = dict(detectron2_keys.FIXED) | _fields(config) | _converted(model)
     if model.box_head.res5:
-        values |= detectron2_config.C4
+        values |= detectron2_keys.C4
         values["MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"] = model.box_head.resolution
     elif model.fpn is None:
-        values |= detectron2_config.DC5
+        values |= detectron2_keys.DC5
     values |= {
         "MODEL.DEVICE": "cpu",
         "MODEL.WEIGHTS": "",
@@ -182,7 +182,7 @@ def vitdet(config: Config) -> torch.nn.Module:
 def _fields(config: Config) -> dict[str, Any]:
     """The values of Detectron2's keys that have a field of ours."""
     found = {}
-    for key, (_, field) in detectron2_config.FIELDS.items():
+    for key, (_, field) in detectron2_keys.FIELDS.items():
         value: Any = config
         for part in field.split("."):
             value = getattr(value, part, None)  # A model may have no mask head.

@@ -97,5 +97,6 @@ __all__ = [
     "use_dc5",
     "use_cascade",
     "use_cascade_of_mmdetection",
+    "use_dc5",
     "use_torchvision_input",
 ]

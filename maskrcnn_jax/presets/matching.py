@@ -43,7 +43,9 @@ def applied(preset: str | Config, config: Config) -> Config:
     chosen.model.num_classes = model.num_classes
     if type(backbone) is not type(model.backbone):
         raise ValueError(f"the preset has a {type(backbone).__name__}, the file another backbone")
-    chosen.model.backbone = dataclasses.replace(model.backbone, **_not_in_arrays(backbone, model))
+    chosen.model.backbone = dataclasses.replace(
+        model.backbone, **_not_in_arrays(chosen.model, model)
+    )
     chosen.model.rpn.num_convs = model.rpn.num_convs
     box_head, mask_head = chosen.model.box_head, chosen.model.mask_head
     chosen.model.fpn = model.fpn
@@ -57,15 +59,18 @@ def applied(preset: str | Config, config: Config) -> Config:
     return chosen
 
 
-def _not_in_arrays(preset: ResNetConfig | ViTConfig, model: ModelConfig) -> dict[str, Any]:
+def _not_in_arrays(preset: ModelConfig, model: ModelConfig) -> dict[str, Any]:
     """The fields of a preset's backbone that no array of a file tells."""
-    found: dict[str, Any] = {"frozen_stages": preset.frozen_stages}
-    if isinstance(preset, ViTConfig):
-        return found | {"drop_path": preset.drop_path}
+    backbone = preset.backbone
+    found: dict[str, Any] = {"frozen_stages": backbone.frozen_stages}
+    if isinstance(backbone, ViTConfig):
+        return found | {"drop_path": backbone.drop_path}
     # Arrays do not tell whether scale and bias train.
-    is_of_preset = {preset.norm, model.backbone.norm} <= {"frozen_batch", "fixed_batch"}
-    found["norm"] = preset.norm if is_of_preset else model.backbone.norm
-    return found | {"stride_in_1x1": preset.stride_in_1x1}
+    is_of_preset = {backbone.norm, model.backbone.norm} <= {"frozen_batch", "fixed_batch"}
+    found["norm"] = backbone.norm if is_of_preset else model.backbone.norm
+    if preset.fpn is None and model.fpn is None:
+        found["c5_dilation"] = backbone.c5_dilation
+    return found | {"stride_in_1x1": backbone.stride_in_1x1}
 
 
 def _with_classifier(head: BoxHeadConfig, preset: BoxHeadConfig) -> BoxHeadConfig:

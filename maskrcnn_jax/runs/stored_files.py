@@ -55,18 +55,17 @@ def saved_shapes(item: Path) -> dict[str, tuple[int, ...]]:
     base = {"driver": "file", "path": f"{item}/"}
     database = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
     keys = database.list().result()
-    for key in keys:
-        last = database.read(key, byte_range=slice(-1, None)).result().value
-        if not last:  # The file is missing.
+    # All reads start before the first is waited for: a bucket answers each after a while.
+    ends = {key: database.read(key, byte_range=slice(-1, None)) for key in keys}
+    for key, end in ends.items():
+        if not end.result().value:  # The file is missing.
             raise ValueError(f"DATA_LOSS: {item} has no data of {key.decode()}")
     headers = {key.removesuffix(_ARRAY): key for key in keys if key.endswith(_ARRAY)}
     with_data = {key.rpartition(b"/")[0] for key in keys if not key.endswith(_ARRAY)}
     if without := sorted(headers.keys() - with_data):
         raise ValueError(f"DATA_LOSS: {item} has no data of {without[:3]}")
-    return {
-        name.decode(): tuple(json.loads(database.read(key).result().value)["shape"])
-        for name, key in headers.items()
-    }
+    found = {name.decode(): database.read(key) for name, key in headers.items()}
+    return {name: tuple(json.loads(x.result().value)["shape"]) for name, x in found.items()}
 
 
 def _entries(item: Path) -> Iterator[tuple[str, str | None]]:

@@ -13,15 +13,15 @@ from maskrcnn_jax.model_config import ViTConfig
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.weights import (
     convnext,
-    detectron2_config,
+    detectron2_keys,
     mmdetection_config,
     torchvision_resnet,
 )
 
 ORDER = "order of channels"
 MASKS = "mask head"
-_DETECTRON2 = {field: key for key, (_, field) in detectron2_config.FIELDS.items()}
-_DETECTRON2_NORMS = {name: key for key, name in detectron2_config.NORMS.items() if key != "SyncBN"}
+_DETECTRON2 = {field: key for key, (_, field) in detectron2_keys.FIELDS.items()}
+_DETECTRON2_NORMS = {name: key for key, name in detectron2_keys.NORMS.items() if key != "SyncBN"}
 _DETECTRON2_NORMS["fixed_batch"] = "FrozenBN"
 _VITDET = {
     "model.backbone.width": "model.backbone.net.embed_dim",

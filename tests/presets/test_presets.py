@@ -5,6 +5,7 @@ from math import prod
 import pytest
 
 from maskrcnn_jax import config_check, presets
+from maskrcnn_jax.model_config import FPNConfig
 from maskrcnn_jax.modules import backbones
 from maskrcnn_jax.weights import detectron2, mmdetection
 
@@ -72,6 +73,15 @@ def test_a_preset_says_the_size_of_masks_but_not_that_of_a_c4_network():
     assert presets.applied(given, found).model.mask_head.resolution == 28
     assert found.model.mask_head.resolution == 14
     assert presets.applied(given, presets.detectron2_r50_c4(4)).model.mask_head.resolution == 7
+
+
+def test_a_preset_without_a_pyramid_says_the_dilation_of_the_last_stage():
+    given = presets.detectron2_r50_dc5()
+    given.model.backbone.c5_dilation = 1
+    dilated = presets.detectron2_r50_dc5(4)
+    assert presets.applied(given, dilated).model.backbone.c5_dilation == 1
+    given.model.fpn = FPNConfig()
+    assert presets.applied(given, dilated).model.backbone.c5_dilation == 2
 
 
 def test_a_preset_says_what_trains_of_a_norm_with_fixed_statistics():

@@ -6,7 +6,13 @@ import pytest
 from maskrcnn_jax import presets
 from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.settings import differences
-from maskrcnn_jax.weights import detectron2, detectron2_config, files, model_metadata
+from maskrcnn_jax.weights import (
+    detectron2,
+    detectron2_config,
+    detectron2_keys,
+    files,
+    model_metadata,
+)
 from tests.weights.families import reduced, state_of
 
 # What ``mask_rcnn_R_50_FPN_3x.yaml`` and its base set.
@@ -148,10 +154,10 @@ def test_impossible_rules_of_stages_are_named(tmp_path, rules, message):
 
 def test_every_key_that_is_read_is_set(tmp_path):
     base = {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", "MODEL.MASK_ON": True}
-    values = base | {key: detectron2_config.FIXED[key] for key in detectron2_config.FIXED}
+    values = base | {key: detectron2_keys.FIXED[key] for key in detectron2_keys.FIXED}
     values["MODEL.ANCHOR_GENERATOR.SIZES"] = ((32,), (64,), (128,), (256,), (512,))
     plain = detectron2_config._convert(values).config
-    for key, (default, field) in detectron2_config.FIELDS.items():
+    for key, (default, field) in detectron2_keys.FIELDS.items():
         if key == "MODEL.RESNETS.RES5_DILATION":  # Only of networks without a pyramid.
             continue
         other = (

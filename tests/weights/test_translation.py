@@ -14,6 +14,7 @@ from maskrcnn_jax.settings import to_dict
 from maskrcnn_jax.weights import (
     detectron2,
     detectron2_config,
+    detectron2_keys,
     differences,
     files,
     loading,
@@ -325,8 +326,8 @@ def test_detectron2s_keys_set_what_they_say(tmp_path):
         for name in names.split(", "):
             keys[name] = yaml.safe_load(value)
     base = {"MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.MASK_ON": True}
-    fixed = {x: y for x, y in detectron2_config.FIXED.items() if not isinstance(y, tuple)}
-    fixed |= {x: list(y) for x, y in detectron2_config.FIXED.items() if isinstance(y, tuple)}
+    fixed = {x: y for x, y in detectron2_keys.FIXED.items() if not isinstance(y, tuple)}
+    fixed |= {x: list(y) for x, y in detectron2_keys.FIXED.items() if isinstance(y, tuple)}
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(base | fixed))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(keys))
     read, order = detectron2_config.read(tmp_path / "config.yaml")
@@ -368,10 +369,12 @@ def test_every_arrays_shape_can_be_set_everywhere(target):
     config.model.mask_head.resolution, config.model.box_head.resolution = 10, 5
     for field in differences.FIELDS:
         part = field.split(".")[1]
-        # An eps is folded into the variances for Detectron2. torchvision has one stem, and
-        # MMDetection one classifier.
+        # An eps is folded into the variances for Detectron2, which alone has DC5 networks here.
+        # torchvision has one stem, and MMDetection one classifier.
         is_refused = (target, field) in (
             ("torchvision", "model.backbone.stem_channels"),
+            ("torchvision", "model.backbone.c5_dilation"),
+            ("mmdet", "model.backbone.c5_dilation"),
             ("mmdet", "model.box_head.classifier"),
         )
         is_refused |= field == "model.fpn.top_down"  # It belongs to the backbone.

@@ -1,0 +1,146 @@
+"""The keys of a config of Detectron2: what each means here, and its value in a known network."""
+
+from typing import Any
+
+from maskrcnn_jax import presets
+
+# Keys that are read, with the value of Detectron2's defaults, and the field of ours that takes it.
+FIELDS: dict[str, tuple[Any, str]] = {
+    "MODEL.BACKBONE.FREEZE_AT": (2, "model.backbone.frozen_stages"),
+    "MODEL.RESNETS.DEPTH": (50, "model.backbone.depth"),
+    "MODEL.RESNETS.RES5_DILATION": (1, "model.backbone.c5_dilation"),
+    "MODEL.RESNETS.NUM_GROUPS": (1, "model.backbone.groups"),
+    "MODEL.RESNETS.STRIDE_IN_1X1": (True, "model.backbone.stride_in_1x1"),
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": (64, "model.backbone.stem_channels"),
+    "MODEL.FPN.OUT_CHANNELS": (256, "model.fpn.channels"),
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": (256, "model.rpn.num_samples"),
+    "MODEL.RPN.POSITIVE_FRACTION": (0.5, "model.rpn.positive_fraction"),
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": ("smooth_l1", "model.rpn.box_loss"),
+    "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": (1.0, "model.rpn.box_loss_weight"),
+    "MODEL.RPN.SMOOTH_L1_BETA": (0.0, "model.rpn.smooth_l1_beta"),
+    "MODEL.RPN.BBOX_REG_WEIGHTS": ((1.0, 1.0, 1.0, 1.0), "model.rpn.box_weights"),
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": (12000, "model.rpn.num_candidates"),
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": (6000, "detection.num_candidates"),
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": (2000, "model.rpn.num_proposals"),
+    "MODEL.RPN.POST_NMS_TOPK_TEST": (1000, "detection.num_proposals"),
+    "MODEL.RPN.NMS_THRESH": (0.7, "model.rpn.nms_threshold"),
+    "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": (0, "model.rpn.min_box_size"),
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": (512, "model.roi.num_samples"),
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION": (0.25, "model.roi.positive_fraction"),
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": (0.05, "detection.score_threshold"),
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": (0.5, "detection.nms_threshold"),
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": ((10.0, 10.0, 5.0, 5.0), "model.roi.box_weights"),
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": ("smooth_l1", "model.roi.box_loss"),
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": (1.0, "model.roi.box_loss_weight"),
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": (0.0, "model.roi.smooth_l1_beta"),
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": (0, "model.roi.sampling_ratio"),
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": (14, "model.box_head.resolution"),
+    "MODEL.ROI_BOX_HEAD.NUM_CONV": (0, "model.box_head.num_convs"),
+    "MODEL.ROI_BOX_HEAD.CONV_DIM": (256, "model.box_head.channels"),
+    "MODEL.ROI_BOX_HEAD.NUM_FC": (0, "model.box_head.num_layers"),
+    "MODEL.ROI_BOX_HEAD.FC_DIM": (1024, "model.box_head.features"),
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": (False, "model.box_head.class_agnostic"),
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER": (0.5, "model.box_head.federated_power"),
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": (14, "model.mask_head.resolution"),
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": (0, "model.mask_head.num_convs"),
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": (256, "model.mask_head.channels"),
+    "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": (False, "model.mask_head.class_agnostic"),
+    "TEST.DETECTIONS_PER_IMAGE": (100, "detection.num_detections"),
+    "INPUT.MIN_SIZE_TRAIN": ((800,), "data.short_sides"),
+    "INPUT.MAX_SIZE_TRAIN": (1333, "data.max_long_side"),
+    "INPUT.MIN_SIZE_TEST": (800, "data.test_short_side"),
+    "INPUT.MAX_SIZE_TEST": (1333, "data.test_max_long_side"),
+}
+NORMS = {"": "none", "FrozenBN": "frozen_batch", "BN": "batch", "SyncBN": "batch", "GN": "group"}
+# Keys that are read by `_convert`, with the value of Detectron2's defaults.
+CONVERTED: dict[str, Any] = {
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
+    "MODEL.RESNETS.NORM": "FrozenBN",
+    "MODEL.FPN.NORM": "",
+    "MODEL.ROI_BOX_HEAD.NORM": "",
+    "MODEL.ROI_MASK_HEAD.NORM": "",
+    "MODEL.MASK_ON": False,
+    "MODEL.PIXEL_MEAN": (103.53, 116.28, 123.675),
+    "MODEL.PIXEL_STD": (1.0, 1.0, 1.0),
+    "MODEL.ANCHOR_GENERATOR.SIZES": ((32, 64, 128, 256, 512),),
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": ((0.5, 1.0, 2.0),),
+    "MODEL.RPN.IOU_THRESHOLDS": (0.3, 0.7),
+    "MODEL.RPN.CONV_DIMS": (-1,),
+    "MODEL.ROI_HEADS.IOU_THRESHOLDS": (0.5,),
+    "MODEL.ROI_HEADS.NUM_CLASSES": 80,
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignV2",
+    "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": (0.5, 0.6, 0.7),
+    "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": (
+        (10.0, 10.0, 5.0, 5.0),
+        (20.0, 20.0, 10.0, 10.0),
+        (30.0, 30.0, 15.0, 15.0),
+    ),
+    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": False,
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": False,
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": 50,
+    "INPUT.FORMAT": "BGR",
+    "INPUT.RANDOM_FLIP": "horizontal",
+}
+# Keys that must have this value in a network with a pyramid.
+FIXED: dict[str, Any] = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+    "MODEL.PROPOSAL_GENERATOR.NAME": "RPN",
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": (False, False, False, False),
+    "MODEL.RESNETS.OUT_FEATURES": ("res2", "res3", "res4", "res5"),
+    "MODEL.FPN.IN_FEATURES": ("res2", "res3", "res4", "res5"),
+    "MODEL.FPN.FUSE_TYPE": "sum",
+    "MODEL.ANCHOR_GENERATOR.NAME": "DefaultAnchorGenerator",
+    "MODEL.ANCHOR_GENERATOR.OFFSET": 0.0,
+    "MODEL.RPN.HEAD_NAME": "StandardRPNHead",
+    "MODEL.RPN.IN_FEATURES": ("p2", "p3", "p4", "p5", "p6"),
+    "MODEL.RPN.BOUNDARY_THRESH": -1,
+    "MODEL.RPN.LOSS_WEIGHT": 1.0,
+    "MODEL.RPN.IOU_LABELS": (0, -1, 1),
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ROI_HEADS.IN_FEATURES": ("p2", "p3", "p4", "p5"),
+    "MODEL.ROI_HEADS.IOU_LABELS": (0, 1),
+    "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": True,
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": False,
+    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
+    "MODEL.KEYPOINT_ON": False,
+    "MODEL.LOAD_PROPOSALS": False,
+    "INPUT.CROP.ENABLED": False,
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+    "TEST.AUG.ENABLED": False,
+}
+# The values of these keys in a C4 network, which are Detectron2's defaults, and in a DC5 network.
+C4: dict[str, Any] = {
+    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": ("res4",),
+    "MODEL.FPN.IN_FEATURES": (),
+    "MODEL.RPN.IN_FEATURES": ("res4",),
+    "MODEL.ROI_HEADS.NAME": "Res5ROIHeads",
+    "MODEL.ROI_HEADS.IN_FEATURES": ("res4",),
+    "MODEL.ROI_BOX_HEAD.NAME": "",
+}
+DC5: dict[str, Any] = {
+    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": ("res5",),
+    "MODEL.FPN.IN_FEATURES": (),
+    "MODEL.RPN.IN_FEATURES": ("res5",),
+    "MODEL.ROI_HEADS.IN_FEATURES": ("res5",),
+}
+KINDS = (
+    (presets.detectron2_r50_fpn, FIXED),
+    (presets.detectron2_r50_c4, FIXED | C4),
+    (presets.detectron2_r50_dc5, FIXED | DC5),
+)
+CASCADE = ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads")  # Another value of `FIXED` that is possible.
+# Keys without influence on this network: of other networks, of the schedule, of data sets.
+IGNORED = (
+    *("VERSION", "OUTPUT_DIR", "SEED", "VIS_PERIOD", "CUDNN_BENCHMARK", "FLOAT32_PRECISION"),
+    *("GLOBAL.*", "DATALOADER.*", "DATASETS.*", "SOLVER.*", "TEST.EXPECTED_RESULTS"),
+    *("TEST.AUG.*", "TEST.PRECISE_BN.*", "TEST.EVAL_PERIOD", "TEST.KEYPOINT_OKS_SIGMAS"),
+    *("INPUT.CROP.*", "INPUT.MASK_FORMAT", "MODEL.DEVICE", "MODEL.WEIGHTS"),
+    *("MODEL.RETINANET.*", "MODEL.SEM_SEG_HEAD.*", "MODEL.PANOPTIC_FPN.*"),
+    *("MODEL.ROI_KEYPOINT_HEAD.*", "MODEL.RESNETS.DEFORM_*", "MODEL.RESNETS.RES2_OUT_CHANNELS"),
+    "MODEL.ANCHOR_GENERATOR.ANGLES",
+    *("MODEL.ROI_MASK_HEAD.POOLER_TYPE", "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO"),
+)

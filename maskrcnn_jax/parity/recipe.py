@@ -46,6 +46,8 @@ GAINS = {
 }
 # In a C4 network the classifier reads means over the cells of an RoI, which vary less.
 OF_MEANS = {"roi_heads.box_predictor.cls_score.weight": 11.0}
+# In a DC5 network the box head reads C5 itself. After its ReLU, all RoIs share the channels' means.
+OF_C5 = {"roi_heads.box_predictor.cls_score.weight": 6.6}
 # The bias of the background logit, in units of the expected maximum of ``num_classes`` normal
 # numbers, for box heads without and with convolutions.
 BACKGROUND_GAIN = {False: 2.75, True: 2.5}
@@ -122,14 +124,19 @@ def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
         elif name.endswith("layer_scale"):
             array = random.uniform(0.2, 0.6, shape)
         else:
-            gains = GAINS | OF_MEANS if config.box_head.res5 else GAINS
-            array = _weight(random, name, shape, gains.get(name, 1.0))
+            array = _weight(random, name, shape, _gains(config).get(name, 1.0))
         state[entry.name] = array.astype(np.float32)
         if name.endswith("running_var") and entry.path[0] == "batch_stats":
             state[entry.name.replace("running_var", COUNTER)] = np.array(0, np.int64)
     if presets.is_of_caffe(config):  # The gains are for pixels with a deviation of about 1.
         state[torchvision.STEM] *= np.float32(np.mean(config.image_std) / DEVIATION)
     return state
+
+
+def _gains(config: ModelConfig) -> dict[str, float]:
+    if config.box_head.res5:
+        return GAINS | OF_MEANS
+    return GAINS | OF_C5 if config.fpn is None else GAINS
 
 
 def _background_logit(config: ModelConfig) -> float:

@@ -224,6 +224,8 @@ def _is_used(config: Config, field: str) -> bool:
         return False
     if field.endswith(".norm_eps"):
         return value_of(config, field.removesuffix("_eps")) not in ("none", None)
+    if field == "model.backbone.c5_dilation":
+        return model.fpn is None
     if field in ("model.box_head.channels", "model.box_head.norm"):
         return model.box_head.num_convs > 0
     if field in ("model.roi.sampling_ratio", "model.roi.aligned"):

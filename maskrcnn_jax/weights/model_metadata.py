@@ -11,6 +11,7 @@ from typing import Any
 from maskrcnn_jax import config_check
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
+from maskrcnn_jax.model_config import ViTConfig
 from maskrcnn_jax.settings import from_dict, to_dict
 
 CONFIG = "maskrcnn_jax.config"
@@ -54,6 +55,7 @@ def _parse(metadata: Mapping[str, str], key: str, build: Any) -> Any:
 
 def _config(values: Any) -> Config:
     config = from_dict(Config, values)
-    config.data.buckets = config.data.test_buckets  # A ViT has only one; nothing trains here.
+    if isinstance(config.model.backbone, ViTConfig):
+        config.data.buckets = config.data.test_buckets  # Its only one.
     config_check.check(config)
     return config

@@ -17,7 +17,8 @@ class Interrupted:
 try:
     x = Interrupted()
     del x
-    time.sleep(60)
+    for _ in range(600):  # A signal just before a sleep would wait for its end.
+        time.sleep(0.1)
 except KeyboardInterrupt:
     print("interrupted")
 """

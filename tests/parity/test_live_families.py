@@ -148,7 +148,10 @@ def test_one_box_and_one_mask_for_all_classes(tmp_path, name):
     predictors = [x for key, x in state.items() if re.search("bbox_pred.bias|fc_reg.bias", key)]
     assert [len(x) for x in predictors] == [4]
     subject.add("photograph", images.read_image(PHOTOGRAPH))
-    check(subject, list(subject.stages.values()))
+    assert all(stage.passed for stage in subject.stages.values())
+    # With MMDetection a mask has another column, as a corner lies at a whole pixel.
+    assert subject.alone.num_theirs >= 50 and subject.alone.num_pixels >= 1000
+    assert subject.alone.share >= 0.99 and not subject.alone.unexplained
 
 
 @pytest.mark.slow

@@ -125,7 +125,7 @@ def _check_python(arguments: Sequence[str], complete: bool) -> bool:
         return True
     if program == "-m":
         program, *rest = rest
-        if program in ("build", "pip", "pytest", "venv"):
+        if program in ("build", "http.server", "pip", "pytest", "venv"):
             return False
         program = program.replace(".", "/")
         program += "/__main__.py" if (ROOT / program).is_dir() else ".py"

@@ -107,7 +107,8 @@ def finish_step(session: Session, state: training.TrainState, step: int) -> None
     last, stopping = step == config.num_steps, session.preemption.reached(step)
     evaluating = not last and is_due(step, config.evaluate_every)
     saving = last or stopping or evaluating or is_due(step, config.save_every)
-    if saving or is_due(step, config.log_every):
+    logging = saving or is_due(step, config.log_every)
+    if logging:
         log(session, state, step)
     if saving:
         checkpoints.save(state)  # `log` has checked that all losses are finite.
@@ -116,8 +117,8 @@ def finish_step(session: Session, state: training.TrainState, step: int) -> None
         raise stopping(f"saved after step {step}")
     if evaluating:
         evaluate(session, state)
-    if saving:
-        compiler.return_memory()  # Of Orbax's threads, which come and go with each save.
+    if logging:
+        compiler.return_memory()  # Of Orbax's threads, which end a while after each save.
 
 
 def log(session: Session, state: training.TrainState, step: int) -> None:

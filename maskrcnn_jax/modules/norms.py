@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.modules.extents import within
+from maskrcnn_jax.xla.barriers import barrier
 
 
 class FrozenBatchNorm(nn.Module):
@@ -63,9 +64,9 @@ class GroupNorm(nn.Module):
         b, h, w, c = x.shape
         scale = self.param("scale", nn.initializers.ones, (c,))
         bias = self.param("bias", nn.initializers.zeros, (c,))
-        groups = x.astype(jnp.float32).reshape(b, h * w, self.num_groups, -1)
-        inside = None if extent is None else within((h, w), extent).reshape(b, h * w, 1, 1)
-        mean, variance, _ = _moments(groups, inside, (1, 3))
+        groups = x.astype(jnp.float32).reshape(b, h, w, self.num_groups, -1)
+        inside = None if extent is None else within((h, w), extent).reshape(b, h, w, 1, 1)
+        mean, variance, _ = _moments(groups, inside, (1, 2, 4), first=(2, 4))
         y = ((groups - mean) * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape)
         return (y * _channels(scale, "float32") + _channels(bias, "float32")).astype(self.dtype)
 
@@ -127,15 +128,25 @@ class BatchNorm(nn.Module):
 
 
 def _moments(
-    x: Float[Array, "..."], inside: Array | None, axes: tuple[int, ...]
+    x: Float[Array, "..."],
+    inside: Array | None,
+    axes: tuple[int, ...],
+    first: tuple[int, ...] = (),
 ) -> tuple[Array, Array, Array]:
-    """Mean, variance and count of the numbers inside, over some axes; zero where there are none."""
+    """Mean, variance and count of the numbers inside, over some axes; zero where there are none.
+
+    A CPU adds all numbers of a sum one by one, and half a million of them lose two digits of
+    float32. So axes may be summed ``first``.
+    """
     inside = jnp.ones((1,) * x.ndim, bool) if inside is None else inside
     repeats = math.prod(x.shape[axis] // inside.shape[axis] for axis in axes)
     count = repeats * inside.sum(axes, keepdims=True, dtype=jnp.float32)
 
     def average(y: Array) -> Array:
-        return jnp.where(inside, y, 0).sum(axes, keepdims=True) / jnp.maximum(count, 1)
+        y = jnp.where(inside, y, 0)
+        if first:  # Without the barrier, XLA makes one sum of both.
+            y = barrier(y.sum(first, keepdims=True))
+        return y.sum(axes, keepdims=True) / jnp.maximum(count, 1)
 
     mean = average(x)
     return mean, average(jnp.square(x - mean)), count

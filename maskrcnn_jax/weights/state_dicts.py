@@ -5,7 +5,7 @@ weights and objects of any class beside them. Only dictionaries of tensors count
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from maskrcnn_jax.weights.pytorch import Pickle, Tensor
@@ -37,7 +37,7 @@ def find(loaded: Pickle) -> tuple[dict[str, Tensor], dict[str, str]]:
             says what there is instead.
     """
     root = loaded.root
-    found = sorted(_dictionaries(root, (), set()), key=_rank) if isinstance(root, dict) else []
+    found = sorted(_dictionaries(root, (), set()), key=_rank)
     if not found:
         _refuse(loaded)
         return {}, {}
@@ -48,15 +48,23 @@ def find(loaded: Pickle) -> tuple[dict[str, Tensor], dict[str, str]]:
     return chosen.tensors, _note(chosen, found[1:])
 
 
-def _dictionaries(value: dict, path: tuple[str, ...], seen: set[int]) -> Iterator[_Found]:
-    """The dictionaries with tensors by name, each once, also those in others."""
+def _dictionaries(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[_Found]:
+    """The dictionaries with tensors by name, each once, also those in other dictionaries and lists.
+
+    Of a list, the position is the key.
+    """
+    # The parts of a pickle that are read, such as tensors, are subclasses of tuple.
+    if type(value) not in (dict, list, tuple) or id(value) in seen or len(path) > _MAX_DEPTH:
+        return
     seen.add(id(value))
-    tensors = {k: x for k, x in value.items() if isinstance(k, str) and isinstance(x, Tensor)}
-    if tensors:
-        yield _Found(path, tensors, {k: x for k, x in value.items() if k not in tensors})
-    for key, x in value.items():
-        is_new = isinstance(key, str) and isinstance(x, dict) and id(x) not in seen
-        if is_new and len(path) < _MAX_DEPTH and not _NO_MODEL.search(key):
+    within: Iterable[tuple[Any, Any]] = ((str(i), x) for i, x in enumerate(value))
+    if isinstance(value, dict):
+        tensors = {k: x for k, x in value.items() if isinstance(k, str) and isinstance(x, Tensor)}
+        if tensors:
+            yield _Found(path, tensors, {k: x for k, x in value.items() if k not in tensors})
+        within = value.items()
+    for key, x in within:
+        if isinstance(key, str) and not _NO_MODEL.search(key):
             yield from _dictionaries(x, (*path, key), seen)
 
 

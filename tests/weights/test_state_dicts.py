@@ -69,6 +69,29 @@ def test_wrappers_in_wrappers(tmp_path):
     assert_found(weights, "a")
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: build.sequence(b"K\x05", model, b"G?" + b"\0" * 7),
+        lambda model: b"(" + model + build.mapping({"state": b"}", "param_groups": b"]"}) + b"t",
+        lambda model: build.mapping({"models": build.sequence(model), "epoch": b"K\x05"}),
+    ],
+    ids=["list", "tuple", "list in a dictionary"],
+)
+def test_lists_round_the_state_dict(tmp_path, wrap):
+    content = wrap(tensors("a")).replace(b"Nt" + b"Q", b"tQ")
+    storages = {"a": VALUES["a"].tobytes()}
+    (tmp_path / "w.pth").write_bytes(build.zip_file(content, storages))
+    assert_found(files.read(tmp_path / "w.pth"), "a")
+
+
+def test_of_several_networks_in_a_list_the_report_names_the_rest(tmp_path):
+    weights = read(tmp_path, {"nets": build.sequence(tensors("c"), tensors("a", "b"))})
+    assert_found(weights, "a", "b")
+    said = "taken: 2 tensors in 'nets.1'; not taken: 1 tensors in 'nets.0'"
+    assert weights.metadata[state_dicts.TAKEN] == said
+
+
 def test_the_optimizer_is_not_taken_for_the_model(tmp_path):
     by_number = build.mapping({"state": b"}K\x00" + tensors("a", "b", "c") + b"s"})
     by_name = build.mapping({"state": tensors("a", "b", "c")})

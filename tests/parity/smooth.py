@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from maskrcnn_jax.modules import layers
 from maskrcnn_jax.parity import reference
 
-BEND = 1.0
+# With larger ones the features of deep networks vanish, and the sum of many equal mask losses is
+# rounded in one direction.
+BEND = 0.1
 
 
 def use(monkeypatch) -> None:

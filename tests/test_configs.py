@@ -19,9 +19,9 @@ from tests.conftest import QUICK_COMPILE
 
 NAMES = sorted(path.stem for path in Path("configs").glob("*.py") if path.stem != "__init__")
 
-# The other configs differ in their schedules, and would take as long to trace.
-FEW = ("r50_fpn_1x", "nuclei", "shapes")
-QUICK = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+# The others take as long to trace each.
+FAST = "r50_fpn_1x"
+QUICK = [name if name == FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
 def get_config(name) -> Config:

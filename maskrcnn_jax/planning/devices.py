@@ -24,8 +24,8 @@ COMPILE_ONLY = {
 # Without a card XLA cannot time kernels, and fails where it would choose one of Triton's.
 GPU_OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 
-# What XLA would ask the driver of an H100 or H200. The versions belong into the first part: without
-# them XLA keeps matrix products out of CUDA graphs.
+# The answers of the driver of an H100 or H200 to the questions of XLA. The versions belong into
+# the first part: without them XLA keeps matrix products out of CUDA graphs.
 _TARGET = """
 gpu_device_info {{
   threads_per_block_limit: 1024  threads_per_warp: 32  threads_per_core_limit: 2048

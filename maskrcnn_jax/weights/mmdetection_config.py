@@ -116,7 +116,7 @@ HEADS = {  # Numbers of convolutions and of fully connected layers.
     "Shared4Conv1FCBBoxHead": (4, 1),
 }
 KINDS = "FasterRCNN", "MaskRCNN", "CascadeRCNN"
-# What differs between the stages of a cascade, as keys of a box head and of its training.
+# The stages of a cascade differ in these keys, of a box head and of its training.
 OF_STAGES = (
     *("bbox_coder.target_stds", "assigner.pos_iou_thr", "assigner.neg_iou_thr"),
     "assigner.min_pos_iou",

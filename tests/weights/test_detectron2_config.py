@@ -15,7 +15,7 @@ from maskrcnn_jax.weights import (
 )
 from tests.weights.families import reduced, state_of
 
-# What ``mask_rcnn_R_50_FPN_3x.yaml`` and its base set.
+# The keys that ``mask_rcnn_R_50_FPN_3x.yaml`` and its base set, and their values.
 R50 = """
 MODEL:
   META_ARCHITECTURE: GeneralizedRCNN
@@ -63,7 +63,7 @@ def test_the_config_of_the_model_zoo_is_the_preset(tmp_path):
     assert found.channel_order == "BGR"
 
 
-# What ``mask_rcnn_R_50_C4_3x.yaml`` and its base set.
+# The keys that ``mask_rcnn_R_50_C4_3x.yaml`` and its base set, and their values.
 C4 = """
 MODEL:
   META_ARCHITECTURE: GeneralizedRCNN
@@ -74,7 +74,7 @@ MODEL:
 INPUT:
   MIN_SIZE_TRAIN: (640, 672, 704, 736, 768, 800)
 """
-# What ``mask_rcnn_R_50_DC5_3x.yaml`` and its base set.
+# The keys that ``mask_rcnn_R_50_DC5_3x.yaml`` and its base set, and their values.
 DC5 = """
 MODEL:
   META_ARCHITECTURE: GeneralizedRCNN

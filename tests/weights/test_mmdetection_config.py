@@ -11,7 +11,7 @@ from tests.weights.families import reduced, state_of
 
 CODER = "type='DeltaXYWHBBoxCoder', target_means=[0.0, 0.0, 0.0, 0.0]"
 EXTRACTOR = "type='SingleRoIExtractor', out_channels=256, featmap_strides=[4, 8, 16, 32]"
-# What MMDetection prints for ``mask-rcnn_r50_fpn_1x_coco``, shortened.
+# The text that MMDetection prints for ``mask-rcnn_r50_fpn_1x_coco``, shortened.
 R50 = f"""
 '''A config.'''
 auto_scale_lr = dict(base_batch_size=16, enable=False)

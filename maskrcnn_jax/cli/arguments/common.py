@@ -13,4 +13,5 @@ MAX_BATCH_SIZE = 1024  # A batch of images of usual sizes already takes gigabyte
 
 
 def add_force(parser: Any, what: str) -> None:
+    """Adds ``--force``; its help says what it replaces."""
     parser.add_argument("--force", action="store_true", help=f"replace {what}")

@@ -48,6 +48,9 @@ GAINS = {
 OF_MEANS = {"roi_heads.box_predictor.cls_score.weight": 11.0}
 # In a DC5 network the box head reads C5 itself. After its ReLU, all RoIs share the channels' means.
 OF_C5 = {"roi_heads.box_predictor.cls_score.weight": 6.6}
+# Features of a pyramid behind group norm vary more. MMDetection ranks anchors by probabilities in
+# float32, of which many are equal where logits are large.
+OF_GROUP_NORM = {"rpn.head.cls_logits.weight": 2.0}
 # The bias of the background logit, in units of the expected maximum of ``num_classes`` normal
 # numbers, for box heads without and with convolutions.
 BACKGROUND_GAIN = {False: 2.75, True: 2.5}
@@ -135,7 +138,9 @@ def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
 def _gains(config: ModelConfig) -> dict[str, float]:
     if config.box_head.res5:
         return GAINS | OF_MEANS
-    return GAINS | OF_C5 if config.fpn is None else GAINS
+    if config.fpn is None:
+        return GAINS | OF_C5
+    return GAINS | OF_GROUP_NORM if config.fpn.norm == "group" else GAINS
 
 
 def _background_logit(config: ModelConfig) -> float:

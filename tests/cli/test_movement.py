@@ -46,3 +46,9 @@ def test_no_detections_are_no_error(tmp_path):
     nothing = Found([], [], [], Categories.coco())
     (found,) = movement.measure(nothing, nothing, [tmp_path / "a.jpg"])
     assert found.pairs == 0 and found.box == (0, 0) and found.mask_iou is None
+
+
+def test_masks_without_a_pixel_overlap_only_each_other():
+    empty, full = ([0, 0, 0, 0], [0, 0, 9, 9])
+    for boxes, expected in (((empty, empty), 1.0), ((empty, full), 0.0), ((full, full), 1.0)):
+        assert movement._mask_iou(*map(Found.mask, boxes)) == expected

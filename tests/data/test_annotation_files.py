@@ -28,6 +28,7 @@ FILES = {
     "this is GeoJSON": lambda path: b'{"type": "FeatureCollection", "features": []}',
     "holds detections, not annotations": lambda path: b'[{"image_id": 1, "score": 0.5}]',
     "Label Studio's own format": lambda path: b'[{"data": {}, "annotations": []}]',
+    "the file has shapes, version": lambda path: b'{"shapes": [], "version": "5"}',
     "the file has info, licenses": lambda path: b'{"info": 1, "licenses": []}',
 }
 

@@ -52,6 +52,11 @@ def test_a_square_around_everything_is_three_times_the_image():
     assert corners == {(-60, -40), (120, -40), (120, 80), (-60, 80)}
 
 
+def test_the_height_bounds_the_rows_and_the_width_the_columns():
+    for polygon, is_near in (([10, 5, 110, 10, 10, 25], True), ([10, 5, 30, 110, 10, 25], False)):
+        assert (clipping.cut(polygon, HEIGHT, WIDTH) is polygon) == is_near
+
+
 def test_what_never_comes_near_is_empty():
     assert clipping.cut([500, 5, 600, 5, 600, 25], HEIGHT, WIDTH) == []
 

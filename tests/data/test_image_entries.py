@@ -26,6 +26,7 @@ def read(*entries, size_of=None):
         ((10236529665, 10236529666), "10236529666", 2),
         ((2**31 - 1, -(2**31)), -(2**31), -(2**31)),  # Batches have ids of 32 bits.
         ((2**31, 5), 5, 2),
+        ((-(2**31) - 1, 5), 5, 2),
         ((10**30, 10**30 + 1), 10**30 + 1, 2),
         (("01", "1"), "1", 2),
         (("1", 1), 1, 2),
@@ -56,6 +57,7 @@ def test_an_id_that_may_be_of_two_images_or_of_none_is_not_guessed(value):
         (OTHER | {"height": "many"}, "nor a file that tells them: image id 2"),
         (OTHER | {"height": 10**9, "width": 10**9}, "whose size no image can have: image id 2"),
         (OTHER | {"height": 1, "width": 10**6}, "whose size no image can have: image id 2"),
+        (OTHER | {"height": 2**17, "width": 2**14}, "whose size no image can have: image id 2"),
         (OTHER | {"id": True}, "neither a whole number nor text: image id b.png"),
         (OTHER | {"id": ""}, "neither a whole number nor text: image id b.png"),
         ("b.png", "no objects with fields: image id 2"),

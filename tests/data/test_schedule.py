@@ -82,6 +82,16 @@ def test_a_late_step_is_as_cheap_as_the_first():
     assert set(indices) <= set(members[bucket])
 
 
+@pytest.mark.parametrize("field", ["buckets", "test_buckets"])
+def test_both_data_sets_are_checked(field):
+    fitting, both = _Discs([(60, 60)]), _Discs([(60, 60), (50, 100)])
+    config = _config(**{field: ((64, 64),)})
+    sets = (both, fitting) if field == "buckets" else (fitting, both)
+    with pytest.raises(ValueError, match=rf"data\.{field}: image id 101 of 50x100 pixels"):
+        schedule.check_sizes(*sets, config)
+    schedule.check_sizes(fitting, fitting, config)
+
+
 def test_a_crop_is_what_has_to_fit_in_training():
     config = _config(crop_size=40, buckets=((64, 64),))
     (members,) = schedule.train_members(_Discs([(300, 40), (40, 300)]), config)

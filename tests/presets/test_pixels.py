@@ -29,3 +29,10 @@ def test_the_pixels_of_torchvision():
     torchvisions = presets.maskrcnn_resnet50_fpn(4)
     assert model.image_mean == pytest.approx(torchvisions.image_mean, abs=1e-9)
     assert model.image_std == pytest.approx(torchvisions.image_std, abs=1e-9)
+
+
+def test_the_pixels_of_caffe_are_those_of_detectron2():
+    """Its PIXEL_MEAN and PIXEL_STD, in the order BGR, of pixels from 0 to 255."""
+    model = presets.detectron2_r50_fpn(4).model
+    mean, std = ([255 * x for x in y[::-1]] for y in (model.image_mean, model.image_std))
+    assert mean == pytest.approx([103.53, 116.28, 123.675]) and std == pytest.approx([1, 1, 1])

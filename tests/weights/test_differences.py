@@ -73,6 +73,14 @@ def test_a_network_is_compared_with_those_of_its_kind():
         assert found.endswith(name) and rules == []
 
 
+def test_presets_of_other_kinds_are_not_near():
+    """A cascade with the rules of a plain network is still no plain network."""
+    config = presets.detectron2_r50_fpn(81)
+    config.model.cascade = presets.detectron2_cascade_r50_fpn().model.cascade
+    name, found = differences.find(config, "detectron2", is_bgr=True)
+    assert "cascade" in name and [x.rule for x in found] == ["model.box_head.class_agnostic"]
+
+
 def test_statistics_in_another_order_are_listed():
     """MMDetection writes them in the order of the channels."""
     config = presets.detectron2_r50_fpn(81)
@@ -84,6 +92,7 @@ def test_statistics_in_another_order_are_listed():
 def test_what_a_network_does_not_have_is_no_rule():
     config = presets.detectron2_r50_fpn(81)
     config.model.mask_head, config.model.roi.pooling = None, "pool"
+    config.model.box_head.channels, config.model.roi.sampling_ratio = 99, 3
     _, found = differences.find(config, "detectron2", is_bgr=True)
     assert [x.rule for x in found] == [peer_settings.MASKS, "model.roi.pooling"]
 

@@ -34,6 +34,8 @@ STEM = "backbone.bottom_up.stem.conv1.weight"
             ],
             "ResNet-18 for classification",
         ),
+        (["stem.conv1.weight"], "the backbone of a detector: give it as backbone_weights"),
+        (["res2_0_branch2a_w"], "the backbone of a detector: give it as backbone_weights"),
         ([], "no array"),
     ],
 )

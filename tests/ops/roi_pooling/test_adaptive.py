@@ -55,3 +55,27 @@ def test_the_weights_of_a_bin_add_up_to_its_share_on_the_map(stop):
         if len(on_map):
             centre = np.clip(on_map, 0, 7).sum() / count
             assert matrix[i] @ np.arange(8) == pytest.approx(centre, abs=1e-4)
+
+
+def test_pooling_and_its_transpose_are_products_of_the_weights_along_both_axes():
+    """RoIs of half a cell, of four cells, and across the border of a map of 8x8 cells."""
+    rng = np.random.default_rng(0)
+    cells = jnp.asarray(rng.normal(size=(64, 2)), jnp.float32)
+    gradient = jnp.asarray(rng.normal(size=(3, 7, 7, 2)), jnp.float32)
+    starts, stops = jnp.array([2.0, 1.5, 5.0]), jnp.array([2.5, 5.5, 30.0])
+
+    @jit
+    def run(cells, gradient, starts, stops):
+        sizes, settings = jnp.full(3, 8), {"resolution": 7, "aligned": False}
+        rows = adaptive.axis_samples(starts, stops, sizes, **settings)
+        columns = adaptive.axis_samples(stops - 2, stops, sizes, **settings)
+        rois = adaptive.SampledRoIs(jnp.zeros(3, int), sizes, rows, columns)
+        matrices = [adaptive.axis_matrix(x, 8, 7) for x in (rows, columns)]
+        pooled = adaptive.pool(cells, rois, 7)
+        return pooled, adaptive.add_gradient(jnp.ones_like(cells), gradient, rois), matrices
+
+    pooled, total, (rows, columns) = run(cells, gradient, starts, stops)
+    expected = np.einsum("rph,hwc,rqw->rpqc", rows, np.reshape(cells, (8, 8, 2)), columns)
+    np.testing.assert_allclose(pooled, expected, atol=1e-5)
+    expected = np.einsum("rph,rpqc,rqw->hwc", rows, gradient, columns) + 1
+    np.testing.assert_allclose(total, expected.reshape(64, 2), atol=1e-5)

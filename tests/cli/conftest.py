@@ -1,4 +1,4 @@
-"""A run directory with a stand-in for the model, and a plan: neither needs a compilation."""
+"""Stand-ins for a model, a plan and a cost, which need no compilation; files to refuse."""
 
 import io
 

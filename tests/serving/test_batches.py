@@ -12,6 +12,11 @@ from maskrcnn_jax.serving.batches import Batches  # noqa: E402
 from tests.serving.stand_in import SCORES, stand_in_detector  # noqa: E402
 
 
+def finish(coroutine):
+    """Runs a coroutine, for half a minute at most."""
+    return asyncio.run(asyncio.wait_for(coroutine, 30))
+
+
 def image(height=60, width=90, left=10):
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[5:25, left:40, 0] = 255
@@ -40,13 +45,12 @@ def test_the_longest_waiting_image_takes_others_of_its_bucket_along():
         detector = stand_in_detector(batch_size=2)
         batches, tall, wide = Batches(detector), image(90, 60), image()
         tasks = await queued(batches, wide, tall, wide, wide)
-        asyncio.get_running_loop()
         taken = [[each.image.shape[:2] for each in batches._next()] for _ in range(3)]
         for task in tasks:
             task.cancel()
         return taken, batches._next()
 
-    taken, rest = asyncio.run(run())
+    taken, rest = finish(run())
     assert taken == [[(60, 90)] * 2, [(90, 60)], [(60, 90)]] and rest == []
 
 
@@ -61,7 +65,7 @@ def test_each_request_gets_its_own_answer():
             alone = [detector.detect_resized([x], 0.0)[0] for x in images]
         return found, alone, thresholds, detector.model.batches[0]
 
-    found, alone, thresholds, first_batch = asyncio.run(run())
+    found, alone, thresholds, first_batch = finish(run())
     assert first_batch == 3
     for ours, expected, threshold in zip(found, alone, thresholds, strict=True):
         np.testing.assert_array_equal(ours.boxes, expected.boxes)
@@ -78,7 +82,7 @@ def test_a_cancelled_request_costs_no_time_of_the_model():
         await asyncio.sleep(0)
         return len(batches._next()), second.cancel()
 
-    assert asyncio.run(run())[0] == 1
+    assert finish(run())[0] == 1
 
 
 def test_an_error_of_the_model_is_that_of_its_batch(monkeypatch):
@@ -92,6 +96,6 @@ def test_an_error_of_the_model_is_that_of_its_batch(monkeypatch):
                 )
             return failed, await batches.detect(image(), np.float32(0))
 
-    failed, found = asyncio.run(run())
+    failed, found = finish(run())
     assert [type(x) for x in failed] == [ZeroDivisionError] * 2
     assert found.valid.all()

@@ -20,8 +20,10 @@ def test_ctrl_c_ends_the_server_after_its_requests():
     answers = []
 
     def use():
-        answers.append(Server(port, detector).send(png()))
-        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            answers.append(Server(port, detector).send(png()))
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -119,8 +119,7 @@ def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
             if name == "roi_heads.box_predictor.cls_score.bias":
                 array[0] += _background_logit(config)
         elif len(shape) == 1:
-            depth = getattr(config.backbone, "depth", 50)
-            array = random.uniform(0.8, 1.2, shape) * _norm_gain(name, depth)
+            array = random.uniform(0.8, 1.2, shape) * _norm_gain(name, config)
         elif name.endswith("layer_scale"):
             array = random.uniform(0.2, 0.6, shape)
         else:
@@ -144,10 +143,15 @@ def _background_logit(config: ModelConfig) -> float:
     return BACKGROUND_GAIN[config.box_head.num_convs > 0] * largest
 
 
-def _norm_gain(name: str, depth: int) -> float:
-    """The gain of a norm. The last norm of a block is small, to bound the sum over a stage."""
+def _norm_gain(name: str, config: ModelConfig) -> float:
+    """The gain of a norm. The last norm of a block is small, to bound the sum over a stage.
+
+    Rounding grows from block to block as the sum does, and fastest with group norm: with a gain of
+    0.5, Detectron2 in float32 pairs only 96 of 100 detections with Detectron2 in float64.
+    """
+    depth, norm = getattr(config.backbone, "depth", 50), getattr(config.backbone, "norm", "none")
     last = ".bn3." if depth >= 50 else ".bn2."
-    small = 0.5 if depth <= 50 else 0.25
+    small = 0.25 if depth > 50 or norm == "group" else 0.5
     return small if last in name else 1.0
 
 

@@ -410,12 +410,7 @@ def test_unreadable_paths_are_named(detector, tmp_path):
     "arguments, message",
     [
         ({"masks": "full"}, '"pasted", "cropped" or "rle", got \'full\''),
-        ({"score_threshold": float("nan")}, "score_threshold is NaN"),
         ({"score_threshold": "0.5"}, "score_threshold must be a number, got '0.5'"),
-        ({"score_threshold": [0.5]}, r"score_threshold must be a number, got \[0.5\]"),
-        ({"top_k": 1.5}, "top_k must be a whole number, got 1.5"),
-        ({"top_k": "3"}, "top_k must be a whole number, got '3'"),
-        ({"top_k": 0}, "from 1 to 100, .* got 0"),
         ({"top_k": 101}, "from 1 to 100, .* got 101"),
     ],
 )

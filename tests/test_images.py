@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 
 from maskrcnn_jax import images, resizing
 from maskrcnn_jax.image_files import once
+from tests.image_files.test_headers import tiff
 
 
 def save(path, array, **options):
@@ -319,29 +319,12 @@ def test_resize_uint8_takes_any_number_of_channels(monkeypatch, num_channels, wi
 # Files that are no images of ours are called what they are.
 
 
-def tiff(bits, bands, sample_format):
-    """The start of a little-endian TIFF of the given pixels."""
-    values = {256: (4, 4), 257: (4, 4), 258: (3, bits), 277: (3, bands), 339: (3, sample_format)}
-    entries = b"".join(struct.pack("<HHII", tag, kind, 1, x) for tag, (kind, x) in values.items())
-    return b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + b"\0" * 4
-
-
 OTHERS = {
     "it is empty": b"",
-    "it has only zeros": b"\0" * 500,
-    "a pointer of Git LFS: fetch": b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
     "a web page: download": b"<!DOCTYPE html><html></html>",
-    "a PDF: save its pages": b"%PDF-1.7 ...",
-    "HEIC, as iPhones write: convert": b"\0\0\0\x24ftypheic\0\0",
-    "JPEG XL: convert": b"\xff\x0a\0\0",
     "a TIFF of 5 bands of 8-bit whole numbers, which the package tifffile": tiff(8, 5, 1),
     "a TIFF of 3 bands of 16-bit signed numbers, which": tiff(16, 3, 2),
-    "a TIFF of 3 bands of 32-bit floating-point numbers, which": tiff(32, 3, 3),
-    "no format that Pillow knows": b"hello\xff\x01",
-    "text, which begins with 'Not Found'": b"Not Found",
-    """text, which begins with '{"error": 404}'""": b'{"error": 404}',
     "begins as a PNG file, but is damaged": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + b"x" * 99,
-    "begins as a JPEG file, but is damaged": b"\xff\xd8\xff\xff\xff",
 }
 
 

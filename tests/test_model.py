@@ -553,9 +553,3 @@ def test_without_a_mask_head_there_are_boxes_alone(tiny):
         partial(model.apply, method="losses"), variables, batch, KEY
     )
     assert losses.keys() == LOSSES - {"loss_mask"} and "mask_accuracy" not in diagnostics
-
-
-def test_channels_follow_from_the_mean():
-    config = ModelConfig(image_mean=(0.5,) * 5, image_std=(0.2,) * 5)
-    variables = jax.eval_shape(MaskRCNN(config).init, KEY, *example_inputs(config))
-    assert variables["params"]["backbone"]["conv1"]["kernel"].shape == (7, 7, 5, 64)

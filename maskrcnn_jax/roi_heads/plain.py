@@ -97,8 +97,9 @@ def positives_and_masks(
     config: ModelConfig, per_image: Map, rois: RoITargets, batch: Batch
 ) -> tuple[RoITargets, Float[Array, "b r m m"]]:
     """The positive RoIs that train the mask head, and their target masks."""
-    head, count = config.mask_head, num_mask_samples(config)
+    head = config.mask_head
     assert head is not None, "a model without a mask head learns no masks"
+    count = num_mask_samples(config)
     positives = jax.tree.map(lambda x: x[:, :count], rois)  # They come first.
     rule = {"resolution": 2 * head.resolution, "rule": config.roi.mask_targets}
     cut_each = per_image(partial(mask_targets, **rule))

@@ -1,4 +1,6 @@
-"""A run directory with a stand-in for the model, and a plan: neither needs a compilation."""
+"""Stand-ins for a model, a plan and a cost, which need no compilation; files to refuse."""
+
+import io
 
 import jax.numpy as jnp
 import pytest
@@ -8,12 +10,24 @@ from maskrcnn_jax.cli import evaluate
 from maskrcnn_jax.cli import plan as plan_module
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.shapes import ShapesDataset
+from maskrcnn_jax.planning import chips
 from maskrcnn_jax.planning.collectives import Collective
+from maskrcnn_jax.planning.cost.cost import Cost
+from maskrcnn_jax.planning.cost.launches import Launches
+from maskrcnn_jax.planning.cost.schedule import Item, Loop, Price
 from maskrcnn_jax.planning.flops import Flops
 from maskrcnn_jax.planning.plan import Memory, Plan
 from maskrcnn_jax.structures import Detections
 from maskrcnn_jax.weights import loading
 from maskrcnn_jax.weights.report import Report
+from tests.cli import wrong_files as files_to_refuse
+
+
+class ClosedPipe(io.StringIO):
+    """A pipe that nobody reads."""
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
 
 
 def tiny_config():
@@ -113,3 +127,26 @@ def planned(monkeypatch):
 
     monkeypatch.setattr(plan_module, "make_plan", plan)
     return calls
+
+
+@pytest.fixture(scope="session")
+def wrong_files(tmp_path_factory):
+    """A folder with good files, and a broken file of every kind."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    files_to_refuse.write(folder)
+    return folder
+
+
+LAUNCHES = Launches(launches=21, graphs=4, in_graphs=55, questions=2, sort_kernels=0)
+
+
+def cost_on(device_kind):
+    """Two instructions of 6 and 2 ms; the first has 0.4 TFLOP."""
+    chip = chips.CHIPS[device_kind]
+    items = [
+        Item("copy.7", "bf16[8,4]{1,0}", "fpn", "modules/fpn.py:65", 2.0, Price("layout", 1e-3)),
+        Item("copy-start", "", "rpn", "", 1.0, Price("copy beside the schedule", 0.0)),
+        Item("fusion.1", "", "rpn", "", 1.0, Price("product", 6e-3, 9e-3, 4e11, 1e9, 0.0)),
+    ]
+    launched = None if isinstance(chip, chips.TPU) else LAUNCHES
+    return Cost(chip, 8e-3, items, [Loop("ops/nms.py:172", 8)], launched)

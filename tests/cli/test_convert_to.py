@@ -2,15 +2,12 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from maskrcnn_jax import presets
 from maskrcnn_jax.cli import convert as command
 from maskrcnn_jax.cli import movement
 from maskrcnn_jax.cli.main import main
-from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.weights import detectron2, differences, files
 from tests.weights.families import reduced, state_of
 
@@ -79,47 +76,6 @@ def test_a_file_of_others_stays_without_force(source, tmp_path, capsys):
     assert convert(source, tmp_path / "out.pkl", "--to", "detectron2") == 2
     assert "--force" in capsys.readouterr().err
     assert (tmp_path / "out.pkl").read_text() == "precious"
-
-
-class Found(Detector):
-    """A detector that always finds the same."""
-
-    def __init__(self, boxes, labels, scores, categories):
-        self.categories = categories
-        masks = [self.mask(box) for box in boxes]
-        values = {"boxes": np.float32(boxes).reshape(-1, 4), "labels": np.array(labels, int)}
-        self.found = values | {"scores": np.float32(scores), "masks": masks}
-
-    @staticmethod
-    def mask(box):
-        mask = np.zeros((40, 40), np.uint8, order="F")
-        x0, y0, x1, y1 = map(round, box)
-        mask[y0:y1, x0:x1] = 1
-        return movement.rle_codec.encode(mask)
-
-    def __call__(self, path, masks):
-        assert masks == "rle"
-        return [self.found]
-
-
-def test_detections_of_one_category_pair_and_their_distances_are_measured(tmp_path):
-    coco = Categories((1, 90), ("person", "toothbrush"))
-    boxes = [[0, 0, 10, 10], [20, 20, 30, 30], [0, 20, 10, 30]]
-    here = Found(boxes, [1, 2, 1], [0.9, 0.8, 0.7], coco)
-    moved = [[20, 20, 30, 35], [0, 0, 10, 10.5], [0, 20, 10, 30]]
-    there = Found(moved, [90, 1, 90], [0.85, 0.5, 0.7], Categories.torchvision_coco())
-    (found,) = movement.measure(here, there, [tmp_path / "a.jpg"])
-    assert (found.image, found.here, found.there, found.pairs) == ("a.jpg", 3, 3, 2)
-    np.testing.assert_allclose([*found.box, *found.score], [2.75, 5, 0.225, 0.4], atol=1e-6)
-    np.testing.assert_allclose(found.mask_iou, (1 + 100 / 150) / 2)
-    line = "| a.jpg | 3 | 3 | 2 | 2.8, 5 | 0.22, 0.4 | 0.8333 |"
-    assert line in movement.to_markdown([found])
-
-
-def test_no_detections_are_no_error(tmp_path):
-    nothing = Found([], [], [], Categories.coco())
-    (found,) = movement.measure(nothing, nothing, [tmp_path / "a.jpg"])
-    assert found.pairs == 0 and found.box == (0, 0) and found.mask_iou is None
 
 
 def test_images_are_detected_with_both_rules(source, tmp_path, capsys, monkeypatch):

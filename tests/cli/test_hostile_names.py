@@ -8,9 +8,7 @@ from PIL import Image
 
 from maskrcnn_jax.cli import exits
 from maskrcnn_jax.cli.main import main
-from maskrcnn_jax.data.findings import plain, plain_line
-
-HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b1A\r\u202egnp.\x08[/]"
+from tests.data.test_findings import HOSTILE
 
 
 @pytest.fixture
@@ -68,13 +66,3 @@ def test_a_refusal(folder, capfd):
     assert "gnp" in assert_plain(capfd)
     exits.refuse(ValueError(HOSTILE), "train.py")
     assert "gnp" in assert_plain(capfd)
-
-
-def test_letters_of_any_script_stay():
-    text = "\u0928\u093e\u0930\u093f\u092f\u0932 \u200d \u98df \U0001f951\n\t"
-    assert plain(text) == text
-    assert plain(HOSTILE) == "?]0;title??[2J?1A??gnp.?[/]"
-
-
-def test_a_name_fills_one_cell_of_a_table():
-    assert plain_line("a\nb\tc\r\x07") == "a?b?c??"

@@ -1,131 +1,16 @@
 """Mistakes of users at the command line: each ends in exit code 2 and one clear message."""
 
-import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
-from absl import flags
-from PIL import Image
 
-from maskrcnn_jax.cli import exits, train, training_loop
 from maskrcnn_jax.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-SQUARE = {"category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
-SQUARE["segmentation"] = [[5, 5, 25, 5, 25, 25, 5, 25]]
-
-CONFIG = """
-from maskrcnn_jax.config import Config
-
-def get_config():
-    config = Config(num_steps=1, batch_size=1, test_batch_size=1)
-    config.data.train_images = config.data.val_images = {images!r}
-    config.data.train_annotations = config.data.val_annotations = {annotations!r}
-    config.data.num_threads, config.model.num_classes = 1, 2
-    config.execution.num_devices = 1
-    config.data.test_short_side = config.data.test_max_long_side = 64
-    config.data.test_buckets = ((64, 64),)
-    return config
-"""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with good files, and a broken file of every kind."""
-    folder = tmp_path_factory.mktemp("mistakes")
-    for name in (
-        "in",
-        "cut",
-        "empty",
-        "broken_run/checkpoints",
-        "old_run/checkpoints",
-        "bare_run/checkpoints",
-    ):
-        (folder / name).mkdir(parents=True)
-    for name in ("a", "b"):
-        pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "in" / f"{name}.png")
-        content = (folder / "in" / f"{name}.png").read_bytes()
-        (folder / "cut" / f"{name}.png").write_bytes(content[:2000])
-    for name in ("text.txt", "text.pth", "text.npz", "text.safetensors"):
-        (folder / name).write_text("no such thing")
-    np.savez(folder / "other.npz", a=np.zeros(3))
-    write_annotations(folder)
-    write_configs(folder)
-    (folder / "broken_run" / "config.json").write_text('{"model": ')
-    (folder / "broken_run" / "categories.json").write_text("[]")
-    (folder / "old_run" / "config.json").write_text('{"model": {"dpeth": 18}}')
-    (folder / "old_run" / "categories.json").write_text("[]")
-    (folder / "bare_run" / "config.json").write_text("{}")
-    return folder
-
-
-def write_annotations(folder):
-    images = [
-        {"id": i, "file_name": f"{name}.png", "height": 40, "width": 60}
-        for i, name in enumerate("ab", 1)
-    ]
-    objects = [SQUARE | {"id": i, "image_id": i} for i in (1, 2)]
-    good = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "disc"}]}
-    files = {
-        "good": good,
-        "unmasked": good
-        | {"annotations": [{k: v for k, v in objects[0].items() if k != "segmentation"}]},
-        "uncategorised": good | {"categories": [], "annotations": []},
-        "empty": good | {"images": [], "annotations": []},
-        "renamed": good | {"categories": [{"id": 1, "name": "apple"}]},
-        "lvis": with_some_fields_of_lvis(good),
-        "list": [],
-    }
-    for name, content in files.items():
-        (folder / f"{name}.json").write_text(json.dumps(content))
-    (folder / "broken.json").write_text('{"images": [')
-
-
-def with_some_fields_of_lvis(content):
-    """The second image lacks one."""
-    fields = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
-    first, second = (image | fields for image in content["images"])
-    second.pop("neg_category_ids")
-    return content | {"images": [first, second]}
-
-
-def write_configs(folder):
-    def config(images="in", annotations="good"):
-        return CONFIG.format(
-            images=str(folder / images), annotations=str(folder / f"{annotations}.json")
-        )
-
-    files = {
-        "good": config(),
-        "cut": config("cut"),
-        "renamed": config(annotations="renamed"),
-        "absent": config(annotations="nowhere"),
-        "lvis": config(annotations="lvis"),
-        "empty_set": config().replace(
-            "return config",
-            f"image_folder, good = {str(folder / 'in')!r}, {str(folder / 'good.json')!r}\n"
-            f"    empty = {str(folder / 'empty.json')!r}\n"
-            "    config.data.train = ((image_folder, good, 1.0), (image_folder, empty, 3.0))\n"
-            "    return config",
-        ),
-        "syntax": "def get_config(:\n",
-        "name": "def get_config():\n    return Cofnig()\n",
-        "package": "import no_such_package\n",
-        "nothing": "def get_config():\n    pass\n",
-        "function": "config = 1\n",
-        "field": "from maskrcnn_jax.config import Config\n\n"
-        "def get_config():\n    return Config(modle=1)\n",
-        "value": config().replace("return config", "config.batch_size = 'two'\n    return config"),
-    }
-    for name, content in files.items():
-        (folder / f"{name}.py").write_text(content)
 
 
 PREDICT = "predict D/in/a.png --output D/out --weights"
@@ -345,11 +230,13 @@ MISTAKES = [
 @pytest.mark.parametrize(
     "arguments, message", MISTAKES, ids=[arguments or "nothing" for arguments, _ in MISTAKES]
 )
-def test_a_mistake_is_one_message_and_exit_code_2(arguments, message, folder, request, capsys):
+def test_a_mistake_is_one_message_and_exit_code_2(arguments, message, wrong_files, request, capsys):
     if "RUN" in arguments:  # RUN stands for the run directory with the stand-in model.
         arguments = arguments.replace("RUN", str(request.getfixturevalue("run_directory")))
     try:
-        code = main([argument.replace("D/", f"{folder}/") for argument in shlex.split(arguments)])
+        code = main(
+            [argument.replace("D/", f"{wrong_files}/") for argument in shlex.split(arguments)]
+        )
     except SystemExit as exit:  # argparse exits so.
         code = exit.code
     printed = capsys.readouterr().err
@@ -357,128 +244,6 @@ def test_a_mistake_is_one_message_and_exit_code_2(arguments, message, folder, re
     assert "Traceback" not in printed
     said = [line for line in printed.splitlines() if line.startswith("maskrcnn-jax")]
     assert len(said) == 1 and re.search(message, said[0]), printed
-
-
-TRAINING = [
-    ("", "D/syntax.py", "syntax.py, line 1: "),
-    ("", "D/name.py", "name.py, line 2: NameError"),
-    ("", "D/field.py", "field.py, line 4: TypeError: .*'modle'"),
-    ("", "D/nothing.py", "get_config of .*nothing.py must return a Config"),
-    ("", "D/text.txt", "text.txt is not a Python file"),
-    ("", "D/nowhere.py", "there is no config file .*nowhere.py"),
-    ("", "D/value.py", "batch_size must be of type int, got 'two'"),
-    ("--confg.batch_size=2", "D/good.py", "confg.batch_size"),
-    (
-        "config.batch_size=2",
-        "D/good.py",
-        "'config.batch_size=2' is no option: .* by --config.FIELD=VALUE",
-    ),
-    ("--config.batch_sze=2", "D/good.py", "batch_sze"),
-    ("--config.batch_size=two", "D/good.py", "--config.batch_size=two: "),
-    ("--config.batch_size=0", "D/good.py", "batch_size must be at least 1; got 0"),
-    (
-        "--config.model.backbone.norm=layer",
-        "D/good.py",
-        "model.backbone.norm must be one of .*; got 'layer'",
-    ),
-    ("--config.execution.num_devices=9", "D/good.py", "execution.num_devices=9, but there are 8"),
-    ("--config.execution.space=2", "D/good.py", "execution.space=2 does not divide the number of"),
-    (
-        "--config.optimizer.name=adam",
-        "D/good.py",
-        "optimizer.name must be one of sgd, adamw; got 'adam'",
-    ),
-    ("--config.model.num_classes=7", "D/good.py", "num_classes must be 2, .*; got 7"),
-    ("--config.data.train_annotations=D/broken.json", "D/good.py", "broken.json is not valid JSON"),
-    (
-        "--config.data.train_annotations=D/renamed.json",
-        "D/good.py",
-        "training set does not know category 1 'disc' of the data set, which is 'apple'",
-    ),
-    (
-        "--config.data.train_annotations=D/unmasked.json",
-        "D/good.py",
-        "data.train_annotations: .*unmasked.json has 2 usable images .*, but no object to learn",
-    ),
-    (
-        "--config.data.val_annotations=D/lvis.json",
-        "D/good.py",
-        "fields of LVIS, but image id 2 has no list neg_category_ids",
-    ),
-    ("", "D/empty_set.py", "data.train: a set has no images: .*empty.json has 0"),
-    (
-        "--config.model.box_head.federated_classes=50",
-        "D/good.py",
-        'model.box_head.federated_classes needs model.box_head.classifier "sigmoid"; got 50',
-    ),
-    ("--config.data.val_images=D/nowhere", "D/good.py", "there is no image folder .*nowhere"),
-    ("--config.weights=D/text.pth", "D/good.py", "text.pth cannot be read as weights"),
-    ("--workdir=D/text.txt", "D/good.py", "--workdir .*text.txt is a file.*: give a directory"),
-]
-
-
-@pytest.mark.filterwarnings(
-    "ignore:the load_module:DeprecationWarning"
-)  # ml_collections runs a config file by this deprecated method.
-@pytest.mark.parametrize(
-    "flag, config, message", TRAINING, ids=[" ".join(mistake[:2]) for mistake in TRAINING]
-)
-def test_a_mistake_in_training_too(flag, config, message, folder, tmp_path, monkeypatch, capsys):
-    arguments = ["train.py", f"--config={config}", f"--workdir={tmp_path}/run", *flag.split()]
-    arguments = [argument.replace("D/", f"{folder}/") for argument in arguments]
-    assert_training_refuses(arguments, message, monkeypatch, capsys)
-
-
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-def test_a_tilde_in_workdir_is_the_home_folder(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "run").write_text("a file")
-    arguments = ["train.py", f"--config={folder}/good.py", "--workdir=~/run"]
-    message = f"--workdir {tmp_path}/run is a file"
-    assert_training_refuses(arguments, message, monkeypatch, capsys)
-
-
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError("Unable to allocate 7 GiB"),
-        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Unable to allocate"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_training_that_runs_out_of_memory(error, folder, tmp_path, monkeypatch, capsys):
-    def run_out(config, workdir, announce, command):
-        raise error
-
-    monkeypatch.setattr(training_loop, "train", run_out)
-    arguments = ["train.py", f"--config={folder}/good.py", f"--workdir={tmp_path}/run"]
-    message = (
-        "out of memory: Unable to allocate.*; use .* a smaller batch_size; .*rematerialise=true"
-    )
-    assert_training_refuses(arguments, message, monkeypatch, capsys)
-
-
-def assert_training_refuses(arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", arguments)  # ml_collections reads the changes from there.
-    try:
-        with pytest.raises(SystemExit) as exit:
-            train.main(train.parse(arguments))
-    finally:
-        flags.FLAGS.unparse_flags()
-        for name in [name for name in flags.FLAGS if name.startswith("config.")]:
-            delattr(flags.FLAGS, name)
-    printed = capsys.readouterr().err
-    assert exit.value.code == 2, printed
-    assert "Traceback" not in printed
-    (said,) = [line for line in printed.splitlines() if line.startswith("train.py:")]
-    assert re.search(message, said), printed
-
-
-@pytest.mark.parametrize("flag", ["--config={}", "-config={}", "--config {}"])
-def test_a_mistake_in_a_config_is_found_however_the_file_is_given(flag, folder):
-    arguments = ["train.py", "--force", *flag.format(folder / "syntax.py").split()]
-    assert "syntax.py, line 1" in str(exits.explain(KeyError("config"), arguments))
 
 
 @pytest.mark.parametrize(
@@ -492,8 +257,8 @@ def test_a_mistake_in_a_config_is_found_however_the_file_is_given(flag, folder):
         ("-m maskrcnn_jax train --config D/good.py", "maskrcnn-jax train: flag --workdir=None"),
     ],
 )
-def test_a_mistake_in_a_process_of_its_own(command, message, folder):
-    arguments = [argument.replace("D/", f"{folder}/") for argument in command.split()]
+def test_a_mistake_in_a_process_of_its_own(command, message, wrong_files):
+    arguments = [argument.replace("D/", f"{wrong_files}/") for argument in command.split()]
     result = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
     )

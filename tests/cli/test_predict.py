@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from maskrcnn_jax import detector, video
-from maskrcnn_jax.cli import inputs
 from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.weights import loading
 
@@ -209,18 +208,6 @@ def test_what_was_found_before_the_end_is_kept(predict, tmp_path, fails_at_third
         assert predict(*paths) == code
     found = [result["file_name"] for result in read(tmp_path / "out" / "detections.json")]
     assert found == [str(paths[0]), str(paths[1])]
-
-
-def test_folders_and_patterns(tmp_path):
-    names = ("b.JPG", "a.png", "sub/c.jpeg", "sub/d.png", ".hidden.png")
-    b, a, c, d, _ = (save(tmp_path / "in" / name) for name in names)
-    (tmp_path / "in" / "notes.txt").write_text("no image")
-    assert inputs.expand([str(tmp_path / "in")]) == [a, b]
-    assert inputs.expand([f"{tmp_path}/in/**/*.png"]) == [a, d]
-    assert inputs.expand([f"{tmp_path}/in/*"]) == [a, b, tmp_path / "in" / "notes.txt"]
-    assert inputs.expand([str(c), str(tmp_path / "in" / "sub")]) == [c, c, d]
-    odd = save(tmp_path / "[1].png")
-    assert inputs.expand([str(odd)]) == [odd]
 
 
 def test_what_is_not_there_is_named_before_the_work(predict, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """Output that nobody takes: a full disk or a closed pipe ends in one message and exit code 2."""
 
-import io
 import os
 import re
 import subprocess
@@ -8,8 +7,7 @@ import sys
 
 import pytest
 
-from maskrcnn_jax.cli import exits, progress, streams, training_bar
-from maskrcnn_jax.cli.console import Console
+from maskrcnn_jax.cli import streams
 
 MAIN = """
 import sys, types
@@ -63,38 +61,3 @@ def test_a_closed_stream_is_no_error(monkeypatch, name):
     with getattr(sys, name) as opened:
         print("a line", file=opened)
         assert streams.flush() == ""
-
-
-class Closed(io.StringIO):
-    """A pipe that nobody reads."""
-
-    def write(self, text):
-        raise BrokenPipeError(32, "Broken pipe")
-
-
-def test_a_bar_does_not_end_the_process(monkeypatch):
-    """Rich would raise SystemExit, and a run would lose its steps."""
-    with pytest.raises(BrokenPipeError):
-        Console(file=Closed()).print("a line")
-    assert isinstance(training_bar.progress_bar().console, Console)
-    monkeypatch.setattr(sys, "stderr", Closed())
-    with pytest.raises(BrokenPipeError):
-        with progress.images("look", 1) as advance:
-            advance(1)
-
-
-def test_what_was_saved_is_said_although_closing_fails_too(capsys):
-    """A bar that cannot be drawn hides the error that knows what was saved."""
-    try:
-        try:
-            error = OSError("no space left for the log")
-            error.add_note("saved after step 7")
-            raise error
-        finally:
-            raise BrokenPipeError(32, "Broken pipe")
-    except OSError as last:
-        assert exits.refuse(last, "train.py") == 2
-    assert capsys.readouterr().err == (
-        "train.py: cannot write to standard output or standard error: Broken pipe; "
-        "saved after step 7\n"
-    )

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from maskrcnn_jax.data import checks, pipeline
+from maskrcnn_jax.data import pipeline
 from maskrcnn_jax.data.lost_images import LostImages
 from tests.data.test_pipeline import BUCKETS, _assert_equal, _config, _Discs, _first
 
@@ -108,27 +108,6 @@ def test_evaluation_gets_an_image_of_size_0(masks):
     with pytest.raises(OSError, match="gone"):
         list(pipeline.eval_batches(Fading([101]), config, batch_size=2))
     assert BUCKETS == config.test_buckets
-
-
-class Checked(Fading):
-    def check(self, index):
-        self[index]
-
-
-def test_all_bad_images_are_found():
-    count = []
-    bad = checks.find_bad(Checked([100, 103]), advance=count.append)
-    assert bad == {100: "image id 100: gone", 103: "image id 103: gone"} and sum(count) == 5
-    assert checks.find_bad(Fading([100])) == {}  # It has no files to look at.
-    assert set(checks.find_bad(Fading([100]), whole=True)) == {100}
-
-
-def test_more_than_half_is_another_mistake():
-    bad = {i: f"image id {i}: gone" for i in range(7)}
-    checks.check_few(bad, 14, "images of a.json")
-    message = "7 of 13 images of a.json cannot be used: image id 0: gone; .*; and 4 more$"
-    with pytest.raises(ValueError, match=message):
-        checks.check_few(bad, 13, "images of a.json")
 
 
 @pytest.mark.parametrize("line", ["{", "3", "[" * 9000, '{"step": Infinity, "image_id": 1}', "{}"])

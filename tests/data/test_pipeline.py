@@ -2,7 +2,6 @@ import itertools
 import subprocess
 import sys
 import threading
-from collections import Counter
 from pathlib import Path
 
 import jax
@@ -12,10 +11,9 @@ from pycocotools import mask as coco_mask
 
 from maskrcnn_jax import resizing
 from maskrcnn_jax.config import DataConfig
-from maskrcnn_jax.data import pipeline, rle, schedule
+from maskrcnn_jax.data import pipeline, rle
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.data.dataset import Example
-from maskrcnn_jax.data.streams import streams
 from tests.data import objects
 
 BUCKETS = ((64, 96), (96, 64), (96, 96))
@@ -87,19 +85,6 @@ def _assert_equal(a, b):
             np.testing.assert_array_equal(left, right)
 
 
-def _members(*counts):
-    ends = np.cumsum(counts)
-    return [np.arange(end - count, end) for count, end in zip(counts, ends, strict=True)]
-
-
-def test_images_go_to_the_bucket_that_holds_them_at_the_largest_scale():
-    members = schedule.train_members(_Discs(MIXED), _config())
-    for index, (height, width) in enumerate(MIXED):
-        size = resizing.resized_size((height, width), 64, 96)
-        bucket = BUCKETS.index(resizing.bucket_for(size, BUCKETS))
-        assert [index in indices for indices in members] == [i == bucket for i in range(3)]
-
-
 def test_bad_data_sets_are_refused_at_once():
     with pytest.raises(ValueError, match="no images"):
         pipeline.train_batches(_Discs([]), _config(), batch_size=2, seed=0)
@@ -109,16 +94,11 @@ def test_bad_data_sets_are_refused_at_once():
 
 @pytest.mark.parametrize("field", ["buckets", "test_buckets"])
 def test_an_image_that_fits_no_bucket_is_named_before_the_first_step(field):
-    fitting, both = _Discs([(60, 60)]), _Discs([(60, 60), (50, 100)])
-    config = _config(**{field: ((64, 64),)})
-    sets = (both, fitting) if field == "buckets" else (fitting, both)
+    both, config = _Discs([(60, 60), (50, 100)]), _config(**{field: ((64, 64),)})
     message = (
         rf"data\.{field}: image id 101 of 50x100 pixels .*, "
         r"48x96 after resizing, fits none of \[\(64, 64\)\]"
     )
-    with pytest.raises(ValueError, match=message):
-        schedule.check_sizes(*sets, config)
-    schedule.check_sizes(fitting, fitting, config)
     with pytest.raises(ValueError, match=message):
         if field == "buckets":
             pipeline.train_batches(both, config, batch_size=2, seed=0)
@@ -132,64 +112,6 @@ def test_a_bad_mask_store_is_refused_at_once():
         pipeline.train_batches(_Discs(MIXED), config, batch_size=2, seed=0)
     with pytest.raises(ValueError, match=message):
         pipeline.eval_batches(_Discs(MIXED), config, batch_size=2)
-
-
-@pytest.mark.parametrize(
-    "counts, batch_size", [((12, 7), 4), ((5,), 5), ((1, 20), 8), ((3, 0, 2), 16), ((9, 4), 1)]
-)
-def test_every_epoch_shows_every_image(counts, batch_size):
-    members, seen, step = _members(*counts), Counter(), 0
-    for epoch in range(1, 6):
-        while sum(-(-epoch * count // batch_size) for count in counts) > step:
-            bucket, indices = schedule.schedule(step, streams(members, 3), batch_size)
-            assert len(indices) == batch_size and set(indices) <= set(members[bucket])
-            seen.update(indices.tolist())
-            step += 1
-        assert min(seen[index] for index in range(sum(counts))) >= epoch
-        for indices in members:
-            times = [seen[index] for index in indices.tolist()]
-            # Only images that fill the last batch of an epoch are seen early, and the counts of two
-            # images differ by at most one.
-            assert sum(times) - epoch * len(times) < batch_size
-            assert not times or max(times) - min(times) <= 1
-
-
-def test_the_order_is_a_function_of_seed_and_step():
-    members = _members(11, 6, 3)
-
-    def order(steps, seed):
-        return [
-            (bucket, *indices.tolist()) for bucket, indices in (_at(step, seed) for step in steps)
-        ]
-
-    def _at(step, seed):
-        return schedule.schedule(step, streams(members, seed), 4)
-
-    forwards = order(range(40), seed=0)
-    assert order(reversed(range(40)), seed=0) == forwards[::-1]
-    assert order(range(40), seed=1) != forwards
-    assert forwards[:6] != forwards[6:12]
-    assert len({bucket for bucket, *_ in forwards[:6]}) == 3
-
-
-def test_each_epoch_has_its_own_permutation():
-    epochs = [
-        schedule.schedule(epoch, streams(_members(20), 0), 20)[1].tolist() for epoch in range(4)
-    ]
-    assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
-    assert len(set(map(tuple, epochs))) == 4
-
-
-def test_buckets_are_mixed_within_an_epoch():
-    members = _members(40, 40)
-    order = [schedule.schedule(step, streams(members, 0), 4)[0] for step in range(20)]
-    assert sum(order) == 10 and order != sorted(order) and order != sorted(order, reverse=True)
-
-
-def test_a_late_step_is_as_cheap_as_the_first():
-    members = _members(3, 1)
-    bucket, indices = schedule.schedule(10_000_000, streams(members, 0), 16)
-    assert set(indices) <= set(members[bucket])
 
 
 def test_batches_have_the_shapes_of_their_bucket_and_the_types_of_the_model():

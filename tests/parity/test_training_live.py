@@ -7,7 +7,6 @@ import os
 from functools import partial
 
 import jax
-import numpy as np
 import pytest
 
 # torch's warnings differ between versions.
@@ -79,23 +78,3 @@ def test_a_step_of_a_convnext(batches, monkeypatch):
     print(training.to_markdown(rows))
     # One step of this rate is near the rounding of the weights, so their change is not judged.
     assert all(row.passed for row in rows if not row.quantity.startswith("change"))
-
-
-def test_a_change_is_judged_against_that_of_torchvision():
-    zeros, ones = np.zeros(2), np.ones(2)
-    before = {"a.weight": zeros, "b.weight": zeros, "bn.running_mean": ones}
-    theirs = before | {"a.weight": np.array([3.0, 0.0]), "b.weight": np.array([0.0, 4.0])}
-    ours = theirs | {"b.weight": np.array([0.0, 4.5])}
-    row = training.Row("change of the weights", 0.1, "b.weight")
-    assert training.change_rows(before, ours, theirs) == [row]
-    (_, statistics) = training.change_rows(before, ours | {"bn.running_mean": zeros}, theirs)
-    assert statistics == training.Row("change of the running means", np.inf, "bn.running_mean")
-
-
-def test_the_largest_error_of_a_quantity_counts_and_nan_is_the_largest():
-    errors = (1e-6, "a"), (float("nan"), "b"), (1.0, "c")
-    rows = [training.Row("losses", error, where) for error, where in errors]
-    (row,) = training.worst(rows)
-    assert row.where == "b" and not row.passed
-    assert "too much" in training.to_markdown([row])
-    assert training.worst(rows[::2]) == [rows[2]]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from maskrcnn_jax.planning import hlo, origins
+from maskrcnn_jax.planning import hlo
 from maskrcnn_jax.planning.hlo import Frame
 
 TEXT = """
@@ -101,14 +101,6 @@ def test_lines_of_source(excess):
     inner, outer = program.stack(program.instructions["twice"])
     assert inner == Frame("/site/maskrcnn_jax/modules/fpn.py", INNER, 40) and outer == OUTER
     assert program.stack(program.instructions["copy"]) == []
-
-
-def test_a_copy_belongs_to_the_instruction_that_reads_it(program):
-    for name in ("copy", "fusion", "twice"):
-        instruction = program.instructions[name]
-        assert origins.stage_of(program, instruction) == "fpn"
-        source = origins.source_of(program, instruction)
-        assert source == "modules/fpn.py:40 < train_tool.py:3"
 
 
 def test_a_text_of_something_else_is_refused():

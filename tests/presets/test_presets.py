@@ -5,7 +5,6 @@ from math import prod
 import pytest
 
 from maskrcnn_jax import config_check, presets
-from maskrcnn_jax.model_config import FPNConfig
 from maskrcnn_jax.modules import backbones
 from maskrcnn_jax.weights import detectron2, mmdetection
 
@@ -64,29 +63,3 @@ def test_schedules(preset, num_steps, decay_steps, warmup):
     assert (optimizer.warmup_steps, optimizer.warmup_factor) == warmup
     peak = optimizer.learning_rate * config.batch_size / 16
     assert peak == pytest.approx(0.1 if preset.endswith("lsj") else 0.02)
-
-
-def test_a_preset_says_the_size_of_masks_but_not_that_of_a_c4_network():
-    given = presets.detectron2_r50_fpn(4)
-    given.model.mask_head.resolution = 28
-    found = presets.detectron2_r50_fpn(4)
-    assert presets.applied(given, found).model.mask_head.resolution == 28
-    assert found.model.mask_head.resolution == 14
-    assert presets.applied(given, presets.detectron2_r50_c4(4)).model.mask_head.resolution == 7
-
-
-def test_a_preset_without_a_pyramid_says_the_dilation_of_the_last_stage():
-    given = presets.detectron2_r50_dc5()
-    given.model.backbone.c5_dilation = 1
-    dilated = presets.detectron2_r50_dc5(4)
-    assert presets.applied(given, dilated).model.backbone.c5_dilation == 1
-    given.model.fpn = FPNConfig()
-    assert presets.applied(given, dilated).model.backbone.c5_dilation == 2
-
-
-def test_a_preset_says_what_trains_of_a_norm_with_fixed_statistics():
-    found = presets.mmdet_r50_fpn(4)
-    for preset, norm in (("mmdet_r50_caffe_fpn", "frozen_batch"), ("mmdet_r50_fpn", "fixed_batch")):
-        assert presets.applied(preset, found).model.backbone.norm == norm
-    found.model.backbone.norm = "batch"
-    assert presets.applied("mmdet_r50_caffe_fpn", found).model.backbone.norm == "batch"

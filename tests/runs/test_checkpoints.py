@@ -454,3 +454,15 @@ def test_the_first_reason_of_a_failed_save_is_told(tmp_path, monkeypatch, caplog
                 checkpoints.save(make_state(1.0))
         logging.warning("another record")
     assert caplog.messages == ["another record"]
+
+
+@pytest.mark.parametrize("first", [OSError("the first reason"), None])
+def test_a_save_that_fails_at_the_end_hides_no_error(tmp_path, monkeypatch, first):
+    def fail():
+        raise NotSaved("the disk is full")
+
+    with pytest.raises(OSError, match=str(first) if first else "the disk is full"):
+        with Checkpoints(tmp_path, keep=1) as checkpoints:
+            monkeypatch.setattr(checkpoints, "wait", fail)
+            if first:
+                raise first

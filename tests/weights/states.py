@@ -1,5 +1,6 @@
 """Small networks of each architecture, and their weights by torchvision's names."""
 
+import jax
 import numpy as np
 
 from maskrcnn_jax.model_config import ModelConfig
@@ -32,3 +33,9 @@ def with_counters(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     names = [name for name in state if name.endswith("running_var")]
     counters = (name.replace("running_var", torchvision.COUNTER) for name in names)
     return state | dict.fromkeys(counters, np.array(7))
+
+
+def assert_equal(a, b) -> None:
+    """Fails unless two trees of arrays are equal."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)

@@ -144,18 +144,6 @@ def test_what_is_no_file_is_named(tmp_path):
         files.read(os.devnull)
 
 
-def test_archives_of_numpy(tmp_path):
-    arrays = {"zeros": np.zeros(100_000), "f": np.asfortranarray(np.eye(3, 2)), "a/b": np.arange(3)}
-    big_endian = {"big": np.arange(5, dtype=">f4")}
-    for save in (np.savez, np.savez_compressed):
-        save(tmp_path / "w.npz", **arrays, **big_endian)
-        loaded, metadata = files.read(tmp_path / "w.npz")
-        assert list(loaded) == [*arrays, "big"] and metadata == {}
-        np.testing.assert_array_equal(loaded["big"], np.arange(5, dtype=np.float32), strict=True)
-        for name, array in arrays.items():
-            np.testing.assert_array_equal(loaded[name], array, strict=True)
-
-
 @pytest.mark.parametrize(
     "kind, found", [("C64", "complex64"), ("F8_E4M3", "float8"), ("I99", "I99")]
 )
@@ -165,38 +153,6 @@ def test_safetensors_of_other_numbers_are_refused(tmp_path, kind, found):
     (tmp_path / "w").write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
     with pytest.raises(ValueError, match=f"w cannot be read as weights.*{found}"):
         files.read(tmp_path / "w")
-
-
-def test_numpy_reads_ours(tmp_path):
-    files.write(tmp_path / "w.npz", {"a/b": np.arange(3)}, {"key": "value"})
-    with np.load(tmp_path / "w.npz", allow_pickle=False) as archive:
-        np.testing.assert_array_equal(archive["a/b"], np.arange(3))
-
-
-@pytest.mark.parametrize(
-    "array",
-    [np.array([{"not": "an array"}], dtype=object), np.array(["text"]), np.zeros(2, "i4,i4")],
-)
-def test_archives_of_other_things_than_numbers_are_refused(tmp_path, array):
-    path = tmp_path / "w.npz"
-    np.savez(path, a=array)
-    with pytest.raises(ValueError, match="w.npz"):
-        files.read(path)
-
-
-@pytest.mark.parametrize(
-    "shape",
-    [b"(999999999999,), }", b"(3,), }           ", b"(-4, -1), }       ", b"(4, ), 'x': 1}    "],
-)
-def test_a_header_that_declares_another_shape_takes_no_memory(tmp_path, shape):
-    np.savez(tmp_path / "good.npz", a=np.zeros(4))
-    with zipfile.ZipFile(tmp_path / "good.npz") as archive:
-        record = archive.read("a.npy")
-    place = record.index(b"(4,), }")
-    with zipfile.ZipFile(tmp_path / "bad.npz", "w") as archive:
-        archive.writestr("a.npy", record[:place] + shape + record[place + len(shape) :])
-    with pytest.raises(ValueError, match="bad.npz.*'a.npy'"):
-        files.read(tmp_path / "bad.npz")
 
 
 @pytest.mark.parametrize("record", [b"[]", b'{"a": 1}', b"{", b"[" * 100_000, b"\xff"])

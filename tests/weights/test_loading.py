@@ -4,12 +4,11 @@ import hashlib
 import json
 import re
 
-import jax
 import numpy as np
 import pytest
 
 from maskrcnn_jax import presets, training
-from maskrcnn_jax.config import Config, DetectionConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.model_config import ModelConfig, ResNetConfig
@@ -19,12 +18,10 @@ from maskrcnn_jax.weights import (
     files,
     loading,
     model_metadata,
-    reading,
     saving,
     torchvision,
-    torchvision_resnet,
 )
-from tests.weights.states import small, state_of, with_counters
+from tests.weights.states import assert_equal, small, state_of, with_counters
 
 v1, v2 = presets.maskrcnn_resnet50_fpn, presets.maskrcnn_resnet50_fpn_v2
 
@@ -37,20 +34,6 @@ HEADS = {
     )
     for kind in ("weight", "bias")
 }
-
-
-def assert_equal(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(state, name="weights.pth", metadata=None):
-        files.write(tmp_path / name, state, metadata)
-        return tmp_path / name
-
-    return write
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -141,35 +124,6 @@ def test_a_file_of_another_architecture_says_what_it_looks_like(write):
         match="does not fit .*ResNet-18-FPN.*looks like .*ResNet-34-FPN.*frozen batch norm",
     ):
         loading.load(path, small(v1(3)))
-
-
-@pytest.mark.parametrize(
-    "names, message",
-    [
-        (["conv1.weight", "fc.weight"], "conv1.weight, fc.weight"),
-        (
-            [
-                e.name
-                for e in torchvision_resnet.entries(ModelConfig(backbone=ResNetConfig(depth=18)))
-            ],
-            "ResNet-18 for classification",
-        ),
-        ([], "no array"),
-    ],
-)
-def test_what_is_no_detector_is_refused(write, names, message):
-    path = write({name: np.zeros(1, np.float32) for name in names})
-    with pytest.raises(ValueError, match=f"{path}.*{message}"):
-        loading.load(path)
-
-
-def test_what_is_not_there_is_refused_with_what_would_do(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match='absent.pth; expected such a path or "COCO_V1" or "V2_COCO_V1"$'
-    ):
-        loading.load(tmp_path / "absent.pth")
-    with pytest.raises(FileNotFoundError, match="COCO_V1; and torchvision released none"):
-        loading.load("COCO_V1", ModelConfig(backbone=ResNetConfig(depth=101)))
 
 
 def test_another_number_of_classes_starts_the_heads_anew(write):
@@ -289,41 +243,6 @@ class TestCategories:
             loading.load(write(state_of(small(v1(3))), metadata=metadata))
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".pth", ".safetensors"])
-def test_what_we_save_comes_back_with_all_that_belongs_to_it(tmp_path, suffix):
-    config = Config(model=small(v1(3), stem_channels=64))
-    config.model.rpn.anchor_sizes = (8, 16, 32, 64, 128)
-    config.backbone_weights = "somewhere/else.npz"
-    config.detection = DetectionConfig(score_threshold=0.3, num_detections=7)
-    config.execution.rematerialise = True
-    config.data.test_short_side, config.data.test_buckets = 320, ((320, 320), (320, 448))
-    categories = Categories((5, 17), ("cat", "dog"))
-    variables = torchvision.from_state_dict(state_of(config.model), config.model)
-    saving.save(tmp_path / f"w{suffix}", config, variables, categories)
-    loaded = loading.load(tmp_path / f"w{suffix}")
-    assert_equal(loaded.variables, variables)
-    assert loaded.categories == categories
-    assert loaded.config.model.rpn.anchor_sizes == (8, 16, 32, 64, 128)
-    assert loaded.config.model == config.model and loaded.config.detection == config.detection
-    assert loaded.config.backbone_weights is None
-    assert loaded.config.execution == Config().execution  # A file does not store this.
-    assert loaded.config.data == config.data
-
-
-def test_a_model_torchvision_lacks_travels_as_npz_only(tmp_path, tiny):
-    config, variables = Config(model=tiny.model.config), jax.device_get(tiny.variables)
-    for suffix in (".pth", ".safetensors"):
-        with pytest.raises(ValueError, match='norm "group".*npz'):
-            saving.save(tmp_path / f"w{suffix}", config, variables, None)
-    saving.save(tmp_path / "w.npz", config, variables, None)
-    loaded = loading.load(tmp_path / "w.npz")
-    assert loaded.config.model == config.model and "group norm" in loaded.report.architecture
-    assert_equal(loaded.variables, variables)
-    with pytest.raises(ValueError, match="torchvision's names.*'group'"):
-        files.write(tmp_path / "w.pth", state_of(small(v1(4))))
-        loading.load(tmp_path / "w.pth", config.model)
-
-
 def test_our_own_names_without_a_configuration_need_one(tmp_path):
     config = small(v1(3))
     variables = torchvision.from_state_dict(state_of(config), config)
@@ -407,20 +326,6 @@ def test_names_are_said_to_be_those_that_a_file_has(tmp_path):
         loading.load(tmp_path / "weights.npz", config)
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".pth", ".safetensors"])
-def test_faster_rcnn_travels_in_every_format(tmp_path, suffix):
-    config = Config(model=small(presets.fasterrcnn_resnet50_fpn_v2(3), stem_channels=64))
-    variables = torchvision.from_state_dict(state_of(config.model), config.model)
-    saving.save(tmp_path / f"w{suffix}", config, variables, None)
-    loaded = loading.load(tmp_path / f"w{suffix}")
-    assert loaded.config.model == config.model and loaded.config.model.mask_head is None
-    assert "mask_head" not in loaded.variables["params"]
-    # The backbone has 18 layers, so the name of no released architecture fits.
-    assert "fasterrcnn_resnet50_fpn_v2" not in loaded.report.architecture
-    assert loaded.report.architecture.startswith("Faster R-CNN with ResNet-18-FPN")
-    assert_equal(loaded.variables, variables)
-
-
 @pytest.mark.parametrize("has_masks", [True, False])
 def test_masks_cannot_be_added_or_left_out(write, has_masks):
     with_masks = small(v1(3))
@@ -428,18 +333,6 @@ def test_masks_cannot_be_added_or_left_out(write, has_masks):
     wanted, given = (with_masks, without) if has_masks else (without, with_masks)
     with pytest.raises(ValueError, match="roi_heads.mask_head.0.0.weight"):
         loading.load(write(state_of(given)), wanted)
-
-
-def test_a_model_of_four_channels_is_saved_and_loaded(tmp_path):
-    config = Config(
-        model=small(ModelConfig(num_classes=3, image_mean=(0.5,) * 4, image_std=(1.0,) * 4))
-    )
-    variables = torchvision.from_state_dict(state_of(config.model), config.model)
-    saving.save(tmp_path / "w.npz", config, variables, None)
-    loaded = loading.load(tmp_path / "w.npz")
-    assert loaded.config.model == config.model
-    assert loaded.variables["params"]["backbone"]["conv1"]["kernel"].shape == (7, 7, 4, 4)
-    assert_equal(loaded.variables, variables)
 
 
 def test_a_run_directory_is_loaded_with_its_experiment(tmp_path, monkeypatch):
@@ -458,11 +351,3 @@ def test_a_run_directory_is_loaded_with_its_experiment(tmp_path, monkeypatch):
         for layer in ("box_head/cls_score", "box_head/bbox_pred", "mask_head/logits")
         for kind in ("kernel", "bias")
     }
-
-
-def test_released_files_follow_the_architecture():
-    assert reading.released_for(v1(5)) == {"COCO_V1": "maskrcnn_resnet50_fpn"}
-    assert reading.released_for(v2(5)) == {"COCO_V1": "maskrcnn_resnet50_fpn_v2"}
-    faster = presets.fasterrcnn_resnet50_fpn(5)
-    assert reading.released_for(faster) == {"COCO_V1": "fasterrcnn_resnet50_fpn"}
-    assert reading.released_for(ModelConfig(backbone=ResNetConfig(depth=101))) == {}

@@ -113,20 +113,6 @@ def test_a_checkpoint_round_the_state_dict_may_hold_numbers_text_and_other_tenso
     np.testing.assert_array_equal(arrays["x"], [5, 6])
 
 
-def test_legacy_storages_that_nothing_wanted_uses_are_skipped(tmp_path):
-    def tensor(key, size):
-        return build.tensor(build.storage(key, size, "FloatStorage", b"N"), (size,), (1,))
-
-    content = build.mapping(
-        {
-            "other": build.mapping({"m": tensor("a", 3)}),
-            "model": build.mapping({"x": tensor("b", 2)}),
-        }
-    )
-    arrays = read(tmp_path, build.legacy_file(content, {"a": COUNT[:3], "b": COUNT[7:9]})).arrays
-    np.testing.assert_array_equal(arrays["x"], [7, 8])
-
-
 def test_an_ordered_dict_and_byte_strings_of_python_2(tmp_path):
     pair = b"](U\x01x" + build.tensor(build.storage("0", 2), (2,), (1,)) + b"e"
     content = build.call(build.name("collections", "OrderedDict"), b"](" + pair + b"e")
@@ -233,18 +219,3 @@ def test_torch_reads_what_is_written(torch, tensors, tmp_path, mmap):
     filled = [tensor.untyped_storage().data_ptr() for tensor in loaded.values() if tensor.numel()]
     assert len(set(filled)) == len(filled)
     assert all(pointer % 64 == 0 for pointer in filled) or not mmap
-
-
-def test_what_pytorch_cannot_hold_is_not_written(tmp_path):
-    with pytest.raises(ValueError, match="x is uint32"):
-        files.write(tmp_path / "w.pth", {"x": np.zeros(2, np.uint32)})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_checkpoint_names_its_classes(tmp_path):
-    state = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(7)}
-    files.write(tmp_path / "w.pth", state, classes=("cat", "dog \u00e9"))
-    found = files.read(tmp_path / "w.pth")
-    assert found.metadata == {"checkpoint.classes": '["cat", "dog \\u00e9"]'}
-    assert found.arrays.keys() == state.keys()
-    np.testing.assert_array_equal(found.arrays["a.weight"], state["a.weight"])

@@ -4,18 +4,13 @@ import pickle
 
 import numpy as np
 import pytest
-import yaml
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.config import Config, DetectionConfig
+from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.model_config import ConvNeXtConfig, ModelConfig, ViTConfig
-from maskrcnn_jax.settings import to_dict
 from maskrcnn_jax.weights import (
     detectron2,
     detectron2_config,
-    detectron2_keys,
-    differences,
     files,
     loading,
     mmdetection,
@@ -254,131 +249,3 @@ def test_faster_r_cnns_are_written_too(tmp_path):
         assert switch.setting in ("MODEL.MASK_ON: False", "type='FasterRCNN'")
         translation.write(tmp_path / "out.safetensors", translated)
         assert loading.load(tmp_path / "out.safetensors").config.model.mask_head is None
-
-
-# The table of rules.
-
-# Fields that only training reads, or that do not change what is detected.
-TRAINING = {
-    *("positive_iou", "negative_iou", "num_samples", "positive_fraction", "smooth_l1_beta"),
-    *("max_samples", "frozen_stages", "drop_path", "dtype", "low_quality", "min_low_quality_iou"),
-    *("loss_divisor", "ground_truth", "mask_targets", "box_loss", "box_loss_weight"),
-    *("federated_classes", "federated_power", "class_frequencies"),
-}
-# Fields that make a network one of another kind, which has configs of its own.
-OF_KIND = {"model.cascade", "model.box_head.res5", "model.backbone.last_level"}
-OF_TRAINING = {"model.rpn.num_candidates", "model.rpn.num_proposals"}
-
-
-def leaves(settings, prefix):
-    for name, value in to_dict(settings).items():
-        if isinstance(value, dict):
-            yield from (f"{prefix}{name}.{rest}" for rest in flat(value))
-        else:
-            yield f"{prefix}{name}"
-
-
-def flat(values):
-    for name, value in values.items():
-        yield from (f"{name}.{x}" for x in flat(value)) if isinstance(value, dict) else [name]
-
-
-def test_every_rule_of_detection_is_compared():
-    fields = {*leaves(ModelConfig(), "model."), *leaves(DetectionConfig(), "detection.")}
-    for backbone in (ConvNeXtConfig(), ViTConfig()):
-        fields |= {*leaves(backbone, "model.backbone.")}
-    wanted = {x for x in fields if x.rpartition(".")[2] not in TRAINING} - OF_TRAINING - OF_KIND
-    compared = {x for x in differences.FIELDS if not x.startswith(("data.", "model.cascade."))}
-    assert compared == wanted
-
-
-def other_config():
-    """A config that differs from Detectron2's in every rule that can be set there."""
-    config = D2(5)
-    model, detection = config.model, config.detection
-    presets.use_torchvision_input(model)
-    model.backbone.depth, model.fpn.norm = 101, "group"
-    model.rpn.num_convs, model.rpn.anchor_sizes = 2, (16.0, 32.0, 64.0, 128.0, 256.0)
-    model.rpn.aspect_ratios, model.rpn.box_weights = (0.4, 1.0), (2.0, 2.0, 1.0, 1.0)
-    model.rpn.nms_threshold, model.rpn.min_box_size = 0.6, 1.0
-    model.roi.aligned, model.roi.sampling_ratio = False, 2
-    model.roi.box_weights = (5.0, 5.0, 2.0, 2.0)
-    model.box_head.num_convs, model.box_head.norm, model.box_head.num_layers = 4, "group", 1
-    model.box_head.features, model.box_head.channels, model.mask_head.channels = 512, 128, 64
-    model.mask_head.num_convs, model.mask_head.norm = 2, "group"
-    model.box_head.classifier = "sigmoid"
-    detection.num_candidates, detection.num_proposals, detection.num_detections = 500, 400, 50
-    detection.score_threshold, detection.nms_threshold = 0.1, 0.4
-    config.data.test_short_side, config.data.test_max_long_side = 600, 1000
-    return config
-
-
-def test_detectron2s_keys_set_what_they_say(tmp_path):
-    config = other_config()
-    _, found = differences.find(config, "detectron2", is_bgr=False)
-    assert len(found) > 25 and all(each.setting for each in found)
-    keys = {"_BASE_": "base.yaml"}
-    for each in found:
-        # "A.B: 1, C: 2" and "A.B, A.C: 1" set two keys.
-        names, _, value = each.setting.partition(": ")
-        if "RES2_OUT" in value:
-            names, value = "MODEL.RESNETS.DEPTH", value.partition(",")[0]
-        for name in names.split(", "):
-            keys[name] = yaml.safe_load(value)
-    base = {"MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.MASK_ON": True}
-    fixed = {x: y for x, y in detectron2_keys.FIXED.items() if not isinstance(y, tuple)}
-    fixed |= {x: list(y) for x, y in detectron2_keys.FIXED.items() if isinstance(y, tuple)}
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base | fixed))
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(keys))
-    read, order = detectron2_config.read(tmp_path / "config.yaml")
-    assert order == "RGB"
-    for each in found:
-        if each.rule != peer_settings.ORDER:
-            value = peer_settings.value_of(read, each.rule)
-            if isinstance(value, str):
-                assert value == each.here, each.rule
-            else:
-                np.testing.assert_allclose(value, each.here, rtol=1e-5, err_msg=each.rule)
-
-
-def test_the_table_says_what_cannot_be_set():
-    config = Config(model=presets.maskrcnn_resnet50_fpn())
-    name, found = differences.find(config, "mmdet", is_bgr=False)
-    text = differences.table(found, name)
-    assert name == "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
-    assert "| rounded anchors (model.rpn.round_anchors) | yes | no | cannot be set |" in text
-    assert "| RoIAlign aligned (model.roi.aligned) | no | yes | roi_head.{bbox,mask}_roi_" in text
-    assert "bgr_to_rgb" not in text and "model.image_mean" not in text
-    there = differences.as_computed(config, found)
-    assert there.detection.paste == "centres" and not there.model.roi.aligned
-    assert there.model.limit_shrinking and config.detection.paste == "expanded"
-
-
-def test_nothing_differs_from_torchvisions_own_networks():
-    for name, build in presets.PRESETS.items():
-        assert differences.find(Config(model=build()), "torchvision", False) == (name, [])
-
-
-PARTS_WITH_ARRAYS = ("backbone", "fpn", "box_head", "mask_head", "num_classes")
-
-
-@pytest.mark.parametrize("target", differences.SETTINGS)
-def test_every_arrays_shape_can_be_set_everywhere(target):
-    """Otherwise a file would be written that no config of the library loads."""
-    config = other_config()
-    config.model.mask_head.resolution, config.model.box_head.resolution = 10, 5
-    for field in differences.FIELDS:
-        part = field.split(".")[1]
-        # An eps is folded into the variances for Detectron2, which alone has DC5 networks here.
-        # torchvision has one stem, and MMDetection one classifier.
-        is_refused = (target, field) in (
-            ("torchvision", "model.backbone.stem_channels"),
-            ("torchvision", "model.backbone.c5_dilation"),
-            ("mmdet", "model.backbone.c5_dilation"),
-            ("mmdet", "model.box_head.classifier"),
-        )
-        is_refused |= field == "model.fpn.top_down"  # It belongs to the backbone.
-        is_folded = target == "detectron2" and field.endswith("norm_eps")
-        is_skipped = is_refused or is_folded or not differences._is_used(config, field)
-        if part in PARTS_WITH_ARRAYS and not is_skipped:
-            assert differences.SETTINGS[target](field, config, False), field

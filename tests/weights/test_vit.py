@@ -13,7 +13,6 @@ from maskrcnn_jax.weights import (
     files,
     layout,
     loading,
-    model_metadata,
     translation,
     vit,
 )
@@ -42,12 +41,6 @@ def test_the_tables_have_as_many_arrays_as_detectron2s_models(build, num_arrays,
     table = list(detectron2.entries(build().model))
     assert len(table) == len({x.name for x in table}) == num_arrays
     assert sum(prod(x.shape) for x in table) == num_parameters
-
-
-def test_a_file_of_ours_keeps_its_square():
-    config = B(4)
-    again, _ = model_metadata.decode(model_metadata.encode(config, None))
-    assert again.model == config.model and again.data.test_buckets == ((1024, 1024),)
 
 
 def test_names_and_shapes_are_detectron2s():

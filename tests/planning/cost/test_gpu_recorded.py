@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from maskrcnn_jax.planning import chips, hlo
-from maskrcnn_jax.planning.cost import cost, gpu, launches
+from maskrcnn_jax.planning.cost import gpu, launches
 
 TEXTS = Path(__file__).parent / "texts"
 H100 = chips.GPUS["NVIDIA H100 80GB HBM3"]
@@ -71,15 +71,6 @@ def test_the_stages_and_lines_of_the_box_head():
     assert {item.stage for item in items} == {"box_head", "box_head, backward"}
     product = max(items, key=lambda item: item.price.flops)
     assert product.source.startswith("modules/box_head.py:")
-
-
-def test_the_host_waits_where_it_asks(tmp_path):
-    thunks = (TEXTS / "gpu_until_small.thunks.txt").read_text()
-    (tmp_path / "jit_f.thunk_sequence.txt").write_text(thunks)
-    priced = cost.read(H100, program_of("until_small"), tmp_path)
-    assert priced.launches == launches_of("until_small")
-    on_host = cost.LAUNCH * priced.launches.launches
-    assert priced.seconds == max(priced.busy, on_host) + 2 * cost.QUESTION
 
 
 def test_sorts_take_several_kernels():

@@ -3,8 +3,8 @@
 import pytest
 
 from maskrcnn_jax.planning import hlo
-from maskrcnn_jax.planning.cost import cost, schedule
-from maskrcnn_jax.planning.cost.schedule import Item, Loop, Price
+from maskrcnn_jax.planning.cost import schedule
+from maskrcnn_jax.planning.cost.schedule import Loop, Price
 
 TEXT = """
 %turn (s: f32[8]) -> f32[8] {
@@ -73,15 +73,3 @@ def test_a_body_without_origin_belongs_to_the_stage_of_its_loop(read):
     stages = {item.name: item.stage for item in read.items}
     assert stages["in_loop"] == "mask_head, backward"
     assert stages["in_call"] == "other"
-
-
-def test_groups_are_sums_over_turns():
-    items = [
-        Item("a", "", "fpn", "", 3.0, Price("product", 1.0, 2.0, 10.0, 7.0)),
-        Item("b", "", "fpn", "", 1.0, Price("layout", 4.0)),
-        Item("c", "", "rpn", "", 1.0, Price("product", 9.0)),
-    ]
-    rows = cost.group(items, lambda item: item.stage)
-    assert list(rows) == ["rpn", "fpn"]  # The dearest first.
-    # Without an estimate of the compiler the price stands in for it.
-    assert rows["fpn"] == cost.Row(seconds=7.0, estimate=10.0, flops=30.0, traffic=21.0, runs=4.0)

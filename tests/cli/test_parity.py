@@ -1,5 +1,6 @@
 """`maskrcnn-jax parity`: exit codes and messages, without a comparison."""
 
+import argparse
 import sys
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from PIL import Image
 from maskrcnn_jax.cli import main, parity
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.execution import Execution
-from maskrcnn_jax.parity import comparison, report
+from maskrcnn_jax.parity import comparison, recipe, report
 
 ARGUMENTS = ["parity", "--random", "v1"]
 
@@ -77,6 +78,17 @@ def test_mistakes_are_refused(no_models, capsys, image):
     assert "900 and 800" in capsys.readouterr().err
     assert main.main(["parity", "--random", "mmdet_r50_fpn", image]) == 2
     assert "mmdet_r50_fpn is not of torchvision, which has v1," in capsys.readouterr().err
+
+
+def test_without_a_name_the_first_random_model_of_the_family_is_taken(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(recipe, "variables", lambda config, seed: drawn.append(seed) or {})
+    for name, title in ((None, "mmdet_r50_fpn"), ("mmdet_r50_fpn_gn", "mmdet_r50_fpn_gn")):
+        args = argparse.Namespace(weights=None, random=name, family="mmdet", seed=3)
+        found, config, variables = parity._model(args)
+        assert found == f"{title}, random weights of seed 3" and variables == {}
+        assert config.model.roi.level_rule == "mmdetection"
+    assert drawn == [3, 3]
 
 
 @pytest.mark.parametrize("tolerance, code", [(1.0, 0), (0.0, 1)])

@@ -132,8 +132,9 @@ def place(
     size = owner.shape[::-1]
     for step, wanted in enumerate(_places(box, plate)):
         corner = np.clip(wanted, 0, np.array(size) - plate)
+        cost = _LATER * step + (_MOVED if (corner != wanted).any() else 0)
         rectangle = np.concatenate([corner, corner + plate])
-        if _overlap(rectangle[None], placed).any():
+        if cost >= lowest or _overlap(rectangle[None], placed).any():
             continue
         x0, y0, x1, y1 = rectangle.tolist()
         covered = np.bincount(owner[y0:y1, x0:x1].ravel(), minlength=len(areas) + 1)[1:]
@@ -141,8 +142,7 @@ def place(
         others = np.delete(hidden, index)
         if hidden[index] > _MOST_OF_OWN or (others > _MOST_OF_OTHERS).any():
             continue
-        moved = _MOVED if (corner != wanted).any() else 0
-        cost = hidden.sum() + moved + _LATER * step
+        cost += hidden.sum()
         if cost < lowest:
             best, lowest = rectangle, cost
     return best

@@ -15,10 +15,10 @@ import optax
 import pytest
 from absl import logging
 
-from maskrcnn_jax import distributed, execution, training
+from maskrcnn_jax import distributed, training
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model import variable_shapes
 from maskrcnn_jax.model_config import (
     BoxHeadConfig,
     FPNConfig,
@@ -384,8 +384,7 @@ def tiny_experiment():
 
 def initial_state(config, value):
     """The initial state of `train.py` with all variables set to one value."""
-    init = MaskRCNN(config.model, config.detection, execution.choose(config.execution)).init
-    shapes = jax.eval_shape(init, jax.random.key(0), *example_inputs(config.model))
+    shapes = variable_shapes(config.model)
     variables = jax.tree.map(lambda x: np.full(x.shape, value, x.dtype), shapes)
     optimizer = training.make_optimizer(config, variables["params"])
     return training.create_state(variables, optimizer)

@@ -11,10 +11,11 @@ from jaxtyping import Array, Float, Int
 
 from maskrcnn_jax.config import Config, OptimizerConfig
 from maskrcnn_jax.losses import mean
-from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.modules import backbones
 from maskrcnn_jax.ops.sampling import Key
 from maskrcnn_jax.structures import Batch
+from maskrcnn_jax.variables import example_inputs
 
 REFERENCE_BATCH = 16  # Images per step that learning rates in configs refer to.
 

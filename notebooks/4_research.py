@@ -27,11 +27,11 @@ from maskrcnn_jax.data.pipeline import train_batches
 from maskrcnn_jax.data.shapes import ShapesDataset
 from maskrcnn_jax.diagnostics import mask_accuracy
 from maskrcnn_jax.losses import mask_loss, mean
-from maskrcnn_jax.model import example_inputs
 from maskrcnn_jax.modules import backbones, fpn
 from maskrcnn_jax.modules.rpn import RPN
 from maskrcnn_jax.ops.roi_pooling.align import multilevel_roi_align
 from maskrcnn_jax.roi_heads.plain import PlainBoxHead, PlainMaskHead, positives_and_masks
+from maskrcnn_jax.variables import example_inputs
 
 # %% [markdown]
 # ## RoIAlign alone

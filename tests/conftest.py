@@ -25,7 +25,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from maskrcnn_jax.config import DetectionConfig
-from maskrcnn_jax.model import MaskRCNN, variable_shapes  # noqa: E402
+from maskrcnn_jax.model import MaskRCNN  # noqa: E402
 from maskrcnn_jax.model_config import (
     BoxHeadConfig,
     FPNConfig,
@@ -37,6 +37,7 @@ from maskrcnn_jax.model_config import (
 )
 from maskrcnn_jax.modules import box_head, layers, mask_head, resnet, rpn  # noqa: E402
 from maskrcnn_jax.modules.extents import zero_beyond  # noqa: E402
+from maskrcnn_jax.variables import variable_shapes  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # All processes of a test session share what took long to compile; the first one removes it.

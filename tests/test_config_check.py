@@ -10,7 +10,7 @@ from maskrcnn_jax import presets, settings
 from maskrcnn_jax.cli import config_file
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.config_check import check
-from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.model_config import (
     BoxHeadConfig,
     CascadeConfig,
@@ -19,6 +19,7 @@ from maskrcnn_jax.model_config import (
     ModelConfig,
     ResNetConfig,
 )
+from maskrcnn_jax.variables import example_inputs
 from maskrcnn_jax.weights.detectron2_config import set_field
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("[a-z]*.py"))

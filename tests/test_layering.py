@@ -14,7 +14,7 @@ PACKAGE = ROOT / "maskrcnn_jax"
 
 GROUND = {"config", "model_config", "settings", "structures"}
 STAGES = {"proposals", "detections", "targets", "losses", "diagnostics"}
-NETWORK = GROUND | STAGES | {"model", "modules/", "ops/", "poolers", "roi_heads/"}
+NETWORK = GROUND | STAGES | {"model", "modules/", "ops/", "poolers", "roi_heads/", "variables"}
 COMPUTED = NETWORK | {"execution", "sharding", "xla/"}
 INPUTS = {"data/", "images", "resizing", "distributed", "config_check", "whole_files"}
 INPUTS |= {"pasting", "coco_metrics"}
@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "model": GROUND
     | STAGES
     | {"modules/", "ops/", "poolers", "roi_heads/", "execution", "sharding"},
+    "variables": {"model", "model_config", "settings"},
     "presets/": {"config", "model_config"},
     # Images, ground truth and processes; none of it knows the network.
     "images": {"image_files/"},

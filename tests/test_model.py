@@ -16,11 +16,12 @@ from maskrcnn_jax.data.categories import Categories
 from maskrcnn_jax.detector import Detector
 from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.losses import mean
-from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.model_config import FPNConfig, MaskHeadConfig, ModelConfig, ResNetConfig
 from maskrcnn_jax.ops.rounding import ceil32
 from maskrcnn_jax.roi_heads import plain
 from maskrcnn_jax.structures import Batch, Crops, Detections, Instances
+from maskrcnn_jax.variables import example_inputs
 
 # Two proposals of one image have the same score up to rounding; this key draws neither or both.
 KEY = jax.random.key(9)

@@ -17,8 +17,9 @@ from maskrcnn_jax.data.annotations import without_images
 from maskrcnn_jax.data.dataset import Dataset
 from maskrcnn_jax.data.schedule import check_sizes
 from maskrcnn_jax.data.sources import check_categories, open_train, open_val
-from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.runs import left_out, run_directory
+from maskrcnn_jax.variables import example_inputs
 from maskrcnn_jax.weights import backbones, loading
 
 

@@ -48,6 +48,9 @@ GAINS = {
 OF_MEANS = {"roi_heads.box_predictor.cls_score.weight": 11.0}
 # In a DC5 network the box head reads C5 itself. After its ReLU, all RoIs share the channels' means.
 OF_C5 = {"roi_heads.box_predictor.cls_score.weight": 6.6}
+# Features of a pyramid behind group norm vary more. MMDetection ranks anchors by probabilities in
+# float32, of which many are equal where logits are large.
+OF_GROUP_NORM = {"rpn.head.cls_logits.weight": 2.0}
 # The bias of the background logit, in units of the expected maximum of ``num_classes`` normal
 # numbers, for box heads without and with convolutions.
 BACKGROUND_GAIN = {False: 2.75, True: 2.5}
@@ -119,8 +122,7 @@ def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
             if name == "roi_heads.box_predictor.cls_score.bias":
                 array[0] += _background_logit(config)
         elif len(shape) == 1:
-            depth = getattr(config.backbone, "depth", 50)
-            array = random.uniform(0.8, 1.2, shape) * _norm_gain(name, depth)
+            array = random.uniform(0.8, 1.2, shape) * _norm_gain(name, config)
         elif name.endswith("layer_scale"):
             array = random.uniform(0.2, 0.6, shape)
         else:
@@ -136,7 +138,9 @@ def state_dict(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
 def _gains(config: ModelConfig) -> dict[str, float]:
     if config.box_head.res5:
         return GAINS | OF_MEANS
-    return GAINS | OF_C5 if config.fpn is None else GAINS
+    if config.fpn is None:
+        return GAINS | OF_C5
+    return GAINS | OF_GROUP_NORM if config.fpn.norm == "group" else GAINS
 
 
 def _background_logit(config: ModelConfig) -> float:
@@ -144,10 +148,15 @@ def _background_logit(config: ModelConfig) -> float:
     return BACKGROUND_GAIN[config.box_head.num_convs > 0] * largest
 
 
-def _norm_gain(name: str, depth: int) -> float:
-    """The gain of a norm. The last norm of a block is small, to bound the sum over a stage."""
+def _norm_gain(name: str, config: ModelConfig) -> float:
+    """The gain of a norm. The last norm of a block is small, to bound the sum over a stage.
+
+    Rounding grows from block to block as the sum does, and fastest with group norm: with a gain of
+    0.5, Detectron2 in float32 pairs only 96 of 100 detections with Detectron2 in float64.
+    """
+    depth, norm = getattr(config.backbone, "depth", 50), getattr(config.backbone, "norm", "none")
     last = ".bn3." if depth >= 50 else ".bn2."
-    small = 0.5 if depth <= 50 else 0.25
+    small = 0.25 if depth > 50 or norm == "group" else 0.5
     return small if last in name else 1.0
 
 

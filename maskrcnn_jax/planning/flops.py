@@ -21,10 +21,11 @@ from jaxtyping import Array
 
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.pack import batch_shapes
-from maskrcnn_jax.model import MaskRCNN, variable_shapes
+from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.ops.sampling import Key
 from maskrcnn_jax.structures import Batch
+from maskrcnn_jax.variables import variable_shapes
 
 LOOPS = "scan", "while"
 

@@ -9,8 +9,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from maskrcnn_jax import execution, sharding, training
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.pack import batch_shapes
-from maskrcnn_jax.model import MaskRCNN, variable_shapes
+from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.planning import stages
+from maskrcnn_jax.variables import variable_shapes
 
 
 def lower(

@@ -16,11 +16,11 @@ import orbax.checkpoint as ocp
 from maskrcnn_jax import config_check, distributed, whole_files
 from maskrcnn_jax.config import Config, OptimizerConfig
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.model import variable_shapes
 from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.runs import saved_states
 from maskrcnn_jax.runs.plain_path import PlainPath
 from maskrcnn_jax.settings import differences, from_dict, to_dict
+from maskrcnn_jax.variables import variable_shapes
 
 COMMANDS = "commands.jsonl"
 

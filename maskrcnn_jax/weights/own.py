@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from maskrcnn_jax.model import MaskRCNN, example_inputs, variable_shapes
+from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.model_config import ModelConfig
+from maskrcnn_jax.variables import example_inputs, variable_shapes
 from maskrcnn_jax.weights.guess import Guess
 from maskrcnn_jax.weights.layout import Entry
 

@@ -67,7 +67,8 @@ def detector() -> Callable[..., tuple[Any, ...]]:
     # Imported after `use_plain_forms`, whose functions they take at their import.
     from maskrcnn_jax import execution, presets
     from maskrcnn_jax.config import DetectionConfig
-    from maskrcnn_jax.model import MaskRCNN, example_inputs
+    from maskrcnn_jax.model import MaskRCNN
+    from maskrcnn_jax.variables import example_inputs
 
     config = presets.maskrcnn_resnet50_fpn(num_classes=4)
     config.backbone.depth, config.backbone.stem_channels = 18, 4

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn_jax import model
 from maskrcnn_jax.cli import config_file, evaluate
 from maskrcnn_jax.cli.main import main
 from maskrcnn_jax.data.shapes import ShapesDataset
 from maskrcnn_jax.runs import run_directory
+from maskrcnn_jax.variables import variable_shapes
 from maskrcnn_jax.weights import loading
 from maskrcnn_jax.xla import compiler
 from tests.cli.conftest import tiny_config
@@ -21,8 +21,7 @@ from tests.cli.conftest import tiny_config
 @pytest.mark.slow
 def test_evaluate_and_predict_with_a_real_model(tmp_path, monkeypatch):
     config, categories = tiny_config(), ShapesDataset.categories
-    init = model.MaskRCNN(config.model).init
-    shapes = jax.eval_shape(init, jax.random.key(0), *model.example_inputs(config.model))
+    shapes = variable_shapes(config.model)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.05, x.shape), x.dtype), shapes)
     variables["constants"] = jax.tree.map(jnp.ones_like, variables["constants"])

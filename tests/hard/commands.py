@@ -19,7 +19,8 @@ from PIL import Image
 from maskrcnn_jax.artifacts import artifact
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data import coco_instances
-from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model import MaskRCNN
+from maskrcnn_jax.variables import example_inputs
 from maskrcnn_jax.weights import files, saving
 from tests import train_process
 from tests.hard.data import write_images

@@ -11,7 +11,6 @@ from maskrcnn_jax.config import Config
 from maskrcnn_jax.data import pipeline
 from maskrcnn_jax.data.pack import batch_shapes
 from maskrcnn_jax.data.shapes import ShapesDataset
-from maskrcnn_jax.model import variable_shapes
 from maskrcnn_jax.model_config import (
     BoxHeadConfig,
     FPNConfig,
@@ -23,6 +22,7 @@ from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.planning import programs
 from maskrcnn_jax.planning.devices import topology
 from maskrcnn_jax.planning.plan import make_plan
+from maskrcnn_jax.variables import variable_shapes
 from tests.conftest import QUICK_COMPILE
 
 BUCKET = 64, 96

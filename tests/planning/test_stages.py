@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 from maskrcnn_jax.data.pack import batch_shapes
-from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.modules import resnet
 from maskrcnn_jax.planning import stages
+from maskrcnn_jax.variables import example_inputs
 from tests.planning.test_plan import BUCKET, ONE_BLOCK_PER_STAGE, tiny_config
 
 GRADIENTS = {

@@ -18,7 +18,6 @@ from absl import logging
 from maskrcnn_jax import distributed, training
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.categories import Categories
-from maskrcnn_jax.model import variable_shapes
 from maskrcnn_jax.model_config import (
     BoxHeadConfig,
     FPNConfig,
@@ -28,6 +27,7 @@ from maskrcnn_jax.model_config import (
 )
 from maskrcnn_jax.runs import run_directory, saved_states
 from maskrcnn_jax.runs.checkpoints import Checkpoints, NotSaved
+from maskrcnn_jax.variables import variable_shapes
 
 CATEGORIES = Categories((3, 7), ("cat", "dog"))
 

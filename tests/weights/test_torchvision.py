@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.model import variable_shapes
 from maskrcnn_jax.model_config import BoxHeadConfig, ModelConfig, ResNetConfig, RoIConfig
+from maskrcnn_jax.variables import variable_shapes
 from maskrcnn_jax.weights import torchvision
 from tests.weights.states import small, state_of, with_counters
 

@@ -25,10 +25,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from maskrcnn_jax import execution, sharding
 from maskrcnn_jax.config import Config
 from maskrcnn_jax.data.pack import batch_shapes
-from maskrcnn_jax.model import MaskRCNN, example_inputs
+from maskrcnn_jax.model import MaskRCNN
 from maskrcnn_jax.model_config import BoxHeadConfig, FPNConfig, ModelConfig
 from maskrcnn_jax.planning import devices, hlo, stages
 from maskrcnn_jax.planning.cost import bundles, launches
+from maskrcnn_jax.variables import example_inputs
 
 TEXTS = Path(__file__).parent / "texts"
 ROOT = Path(__file__).parents[3]

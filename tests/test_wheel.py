@@ -138,7 +138,7 @@ def installed(wheel, folder, tmp_path_factory):
     """Runs a program in the environment of the wheel; returns the output."""
     environment = tmp_path_factory.mktemp("environment")
     python = os.environ.get("WHEEL_PYTHON") or sys.executable
-    constraints = os.environ.get("WHEEL_CONSTRAINTS") or ROOT / "constraints.txt"
+    constraints = os.path.abspath(os.environ.get("WHEEL_CONSTRAINTS") or ROOT / "constraints.txt")
     subprocess.run([python, "-m", "venv", environment], check=True)
     # Without --compile: the commands import a fraction of the modules, and compile these.
     install = [environment / "bin" / "pip", "install", "--quiet", "--no-compile"]

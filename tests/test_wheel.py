@@ -138,16 +138,24 @@ def installed(wheel, folder, tmp_path_factory):
     """Runs a program in the environment of the wheel; returns the output."""
     environment = tmp_path_factory.mktemp("environment")
     python = os.environ.get("WHEEL_PYTHON") or sys.executable
-    constraints = os.environ.get("WHEEL_CONSTRAINTS") or ROOT / "constraints.txt"
+    constraints = os.path.abspath(os.environ.get("WHEEL_CONSTRAINTS") or ROOT / "constraints.txt")
     subprocess.run([python, "-m", "venv", environment], check=True)
-    install = [environment / "bin" / "pip", "install", "--quiet", "-c", constraints, wheel]
-    subprocess.run(install, check=True, cwd=folder)
-    variables = os.environ | {"XLA_FLAGS": "", "MASKRCNN_JAX_CACHE": str(folder / "cache")}
-    variables.pop("PYTHONPATH", None)
+    # Without --compile: the commands import a fraction of the modules, and compile these.
+    install = [environment / "bin" / "pip", "install", "--quiet", "--no-compile"]
+    subprocess.run([*install, "-c", constraints, wheel], check=True, cwd=folder)
+    variables = os.environ | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "MASKRCNN_JAX_CACHE": str(folder / "cache"),
+    }
+    for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):
+        variables.pop(name, None)
 
     def run(program: str, *arguments: str, code: int = 0) -> str:
         command = [environment / "bin" / program, *arguments]
         done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+        print(done.stdout)  # Shown if the test fails, and by -rP.
         assert done.returncode == code, done.stderr
         return done.stdout + done.stderr
 

@@ -10,7 +10,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from docs.site import api_pages, command_page, links, settings_page
+from docs.site import api_pages, command_page, line_breaks, links, settings_page
 from docs.site.links import DOCS, ROOT
 
 _ARCHITECTURE = DOCS / "architecture.md"
@@ -61,6 +61,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if page.file.generated_by is None:
         markdown = links.rewrite(markdown, source)
     return re.sub(r"^```mermaid\n(.*?)^```$", _as_table, markdown, flags=re.M | re.S)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lets lines end between the parts of names, and nowhere else in code."""
+    return line_breaks.allow(html)
 
 
 def _as_table(match: re.Match[str]) -> str:

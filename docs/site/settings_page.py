@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import io
+import re
 import tokenize
 from collections.abc import Iterator
 from typing import Any
@@ -54,7 +55,8 @@ def _kind(each: settings.Field) -> str:
     """The type of a field and its range."""
     hint = each.hint.__name__ if isinstance(each.hint, type) else str(each.hint)
     hint = hint if hint != "tuple" else str(each.hint)
-    return ", ".join([hint.replace(" | ", " or "), *(x.words for x in each.constraints)])
+    hint = re.sub(r"\b\w+\.", "", hint).replace(" | ", " or ")  # Names without their modules.
+    return ", ".join([hint, *(x.words for x in each.constraints)])
 
 
 def comments_of(source: str) -> dict[str, dict[str, str]]:

@@ -1,20 +1,24 @@
 """Trains Mask R-CNN, evaluates it, and saves everything in a run directory.
 
     maskrcnn-jax train --config=configs/shapes.py --workdir=runs/shapes
-    maskrcnn-jax train --config=configs/r50_fpn_1x.py --workdir=runs/r50 --config.seed=1
+    maskrcnn-jax train --config=configs/r50_fpn_1x.py --workdir=runs/r50 \\
+        --config.seed=1
 
-Started again with the same directory, a run resumes at its last checkpoint. The settings of
-execution (--config.execution.rematerialise=true, ...) and of detection
-(--config.detection.num_detections=300, ...) may change then; the model may not.
+Started again with the same directory, a run resumes at its last checkpoint.
+The settings of execution (--config.execution.rematerialise=true, ...) and of
+detection (--config.detection.num_detections=300, ...) may change then; the
+model may not.
 
 --config.model.mask_head=None trains Faster R-CNN: boxes without masks.
 
-A new run starts from random weights, from a backbone (--config.backbone_weights=PATH, IMAGENET1K_V1
-or IMAGENET1K_V2), or from a whole detector (--config.weights=PATH or COCO_V1). If the detector has
-another number of classes, the layers with an output for each class start from random weights;
-with the same number, its labels keep their meaning. If the config leaves model.backbone.norm_eps at
-its default, the run takes the eps of the detector's weights, which is 0 for the released
-maskrcnn_resnet50_fpn, and writes that value into its config.json.
+A new run starts from random weights, from a backbone
+(--config.backbone_weights=PATH, IMAGENET1K_V1 or IMAGENET1K_V2), or from a
+whole detector (--config.weights=PATH or COCO_V1). If the detector has another
+number of classes, the layers with an output for each class start from random
+weights; with the same number, its labels keep their meaning. If the config
+leaves model.backbone.norm_eps at its default, the run takes the eps of the
+detector's weights, which is 0 for the released maskrcnn_resnet50_fpn, and
+writes that value into its config.json.
 """
 
 import os

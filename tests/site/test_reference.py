@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from docs.site import api_pages, command_page, links, settings_page
+from docs.site import api_pages, command_page, line_breaks, links, settings_page
 from maskrcnn_jax import settings
 from maskrcnn_jax.config import Config
 from tests.markdown import ROOT
@@ -68,6 +68,7 @@ def test_every_command_has_its_help():
     )
     assert all(len(text) > 50 for text in sections.values())
     assert max(map(len, "\n".join(sections.values()).splitlines())) <= 100
+    assert max(map(len, sections["maskrcnn-jax train"].splitlines())) <= 80
 
 
 def test_every_module_has_a_place_in_the_api():
@@ -123,3 +124,26 @@ def test_a_notebook_becomes_prose_and_code():
     assert "## 1_look_inside.py\n\n### Detect, and look inside\n\nOne photograph" in text
     assert "```python\ndetector = Detector.from_weights(WEIGHTS)\n" in text
     assert "# %%" not in text and "jupytext:" not in text and text.count("```") % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("model.rpn.num_samples", "model.<wbr>rpn.<wbr>num_<wbr>samples"),
+        ("configs/shapes.py", "configs/<wbr>shapes.py"),
+        ("(0.485, 0.456)", "(0.485, 0.456)"),
+        ("&lt;b&gt; --count 500", "&lt;b&gt; --count 500"),
+    ],
+)
+def test_code_breaks_between_parts_of_names(code, expected):
+    page = f"<p><code>{code}</code></p><pre><code>a_b\n</code></pre>"
+    changed = page.replace(f"<code>{code}", f'<code class="short">{expected}')
+    assert line_breaks.allow(page) == changed
+
+
+def test_long_code_is_not_short():
+    assert line_breaks.allow(f"<code>{'a' * 33}</code>") == f"<code>{'a' * 33}</code>"
+
+
+def test_a_type_has_no_name_of_a_module():
+    assert "*CascadeConfig or None*" in settings_page.markdown()

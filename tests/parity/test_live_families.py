@@ -96,6 +96,11 @@ def check(subject, stages):
     assert result.passed
 
 
+# On the photograph, masks of these random networks end at a corner that lies at a whole pixel, and
+# one side draws another column.
+MASKS_TO_WHOLE_PIXELS = {"mmdet_cascade_r50_fpn", "detectron2_vitdet_b"}
+
+
 def test_mmdetection(tmp_path):
     """Compares whole networks; the slow tests and the recordings compare stages."""
     subject = comparer("mmdet_r50_fpn", tmp_path / "weights.pth")
@@ -111,9 +116,8 @@ def test_all_stages(tmp_path, name):
     subject = comparer(name, tmp_path / "weights.pth")
     subject.add("photograph", images.read_image(PHOTOGRAPH))
     stages = list(subject.stages.values())
-    if name != "mmdet_cascade_r50_fpn":
+    if name not in MASKS_TO_WHOLE_PIXELS:
         return check(subject, stages)
-    # Two classes of one box have masks with another column, as a corner lies at a whole pixel.
     assert all(stage.passed for stage in stages)
     assert subject.alone.share >= 0.98 and not subject.alone.unexplained
 

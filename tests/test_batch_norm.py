@@ -88,6 +88,7 @@ def test_padding_moves_no_statistic(model, variables):
         )
 
 
+@pytest.mark.slow  # `tests/modules/test_mask_head.py` checks the head alone.
 def test_a_batch_without_objects_leaves_the_statistics_of_the_mask_head_alone(model, variables):
     _, updated = losses_of(model)(variables, make_batch(num_objects=[0] * 8), KEY)
     before, after = as_dict(variables["batch_stats"]), as_dict(updated["batch_stats"])

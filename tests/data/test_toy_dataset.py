@@ -1,4 +1,4 @@
-"""A data set from outside the package; `test_toy_transform` trains on it."""
+"""A data set from outside the package; `tests/modules/test_backbones.py` trains on it."""
 
 from collections import Counter
 

@@ -18,7 +18,8 @@ from maskrcnn_jax.modules.extents import halve
 from maskrcnn_jax.modules.layers import Conv, relu
 from maskrcnn_jax.settings import settings
 from tests.conftest import QUICK_COMPILE, random_variables
-from tests.test_model import KEY, make_batch
+from tests.data.test_toy_transform import darken, first_batch, paste_another
+from tests.test_model import KEY
 
 
 @settings
@@ -65,7 +66,7 @@ def toy(tiny, monkeypatch):
     return config
 
 
-def test_a_toy_backbone_trains(toy):
+def test_a_toy_backbone_trains_on_a_toy_data_set_with_toy_transforms(toy):
     config = Config(model=toy, optimizer=OptimizerConfig(learning_rate=0.1, warmup_steps=0))
     model = MaskRCNN(toy)
     variables = random_variables(model)
@@ -74,7 +75,8 @@ def test_a_toy_backbone_trains(toy):
     step = partial(training.train_step, model=model, optimizer=optimizer)
     before = variables["params"]["backbone"]
     program = jax.jit(step, compiler_options=QUICK_COMPILE)
-    state, metrics = program(state, jax.tree.map(jnp.asarray, make_batch()), KEY)
+    batch = first_batch(added={"darken": darken, "paste": paste_another})
+    state, metrics = program(state, jax.tree.map(jnp.asarray, batch), KEY)
     assert np.isfinite(metrics["loss"])
     for name, layer in state.params["backbone"].items():
         moved = not np.array_equal(layer["kernel"], before[name]["kernel"])

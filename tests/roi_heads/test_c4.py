@@ -1,5 +1,7 @@
 """The box head of C4 networks, which the mask head reads from too."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.roi_heads import composition
 from maskrcnn_jax.settings import freeze
 from maskrcnn_jax.structures import Proposals, RoITargets
+from tests.conftest import QUICK_COMPILE
 from tests.test_model import make_batch
 
 
@@ -27,12 +30,19 @@ def test_masks_of_a_c4_network_learn_from_the_features_of_the_first_rois():
 
     boxes = jnp.array(rng.uniform(0, 9, (1, 8, 4)).astype(np.float32))
     given, size = Proposals(boxes, jnp.ones((1, 8), bool)), jnp.ones((1, 2), int)
-    variables = head.init(jax.random.key(0), pool, given, size, method="predict")
-    whole = head.bind(variables).pool_for_masks(pool)(boxes, resolution=3)
-    assert whole.shape == (1, 8, 3, 3, 128) and float(whole.max()) > 0
     none = jnp.zeros((1, 8), int)
     rois = RoITargets(boxes, none, jnp.zeros((1, 8, 4)), none, none > 0, none == 0)
-    keys = jax.random.split(jax.random.key(0), 1)
-    *_, stages, taken = head.bind(variables).learn(pool, rois, make_batch(), keys)
-    assert stages == (rois,)
-    np.testing.assert_allclose(taken(boxes[:, :3], resolution=3), whole[:, :3], atol=1e-5)
+    keys, batch = jax.random.split(jax.random.key(0), 1), make_batch()
+
+    @partial(jax.jit, compiler_options=QUICK_COMPILE)
+    def pooled():
+        """Features for masks as detection pools them, and as training takes the first three."""
+        variables = head.init(jax.random.key(0), pool, given, size, method="predict")
+        whole = head.bind(variables).pool_for_masks(pool)(boxes, resolution=3)
+        *_, stages, taken = head.bind(variables).learn(pool, rois, batch, keys)
+        assert len(stages) == 1
+        return whole, taken(boxes[:, :3], resolution=3)
+
+    whole, taken = pooled()
+    assert whole.shape == (1, 8, 3, 3, 128) and whole.max() > 0
+    np.testing.assert_allclose(taken, whole[:, :3], atol=1e-5)

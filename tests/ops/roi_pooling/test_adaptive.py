@@ -42,19 +42,22 @@ def test_a_division_is_exact_for_constants_too():
     assert np.isnan(adaptive.divide(jnp.array([jnp.nan]), jnp.ones(1)))
 
 
-@pytest.mark.parametrize("stop", [3.0, 7.0, 20.0])
-def test_the_weights_of_a_bin_add_up_to_its_share_on_the_map(stop):
+def test_the_weights_of_a_bin_add_up_to_its_share_on_the_map():
     """A map of 8 cells; samples over a cell beyond it are zeros."""
-    samples, _ = samples_of(jnp.zeros(1), jnp.array([stop]))
-    matrix = jit(partial(adaptive.axis_matrix, size=8, resolution=7))(samples)[0]
-    count, length = float(samples.per_bin[0]), float(samples.bin_length[0])
-    for i in range(7):
-        positions = i * length + (np.arange(count) + 0.5) * length / count
-        assert matrix[i].sum() == pytest.approx((positions <= 8).mean(), abs=1e-5)
-        on_map = positions[positions <= 8]
-        if len(on_map):
-            centre = np.clip(on_map, 0, 7).sum() / count
-            assert matrix[i] @ np.arange(8) == pytest.approx(centre, abs=1e-4)
+
+    @jit
+    def run(starts, stops):
+        settings = {"resolution": 7, "aligned": False}
+        samples = adaptive.axis_samples(starts, stops, jnp.full(3, 8), **settings)
+        return samples, adaptive.axis_matrix(samples, size=8, resolution=7)
+
+    samples, matrices = run(jnp.zeros(3), jnp.array([3.0, 7.0, 20.0]))
+    for matrix, count, length in zip(matrices, samples.per_bin, samples.bin_length, strict=True):
+        for i, weights in enumerate(np.asarray(matrix)):
+            positions = float(length) * (i + (np.arange(float(count)) + 0.5) / float(count))
+            assert weights.sum() == pytest.approx((positions <= 8).mean(), abs=1e-5)
+            centre = np.clip(positions[positions <= 8], 0, 7).sum() / float(count)
+            assert weights @ np.arange(8) == pytest.approx(centre, abs=1e-4)
 
 
 def test_pooling_and_its_transpose_are_products_of_the_weights_along_both_axes():

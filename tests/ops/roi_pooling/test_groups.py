@@ -5,14 +5,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from maskrcnn_jax.ops.roi_pooling import groups
 from tests.conftest import QUICK_COMPILE
 
 
-@pytest.mark.parametrize("count", [16, 40])
-def test_groups_are_joined_in_the_old_order(count):
+def test_groups_are_joined_in_the_old_order():
+    count = 40  # The last group is half full.
     order = jnp.asarray(np.random.default_rng(0).permutation(count))
     tree = {"a": jnp.arange(count), "b": jnp.arange(3 * count).reshape(count, 3)}
 

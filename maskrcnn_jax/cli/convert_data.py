@@ -10,6 +10,7 @@ from rich.text import Text
 from maskrcnn_jax import whole_files
 from maskrcnn_jax.cli import outputs
 from maskrcnn_jax.cli.console import Console
+from maskrcnn_jax.cli.streams import number
 from maskrcnn_jax.data.findings import plain, plain_line
 from maskrcnn_jax.data.formats import conversion
 from maskrcnn_jax.data.formats.conversion import Conversion
@@ -49,8 +50,9 @@ def _print(converted: Conversion, args: argparse.Namespace) -> None:
         table.add_row(Text(plain_line(entry["name"])), str(entry["id"]), str(counts[entry["id"]]))
     Console().print(table)
     num_crowds = len(content["annotations"]) - len(objects)
-    crowds = f" and {num_crowds} crowds" if num_crowds else ""
-    numbers = f"{len(objects)} objects{crowds} in {len(content['images'])} images"
+    crowds = f" and {number(num_crowds, 'crowd')}" if num_crowds else ""
+    images = number(len(content["images"]), "image")
+    numbers = f"{number(len(objects), 'object')}{crowds} in {images}"
     print(f"{args.output}: {numbers}, from {converted.format}")
     if converted.format in conversion.WITH_SPLITS and args.split is None:
         print("all parts of the data set together; --split takes one of them")

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from maskrcnn_jax import video, whole_files
 from maskrcnn_jax.cli import formats, inputs, outputs, predictions, progress
 from maskrcnn_jax.cli.predictions import Find, Task
+from maskrcnn_jax.cli.streams import number
 from maskrcnn_jax.data import checks
 from maskrcnn_jax.data.findings import plain
 from maskrcnn_jax.detector import Detector
@@ -247,7 +248,7 @@ def _report(
     num_videos = sum(inputs.is_video(task.path) for task in done)
     num_images = len(done) - num_videos
     if num_images or not (num_videos or failures):
-        counts = f"{len(results)} objects in {num_images} images"
+        counts = f"{number(len(results), 'object')} in {number(num_images, 'image')}"
         written = [_WORDS[name] for name in formats.NAMES if name in args.formats]
         listed = " and ".join([", ".join(written[:-1]), written[-1]] if written[1:] else written)
         print(f"{counts}: {listed} are in {args.output}")

@@ -1,4 +1,4 @@
-"""Standard output and standard error: terminals that lack letters, full disks, closed pipes."""
+"""What commands print, and to where: terminals that lack letters, full disks, closed pipes."""
 
 import errno
 import os
@@ -36,3 +36,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is None and error.errno in _LOST:
         return f"cannot write to standard output or standard error: {error.strerror}"
     return str(error)
+
+
+def number(count: int, noun: str) -> str:
+    """A number with its noun: 1 image, 2 images."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

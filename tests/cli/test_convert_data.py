@@ -25,7 +25,7 @@ def command(tmp_path):
 def test_the_result_is_what_other_commands_take(command, tmp_path, capsys, caplog):
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert "Nuß [/]" in out and "1 objects in 1 images, from labelme" in out
+    assert "Nuß [/]" in out and "1 object in 1 image, from labelme" in out
     assert (
         "1 objects left out, whose outline has fewer than 3 points: object shapes[1]" in caplog.text
     )
@@ -39,7 +39,7 @@ def test_a_missing_image_is_an_exit_code(command, tmp_path, capsys, caplog):
     (tmp_path / "in" / "b.json").write_text(json.dumps({"shapes": [SHAPE], "imagePath": "b.png"}))
     assert main(command) == 1
     assert "1 images left out, whose file is not in" in caplog.text
-    assert "1 objects in 1 images" in capsys.readouterr().out and (tmp_path / "out.json").exists()
+    assert "1 object in 1 image" in capsys.readouterr().out and (tmp_path / "out.json").exists()
 
 
 def test_strict_writes_nothing(command, tmp_path, capsys):

@@ -103,7 +103,7 @@ def test_predict_writes_the_formats_that_were_asked_for(predict, tmp_path, capsy
     assert feature["properties"]["area"] == pixels.sum()
     (row,) = csv.DictReader((out / "measurements.csv").read_text().splitlines())
     assert row["area"] == str(pixels.sum()) and row["file_name"] == str(path)
-    said = "1 objects in 1 images: .geojson files, pictures of labels and measurements.csv are in"
+    said = "1 object in 1 image: .geojson files, pictures of labels and measurements.csv are in"
     assert said in capsys.readouterr().out
     assert predict(path, "--formats", "picture,coco,csv") == 0  # It replaces its own files.
 

@@ -55,7 +55,7 @@ def test_conversions(folder, capfd):
     command = ["data", "convert", str(folder / "in"), str(folder / "b.json")]
     assert main([*command, "--images", str(folder)]) == 1
     out = assert_plain(capfd)
-    assert "gnp" in out and "2 objects in 1 images" in out
+    assert "gnp" in out and "2 objects in 1 image" in out
     assert main([*command, "--images", str(folder), "--strict", "--force"]) == 2
     assert "gnp" in assert_plain(capfd)
 

@@ -264,7 +264,7 @@ def test_a_video_becomes_a_video_and_lines(predict, tmp_path, capsys):
     (tmp_path / "broken.mov").write_text("no video")
     assert predict(tmp_path / "clip.mp4", tmp_path / "broken.mov", save(tmp_path / "clip.png")) == 1
     captured = capsys.readouterr()
-    assert "1 objects in 1 images" in captured.out and "videos: 1" in captured.out
+    assert "1 object in 1 image" in captured.out and "videos: 1" in captured.out
     assert "1 of 3 files failed" in captured.err and "broken.mov" in captured.err
     output = tmp_path / "out"
     assert {path.name for path in output.iterdir()} == {

@@ -2,7 +2,7 @@
 
     python train.py --config=configs/shapes.py --workdir=runs/shapes
 
-Result on 100 unseen images: box AP 0.733, mask AP 0.672, mask AP50 0.903, in 6 CPU minutes.
+Result on 100 unseen images: box AP 0.728, mask AP 0.680, mask AP50 0.904, in 6 CPU minutes.
 """
 
 from maskrcnn_jax.config import Config

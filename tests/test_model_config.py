@@ -1,4 +1,4 @@
-"""What a network's settings say of others: levels, widths, and arguments of its parts."""
+"""Values that follow from a network's settings: levels, widths, and arguments of its parts."""
 
 import inspect
 

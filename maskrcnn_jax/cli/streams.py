@@ -1,4 +1,4 @@
-"""What commands print, and to where: terminals that lack letters, full disks, closed pipes."""
+"""Printing by commands: to terminals that lack letters, full disks and closed pipes."""
 
 import errno
 import os

@@ -14,7 +14,7 @@ from tests.runs.test_checkpoints import make_state
 
 
 class Events(list):
-    """What a run did, in order."""
+    """The actions of a run, in order."""
 
     def note(self, name, result=None):
         return lambda *arguments, **values: self.append(name) or result

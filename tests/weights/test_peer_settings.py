@@ -89,7 +89,7 @@ def test_every_arrays_shape_can_be_set_everywhere(target):
 
 
 def set_in(library, field, is_bgr=False, **changes):
-    """What sets a field of the default config in a library, after changes of the model."""
+    """The setting of a library for a field of the default config, after changes of the model."""
     config = Config()
     for name, value in changes.items():
         owner, _, attribute = name.rpartition("__")

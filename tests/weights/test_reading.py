@@ -1,4 +1,4 @@
-"""What a source of weights is: its family, its order of channels, and what it carries."""
+"""Recognition of weights: their family, their order of channels, and what else they carry."""
 
 import numpy as np
 import pytest

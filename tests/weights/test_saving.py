@@ -1,4 +1,4 @@
-"""What is written comes back: variables, config and categories."""
+"""Written weights come back: variables, config and categories."""
 
 import jax
 import numpy as np

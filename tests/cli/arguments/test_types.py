@@ -1,4 +1,4 @@
-"""What is wrong with a value of an argument is said before a command starts."""
+"""Wrong values of arguments are refused before a command starts."""
 
 import argparse
 from pathlib import Path

@@ -66,3 +66,32 @@ def test_what_tensorstore_prints_of_a_failed_save_is_hidden():
     """Tensorstore tells a loop that is closed about a write."""
     done = run(SAVE)
     assert done.returncode == 0 and "Event loop is closed" not in done.stderr, done.stderr
+
+
+READ = """
+from maskrcnn_jax.cli import ignored_errors
+ignored_errors.handle()
+
+async def wait():
+    try:
+        await Forever()
+    except BaseException as error:
+        raise Exception("cannot read") from error
+
+class Forever:
+    def __await__(self):
+        yield
+
+coroutine = wait()
+coroutine.send(None)
+del coroutine
+print("done")
+"""
+
+
+def test_the_end_of_a_read_that_nobody_waits_for_is_hidden():
+    """Orbax makes an error of the end of a coroutine."""
+    done = run(READ)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    shown = run(READ.replace("ignored_errors.handle()", ""))
+    assert "cannot read" in shown.stderr

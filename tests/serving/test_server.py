@@ -15,7 +15,15 @@ from maskrcnn_jax.serving.uploads import Limits  # noqa: E402
 from tests.serving.stand_in import Server, png, stand_in_detector  # noqa: E402
 
 
-def test_ctrl_c_ends_the_server_after_its_requests():
+@pytest.fixture
+def ctrl_c():
+    """Lets Ctrl-C interrupt: a shell may have started the tests without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_the_server_after_its_requests(ctrl_c):
     detector = stand_in_detector()
     answers = []
 

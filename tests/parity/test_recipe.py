@@ -96,3 +96,15 @@ def test_other_weights_do_not_depend_on_the_mask_head(config):
     assert set(state) - set(faster) == {name for name in state if ".mask_" in name}
     for name, array in faster.items():
         np.testing.assert_array_equal(array, state[name])
+
+
+@pytest.mark.parametrize("norm, gain, objectness", [("batch", 0.5, 3.0), ("group", 0.25, 2.0)])
+def test_rounding_grows_little_with_group_norm(norm, gain, objectness):
+    backbone = ResNetConfig(depth=18, stem_channels=32, norm=norm)
+    state = recipe.state_dict(ModelConfig(backbone=backbone, fpn=FPNConfig(norm=norm)))
+    last = state["backbone.body.layer1.0.bn2.weight"]
+    assert 0.8 * gain <= last.min() and last.max() <= 1.2 * gain
+    assert state["backbone.body.layer1.0.bn1.weight"].min() >= 0.8
+    logits = state["rpn.head.cls_logits.weight"]
+    expected = objectness * np.sqrt(2 / logits[0].size)
+    np.testing.assert_allclose(logits.std(), expected, rtol=0.1)

@@ -34,3 +34,11 @@ def test_every_stage_is_reported_in_order():
     assert faster == names[:-3] and not any("mask" in name for name in faster)
     c4 = list(comparison.make_stages(presets.detectron2_r50_c4().model))
     assert c4[:4] == ["preprocessed image", "C4", "P4", "objectness P4"] and c4[-5:] == names[-5:]
+
+
+def test_all_maps_of_a_vit_have_the_tolerance_of_the_last_layer():
+    maps, plain = ("C2", "C3", "C4", "C5"), presets.detectron2_r50_fpn
+    vit, resnet = (comparison.make_stages(x().model) for x in (presets.detectron2_vitdet_b, plain))
+    assert [vit[name].tolerance for name in maps] == [2e-5] * 4
+    assert [resnet[name].tolerance for name in maps] == [3e-6, 6e-6, 1.2e-5, 2e-5]
+    assert vit["P2"].tolerance == resnet["P2"].tolerance

@@ -33,12 +33,17 @@ def anchor_targets(
         config: Anchors, thresholds and numbers of samples.
     """
     grids = anchors.pyramid_anchors(shapes, canvas, **config.anchors)
-    grid, inside = (jnp.concatenate(parts) for parts in zip(*grids.values(), strict=True))
+    grid = boxes.concatenate([grid for grid, _ in grids.values()])
+    inside = jnp.concatenate([inside for _, inside in grids.values()])
+    # The loop of the matching takes the coordinates: all anchors as [n, 4] would fill 131 MiB of a
+    # TPU for 800x1344, in which the last axis is padded to 128.
+    corners = boxes.split(grid)
 
     def overlaps(objects: Float[Array, "s 4"]) -> Float[Array, "s n"]:
+        iou = boxes.pairwise_iou(objects, boxes.join(*corners))
         # Anchors beyond the canvas, which only a larger bucket has, must not be the best of an
         # object.
-        return jnp.where(inside.reshape(1, -1), boxes.pairwise_iou(objects, grid), -1.0)
+        return jnp.where(inside.reshape(1, -1), iou, -1.0)
 
     matched, labels = matching.match(
         instances.boxes,
@@ -56,7 +61,9 @@ def anchor_targets(
         num_samples=config.num_samples,
         max_positives=int(config.num_samples * config.positive_fraction),
     )
-    deltas = boxes.encode(instances.boxes[matched[indices]], grid[indices], config.box_weights)
+    deltas = boxes.encode(
+        instances.boxes[matched[indices]], boxes.take(grid, indices), config.box_weights
+    )
     return AnchorTargets(indices, positive, jnp.where(positive.reshape(-1, 1), deltas, 0), valid)
 
 

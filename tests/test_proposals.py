@@ -11,7 +11,7 @@ from maskrcnn_jax.model_config import RPNConfig
 from maskrcnn_jax.ops import anchors
 from maskrcnn_jax.proposals import propose
 from maskrcnn_jax.settings import freeze
-from tests import oracles
+from tests import oracles, traces
 from tests.conftest import QUICK_COMPILE
 
 SHAPES = {2: (16, 24), 3: (8, 12), 4: (4, 6), 5: (2, 3), 6: (1, 2)}
@@ -163,3 +163,12 @@ def test_the_config_says_how_anchors_are_made():
         "stride": "level",
         "rounded": False,
     }
+
+
+def test_no_gather_takes_anchors_as_boxes():
+    # On a TPU, [n, 4] is as large as [n, 128].
+    logits, deltas = scored_anchors(0)
+    traced = jax.make_jaxpr(run)(logits, deltas, jnp.array(CANVAS), jnp.array(CANVAS)).jaxpr
+    taken = traces.operand_shapes(traced, "gather")
+    for level in logits.values():
+        assert taken.count((len(level), 4)) == 1  # The deltas.

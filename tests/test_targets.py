@@ -12,7 +12,7 @@ from maskrcnn_jax.model_config import BoxHeadConfig, ModelConfig, RoIConfig, RPN
 from maskrcnn_jax.ops import anchors, boxes
 from maskrcnn_jax.settings import freeze
 from maskrcnn_jax.structures import Bitmaps, Crops, Instances, Proposals, RoITargets
-from tests import oracles
+from tests import oracles, traces
 from tests.conftest import QUICK_COMPILE
 
 RPN = freeze(RPNConfig(anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), num_samples=64))
@@ -100,6 +100,15 @@ def test_anchors_are_drawn_by_position_in_any_bucket(seed):
     assert positions(narrow.indices, NARROW) != positions(
         anchor_targets(jax.random.key(9), instances())[0], NARROW
     )
+
+
+def test_no_loop_and_no_gather_takes_all_anchors_as_boxes():
+    # On a TPU, [n, 4] is as large as [n, 128].
+    traced = jax.make_jaxpr(anchor_targets)(jax.random.key(0), instances()).jaxpr
+    count = len(grid(NARROW))
+    for primitive in ("while", "gather"):
+        shapes = traces.operand_shapes(traced, primitive)
+        assert (count,) in shapes and (count, 4) not in shapes
 
 
 def test_no_anchor_beyond_the_canvas_takes_an_object():

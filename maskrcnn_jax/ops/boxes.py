@@ -5,6 +5,7 @@ compute with one array per coordinate: an accelerator pads a last axis of 4 to 1
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -23,6 +24,16 @@ def split(boxes: Float[Array, "*n 4"]) -> tuple[Float[Array, "*n"], ...]:
 def join(*coordinates: Float[Array, "*n"]) -> Float[Array, "*n 4"]:
     """The inverse of `split`."""
     return jnp.moveaxis(jnp.stack(coordinates), 0, -1)
+
+
+def concatenate(parts: Sequence[Float[Array, "_ 4"]]) -> Float[Array, "n 4"]:
+    """Lists of boxes as one list."""
+    return join(*(jnp.concatenate(xs) for xs in zip(*map(split, parts), strict=True)))
+
+
+def take(boxes: Float[Array, "n 4"], indices: Int[Array, " m"]) -> Float[Array, "m 4"]:
+    """The boxes with these indices."""
+    return join(*(x[indices] for x in split(boxes)))
 
 
 def area(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:

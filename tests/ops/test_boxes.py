@@ -22,6 +22,16 @@ def random_boxes(rng, n, size=100.0):
     )
 
 
+def test_lists_of_boxes_are_concatenated_and_indexed():
+    parts = [jnp.array(random_boxes(np.random.default_rng(n), n)) for n in (3, 0, 2)]
+    whole = np.concatenate(parts)
+    np.testing.assert_array_equal(boxes.concatenate(parts), whole)
+    np.testing.assert_array_equal(
+        boxes.take(jnp.array(whole), jnp.array([4, 0, 0])), whole[[4, 0, 0]]
+    )
+    assert boxes.take(jnp.array(whole), jnp.zeros(0, jnp.int32)).shape == (0, 4)
+
+
 def test_area_has_no_extra_pixel():
     given = jnp.array([[1.0, 2, 4, 7], [5, 5, 5, 9], [0, 0, 1, 1]])
     np.testing.assert_array_equal(boxes.area(given), [15, 0, 1])

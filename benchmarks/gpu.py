@@ -48,7 +48,7 @@ CHECKS = "ops against NumPy"
 CHECK_SECONDS = 60.0
 MARGIN = 10.0  # Seconds to end torchvision's process and to write before the time is up.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "no CUDA graphs": {"changes": {"gpu_graphs": False}},
+    "no options for GPUs": {"changes": {"on_gpu": False}},
     "RPN through maps": {"changes": {"rpn_windows": False}},
     "RoIAlign's gradient by einsum": {"changes": {"align_gradient": "einsum"}},
     "no Triton": {"options": {"xla_gpu_enable_triton_gemm": False}},

@@ -54,14 +54,14 @@ class Execution(NamedTuple):
     upsample_chunk: int | None = None  # RoIs per image that the mask head upsamples at once.
     deterministic: bool = False  # The same bits in every run, on a GPU too.
     small_on_cpu: bool = False  # XLA orders instructions for the least memory; see `xla.compiler`.
-    gpu_graphs: bool = False  # The host launches a program as a few graphs; see `xla.compiler`.
+    on_gpu: bool = False  # XLA compiles with the options for GPUs; see `xla.compiler`.
 
     def jit(self, function: Callable[..., Any], **settings: Any) -> Any:
         """`jax.jit` with the compiler options of this execution."""
         options = compiler.options(
             deterministic=self.deterministic,
             small_on_cpu=self.small_on_cpu,
-            gpu_graphs=self.gpu_graphs,
+            on_gpu=self.on_gpu,
         )
         return jax.jit(function, compiler_options=options or None, **settings)
 
@@ -107,7 +107,7 @@ def choose(
         upsample_chunk=UPSAMPLE_CHUNK if is_one_cpu else None,
         deterministic=settings.deterministic,
         small_on_cpu=is_one_cpu,
-        gpu_graphs=platform == "gpu",
+        on_gpu=platform == "gpu",
     )
 
 

@@ -51,7 +51,7 @@ def test_a_single_cpu_saves_memory(monkeypatch):
 def test_nothing_that_serves_a_cpu_runs_elsewhere(monkeypatch, platform):
     form = {"gpu": "gather", "tpu": "einsum"}[platform]
     expected = Execution(
-        align_form=form, align_gradient=form, rpn_windows=True, gpu_graphs=platform == "gpu"
+        align_form=form, align_gradient=form, rpn_windows=True, on_gpu=platform == "gpu"
     )
     assert on(platform, monkeypatch) == expected
 

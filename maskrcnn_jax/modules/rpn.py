@@ -38,8 +38,10 @@ class RPN(nn.Module):
         extent = pyramid_extents(pyramid, canvas)
         logits, deltas = {}, {}
         for level, x in pyramid.items():
-            for parameters in convs:
-                x = relu(self._conv(x, *parameters), extent[level])
+            for i, parameters in enumerate(convs, start=1):
+                # A 1x1 convolution reads the last map: it may have any numbers beyond the extent.
+                end = extent[level] if i < len(convs) else None
+                x = relu(self._conv(x, *parameters), end)
             y = self.run.gather_rows(self._conv(x, *predict).astype(jnp.float32))
             logits[level], deltas[level] = self._by_anchor(y)
         return AnchorScores(logits, deltas)

@@ -22,7 +22,6 @@ SMALL_ON_CPU = {
     "xla_disable_hlo_passes": "cse_barrier_expander",
 }
 
-
 # The host launches nearly all kernels of a program as one graph. By default loops, convolutions and
 # conditions end a graph, and for each of them a GPU waits for the host.
 GPU_GRAPHS = {
@@ -30,11 +29,16 @@ GPU_GRAPHS = {
     "DYNAMIC_SLICE_FUSION,CONVOLUTION,WHILE,CONDITIONAL"
 }
 
+# By default XLA copies the maps of all levels into one array, if one product with a common matrix
+# can then replace several.
+GPU_PRODUCTS = {"xla_gpu_dot_merger_threshold_mb": 0}
 
-def options(*, deterministic: bool, small_on_cpu: bool, gpu_graphs: bool) -> dict[str, Any]:
+
+def options(*, deterministic: bool, small_on_cpu: bool, on_gpu: bool) -> dict[str, Any]:
     """Compiler options for `jax.jit`, without those that this version of XLA does not support."""
     found = dict(DETERMINISTIC) if deterministic else {}
-    for wanted, group in ((small_on_cpu, SMALL_ON_CPU), (gpu_graphs, GPU_GRAPHS)):
+    groups = (small_on_cpu, SMALL_ON_CPU), (on_gpu, GPU_GRAPHS), (on_gpu, GPU_PRODUCTS)
+    for wanted, group in groups:
         if wanted and _are_understood(tuple(group.items())):
             found |= group
     return found

@@ -103,6 +103,6 @@ def test_a_program_of_this_machine_is_profiled(tmp_path):
 
 
 def test_names_of_files():
-    assert gpu_profile.file_name("training, batch 4, no CUDA graphs") == (
-        "training-batch-4-no-cuda-graphs"
+    assert gpu_profile.file_name("training, batch 4, no options for GPUs") == (
+        "training-batch-4-no-options-for-gpus"
     )

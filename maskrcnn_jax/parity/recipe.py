@@ -14,7 +14,7 @@ import numpy as np
 
 from maskrcnn_jax import presets
 from maskrcnn_jax.config import Config
-from maskrcnn_jax.model_config import ModelConfig
+from maskrcnn_jax.model_config import ConvNeXtConfig, ModelConfig
 from maskrcnn_jax.weights import layout, torchvision, torchvision_resnet
 from maskrcnn_jax.weights.torchvision_resnet import COUNTER
 
@@ -51,6 +51,8 @@ OF_C5 = {"roi_heads.box_predictor.cls_score.weight": 6.6}
 # Features of a pyramid behind group norm vary more. MMDetection ranks anchors by probabilities in
 # float32, of which many are equal where logits are large.
 OF_GROUP_NORM = {"rpn.head.cls_logits.weight": 2.0}
+# The maps of a ConvNeXt have no ReLU and vary five times as much as those of a ResNet.
+OF_CONVNEXT = {f"backbone.fpn.inner_blocks.{i}.0.weight": 0.2 for i in range(4)}
 # The bias of the background logit, in units of the expected maximum of ``num_classes`` normal
 # numbers, for box heads without and with convolutions.
 BACKGROUND_GAIN = {False: 2.75, True: 2.5}
@@ -140,6 +142,8 @@ def _gains(config: ModelConfig) -> dict[str, float]:
         return GAINS | OF_MEANS
     if config.fpn is None:
         return GAINS | OF_C5
+    if isinstance(config.backbone, ConvNeXtConfig):
+        return GAINS | OF_CONVNEXT
     return GAINS | OF_GROUP_NORM if config.fpn.norm == "group" else GAINS
 
 

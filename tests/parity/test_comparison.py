@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from maskrcnn_jax import presets
-from maskrcnn_jax.model_config import ModelConfig
+from maskrcnn_jax.model_config import ConvNeXtConfig, ModelConfig, ResNetConfig, ViTConfig
 from maskrcnn_jax.parity import comparison
 
 
@@ -34,3 +34,17 @@ def test_every_stage_is_reported_in_order():
     assert faster == names[:-3] and not any("mask" in name for name in faster)
     c4 = list(comparison.make_stages(presets.detectron2_r50_c4().model))
     assert c4[:4] == ["preprocessed image", "C4", "P4", "objectness P4"] and c4[-5:] == names[-5:]
+
+
+@pytest.mark.parametrize(
+    "backbone, tolerances",
+    [
+        (ResNetConfig(), [3e-6, 6e-6, 1.2e-5, 2e-5]),
+        (ViTConfig(), [2e-5] * 4),
+        (ConvNeXtConfig(), [2e-5] * 4),
+    ],
+)
+def test_the_tolerance_of_a_map_follows_the_layers_before_it(backbone, tolerances):
+    stages = comparison.make_stages(ModelConfig(backbone=backbone))
+    assert [stages[name].tolerance for name in ("C2", "C3", "C4", "C5")] == tolerances
+    assert stages["P2"].tolerance == 1e-5

@@ -51,15 +51,16 @@ def comparer(variant, short_side, max_long_side, file=None):
     return comparison.Comparer(reference.as_peer(model), ours)
 
 
-def check(result):
+def check(result, least=90):
     print(report.to_markdown(result))
     found = result.comparisons[0]
-    assert found.num_theirs >= 90 * found.num_images
+    assert found.num_theirs >= least * found.num_images
     assert result.passed
 
 
-def check_alone(subject, title):
-    check(report.Report(title, "torchvision", list(subject.stages.values()), [subject.alone], {}))
+def check_alone(subject, title, **wanted):
+    stages = list(subject.stages.values())
+    check(report.Report(title, "torchvision", stages, [subject.alone], {}), **wanted)
 
 
 def test_three_photographs_at_full_size_in_one_bucket(photographs):
@@ -131,6 +132,4 @@ def test_convnext(photographs, tmp_path):
     theirs = reference.torchvision.models.convnext_tiny().features
     assert [x.shape for x in body.parameters()] == [x.shape for x in theirs.parameters()]
     subject.add(path.name, images.read_image(path))
-    assert all(stage.passed for stage in subject.stages.values())
-    # Probabilities of objectness are equal in float32 for many of its proposals.
-    assert subject.alone.share >= 0.9 and not subject.alone.unexplained
+    check_alone(subject, "ConvNeXt-T at 320", least=70)

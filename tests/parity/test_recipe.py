@@ -11,6 +11,7 @@ from maskrcnn_jax.cli import parity
 from maskrcnn_jax.cli.arguments import checks
 from maskrcnn_jax.model_config import (
     BoxHeadConfig,
+    ConvNeXtConfig,
     FPNConfig,
     MaskHeadConfig,
     ModelConfig,
@@ -108,3 +109,14 @@ def test_rounding_grows_little_with_group_norm(norm, gain, objectness):
     logits = state["rpn.head.cls_logits.weight"]
     expected = objectness * np.sqrt(2 / logits[0].size)
     np.testing.assert_allclose(logits.std(), expected, rtol=0.1)
+
+
+def test_the_pyramid_of_a_convnext_varies_as_that_of_a_resnet():
+    """Otherwise all probabilities of the best anchors are 1 in float32."""
+    for backbone, gain in ((ResNetConfig(depth=18), 1.0), (ConvNeXtConfig(width=16), 0.2)):
+        head = BoxHeadConfig(features=8)
+        state = recipe.state_dict(ModelConfig(backbone=backbone, box_head=head, mask_head=None))
+        for level in range(4):
+            kernel = state[f"backbone.fpn.inner_blocks.{level}.0.weight"]
+            expected = gain / np.sqrt(kernel.shape[1])
+            np.testing.assert_allclose(kernel.std(), expected, rtol=0.1)

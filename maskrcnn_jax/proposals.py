@@ -79,7 +79,9 @@ def _level_candidates(
     """
     logits, best = ranking.top_k(jnp.where(inside, logits, -jnp.inf), min(count, len(logits)))
     scores = jnp.where(inside[best], jax.nn.sigmoid(logits), -1.0)
-    decoded = boxes.decode(deltas[best], boxes.take(grid, best), box_weights, limit_shrinking)
+    decoded = boxes.decode(
+        boxes.take(deltas, best), boxes.take(grid, best), box_weights, limit_shrinking
+    )
     padding = count - len(best)
     scores = jnp.pad(scores, (0, padding), constant_values=-1.0)
     return scores, jnp.pad(decoded, ((0, padding), (0, 0)))

@@ -32,7 +32,7 @@ def concatenate(parts: Sequence[Float[Array, "_ 4"]]) -> Float[Array, "n 4"]:
 
 
 def take(boxes: Float[Array, "n 4"], indices: Int[Array, " m"]) -> Float[Array, "m 4"]:
-    """The boxes with these indices."""
+    """The boxes, or deltas, with these indices."""
     return join(*(x[indices] for x in split(boxes)))
 
 

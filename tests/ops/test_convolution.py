@@ -111,6 +111,36 @@ def test_gradients_through_winograd_equal_those_of_xla(always, transform):
         np.testing.assert_allclose(ours, reference, rtol=1e-5, atol=1e-5 * abs(reference).max())
 
 
+@pytest.mark.parametrize("side", [1, 3, 5, 7])
+def test_two_rows_become_one_of_twice_the_channels(side):
+    x, kernel, stride, weights = random_case((2, 12, 17, 3), 4, side, 2)
+    direct = partial(convolution._direct, stride=stride)
+    found = [
+        gradients(lambda x, kernel, _, form=form: form(x, kernel), x, kernel, stride, weights)
+        for form in (convolution._by_pairs_of_rows, direct)
+    ]
+    for ours, reference in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, reference, rtol=1e-5, atol=1e-5 * abs(reference).max())
+
+
+@pytest.mark.parametrize(
+    "platform, shape, rows_sharded, channels",
+    [
+        ("tpu", (1, 8, 8, 3), False, 6),
+        ("cuda", (1, 8, 8, 3), False, 3),
+        ("tpu", (1, 7, 8, 3), False, 3),
+        ("tpu", (1, 8, 8, 3), True, 3),
+        ("tpu", (1, 8, 8, 5), False, 5),
+    ],
+)
+def test_pictures_are_convolved_by_pairs_of_rows_on_a_tpu(platform, shape, rows_sharded, channels):
+    x, kernel, *_ = random_case(shape, 4, 7, 2)
+    conv = partial(convolution.conv, stride=2, rows_sharded=rows_sharded)
+    program = jax.export.export(jax.jit(conv), platforms=[platform])(x, kernel).mlir_module()
+    (line,) = (line for line in program.splitlines() if "stablehlo.convolution" in line)
+    assert f"x{channels}xf32>, tensor<" in line
+
+
 @pytest.mark.parametrize("platform, expected", [("cpu", 0), ("tpu", 1), ("cuda", 1)])
 def test_the_form_suits_the_platform(always, platform, expected):
     x, kernel, *_ = random_case((1, 6, 8, 3), 4, 3, 1)

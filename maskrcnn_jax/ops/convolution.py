@@ -12,7 +12,7 @@ from maskrcnn_jax.ops import winograd
 from maskrcnn_jax.ops.rounding import ceil_div
 from maskrcnn_jax.xla.barriers import backward_barrier, barrier
 
-FEW_CHANNELS = 4  # Those of pictures.
+FEW_CHANNELS = 4  # Pictures have at most so many.
 
 
 def conv(
@@ -28,10 +28,11 @@ def conv(
 
     The result has ``h2 = ceil(h / stride)`` rows for odd kernels, and the dtype of ``x``. Large 3x3
     convolutions in float32 use Winograd's algorithm where the program is compiled for a CPU; they
-    are differentiable in reverse mode only.
+    are differentiable in reverse mode only. On a TPU, the first convolution of a picture takes pairs
+    of its rows.
 
     Args:
-        x: Feature maps.
+        x: Feature maps, or pictures.
         kernel: HWIO.
         stride: Of both axes.
         groups: Number of equal groups of channels; each group of output channels reads its own

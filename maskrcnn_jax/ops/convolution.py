@@ -28,8 +28,8 @@ def conv(
 
     The result has ``h2 = ceil(h / stride)`` rows for odd kernels, and the dtype of ``x``. Large 3x3
     convolutions in float32 use Winograd's algorithm where the program is compiled for a CPU; they
-    are differentiable in reverse mode only. On a TPU, the first convolution of a picture takes pairs
-    of its rows.
+    are differentiable in reverse mode only. On a TPU, the first convolution of a picture takes
+    pairs of its rows.
 
     Args:
         x: Feature maps, or pictures.

@@ -7,7 +7,7 @@ no influence on training.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from maskrcnn_jax.structures import AnchorTargets, RoITargets, SumAndCount
+from maskrcnn_jax.structures import AnchorTargets, RoITargets, Sums
 
 
 def sample_counts(
@@ -15,7 +15,7 @@ def sample_counts(
     rois: RoITargets,
     num_surplus: Int[Array, " b"],
     num_removed: Int[Array, " b"] | None = None,
-) -> dict[str, SumAndCount]:
+) -> Sums:
     """Per image: positive and negative anchors and RoIs, and objects without a slot.
 
     ``removed_instances``, the objects that transforms removed, is there only if they were counted.
@@ -37,7 +37,7 @@ def sample_counts(
 
 def box_accuracy(
     logits: Float[Array, "b r k"], targets: RoITargets, classifier: str = "softmax"
-) -> dict[str, SumAndCount]:
+) -> Sums:
     """The accuracy of the classes, over all RoIs and over positive ones.
 
     ``false_negatives`` is the share of positive RoIs that are classified as background. With the
@@ -57,7 +57,7 @@ def box_accuracy(
 
 def mask_accuracy(
     logits: Float[Array, "b r m m"], masks: Float[Array, "b r m m"], targets: RoITargets
-) -> dict[str, SumAndCount]:
+) -> Sums:
     """The share of correct mask cells, and the shares of wrong ones outside and inside objects.
 
     The masks are those of the true class of positive RoIs. A cell counts as inside an object if at

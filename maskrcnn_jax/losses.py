@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from maskrcnn_jax.ops import boxes
-from maskrcnn_jax.structures import AnchorTargets, RoITargets, SumAndCount
+from maskrcnn_jax.structures import AnchorTargets, RoITargets, SumAndCount, Sums
 
 BoxWeights = tuple[float, float, float, float]
 
@@ -25,7 +25,7 @@ def rpn_loss(
     form: str = "smooth_l1",
     weight: float = 1.0,
     box_weights: BoxWeights = (1.0, 1.0, 1.0, 1.0),
-) -> dict[str, SumAndCount]:
+) -> Sums:
     """Objectness and box regression of the sampled anchors (Eq. 1 of Faster R-CNN).
 
     Both losses are divided by the same number of anchors.
@@ -61,7 +61,7 @@ def box_loss(
     form: str = "smooth_l1",
     weight: float = 1.0,
     box_weights: BoxWeights = (10.0, 10.0, 5.0, 5.0),
-) -> dict[str, SumAndCount]:
+) -> Sums:
     """Classification and box regression of the sampled RoIs (Eq. 1 of Fast R-CNN).
 
     Both losses are divided by the number of sampled RoIs. The classification is the cross-entropy
@@ -94,7 +94,7 @@ def box_loss(
 
 def mask_loss(
     logits: Float[Array, "b r m m"], masks: Float[Array, "b r m m"], targets: RoITargets
-) -> dict[str, SumAndCount]:
+) -> Sums:
     """Binary cross-entropy of the mask of the true class (section 3 of Mask R-CNN).
 
     It is the mean over the mask cells of all positive RoIs.

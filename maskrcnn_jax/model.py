@@ -23,27 +23,19 @@ from maskrcnn_jax.losses import mean, rpn_loss
 from maskrcnn_jax.model_config import ModelConfig, RPNConfig
 from maskrcnn_jax.modules import backbones, fpn
 from maskrcnn_jax.modules.extents import zero_beyond
-from maskrcnn_jax.modules.layers import as_function
 from maskrcnn_jax.modules.rpn import RPN
 from maskrcnn_jax.ops.anchors import map_shapes
 from maskrcnn_jax.ops.sampling import Key
-from maskrcnn_jax.ops.slots import map_chunks
 from maskrcnn_jax.poolers import pool_rois
 from maskrcnn_jax.proposals import propose
 from maskrcnn_jax.roi_heads import composition as roi_heads
 from maskrcnn_jax.settings import freeze
-from maskrcnn_jax.structures import (
-    AnchorScores,
-    Batch,
-    Detections,
-    Proposals,
-    Pyramid,
-    SumAndCount,
-)
+from maskrcnn_jax.structures import AnchorScores, Batch, Detections, Proposals, Pyramid, Sums
 from maskrcnn_jax.targets import anchor_targets, roi_targets
 
 Images = UInt8[Array, "b h w c"] | Float[Array, "b h w c"]
 Sizes = Int[Array, "b 2"]  # Height and width.
+Threshold = Float[Array, ""] | float
 
 
 class MaskRCNN(nn.Module):
@@ -81,7 +73,7 @@ class MaskRCNN(nn.Module):
         images: Images,
         sizes: Sizes,
         canvas: Sizes | None = None,
-        score_threshold: Float[Array, ""] | float | None = None,
+        score_threshold: Threshold | None = None,
     ) -> Detections:
         """Detects objects: boxes first, then a mask inside each detected box.
 
@@ -110,11 +102,7 @@ class MaskRCNN(nn.Module):
         return detections._replace(masks=self.draw_masks(pyramid, detections, canvas))
 
     def detect_boxes(
-        self,
-        pyramid: Pyramid,
-        sizes: Sizes,
-        canvas: Sizes,
-        score_threshold: Float[Array, ""] | float,
+        self, pyramid: Pyramid, sizes: Sizes, canvas: Sizes, score_threshold: Threshold
     ) -> Detections:
         """Detects objects, without their masks; arguments as in `__call__`."""
         scores = self.rpn(pyramid, canvas)
@@ -135,22 +123,10 @@ class MaskRCNN(nn.Module):
         self, pyramid: Pyramid, detections: Detections, canvas: Sizes
     ) -> Float[Array, "b d m m"]:
         """Draws the mask of the detected class inside each detected box."""
-        head, config = as_function(self.mask_head), self.config.mask_head
-        assert config is not None, "a model without a mask head draws no masks"
-
         pool = self.box_head.pool_for_masks(partial(self.pool, pyramid, canvas=canvas))
+        return self.mask_head.predict(pool, detections)
 
-        def draw(boxes: Float[Array, "b d 4"], classes: Int[Array, "b d"]) -> Array:
-            return jax.nn.sigmoid(head(pool(boxes, resolution=config.resolution), classes))
-
-        if self.run.mask_chunk is None or self.is_initializing():
-            return draw(detections.boxes, detections.classes)
-        slots = detections.valid, detections.boxes, detections.classes
-        return map_chunks(draw, self.run.mask_chunk, *slots)
-
-    def losses(
-        self, batch: Batch, key: Key
-    ) -> tuple[dict[str, SumAndCount], dict[str, SumAndCount]]:
+    def losses(self, batch: Batch, key: Key) -> tuple[Sums, Sums]:
         """The five losses of the paper, and diagnostics, each as a sum and a count.
 
         Random draws depend on the key and on `Batch.image_id` only. If the collection

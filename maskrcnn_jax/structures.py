@@ -18,6 +18,7 @@ Pyramid = dict[int, Array]  # {level: [b, h, w, c]}; the stride of a level is 2*
 ImagePyramid = dict[int, Float[Array, "_h _w c"]]  # The pyramid of one image.
 # The parts of a mean, which is taken once all parts of a batch are added.
 SumAndCount = tuple[Float[Array, ""], Float[Array, ""]]
+Sums = dict[str, SumAndCount]  # Losses, or diagnostics, by name.
 
 
 class Crops(NamedTuple):

@@ -8,8 +8,8 @@ from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.modules.layers import Linear, as_function
 from maskrcnn_jax.modules.resnet import LastStage
-from maskrcnn_jax.roi_heads.plain import Losses, Pool, losses_of_boxes
-from maskrcnn_jax.structures import Batch, Proposals, RoITargets
+from maskrcnn_jax.roi_heads.plain import Pool, losses_of_boxes
+from maskrcnn_jax.structures import Batch, Proposals, RoITargets, Sums
 
 
 class C4BoxHead(nn.Module):
@@ -53,7 +53,7 @@ class C4BoxHead(nn.Module):
 
     def learn(
         self, pool: Pool, rois: RoITargets, batch: Batch, keys: Array
-    ) -> tuple[Losses, Losses, tuple[RoITargets, ...], Pool]:
+    ) -> tuple[Sums, Sums, tuple[RoITargets, ...], Pool]:
         """The losses, diagnostics, the RoIs, and the features of the first ones for masks."""
         features = self.pool_for_masks(pool)(rois.boxes)
         logits, deltas = self._scores(features)

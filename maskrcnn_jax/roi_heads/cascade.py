@@ -15,8 +15,8 @@ from maskrcnn_jax.losses import box_loss, mask_loss
 from maskrcnn_jax.model_config import ModelConfig, RoIConfig
 from maskrcnn_jax.modules.box_head import BoxHead
 from maskrcnn_jax.modules.mask_head import MaskHead
-from maskrcnn_jax.roi_heads.plain import Losses, Pool, positives_and_masks
-from maskrcnn_jax.structures import Batch, Proposals, RoITargets
+from maskrcnn_jax.roi_heads.plain import Pool, positives_and_masks, probabilities
+from maskrcnn_jax.structures import Batch, Detections, Proposals, RoITargets, Sums
 from maskrcnn_jax.targets import counted_classes, rematched_targets, roi_targets
 
 
@@ -70,12 +70,12 @@ class CascadeBoxHead(nn.Module):
 
     def learn(
         self, pool: Pool, rois: RoITargets, batch: Batch, keys: Array
-    ) -> tuple[Losses, Losses, tuple[RoITargets, ...], Pool]:
+    ) -> tuple[Sums, Sums, tuple[RoITargets, ...], Pool]:
         """The losses of each stage, the diagnostics of the last, and the RoIs of each stage.
 
         Arguments as in `plain.PlainBoxHead.learn`.
         """
-        losses: Losses = {}
+        losses: Sums = {}
         stages, weight, last = [], 1.0, len(self.stage) - 1
         for i, head in enumerate(self.stage):
             stages.append(rois)
@@ -151,9 +151,12 @@ class CascadeMaskHead(nn.Module):
         """Logits whose sigmoid is the mean probability; arguments as in `MaskHead`."""
         return logit_of_mean(jnp.stack([head(pooled, classes, valid) for head in self.stage]))
 
-    def learn(
-        self, pool: Pool, stages: tuple[RoITargets, ...], batch: Batch
-    ) -> tuple[Losses, Losses]:
+    def predict(self, pool: Pool, detections: Detections) -> Float[Array, "b d m m"]:
+        """Probabilities inside each detected box; arguments as in `plain.PlainMaskHead.predict`."""
+        resolution = self.model.mask_head.resolution
+        return probabilities(self, pool, detections, resolution, self.run.mask_chunk)
+
+    def learn(self, pool: Pool, stages: tuple[RoITargets, ...], batch: Batch) -> tuple[Sums, Sums]:
         """The loss of each stage on its positive RoIs, and the diagnostics of the last.
 
         Arguments as in `plain.PlainMaskHead.learn`.
@@ -168,7 +171,7 @@ class CascadeMaskHead(nn.Module):
         return losses, mask_accuracy(logits, masks, positives)
 
 
-def of_stage(i: int, weight: float, losses: Losses) -> Losses:
+def of_stage(i: int, weight: float, losses: Sums) -> Sums:
     """Losses of stage ``i`` by their names, weighted."""
     pairs = losses.items()
     return {f"{name}_stage{i}": (weight * total, count) for name, (total, count) in pairs}

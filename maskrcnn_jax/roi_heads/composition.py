@@ -1,7 +1,7 @@
 """The RoI heads of each config, and their contract.
 
 A box head has `predict`, `learn` and `pool_for_masks`, as `plain.PlainBoxHead` has. A mask head is
-a module that maps pooled features and classes to mask logits, and has `learn`, as
+a module that maps pooled features and classes to mask logits, and has `predict` and `learn`, as
 `plain.PlainMaskHead` has.
 """
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int
 
@@ -11,12 +12,13 @@ from maskrcnn_jax.execution import Execution, Map
 from maskrcnn_jax.losses import box_loss, mask_loss
 from maskrcnn_jax.model_config import ModelConfig
 from maskrcnn_jax.modules.box_head import BoxHead
+from maskrcnn_jax.modules.layers import as_function
 from maskrcnn_jax.modules.mask_head import MaskHead
-from maskrcnn_jax.structures import Batch, Proposals, RoITargets, SumAndCount
+from maskrcnn_jax.ops.slots import map_chunks
+from maskrcnn_jax.structures import Batch, Detections, Proposals, RoITargets, Sums
 from maskrcnn_jax.targets import counted_classes, mask_targets, num_mask_samples
 
 Pool = Callable[..., Float[Array, "b r s s c"]]  # Of the boxes [b, r, 4] and ``resolution=s``.
-Losses = dict[str, SumAndCount]
 
 
 class PlainBoxHead(BoxHead, kw_only=True):
@@ -49,7 +51,7 @@ class PlainBoxHead(BoxHead, kw_only=True):
 
     def learn(
         self, pool: Pool, rois: RoITargets, batch: Batch, keys: Array
-    ) -> tuple[Losses, Losses, tuple[RoITargets, ...], Pool]:
+    ) -> tuple[Sums, Sums, tuple[RoITargets, ...], Pool]:
         """The losses, diagnostics, the RoIs of each stage, and `pool_for_masks` of positive RoIs.
 
         Args:
@@ -65,7 +67,7 @@ class PlainBoxHead(BoxHead, kw_only=True):
 
 def losses_of_boxes(
     config: ModelConfig, per_image: Map, logits: Array, deltas: Array, rois: RoITargets, keys: Array
-) -> tuple[Losses, Losses]:
+) -> tuple[Sums, Sums]:
     """The losses of a box head, and the accuracy of its classes; arguments as in `box_loss`."""
     counted = per_image(partial(counted_classes, config=config))(keys, rois)
     losses = box_loss(logits, deltas, rois, counted, **config.roi.regression)
@@ -77,9 +79,16 @@ class PlainMaskHead(MaskHead, kw_only=True):
 
     model: ModelConfig
 
-    def learn(
-        self, pool: Pool, stages: tuple[RoITargets, ...], batch: Batch
-    ) -> tuple[Losses, Losses]:
+    def predict(self, pool: Pool, detections: Detections) -> Float[Array, "b d m m"]:
+        """Probabilities inside each detected box.
+
+        Args:
+            pool: Pools features of boxes.
+            detections: The boxes and their classes.
+        """
+        return probabilities(self, pool, detections, self.config.resolution, self.run.mask_chunk)
+
+    def learn(self, pool: Pool, stages: tuple[RoITargets, ...], batch: Batch) -> tuple[Sums, Sums]:
         """The loss and the diagnostics of the positive RoIs of the first stage.
 
         Args:
@@ -91,6 +100,20 @@ class PlainMaskHead(MaskHead, kw_only=True):
         pooled = pool(positives.boxes, resolution=self.config.resolution)
         logits = self(pooled, positives.classes, positives.positive)
         return mask_loss(logits, masks, positives), mask_accuracy(logits, masks, positives)
+
+
+def probabilities(
+    head: nn.Module, pool: Pool, detections: Detections, resolution: int, chunk: int | None
+) -> Float[Array, "b d m m"]:
+    """The probabilities of a mask head, computed for ``chunk`` detections per image at a time."""
+    logits_of = as_function(head)
+
+    def draw(boxes: Float[Array, "b d 4"], classes: Int[Array, "b d"]) -> Array:
+        return jax.nn.sigmoid(logits_of(pool(boxes, resolution=resolution), classes))
+
+    if chunk is None or head.is_initializing():
+        return draw(detections.boxes, detections.classes)
+    return map_chunks(draw, chunk, detections.valid, detections.boxes, detections.classes)
 
 
 def positives_and_masks(

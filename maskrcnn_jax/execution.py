@@ -50,6 +50,7 @@ class Execution(NamedTuple):
     align_gradient: str = "gather"
     rpn_windows: bool = False  # The gradient of the RPN flows through windows, not whole maps.
     recompute: tuple[str, ...] = ()  # Activations that the backward pass rematerialises.
+    attention_chunk: int | None = None  # Queries of an image that attend to all of it at once.
     mask_chunk: int | None = None  # Detections per image whose masks are drawn at once.
     upsample_chunk: int | None = None  # RoIs per image that the mask head upsamples at once.
     deterministic: bool = False  # The same bits in every run, on a GPU too.

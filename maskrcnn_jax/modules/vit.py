@@ -25,6 +25,7 @@ from maskrcnn_jax.modules.layers import (
     without_branches,
 )
 from maskrcnn_jax.modules.norms import LayerNorm
+from maskrcnn_jax.ops.attention import attend
 
 PATCH = 16  # Side of a patch in pixels.
 POSITIONS = 14  # Side of the grid of learned positions: that of images of 224 pixels.
@@ -69,7 +70,7 @@ class ViT(nn.Module):
         for i in range(c.depth):
             window = None if i in c.global_blocks else c.window
             drop = c.drop_path * i / max(c.depth - 1, 1)
-            x = block(c, window, drop, self.dtype, name=f"blocks_{i}")(x)
+            x = block(c, window, drop, self.dtype, self.run, name=f"blocks_{i}")(x)
             x = self._stop_if_frozen(x, stage=i + 2)
         return self._maps(x)
 
@@ -111,17 +112,18 @@ class Block(nn.Module):
     window: int | None  # Side of the windows in tokens; None for the whole image.
     drop: float  # Probability that training skips a branch of an image.
     dtype: str
+    run: Execution = Execution()
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         c = self.config
         linear = partial(Projection, dtype=self.dtype)
         y = LayerNorm(dtype=self.dtype, name="norm1")(x)
-        attend = Attention(c.num_heads, self.dtype, name="attn")
+        attention = Attention(c.num_heads, self.dtype, self.run, name="attn")
         if self.window is None:
-            y = attend(y)
+            y = attention(y)
         else:
-            y = merge_windows(attend(split_windows(y, self.window)), x.shape)
+            y = merge_windows(attention(split_windows(y, self.window)), x.shape)
         x = x + without_branches(self, y, self.drop)
         y = LayerNorm(dtype=self.dtype, name="norm2")(x)
         y = linear(c.width, name="fc2")(gelu(linear(4 * c.width, name="fc1")(y)))
@@ -136,22 +138,24 @@ class Attention(nn.Module):
 
     num_heads: int
     dtype: str
+    run: Execution = Execution()
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         n, h, w, width = x.shape
-        heads = self.num_heads
         qkv = Projection(3 * width, self.dtype, name="qkv")(x)
-        q, k, v = jnp.moveaxis(qkv.reshape(n, h * w, 3, heads, width // heads), 2, 0)
-        logits = jnp.einsum("nqac,nkac->naqk", q * (width // heads) ** -0.5, k)
-        logits = logits.astype(jnp.float32).reshape(n, heads, h, w, h, w)
-        maps = q.reshape(n, h, w, heads, -1)
+        q, k, v = jnp.moveaxis(qkv.reshape(n, h, w, 3, self.num_heads, -1), 3, 0)
         rows, columns = self._table("rel_pos_h", h, q), self._table("rel_pos_w", w, q)
-        logits += jnp.einsum("nijac,ikc->naijk", maps, rows)[..., None]
-        logits += jnp.einsum("nijac,jkc->naijk", maps, columns)[..., None, :]
-        weights = jax.nn.softmax(logits.reshape(n, heads, h * w, h * w)).astype(self.dtype)
-        y = jnp.einsum("naqk,nkac->nqac", weights, v).reshape(n, h, w, width)
-        return Projection(width, self.dtype, name="proj")(y)
+        by_row = jnp.einsum("nijac,ikc->nijak", q, rows)
+        by_column = jnp.einsum("nijac,jkc->nijak", q, columns)
+        # The product with the position of a key, a one for its row and a one for its column, adds
+        # its biases. Added to the logits, they would have to be spread over all keys first.
+        q = jnp.concatenate([q * q.shape[-1] ** -0.5, by_row, by_column], axis=-1)
+        at = jnp.broadcast_to(one_hot_positions(h, w)[:, :, None], (n, h, w, self.num_heads, h + w))
+        k = jnp.concatenate([k, at.astype(k.dtype)], axis=-1)
+        q, k, v = (y.reshape(n, h * w, self.num_heads, -1) for y in (q, k, v))
+        y = attend(q, k, v, self.run.attention_chunk)
+        return Projection(width, self.dtype, name="proj")(y.reshape(n, h, w, width))
 
     def _table(self, name: str, side: int, q: Array) -> Float[Array, "side side c"]:
         """The learned vector for each pair of positions on an axis."""
@@ -176,6 +180,14 @@ def merge_windows(
     side = windows.shape[1]
     x = windows.reshape(b, -(-h // side), -(-w // side), side, side, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, h + -h % side, w + -w % side, c)[:, :h, :w]
+
+
+def one_hot_positions(height: int, width: int) -> Float[np.ndarray, "h w h+w"]:
+    """For each cell of a map a one for its row, among all rows, and a one for its column."""
+    rows, columns = np.eye(height, dtype=np.float32), np.eye(width, dtype=np.float32)
+    return np.concatenate([rows.repeat(width, 0), np.tile(columns, (height, 1))], 1).reshape(
+        height, width, -1
+    )
 
 
 def by_distance(table: Float[Array, "d c"], side: int) -> Float[Array, "side side c"]:

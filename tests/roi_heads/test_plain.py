@@ -1,5 +1,6 @@
 """The heads of Mask R-CNN: what they pool, and which RoIs train the masks."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ from maskrcnn_jax.execution import Execution
 from maskrcnn_jax.model_config import BoxHeadConfig, ModelConfig
 from maskrcnn_jax.roi_heads import plain
 from maskrcnn_jax.settings import freeze
-from maskrcnn_jax.structures import Batch, Instances, Proposals, RoITargets
+from maskrcnn_jax.structures import Batch, Detections, Instances, Proposals, RoITargets
 
 NUM_ROIS = 8
 
@@ -89,6 +90,30 @@ def test_the_positive_rois_train_the_masks():
     given, instances, sizes, canvas = arguments
     assert given is positives and instances.valid.shape == (1, 1)
     assert sizes.tolist() == [[32, 64]] and canvas.tolist() == [[64, 128]]
+
+
+class Marks(nn.Module):
+    """Mask logits of one cell: the left edge of the box, and the class."""
+
+    def __call__(self, pooled, classes):
+        return pooled[:, :, :, :, 0] + 100 * classes[:, :, None, None]
+
+
+@pytest.mark.parametrize("chunk, drawn", [(None, 5), (2, 4), (3, 3), (9, 5)])
+def test_probabilities_of_masks_are_computed_in_chunks(chunk, drawn):
+    """A chunk without a detection is skipped."""
+    boxes = -100.0 - jnp.arange(20.0).reshape(1, 5, 4)
+    classes, valid = jnp.ones((1, 5), int), jnp.arange(5).reshape(1, 5) < 3
+    detections = Detections(boxes, classes, jnp.zeros((1, 5)), None, valid)
+
+    def pool(boxes, resolution):
+        assert resolution == 1
+        return boxes[:, :, :1].reshape(*boxes.shape[:2], 1, 1, 1)
+
+    masks = plain.probabilities(Marks().bind({}), pool, detections, 1, chunk)
+    expected = 1 / (1 + np.exp(4.0 * np.arange(5)))
+    expected[drawn:] = 0
+    np.testing.assert_allclose(masks.reshape(5), expected, rtol=1e-5)
 
 
 def test_without_a_mask_head_nothing_learns_masks():

@@ -41,8 +41,11 @@ class Findings:
         return bool(self._ids)
 
     def lines(self) -> list[str]:
-        """One line for each kind: the number of entries and the first ids."""
-        return [f"{len(ids)} {kind} {named(ids)}" for kind, ids in self._ids.items()]
+        """One line for each kind: the number of entries, if several, and the first ids."""
+        return [
+            f"{len(ids)} {kind} {named(ids)}" if len(ids) > 1 else f"{kind} {named(ids)}"
+            for kind, ids in self._ids.items()
+        ]
 
     def report(self, path: Any, strict: bool = False) -> None:
         """Logs a warning for each kind.

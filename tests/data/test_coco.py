@@ -139,8 +139,8 @@ def test_crowds_are_left_out(open_dataset, content):
 def test_a_malformed_crowd_is_named(open_dataset, content, caplog, fields):
     content["annotations"] = [annotation(1), annotation(55, iscrowd=1) | fields]
     assert len(open_dataset(content)[0].boxes) == 1
-    assert re.search(r"instances\.json: 1 annotations .*: annotation id 55", caplog.text)
-    with pytest.raises(ValueError, match=r"instances\.json, read strictly: 1 .* id 55"):
+    assert re.search(r"instances\.json: annotations .*: annotation id 55", caplog.text)
+    with pytest.raises(ValueError, match=r"instances\.json, read strictly: .* id 55"):
         open_dataset(content, strict=True)
 
 
@@ -208,7 +208,7 @@ def test_an_object_with_neither_a_box_nor_a_mask_is_counted_once(open_dataset, c
     with caplog.at_level(logging.WARNING):
         open_dataset(content)
     (record,) = caplog.records
-    assert "1 annotations left out, whose box is empty" in record.getMessage()
+    assert "annotations left out, whose box is empty" in record.getMessage()
 
 
 def test_annotations_are_the_content_of_the_file(open_dataset, content):
@@ -256,7 +256,7 @@ def test_a_malformed_mask_costs_its_annotation(open_dataset, content, caplog, se
     content["annotations"] = [annotation(1), annotation(55, segmentation=segmentation)]
     assert open_dataset(content)[0].masks == [[SQUARE]]
     (record,) = caplog.records
-    assert re.search(r"instances\.json: 1 annotations without a usable .* id 55$", record.message)
+    assert re.search(r"instances\.json: annotations without a usable .* id 55$", record.message)
     assert len(open_dataset(content, masks=False)[0].boxes) == 2
     with pytest.raises(ValueError, match=r"instances\.json, read strictly.* id 55"):
         open_dataset(content, strict=True)

@@ -28,7 +28,7 @@ def test_an_entry_counts_once_under_its_first_kind():
     assert findings and findings.lines() == [
         "2 boxes: annotation id 7, 9",
         "2 masks: annotation id 8, 7",
-        "1 files: image id 7",
+        "files: image id 7",
     ]
 
 
@@ -39,10 +39,10 @@ def test_findings_are_warnings_or_an_error(caplog):
     findings.add("files", 1, "image id")
     findings.report("a.json")
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert told == ["a.json: 1 boxes: annotation id 7", "a.json: 1 files: image id 1"]
+    assert told == ["a.json: boxes: annotation id 7", "a.json: files: image id 1"]
     with pytest.raises(ValueError) as raised:
         findings.report("a.json", strict=True)
-    expected = "a.json, read strictly: 1 boxes: annotation id 7; 1 files: image id 1"
+    expected = "a.json, read strictly: boxes: annotation id 7; files: image id 1"
     assert str(raised.value) == expected
 
 

@@ -66,7 +66,7 @@ def test_an_id_that_may_be_of_two_images_or_of_none_is_not_guessed(value):
 def test_a_bad_image_costs_itself(image, line):
     images, _, (told,) = read(IMAGE, image)
     assert images == [IMAGE]
-    assert told.startswith("1 images left out") and told.endswith(line)
+    assert told.startswith("images left out") and told.endswith(line)
 
 
 def test_sides_at_the_limit_are_images():

@@ -104,13 +104,13 @@ def test_shapes_of_a_group_are_one_object(tmp_path):
     both = [box(10, 5, 30, 20) | second, second | box(0, 0, 2, 2)]
     assert equal(found, {"a.png": {"nut": both, "b": [second]}})
     assert lines == [
-        "1 objects with a part that is no polygon; the part is left out: object shapes[0] of a.json"
+        "objects with a part that is no polygon; the part is left out: object shapes[0] of a.json"
     ]
 
 
 BAD = {
     "fewer than 3 points": shape("polygon", [[1, 1], [9, 9]]),
-    "1 objects left out, whose outline has values that are no numbers": shape(
+    "objects left out, whose outline has values that are no numbers": shape(
         "polygon", [[1, 1], [9, "x"], [5, 3]]
     ),
     "whose mask lies outside": shape("polygon", [[100, 1], [110, 1], [110, 9]]),
@@ -158,7 +158,7 @@ def test_numbers_and_masks_beyond_reason_cost_themselves(tmp_path):
     assert equal(found, {"a.png": {"nut": [box(10, 5, 30, 20)]}})
     text = "\n".join(lines)
     assert "3 objects left out, whose outline has values that are no numbers" in text
-    assert "1 objects left out, whose mask cannot be decoded: object shapes[2] of a.json" in text
+    assert "objects left out, whose mask cannot be decoded: object shapes[2] of a.json" in text
 
 
 @pytest.mark.parametrize("name", ["a.png\0.png", "\ud800.png", "http://x/c.png", "x" * 5000])
@@ -169,7 +169,7 @@ def test_a_name_that_no_file_has_costs_its_image(tmp_path, name):
     write(tmp_path / "in" / "b.json", content(shape("polygon", SQUARE), path="b.png"))
     found, lines = convert(tmp_path / "in", tmp_path)
     assert list(found) == ["b.png"]
-    assert len(lines) == 1 and "1 images left out, whose file" in lines[0] and len(lines[0]) < 400
+    assert len(lines) == 1 and "images left out, whose file" in lines[0] and len(lines[0]) < 400
 
 
 def test_a_far_corner_is_cut(tmp_path):
@@ -220,14 +220,13 @@ def test_bad_files_cost_themselves(tmp_path):
     assert list(found) == ["a.png"] and len(found["a.png"]["nut"]) == 1
     text = "\n".join(lines)
     assert "2 files left out, which cannot be read: file broken.json (" in text
-    assert "1 files left out, which are no annotations of LabelMe: file other.json" in text
+    assert "files left out, which are no annotations of LabelMe: file other.json" in text
     assert "for another size than that of the file: image b.png (size.json)" in text
-    assert "1 images left out, whose file cannot be read: image c.png (picture.json)" in text
+    assert "images left out, whose file cannot be read: image c.png (picture.json)" in text
     assert (
-        f"1 images left out, whose file is not in {folder}: image ../../d.png (missing.json)"
-        in text
+        f"images left out, whose file is not in {folder}: image ../../d.png (missing.json)" in text
     )
-    assert "1 images left out, which have no file name: image nameless.json" in text
+    assert "images left out, which have no file name: image nameless.json" in text
     assert len(lines) == 6
 
 
@@ -238,7 +237,7 @@ def test_an_image_with_two_files_has_the_objects_of_both(tmp_path):
     found, lines = convert(tmp_path / "in", tmp_path)
     assert len(found["a.png"]["nut"]) == 2
     assert lines == [
-        "1 images that are annotated in several places; all of their objects count: "
+        "images that are annotated in several places; all of their objects count: "
         "image a.png (b.json)"
     ]
 

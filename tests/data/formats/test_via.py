@@ -61,15 +61,15 @@ def test_of_several_attributes_one_has_to_be_named(via, tmp_path):
     assert sorted(found["a.png"]) == ["blue", "red"]
     found, lines = convert(path, tmp_path, attribute="kind")
     assert list(found["a.png"]) == ["nut"]
-    assert lines == ["1 objects left out, whose class has no name: object regions[1] of a.png"]
+    assert lines == ["objects left out, whose class has no name: object regions[1] of a.png"]
 
 
 def test_check_boxes_name_one_class(via, tmp_path):
     values = [{"nut": True}, {"nut": "true", "fig": False}, {"nut": True, "fig": True}, {}]
     found, lines = convert(via(export(*(region(RECT, kind=x) for x in values))), tmp_path)
     assert len(found["a.png"]["nut"]) == 2
-    assert "1 objects left out, which have several classes: object regions[2] of a.png" in lines
-    assert "1 objects left out, whose class has no name: object regions[3] of a.png" in lines
+    assert "objects left out, which have several classes: object regions[2] of a.png" in lines
+    assert "objects left out, whose class has no name: object regions[3] of a.png" in lines
 
 
 BAD = {

@@ -83,7 +83,7 @@ def test_a_bad_line_costs_itself(yolo, tmp_path, reason):
 def test_boxes_are_kept_and_counted(yolo, tmp_path):
     found, lines = convert(yolo(f"1 0.5 0.5 0.2 0.2\n{LINE}"), tmp_path)
     assert found["images/train/a.png"]["nut"][0] is None
-    assert len(lines) == 1 and lines[0].startswith("1 objects with a box only")
+    assert len(lines) == 1 and lines[0].startswith("objects with a box only")
 
 
 def test_images_without_labels(yolo, tmp_path):
@@ -93,7 +93,7 @@ def test_images_without_labels(yolo, tmp_path):
     (top / "labels" / "train" / "c.txt").write_bytes(b"1 \xff\xfe")
     found, lines = convert(top, tmp_path)
     assert [len(x) for x in found.values()] == [1, 0, 0]
-    assert "1 files left out, which cannot be read: file c.txt" in lines
+    assert "files left out, which cannot be read: file c.txt" in lines
     assert any("without a file of labels" in x and x.endswith("images/train/b.png") for x in lines)
 
 
@@ -110,7 +110,7 @@ def test_labels_that_are_no_text_in_utf_8(yolo, tmp_path):
     (top / "labels" / "train" / "b.txt").mkdir()
     found, lines = convert(top, tmp_path)
     assert equal(found, {f"images/train/{name}.png": {} for name in "ab"})
-    assert lines[0] == "1 files left out, which cannot be read: file a.txt"
+    assert lines[0] == "files left out, which cannot be read: file a.txt"
     assert "without a file of labels" in lines[1] and lines[1].endswith("b.png")
 
 

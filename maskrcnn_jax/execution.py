@@ -21,6 +21,8 @@ HOPPER = 9.0  # Compute capability.
 # These have 128 MiB of vector memory (VMEM), which hold the maps of an image; other TPUs have less.
 LARGE_VMEM = ("TPU v5 lite", "TPU v5e", "TPU v6 lite", "TPU v6e")
 
+# Queries of an image that attend to all of it at once. A GPU has the memory for all of them.
+ATTENTION_CHUNKS = {"cpu": 512, "tpu": 128, "any": 512}
 MASK_CHUNK = 20  # Most images fill few of the slots, and a CPU skips the empty chunks.
 UPSAMPLE_CHUNK = 32  # RoIs per image.
 
@@ -104,6 +106,7 @@ def choose(
         align_gradient=_align_gradient(settings, device, row_shards),
         rpn_windows=settings.rpn_gradient == "windows" and row_shards == 1,
         recompute=_recomputed(settings, is_one_cpu),
+        attention_chunk=ATTENTION_CHUNKS.get(platform),
         mask_chunk=MASK_CHUNK if platform in ("cpu", "any") else None,
         upsample_chunk=UPSAMPLE_CHUNK if is_one_cpu else None,
         deterministic=settings.deterministic,

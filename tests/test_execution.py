@@ -35,6 +35,7 @@ def test_the_default_is_the_plain_network():
         (),
         None,
         None,
+        None,
         False,
         False,
         False,
@@ -44,14 +45,18 @@ def test_the_default_is_the_plain_network():
 def test_a_single_cpu_saves_memory(monkeypatch):
     run = on("cpu", monkeypatch)
     assert run.small_on_cpu and run.rpn_windows and run.recompute == ("strided", "top_down")
-    assert run.mask_chunk == 20 and run.upsample_chunk == 32
+    assert run.mask_chunk == 20 and run.upsample_chunk == 32 and run.attention_chunk == 512
 
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
 def test_nothing_that_serves_a_cpu_runs_elsewhere(monkeypatch, platform):
     form = {"gpu": "gather", "tpu": "einsum"}[platform]
     expected = Execution(
-        align_form=form, align_gradient=form, rpn_windows=True, on_gpu=platform == "gpu"
+        align_form=form,
+        align_gradient=form,
+        rpn_windows=True,
+        attention_chunk={"gpu": None, "tpu": 128}[platform],
+        on_gpu=platform == "gpu",
     )
     assert on(platform, monkeypatch) == expected
 

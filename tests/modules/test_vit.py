@@ -99,9 +99,13 @@ def test_training_drops_branches_of_an_image_and_keeps_the_mean():
     assert jnp.abs(branch).sum() > 0
 
 
-def test_rematerialised_blocks_give_the_same():
+# Some of the queries of the whole image attend at once, all of those of a window.
+RUN = Execution(recompute=("blocks",), attention_chunk=8)
+
+
+def test_rematerialised_blocks_and_chunks_of_queries_give_the_same():
     images, canvas = jnp.asarray(RNG.normal(size=(1, 64, 64, 3)), "f"), jnp.full((1, 2), 64)
-    kept, again = ViT(CONFIG), ViT(CONFIG, run=Execution(recompute=("blocks",)))
+    kept, again = ViT(CONFIG), ViT(CONFIG, run=RUN)
     variables = filled(kept, images, canvas, scale=0.3)
 
     def gradient(module):

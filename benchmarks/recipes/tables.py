@@ -70,6 +70,7 @@ def plot(entries: list[dict[str, Any]], path: Path) -> None:
             axes.plot(entry["curve"]["step"], entry["curve"]["loss"], label=label, **style)
     axes.set(xlabel="step", ylabel="mean loss", ylim=(0, None))
     axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 

@@ -1,7 +1,7 @@
-"""Attention (Vaswani et al., 2017) whose memory does not grow with queries times keys.
+"""Attention (Vaswani et al., 2017) that keeps no weights for the backward pass.
 
-Some queries attend at a time. The backward pass computes their weights again, as in FlashAttention
-(Dao et al., 2022), but all keys at once.
+The backward pass computes them again, as in FlashAttention (Dao et al., 2022). Some queries attend
+at a time, to all keys at once, so the memory for weights is that of these queries.
 """
 
 from functools import partial
@@ -20,6 +20,8 @@ def attend(
     chunk: int | None = None,
 ) -> Float[Array, "n q a d"]:
     """``softmax(q k^T) v`` of each head.
+
+    Logits and weights are float32; both products take the dtype of their arguments.
 
     Args:
         q: Queries by head ``a``, scaled.

@@ -183,6 +183,7 @@ def test_equal_views_find_what_one_finds(real):
     assert_equal(found, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_mirror_image_has_the_mirrored_detections(real):
     _, augmented = real
     image = noise()

@@ -123,6 +123,7 @@ class MaskRCNN(nn.Module):
         self, pyramid: Pyramid, detections: Detections, canvas: Sizes
     ) -> Float[Array, "b d m m"]:
         """Draws the mask of the detected class inside each detected box."""
+        assert self.mask_head is not None, "a model without a mask head draws no masks"
         pool = self.box_head.pool_for_masks(partial(self.pool, pyramid, canvas=canvas))
         return self.mask_head.predict(pool, detections)
 
